@@ -1,0 +1,5 @@
+"""Everything that brings data: real sets, GM data sets, loose image files. Nothing here imports ``lightning_modules``."""
+
+from datamodules.real_images import RealImagesDataModule
+
+__all__ = ["RealImagesDataModule"]

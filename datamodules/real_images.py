@@ -1,0 +1,81 @@
+"""RealImagesDataModule: one real set as batches, to train a generator on."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.image_io import content_id, content_id_to_int, to_tensor
+from datamodules.real import RealSet, load_real_set
+from datamodules.samplers import training_sampler
+
+
+class RealImages(Dataset[dict[str, torch.Tensor | int]]):
+    """A real set as items ``{"image": float32 (3, H, W) in [0, 1], "label", "content_id", "index"}``."""
+
+    def __init__(self, real_set: RealSet) -> None:
+        self.real_set = real_set
+
+    def __len__(self) -> int:
+        return len(self.real_set)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        """Item ``index``; ``label`` is -1 where the set has no classes."""
+        pixels = self.real_set.pictures[index]
+        labels = self.real_set.labels
+        return {
+            "image": to_tensor(pixels),
+            "label": -1 if labels is None else int(labels[index]),
+            "content_id": content_id_to_int(content_id(pixels)),
+            "index": index,
+        }
+
+
+class RealImagesDataModule(pl.LightningDataModule):
+    """Batches of real photographs, shuffled by (seed, epoch).
+
+    Args:
+        name: Name of the real set (``datamodules.real.REAL_SETS``).
+        root: Folder of its files; None for its default place.
+        batch_size: Images per process and step.
+        num_workers: Processes that decode; 0 decodes in the training process.
+        seed: Order of the images.
+        download: Let the set's library fetch it where it is not found.
+    """
+
+    def __init__(
+        self,
+        name: str = "fashion",
+        root: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        download: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.train_set: RealImages | None = None
+
+    def prepare_data(self) -> None:
+        """Read the files once before any process starts: a missing set is an error here."""
+        load_real_set(self.hparams["name"], self.hparams["root"], "train", self.hparams["download"])
+
+    def setup(self, stage: str) -> None:
+        """Open the training split."""
+        if self.train_set is None:
+            self.train_set = RealImages(load_real_set(self.hparams["name"], self.hparams["root"], "train"))
+
+    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor | int]]:
+        """Shuffled full batches of the training split; the incomplete last one is left out."""
+        if self.train_set is None:
+            raise RuntimeError("setup('fit') has not run")
+        sampler: Sampler[int] = training_sampler(self.train_set, seed=self.hparams["seed"], trainer=self.trainer)
+        return DataLoader(
+            self.train_set,
+            batch_size=self.hparams["batch_size"],
+            sampler=sampler,
+            num_workers=self.hparams["num_workers"],
+            persistent_workers=self.hparams["num_workers"] > 0,
+            drop_last=True,
+        )
