@@ -1,0 +1,1 @@
+"""Everything that learns, and the pure-torch packages it is made of."""

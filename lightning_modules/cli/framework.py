@@ -1,0 +1,140 @@
+"""The LightningCLI that train.py and evaluate.py share."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+from lightning_modules.cli.parser import SuggestingParser
+from lightning_modules.cli.run_folder import experiment_name, new_run_folder, resolve_checkpoint, run_folder_of, share_run_folder
+from lightning_modules.reporting.run_files import write_json, write_text
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "kornia", "diffusers", "numpy", "scikit-learn", "wandb")
+
+
+class FrameworkCLI(LightningCLI):
+    """Parses one config with overrides and builds the trainer, the module and the datamodule inside a run folder.
+
+    Nothing is run. Attributes of interest: ``trainer``, ``model``, ``datamodule``, ``run_dir``, ``ckpt_path``.
+
+    Args:
+        args: Command line without the program name; None for ``sys.argv[1:]``.
+        purpose: ``train``, ``test`` or ``predict``; evaluation runs get a folder name that says so.
+    """
+
+    def __init__(self, args: list[str] | None, purpose: str) -> None:
+        self.purpose = purpose
+        self.arguments = sys.argv[1:] if args is None else args
+        os.environ.setdefault("WANDB_MODE", "offline")  # online only when asked for
+        os.environ.setdefault("WANDB_SILENT", "true")
+        argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns where both are given
+        try:
+            super().__init__(
+                pl.LightningModule,
+                pl.LightningDataModule,
+                save_config_callback=None,  # written once, into the run folder
+                trainer_defaults={"use_distributed_sampler": False},  # the datamodules bring samplers that repeat nothing
+                seed_everything_default=0,
+                parser_class=SuggestingParser,
+                parser_kwargs={"prog": f"{Path(argv[0]).name} {'' if purpose == 'train' else purpose}".strip()},
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                args=self.arguments,
+                run=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,  # keeps hyper-parameters plain values
+            )
+        finally:
+            sys.argv = argv
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Options of a run beside Lightning's own."""
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint file, run folder, or `last`")
+        parser.add_argument("--run_dir", type=str | None, default=None, help="folder of this run; default: a new one below --runs_dir")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="folder of all runs")
+        parser.add_argument("--checkpoint_every_n_epochs", type=int, default=1, help="how often last.ckpt is renewed")
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="evaluate on the test split after training")
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder and complete the trainer's settings before anything is built."""
+        config = self.config
+        given = config.get("config")
+        self.experiment = experiment_name(Path(str(given[0])) if given else None)
+        root = Path(config["runs_dir"])
+        asked = Path(config["run_dir"]) if config["run_dir"] else None
+        self.ckpt_path = resolve_checkpoint(config["ckpt_path"], self.experiment, root, asked if self.purpose == "train" else None)
+        if asked is not None:
+            self.run_dir = asked
+        elif self.purpose == "train" and self.ckpt_path is not None:
+            self.run_dir = run_folder_of(self.ckpt_path)  # a resumed run goes on in its own folder
+        else:
+            self.run_dir = new_run_folder(self.experiment, root, "" if self.purpose == "train" else f"-{self.purpose}")
+        self.run_dir = self.run_dir.resolve()
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        share_run_folder(self.run_dir)
+        config["trainer"]["default_root_dir"] = str(self.run_dir)
+        if self.purpose == "train" and config["trainer"]["enable_checkpointing"] is not False:
+            self.trainer_defaults["callbacks"] = [self._last_checkpoint()]
+        torch.set_float32_matmul_precision("highest")
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the trainer with the run folder's checkpoints and loggers, and write down what was run."""
+        logger = self.config["trainer"]["logger"]
+        if logger is None or logger is True:
+            kwargs["logger"] = self._loggers()
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.is_global_zero:
+            self._write_provenance()
+        return trainer
+
+    def _last_checkpoint(self) -> Callback:
+        return ModelCheckpoint(
+            dirpath=self.run_dir / "checkpoints",
+            filename="last",
+            enable_version_counter=False,
+            save_top_k=1,
+            every_n_epochs=self.config["checkpoint_every_n_epochs"],
+            save_on_train_epoch_end=True,
+            save_last=False,
+        )
+
+    def _loggers(self) -> list[Logger]:
+        return [
+            CSVLogger(self.run_dir, name="", version="logs"),
+            WandbLogger(
+                project="manifold-fingerprints",
+                name=f"{self.experiment}/{self.run_dir.name}",
+                group=self.experiment,
+                job_type=self.purpose,
+                save_dir=self.run_dir,
+            ),
+        ]
+
+    def _write_provenance(self) -> None:
+        config = self.run_dir / "config.yaml"
+        resolved = self.parser.dump(self.config, skip_none=False)
+        if config.is_file() and config.read_text() != resolved:
+            earlier = len(list(self.run_dir.glob("config.*.yaml"))) + 1
+            config.rename(self.run_dir / f"config.{earlier}.yaml")  # what earlier parts of this run were run with
+        write_text(config, resolved)
+        write_json(
+            self.run_dir / "provenance.json",
+            {
+                "command": [Path(sys.argv[0]).name, *self.arguments],
+                "purpose": self.purpose,
+                "python": platform.python_version(),
+                "machine": f"{platform.system()} {platform.machine()}",
+                "threads": torch.get_num_threads(),
+                "packages": {package: version(package) for package in PACKAGES},
+            },
+        )

@@ -1,0 +1,89 @@
+"""One folder for everything a run leaves behind, the same on every process of a distributed run."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+_VARIABLE = "MANIFOLD_FINGERPRINTS_RUN_FOLDER"
+_LAST = Path("checkpoints") / "last.ckpt"
+
+
+def experiment_name(config: Path | None) -> str:
+    """Name of an experiment: the config's path below ``configs/`` without its suffix.
+
+    ``configs/attribution/rgb.yaml`` -> ``attribution/rgb``; a file elsewhere gives its stem.
+    """
+    if config is None:
+        return "unnamed"
+    parts = config.resolve().with_suffix("").parts
+    if "configs" in parts[:-1]:
+        parts = parts[len(parts) - parts[::-1].index("configs") :]
+        return "/".join(parts)
+    return parts[-1]
+
+
+def previous_runs(experiment: str, root: Path) -> list[Path]:
+    """Training runs of an experiment that have a last checkpoint, oldest first."""
+    folder = root / experiment
+    return sorted(run for run in folder.iterdir() if (run / _LAST).is_file()) if folder.is_dir() else []
+
+
+def new_run_folder(experiment: str, root: Path, suffix: str = "") -> Path:
+    """Make ``root/experiment/<date>-<time><suffix>``, or take the one that the launching process made.
+
+    Raises:
+        RuntimeError: This process was started by torchrun or a scheduler, where no process makes the folder for the others.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0" and _VARIABLE in os.environ:
+        return Path(os.environ[_VARIABLE])
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RuntimeError("processes started by torchrun or a scheduler must share a run folder: name it with --run_dir")
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(1000):
+        folder = root / experiment / (f"{stamp}{suffix}" if attempt == 0 else f"{stamp}-{attempt}{suffix}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise RuntimeError(f"{root / experiment}: a thousand runs in one second")
+
+
+def share_run_folder(folder: Path) -> None:
+    """Tell the processes that this one launches where the run lives."""
+    os.environ[_VARIABLE] = str(folder)
+
+
+def resolve_checkpoint(ckpt_path: str | None, experiment: str, root: Path, run_dir: Path | None) -> Path | None:
+    """Path of the checkpoint that ``--ckpt_path`` means.
+
+    Args:
+        ckpt_path: None, ``last`` (the newest run of this experiment, or the run named by ``run_dir``), a run folder, or a file.
+        experiment: Name of the experiment.
+        root: Folder of all runs.
+        run_dir: The run folder that was asked for, if any.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint; the message says where it was looked for.
+    """
+    if ckpt_path is None:
+        return None
+    if ckpt_path == "last":
+        runs = [run_dir] if run_dir is not None else previous_runs(experiment, root)
+        if not runs or not (runs[-1] / _LAST).is_file():
+            looked = run_dir or root / experiment / "*"
+            raise FileNotFoundError(f"--ckpt_path last: no {_LAST} in {looked}; train first, or name a checkpoint file or a run folder")
+        return (runs[-1] / _LAST).resolve()
+    path = Path(ckpt_path)
+    if path.is_dir():
+        path = path / _LAST
+    if not path.is_file():
+        raise FileNotFoundError(f"--ckpt_path {ckpt_path}: {path} is no file; name a checkpoint, a run folder, or `last`")
+    return path.resolve()
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
