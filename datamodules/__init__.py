@@ -1,4 +1,4 @@
-"""Everything that brings data: real sets, GM data sets, loose image files. Nothing here imports ``lightning_modules``."""
+"""Everything that brings data: real sets, GM data sets, loose files. Nothing here imports ``lightning_modules``."""
 
 from datamodules.real_images import RealImagesDataModule
 

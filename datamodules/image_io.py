@@ -1,7 +1,7 @@
 """Image files to 8-bit pixels and back, and the content id of a picture.
 
-The content id names the *decoded pixels*: the same picture saved twice with other metadata has one id, so a duplicate cannot slip from one split into
-another by being re-saved.
+The content id names the *decoded pixels*: the same picture saved twice with other metadata has one id, so a duplicate
+cannot slip from one split into another by being re-saved.
 """
 
 from __future__ import annotations

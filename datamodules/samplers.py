@@ -1,7 +1,7 @@
 """Samplers that depend on (seed, epoch) or on the rank alone, never on call order.
 
-The Trainer runs with ``use_distributed_sampler=False``: Lightning's own sampler repeats samples so that all ranks have equally many, which counts some
-images twice in an evaluation.
+The Trainer runs with ``use_distributed_sampler=False``: Lightning's own sampler repeats samples so that all ranks have
+equally many, which counts some images twice in an evaluation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def rank_and_world(trainer: Any | None) -> tuple[int, int]:
 class TrainingSampler(Sampler[int]):
     """A permutation keyed by (seed, epoch), dealt out to the ranks in equal numbers.
 
-    Up to ``world - 1`` samples of the permutation's tail are left out of an epoch, other ones each time; none is seen twice.
+    Up to ``world - 1`` samples of the permutation's tail are left out of an epoch, others each time; none comes twice.
     Lightning calls ``set_epoch`` before each epoch.
 
     Args:
@@ -70,7 +70,7 @@ class UnrepeatedDistributedSampler(Sampler[int]):
     def __init__(self, data: Sized, rank: int = 0, world: int = 1) -> None:
         self.count, self.rank, self.world = len(data), rank, world
         if self.count < world:
-            raise ValueError(f"{self.count} samples to evaluate on {world} processes; use at most {self.count} processes")
+            raise ValueError(f"{self.count} samples to evaluate on {world} processes; use {self.count} at most")
 
     def __len__(self) -> int:
         return len(range(self.rank, self.count, self.world))

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al. 2017, MIT licence): 28 px grey garments, padded to 32 px with the set's own black and replicated to RGB."""
+"""Fashion-MNIST (Xiao et al. 2017, MIT): 28 px grey garments, padded to 32 px with black, replicated to RGB."""
 
 from __future__ import annotations
 
@@ -61,13 +61,14 @@ def _locate(root: Path | None, download: bool) -> Path:
             FashionMNIST(target, download=True)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"Fashion-MNIST could not be downloaded to {target} ({error}). Without a network, install Debian's package "
-                f"dataset-fashion-mnist or copy its four idx files to {target}."
+                f"Fashion-MNIST could not be downloaded to {target} ({error}). Without a network, install Debian's "
+                f"package dataset-fashion-mnist or copy its four idx files to {target}."
             ) from error
         return target
     raise FileNotFoundError(
-        f"Fashion-MNIST: no train-images-idx3-ubyte(.gz) in {root or DEBIAN_ROOT}. Install Debian's package dataset-fashion-mnist, name a "
-        "folder with the four idx files as root, allow torchvision's download with `download: true`, or use the sample that ships: `fashion_sample`."
+        f"Fashion-MNIST: no train-images-idx3-ubyte(.gz) in {root or DEBIAN_ROOT}. Install Debian's package "
+        "dataset-fashion-mnist, name a folder with the four idx files as root, allow torchvision's download with "
+        "`download: true`, or use the sample that ships: `fashion_sample`."
     )
 
 
@@ -78,7 +79,7 @@ def _read(name: str, root: Path, split: str) -> RealSet:
         raise FileNotFoundError(f"{root}: expected {stem}-images-idx3-ubyte(.gz) and {stem}-labels-idx1-ubyte(.gz)")
     images, labels = read_idx(image_path), read_idx(label_path)
     if len(images) != len(labels):
-        raise ValueError(f"{root}: {len(images)} images and {len(labels)} labels in the {split} files; fetch them again")
+        raise ValueError(f"{root}: {len(images)} images, {len(labels)} labels in the {split} files; fetch them again")
 
     def picture(index: int) -> Pixels:
         return np.repeat(np.pad(images[index], _PAD)[:, :, None], 3, axis=2)
@@ -101,7 +102,7 @@ def load_fashion_mnist(root: Path | None, split: str, download: bool = False) ->
 
 
 def load_fashion_sample(root: Path | None, split: str, download: bool = False) -> RealSet:
-    """The sample that ships with the project: the first pictures of each split, in the same format. ``root`` and ``download`` are not used."""
+    """The sample that ships: first pictures of each split in the set's format; ``root``, ``download`` play no part."""
     return _read("fashion", SAMPLE_ROOT, split)
 
 

@@ -16,10 +16,27 @@ from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_modules.cli.parser import SuggestingParser
-from lightning_modules.cli.run_folder import experiment_name, new_run_folder, resolve_checkpoint, run_folder_of, share_run_folder
+from lightning_modules.cli.run_folder import (
+    experiment_name,
+    new_run_folder,
+    resolve_checkpoint,
+    run_folder_of,
+    share_run_folder,
+)
 from lightning_modules.reporting.run_files import write_json, write_text
 
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "kornia", "diffusers", "numpy", "scikit-learn", "wandb")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "timm",
+    "kornia",
+    "diffusers",
+    "numpy",
+    "scikit-learn",
+    "wandb",
+)
 
 
 class FrameworkCLI(LightningCLI):
@@ -43,7 +60,7 @@ class FrameworkCLI(LightningCLI):
                 pl.LightningModule,
                 pl.LightningDataModule,
                 save_config_callback=None,  # written once, into the run folder
-                trainer_defaults={"use_distributed_sampler": False},  # the datamodules bring samplers that repeat nothing
+                trainer_defaults={"use_distributed_sampler": False},  # ours repeat nothing
                 seed_everything_default=0,
                 parser_class=SuggestingParser,
                 parser_kwargs={"prog": f"{Path(argv[0]).name} {'' if purpose == 'train' else purpose}".strip()},
@@ -60,10 +77,10 @@ class FrameworkCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Options of a run beside Lightning's own."""
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint file, run folder, or `last`")
-        parser.add_argument("--run_dir", type=str | None, default=None, help="folder of this run; default: a new one below --runs_dir")
+        parser.add_argument("--run_dir", type=str | None, default=None, help="folder of this run; default: a new one")
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder of all runs")
         parser.add_argument("--checkpoint_every_n_epochs", type=int, default=1, help="how often last.ckpt is renewed")
-        parser.add_argument("--test_after_fit", type=bool, default=True, help="evaluate on the test split after training")
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="evaluate on the test split afterwards")
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and complete the trainer's settings before anything is built."""
@@ -72,7 +89,8 @@ class FrameworkCLI(LightningCLI):
         self.experiment = experiment_name(Path(str(given[0])) if given else None)
         root = Path(config["runs_dir"])
         asked = Path(config["run_dir"]) if config["run_dir"] else None
-        self.ckpt_path = resolve_checkpoint(config["ckpt_path"], self.experiment, root, asked if self.purpose == "train" else None)
+        resumed = asked if self.purpose == "train" else None
+        self.ckpt_path = resolve_checkpoint(config["ckpt_path"], self.experiment, root, resumed)
         if asked is not None:
             self.run_dir = asked
         elif self.purpose == "train" and self.ckpt_path is not None:

@@ -25,7 +25,7 @@ def _constructor_arguments(class_path: str) -> list[str]:
         owner: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         return []
-    return [parameter for parameter in inspect.signature(owner.__init__).parameters if parameter not in ("self", "args", "kwargs")]
+    return [name for name in inspect.signature(owner.__init__).parameters if name not in ("self", "args", "kwargs")]
 
 
 def nearest_keys(key: str, candidates: list[str]) -> list[str]:

@@ -34,12 +34,12 @@ def new_run_folder(experiment: str, root: Path, suffix: str = "") -> Path:
     """Make ``root/experiment/<date>-<time><suffix>``, or take the one that the launching process made.
 
     Raises:
-        RuntimeError: This process was started by torchrun or a scheduler, where no process makes the folder for the others.
+        RuntimeError: torchrun or a scheduler started this process, so no process makes the folder for the others.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0" and _VARIABLE in os.environ:
         return Path(os.environ[_VARIABLE])
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RuntimeError("processes started by torchrun or a scheduler must share a run folder: name it with --run_dir")
+        raise RuntimeError("processes started by torchrun or a scheduler share a run folder: name it with --run_dir")
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     for attempt in range(1000):
         folder = root / experiment / (f"{stamp}{suffix}" if attempt == 0 else f"{stamp}-{attempt}{suffix}")
@@ -60,7 +60,7 @@ def resolve_checkpoint(ckpt_path: str | None, experiment: str, root: Path, run_d
     """Path of the checkpoint that ``--ckpt_path`` means.
 
     Args:
-        ckpt_path: None, ``last`` (the newest run of this experiment, or the run named by ``run_dir``), a run folder, or a file.
+        ckpt_path: None, ``last`` (of the newest run of this experiment, or of ``run_dir``), a run folder, or a file.
         experiment: Name of the experiment.
         root: Folder of all runs.
         run_dir: The run folder that was asked for, if any.
@@ -74,13 +74,15 @@ def resolve_checkpoint(ckpt_path: str | None, experiment: str, root: Path, run_d
         runs = [run_dir] if run_dir is not None else previous_runs(experiment, root)
         if not runs or not (runs[-1] / _LAST).is_file():
             looked = run_dir or root / experiment / "*"
-            raise FileNotFoundError(f"--ckpt_path last: no {_LAST} in {looked}; train first, or name a checkpoint file or a run folder")
+            raise FileNotFoundError(
+                f"--ckpt_path last: no {_LAST} in {looked}; train first, or name a checkpoint file or a run folder"
+            )
         return (runs[-1] / _LAST).resolve()
     path = Path(ckpt_path)
     if path.is_dir():
         path = path / _LAST
     if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path {ckpt_path}: {path} is no file; name a checkpoint, a run folder, or `last`")
+        raise FileNotFoundError(f"--ckpt_path {ckpt_path}: no file {path}; name a checkpoint, a run folder, or `last`")
     return path.resolve()
 
 
