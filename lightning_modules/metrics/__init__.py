@@ -1,0 +1,43 @@
+"""Frechet distances and their ratio (FDR), attribution metrics, confidence intervals: pure torch and torchmetrics."""
+
+from lightning_modules.metrics.attribution import (
+    attribution_estimates,
+    attribution_metrics,
+    estimates_from_confusion,
+    scalars,
+)
+from lightning_modules.metrics.cross_entropy import CrossEntropy
+from lightning_modules.metrics.fdr import FrechetDistanceRatio
+from lightning_modules.metrics.frechet import (
+    GaussianFactor,
+    frechet_distance,
+    frechet_distance_of_features,
+    pairwise_frechet,
+)
+from lightning_modules.metrics.intervals import (
+    Estimate,
+    clopper_pearson,
+    mean_and_std,
+    over_seeds,
+    proportion,
+    wilson,
+)
+
+__all__ = [
+    "CrossEntropy",
+    "Estimate",
+    "FrechetDistanceRatio",
+    "GaussianFactor",
+    "attribution_estimates",
+    "attribution_metrics",
+    "clopper_pearson",
+    "estimates_from_confusion",
+    "frechet_distance",
+    "frechet_distance_of_features",
+    "mean_and_std",
+    "over_seeds",
+    "pairwise_frechet",
+    "proportion",
+    "scalars",
+    "wilson",
+]

@@ -1,0 +1,146 @@
+"""The metrics of an attributor, made in one place, and their numbers with intervals.
+
+Every estimate is taken from the confusion matrix (integer counts, so exact under any number of processes), in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from lightning_modules.metrics.cross_entropy import CrossEntropy
+from lightning_modules.metrics.intervals import Estimate, percent, proportion, wilson
+
+SCALARS = ("accuracy", "accuracy_macro", "cross_entropy")  # what can be logged as one number
+
+
+def attribution_metrics(num_classes: int, prefix: str | None = None) -> MetricCollection:
+    """What an attributor is measured with in one stage.
+
+    Args:
+        num_classes: number of sources.
+        prefix: put before every name, `"test/"` for instance.
+
+    Returns:
+        A collection updated with `(logits (B, K), labels (B,))`: `accuracy` (micro), `accuracy_macro` (mean recall),
+        `recall` `(K,)`, `cross_entropy` (nats) and `confusion_matrix` `(K, K)`, rows = true source, columns =
+        predicted.
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes is {num_classes}; attribution needs at least 2 sources")
+    metrics: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+        "accuracy_macro": MulticlassAccuracy(num_classes, average="macro"),
+        "recall": MulticlassAccuracy(num_classes, average="none"),
+        "cross_entropy": CrossEntropy(),
+        "confusion_matrix": MulticlassConfusionMatrix(num_classes),
+    }
+    # No compute groups: a grouped member's state is filled only through the collection, while a logger takes the
+    # members one by one.
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)
+
+
+def scalars(metrics: MetricCollection) -> dict[str, Metric]:
+    """The members of `attribution_metrics` that are one number, under their prefixed names: what `log_dict` accepts."""
+    return {f"{metrics.prefix or ''}{name}": metrics[name] for name in SCALARS}
+
+
+def attribution_estimates(
+    metrics: MetricCollection, class_names: Sequence[str], confidence: float = 0.95
+) -> dict[str, Estimate]:
+    """Every number of `attribution_metrics` with its interval. All processes must call it together.
+
+    Args:
+        metrics: what `attribution_metrics` made, updated with the whole split.
+        class_names: the sources, label = position.
+        confidence: nominal coverage.
+
+    Returns:
+        Under the collection's prefix: the entries of `estimates_from_confusion` and `cross_entropy`.
+    """
+    confusion = cast(MulticlassConfusionMatrix, metrics["confusion_matrix"]).compute()
+    found = estimates_from_confusion(confusion, class_names, confidence)
+    found["cross_entropy"] = cast(CrossEntropy, metrics["cross_entropy"]).estimate()
+    return {f"{metrics.prefix or ''}{name}": estimate for name, estimate in found.items()}
+
+
+def estimates_from_confusion(
+    confusion: Tensor, class_names: Sequence[str], confidence: float = 0.95
+) -> dict[str, Estimate]:
+    """Accuracies, recalls and chance levels of a confusion matrix.
+
+    Args:
+        confusion: `(K, K)` integer counts, rows = true source, columns = predicted.
+        class_names: the sources, label = position.
+        confidence: nominal coverage.
+
+    Returns:
+        - `accuracy`: share of images named rightly, Wilson interval; the two chance levels in its details;
+        - `accuracy_macro`: mean recall over sources that have images. The recalls are independent proportions; their
+          Wilson intervals are combined by MOVER (Zou and Donner, "Construction of confidence limits about effect
+          measures", Statistics in Medicine 2008): each end lies sqrt(sum over sources of the squared distance between
+          recall and that end of its interval) / K from the mean. Unlike the delta method this gives a source that is
+          named rightly every time its due uncertainty;
+        - `recall/<source>`: share of that source's images named rightly, Wilson interval; NaN for a source without
+          images;
+        - `chance`: 1/K, the accuracy of guessing evenly; no interval, it is known;
+        - `majority`: the largest source's share, the accuracy of always naming it.
+
+    Raises:
+        ValueError: not a square matrix with one name per row, or no images at all.
+    """
+    k = len(class_names)
+    if confusion.shape != (k, k):
+        raise ValueError(
+            f"confusion matrix has shape {tuple(confusion.shape)} for {k} class names; expected ({k}, {k})"
+        )
+    counts = confusion.to("cpu", torch.long)
+    support = counts.sum(dim=1).tolist()
+    correct = counts.diagonal().tolist()
+    total = sum(support)
+    if not total:
+        raise ValueError("the confusion matrix is empty; update the metrics with the test set first")
+    chance, majority = 1 / k, max(support) / total
+    found = {
+        "accuracy": proportion(sum(correct), total, confidence, chance=chance, majority=majority),
+        "accuracy_macro": _macro(correct, support, class_names, confidence),
+    }
+    for name, right, n in zip(class_names, correct, support, strict=True):
+        found[f"recall/{name}"] = proportion(right, n, confidence)
+    found["chance"] = Estimate(chance, None, None, total, "none", {"classes": k})
+    found["majority"] = Estimate(
+        majority, None, None, total, "none", {"source": class_names[support.index(max(support))]}
+    )
+    return found
+
+
+def _macro(correct: list[int], support: list[int], class_names: Sequence[str], confidence: float) -> Estimate:
+    """Mean recall over the sources that have images; the others are named in the details."""
+    recalls, below, above = [], [], []
+    for right, n in zip(correct, support, strict=True):
+        if n:
+            low, high = wilson(right, n, confidence)
+            recalls.append(right / n)
+            below.append((right / n - low) ** 2)
+            above.append((high - right / n) ** 2)
+    k = len(recalls)
+    mean = math.fsum(recalls) / k
+    low, high = mean - math.sqrt(math.fsum(below)) / k, mean + math.sqrt(math.fsum(above)) / k
+    absent = [name for name, n in zip(class_names, support, strict=True) if not n]
+    return Estimate(
+        mean,
+        low,
+        high,
+        sum(support),
+        f"wilson, combined by mover {percent(confidence)}",
+        {"absent": absent} if absent else {},
+    )

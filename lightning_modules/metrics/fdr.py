@@ -1,0 +1,238 @@
+"""Frechet distance ratio (FDR): how far apart sources lie, in units of how far apart two halves of one source lie.
+
+Song, Khayatkhoei and AbdAlmageed, "ManiFPT", CVPR 2024, Sec. 4, names the score (inter-class over intra-class Frechet
+distance, higher = more separable) without printing a formula. The one used here:
+
+- features are the penultimate layer on the test set, and each set of features is summed up by its mean and covariance;
+- one n for every distance: half the smallest class (or `samples_per_half`), for the Frechet distance of samples is
+  biased upwards by an amount that depends on n, and a ratio of distances from different n compares biases;
+- `intra` = mean over classes of the distance between two random disjoint halves (n images each) of the class;
+- `inter` = mean over unordered pairs of classes of the distance between the first halves of the two;
+- FDR = mean of `inter / intra` over `seeds` random halvings.
+
+FDR depends on n and d: both are reported beside it, and only equal ones compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from lightning_modules.metrics.frechet import GaussianFactor, as_float64, pairwise_frechet
+from lightning_modules.metrics.intervals import Estimate, mean_and_std, percent, student_half_width
+
+
+class FrechetDistanceRatio(Metric):
+    """Inter-class over intra-class Frechet distance of features (see the module's docstring for the definition).
+
+    The value depends on the set of (features, label, index) alone: samples are ordered by `index` before anything is
+    computed, and halves are drawn from (seed, halving, class), so neither batch size, order nor the number of
+    processes changes a digit. A process that saw no sample is fine.
+
+    Args:
+        num_classes: how many sources; labels are 0 .. num_classes - 1.
+        seeds: how many random halvings are averaged.
+        seed: experiment seed the halvings are keyed by.
+        samples_per_half: n of every distance; by default half the smallest class.
+        class_names: names for error messages; by default the labels.
+        confidence: nominal coverage of the interval of `estimate`.
+        **kwargs: arguments of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: fewer than two classes, no halving, or names that do not fit.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    features: list[Tensor] | Tensor
+    labels: list[Tensor] | Tensor
+    index: list[Tensor] | Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        seeds: int = 5,
+        *,
+        seed: int = 0,
+        samples_per_half: int | None = None,
+        class_names: Sequence[str] | None = None,
+        confidence: float = 0.95,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_classes < 2:
+            raise ValueError(
+                f"num_classes is {num_classes}; a ratio of inter- to intra-class distances needs at least 2 classes"
+            )
+        if seeds < 1:
+            raise ValueError(f"seeds is {seeds}; expected at least 1 random halving")
+        if samples_per_half is not None and samples_per_half < 2:
+            raise ValueError(f"samples_per_half is {samples_per_half}; a covariance needs at least 2")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"found {len(class_names)} class names for {num_classes} classes; expected one each")
+        self.num_classes = num_classes
+        self.seeds = seeds
+        self.seed = seed
+        self.samples_per_half = samples_per_half
+        self.class_names = (
+            list(class_names) if class_names is not None else [str(label) for label in range(num_classes)]
+        )
+        self.confidence = confidence
+        self._replicates: list[tuple[float, float]] = []  # (inter, intra) of each halving, filled by compute
+        self._shape = (0, 0, 0)  # n, d and number of images, filled by compute
+        self.add_state("features", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+        self.add_state("index", default=[], dist_reduce_fx="cat")
+
+    def update(self, features: Tensor, labels: Tensor, index: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            features: `(B, d)` floating point.
+            labels: `(B,)` integer, 0 .. num_classes - 1.
+            index: `(B,)` integer, the sample's unique position in the split.
+
+        Raises:
+            ValueError: shapes do not fit each other.
+        """
+        if features.ndim != 2 or labels.shape != features.shape[:1] or index.shape != features.shape[:1]:
+            raise ValueError(
+                f"features {tuple(features.shape)}, labels {tuple(labels.shape)}, index {tuple(index.shape)}; "
+                "expected (B, d), (B,) and (B,)"
+            )
+        stored = features.detach() if features.dtype == torch.float64 else features.detach().float()
+        for state, batch in ((self.features, stored), (self.labels, labels.long()), (self.index, index.long())):
+            cast(list[Tensor], state).append(
+                batch
+            )  # a tensor only while synchronised, when torchmetrics lets nobody update
+
+    def compute(self) -> Tensor:
+        """FDR over what all processes saw: scalar float64, infinite where the halves of every class coincide.
+
+        Raises:
+            ValueError: NaN or infinite features, a label out of range, a sample counted twice, or too few images of a
+                class.
+        """
+        features, labels = self._sorted()
+        by_class = [features[labels == label] for label in range(self.num_classes)]
+        n = self._half_size([len(rows) for rows in by_class])
+        self._replicates = []
+        for halving in range(self.seeds):
+            first, second = [], []
+            for label, rows in enumerate(by_class):
+                order = np.random.default_rng([self.seed, halving, label]).permutation(len(rows))
+                halves = torch.from_numpy(order[: 2 * n]).to(rows.device)
+                first.append(GaussianFactor.from_features(rows[halves[:n]]))
+                second.append(GaussianFactor.from_features(rows[halves[n:]]))
+            upper = torch.triu_indices(self.num_classes, self.num_classes, offset=1)
+            inter = pairwise_frechet(first)[upper[0], upper[1]].mean()
+            intra = torch.stack([a.distance(b) for a, b in zip(first, second, strict=True)]).mean()
+            self._replicates.append((inter.item(), intra.item()))
+        self._shape = (n, features.shape[1], len(features))
+        ratios = [_ratio(inter, intra) for inter, intra in self._replicates]
+        device = "cpu" if self.device.type == "mps" else self.device
+        return torch.tensor(mean_and_std(ratios)[0], dtype=torch.float64, device=device)
+
+    def estimate(self) -> Estimate:
+        """FDR with an interval; inter, intra, n, d, seeds in the details. All processes must call it together.
+
+        The interval is the delete-half jackknife (Shao and Wu, "A general theory for jackknife variance estimation",
+        Annals of Statistics 1989): for a statistic recomputed on the data left after deleting d of N samples at
+        random, the variance is (N - d) / d times the mean squared deviation over the draws; deleting half, the factor
+        is 1 and the standard error is the standard deviation over halvings. It is estimated from `seeds` draws, hence
+        the Student t with seeds - 1 degrees of freedom. It speaks of the sampling of images at this n (other test
+        images, same network), not of the bias of Frechet distances at finite n, nor of training again.
+        """
+        value = float(self.compute())
+        n, d, total = self._shape
+        ratios = [_ratio(inter, intra) for inter, intra in self._replicates]
+        details = {
+            "inter": mean_and_std([inter for inter, _ in self._replicates])[0],
+            "intra": mean_and_std([intra for _, intra in self._replicates])[0],
+            "n_per_half": n,
+            "d": d,
+            "seeds": self.seeds,
+            "ratio_per_seed": ratios,
+        }
+        _, std = mean_and_std(ratios)
+        if std is None:
+            return Estimate(value, None, None, total, "none", details)
+        half = student_half_width(std, self.seeds - 1, self.confidence)
+        interval = f"delete-half jackknife {percent(self.confidence)}"
+        return Estimate(value, max(0.0, value - half), value + half, total, interval, details)
+
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        """All features (float64) and labels, ordered by sample index, after the checks that need all of them."""
+        if isinstance(self.features, list) and not self.features:
+            raise ValueError("found no features; call update with the test set before compute")
+        features, labels, index = dim_zero_cat(self.features), dim_zero_cat(self.labels), dim_zero_cat(self.index)
+        index, order = index.sort()
+        repeated = sorted(set(index[1:][index[1:] == index[:-1]].tolist()))
+        if len(repeated):
+            raise ValueError(
+                f"{len(repeated)} samples were counted more than once (index {repeated[:5]} ...); "
+                "use a sampler that gives each sample to one process once, and reset the metric between epochs"
+            )
+        wrong = sorted(set(labels[(labels < 0) | (labels >= self.num_classes)].tolist()))
+        if wrong:
+            raise ValueError(f"found labels {wrong}; expected 0 .. {self.num_classes - 1}")
+        bad = ~features.isfinite().all(dim=1)
+        if bad.any():
+            names = [self.class_names[label] for label in sorted(set(labels[bad].tolist()))]
+            raise ValueError(
+                f"{int(bad.sum())} of {len(features)} feature vectors hold NaN or infinity "
+                f"(classes: {', '.join(names)}); "
+                "look at the network and its inputs, no Frechet distance is defined for them"
+            )
+        features = as_float64(features)
+        order = order.to(features.device)
+        return features[order], labels.to(features.device)[order]
+
+    def _half_size(self, counts: list[int]) -> int:
+        """N of every distance; an error that names every class with too few images."""
+        need = 2 * (self.samples_per_half or 2)
+        few = [f"{name} has {count}" for name, count in zip(self.class_names, counts, strict=True) if count < need]
+        if few:
+            raise ValueError(
+                f"too few images per class for FDR: {', '.join(few)}; "
+                f"expected at least {need} of each (two halves of {need // 2}); "
+                "use a larger test split or a smaller samples_per_half"
+            )
+        return self.samples_per_half or min(counts) // 2
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
+    ) -> None:
+        """Gather from all processes, with typed empty matrices where a process saw no sample.
+
+        torchmetrics gives such a process an untyped 1-d state, which cannot be gathered with matrices.
+        """
+        rows = self.features if isinstance(self.features, list) else [self.features]
+        mine = torch.tensor([rows[0].shape[1], rows[0].dtype == torch.float64] if rows else [0, 0], device=self.device)
+        everyone = torch.stack(dist_sync_fn(mine, group=process_group or self.process_group))
+        widths = sorted(set(everyone[:, 0].tolist()) - {0})
+        if len(widths) > 1:
+            raise ValueError(f"processes hold features of {widths} dimensions; expected one width")
+        if not widths:
+            return  # nobody saw a sample: compute says so
+        dtype = torch.float64 if everyone[:, 1].any() else torch.float32
+        if rows:
+            self.features = [dim_zero_cat(self.features).to(dtype)]
+        else:
+            self.features = [torch.empty(0, widths[0], dtype=dtype, device=self.device)]
+            self.labels = [torch.empty(0, dtype=torch.long, device=self.device)]
+            self.index = [torch.empty(0, dtype=torch.long, device=self.device)]
+        super()._sync_dist(dist_sync_fn, process_group)
+
+
+def _ratio(inter: float, intra: float) -> float:
+    return inter / intra if intra > 0 else float("inf")
