@@ -73,7 +73,9 @@ class GaussianFactor:
         values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
         if values[0] < -1e-6 * values[-1].abs():
             raise ValueError(f"the covariance has eigenvalue {values[0].item():.3g}; expected none below 0")
-        values = values.clamp(min=0)  # eigenvalues at 0 come out as small negative numbers
+        # An eigenvalue of 0 comes out as rounding, whose square root would be far larger: cut below the numerical rank.
+        rounding = len(values) * torch.finfo(values.dtype).eps * values[-1]
+        values = torch.where(values > rounding, values, 0.0)
         return cls(mean, values.sqrt()[:, None] * vectors.T, values.sum())
 
     def distance(self, other: GaussianFactor) -> Tensor:
