@@ -1,0 +1,223 @@
+"""GMDataModule: a GM data set on disk (real images and the images of several generators) as batches."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
+
+from datamodules.gm_index.duplicates import Duplicates
+from datamodules.gm_index.images import ManifoldImages, PlannedImages, collate_images
+from datamodules.gm_index.pixel_path import PixelPath, Reencode
+from datamodules.gm_index.plan import FormatAudit, Plan, PlanSettings, make_plan
+from datamodules.gm_index.splits import SplitRule
+from datamodules.samplers import evaluation_sampler, rank_and_world, training_sampler
+
+Batch = dict[str, Any]
+
+
+class GMDataModule(pl.LightningDataModule):
+    """Images of several sources, checked, split and audited before anything is trained (ManiFPT notes, section 4).
+
+    On disk: ``root/<family>-<model>/*.{png,jpg,jpeg,webp}`` and ``root/real-<name>/``, each folder a source;
+    ``root/manifold-<name>/``, reals that only form the manifold (without it, a part of each ``real-<name>`` does);
+    ``root/sources.yaml``, what is known about the sources. Or a table of paths and sources, ``index_file``.
+
+    Batches are dicts: ``image`` float32 (N, 3, H, W) in [0, 1], ``label``, ``content_id`` and ``index`` int64 (N,),
+    ``path`` list of str. The Trainer needs ``use_distributed_sampler=False``: the samplers are chosen here.
+
+    Args:
+        root: Folder of the data set; with ``index_file``, the folder that its relative paths start from.
+        index_file: CSV or Parquet with the columns ``path``, ``source`` and optionally ``split`` (train, val, test,
+            manifold).
+        batch_size: Images per process and step.
+        num_workers: Processes that decode for each loader; 0 decodes in the main process.
+        train_fraction: Share of each source for training.
+        val_fraction: Share for validation.
+        test_fraction: Share for test; the three sum to 1.
+        manifold_fraction: Share of the reals that forms the manifold before the rest is divided, where there is no
+            folder ``manifold-<name>``.
+        seed: Draws the split.
+        shuffle_seed: Order of the training images, with the epoch; None for the seed of ``seed_everything``, without
+            one ``seed``.
+        images_per_source: Most images of one source in train, val and test together; None for all.
+        manifold_size: Most reals in the manifold; None for all.
+        split_file: ``.json`` or ``.parquet`` with the split: used where it exists, else written.
+        format_audit: When format, JPEG tables, size or mode give the source away: ``error`` stops, ``warn`` goes on,
+            ``off`` does not look.
+        reencode: ``png`` or ``jpeg_95`` puts all images through one codec; ``none`` takes the pixels as they are.
+        center_crop: Side of the central square to cut out first, in pixels.
+        resize: Length of the shorter side to scale to then, in pixels.
+        duplicates: For a picture that several sources share: ``error``, or ``drop`` every copy.
+        cache_dir: Folder of the index; None for ``root/.gm_index``.
+
+    Raises:
+        ValueError: An argument that cannot be; problems of the data come from ``prepare_data`` as one ``GMDataError``.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        index_file: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        train_fraction: float = 0.7,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        manifold_fraction: float = 0.5,
+        seed: int = 0,
+        shuffle_seed: int | None = None,
+        images_per_source: int | None = None,
+        manifold_size: int | None = None,
+        split_file: str | None = None,
+        format_audit: FormatAudit = "error",
+        reencode: Reencode = "none",
+        center_crop: int | None = None,
+        resize: int | None = None,
+        duplicates: Duplicates = "error",
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if root is None and index_file is None:
+            raise ValueError("neither root nor index_file is given; name the folder of the data set, or an index of it")
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size is {batch_size}, num_workers {num_workers}; expected at least 1 and 0")
+        base = Path(root).expanduser() if root is not None else Path(str(index_file)).expanduser().parent
+        self.settings = PlanSettings(
+            base=base.absolute(),
+            index_file=Path(index_file).expanduser().absolute() if index_file is not None else None,
+            pixel_path=PixelPath(center_crop, resize, reencode),
+            rule=SplitRule(
+                seed, train_fraction, val_fraction, test_fraction, manifold_fraction, images_per_source, manifold_size
+            ),
+            split_file=Path(split_file).expanduser().absolute() if split_file is not None else None,
+            format_audit=format_audit,
+            duplicates=duplicates,
+            cache_folder=_cache_folder(base.absolute(), cache_dir),
+        )
+        self._plan: Plan | None = None
+        self._prepared_here = False
+
+    def prepare_data(self) -> None:
+        """Index what is new, check everything, draw or read the split, write the plan.
+
+        Runs on rank 0 alone; the others wait.
+
+        Raises:
+            GMDataError: Everything that is wrong with the data, in one message.
+        """
+        plan = make_plan(self.settings)
+        for note in plan.notes:
+            rank_zero_warn(f"{self.settings.index_file or self.settings.base}: {note}")
+        self._plan, self._prepared_here = plan, True
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the plan that rank 0 wrote; without a Trainer, prepare the data if nobody has."""
+        if self._prepared_here:
+            return
+        if self.trainer is None and rank_and_world(None)[0] == 0:
+            self.prepare_data()
+        else:  # again for each stage: rank 0 may have found the data changed
+            self._plan = Plan.read(self.settings.plan_file)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan: every image used, its source, split and content ids.
+
+        Raises:
+            RuntimeError: ``setup`` has not run.
+        """
+        if self._plan is None:
+            raise RuntimeError(
+                "the data set is not read yet; call setup() first (a Trainer does so before it asks for batches)"
+            )
+        return self._plan
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources; a label is a position here."""
+        return self.plan.sources
+
+    @property
+    def families(self) -> list[str]:
+        """Family of each source (gan, vae, flow, score, real ...), the part of its name before the first '-'."""
+        return [source.split("-", 1)[0] for source in self.sources]
+
+    @property
+    def source_info(self) -> dict[str, dict[str, Any]]:
+        """Entries of ``sources.yaml``."""
+        return self.plan.source_info
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of every image, in pixels."""
+        return self.plan.image_size
+
+    def images(self, split: str) -> PlannedImages:
+        """The labelled images of ``train``, ``val`` or ``test`` as a map-style data set, decoded when asked for.
+
+        Raises:
+            ValueError: The split is empty.
+        """
+        rows = self.plan.rows[self.plan.rows["split"] == split]
+        if rows.empty:
+            raise ValueError(f"no image has the split {split!r}; its fraction is 0: give {split}_fraction a share")
+        return PlannedImages(self.settings.base, rows, self.settings.pixel_path, self.sources)
+
+    def manifold_images(self) -> ManifoldImages:
+        """The reals of the manifold: a map-style data set of ``{"image": uint8 (3, H, W), "content_id": int}``."""
+        rows = self.plan.rows[self.plan.rows["split"] == "manifold"]
+        return ManifoldImages(self.settings.base, rows, self.settings.pixel_path)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training images, shuffled by (shuffle seed, epoch).
+
+        An incomplete last batch is left out, unless it is the only one: batch normalisation cannot train on one image.
+        """
+        seed = self.hparams["shuffle_seed"]
+        if seed is None:
+            seed = int(os.environ.get("PL_GLOBAL_SEED", self.hparams["seed"]))
+        images = self.images("train")
+        sampler = training_sampler(images, seed, self.trainer)
+        return self._loader(images, sampler, drop_last=len(sampler) >= self.hparams["batch_size"])
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation images, each once over all processes, in order."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test images, each once over all processes, in order."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
+        images = self.images(split)
+        return self._loader(images, evaluation_sampler(images, self.trainer))
+
+    def _loader(
+        self, images: PlannedImages, sampler: torch.utils.data.Sampler[int], drop_last: bool = False
+    ) -> DataLoader[Batch]:
+        workers = self.hparams["num_workers"]
+        return DataLoader(
+            images,
+            batch_size=self.hparams["batch_size"],
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate_images,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=drop_last,
+        )
+
+
+def _cache_folder(base: Path, cache_dir: str | None) -> Path:
+    if cache_dir is None:
+        return base / ".gm_index"
+    name = hashlib.blake2b(str(base).encode(), digest_size=6).hexdigest()  # one cache_dir may serve several data sets
+    return Path(cache_dir).expanduser().absolute() / f"{base.name}-{name}"

@@ -1,0 +1,199 @@
+"""Format audit: can a source be told from its files without looking at the picture?
+
+Detectors learn PNG against JPEG, or one JPEG quality against another, instead of the generator (ManiFPT notes, section
+8). For each attribute of the files the audit asks how well a majority vote names the source: for each value of the
+attribute, the source in which the value is most frequent.
+
+- **Accuracy** is balanced over sources and cross-fitted on two halves: the vote is taken on one half and scored on the
+  other. Chance is 1 / number of sources.
+- **Significance** is an exact permutation test: the vote's balanced accuracy on all images against its distribution
+  over tables with the same margins (the attribute shuffled over the images), which holds the vote's own optimism too;
+  Bonferroni-corrected over the attributes that vary.
+
+An attribute leaks when the test rejects at 1 % and the cross-fitted accuracy is above chance by more than ``MARGIN /
+number of sources``, so that one odd file in a large data set does not stop a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import random_table
+
+from datamodules.gm_index.pixel_path import PixelPath
+from datamodules.gm_index.splits import draw_order
+
+ATTRIBUTES = {
+    "file format": ["format"],
+    "file extension": ["extension"],
+    "JPEG quantisation tables": ["jpeg_tables"],
+    "JPEG chroma subsampling": ["jpeg_chroma"],
+    "metadata": ["metadata"],
+    "size (width x height)": ["size"],
+    "mode": ["mode"],
+}
+STAY_IN_PIXELS = (
+    "size (width x height)",
+    "mode",
+)  # scaling, palettes and grey leave traces that no re-encoding removes
+TOGETHER = "all of them together"
+SIGNIFICANCE = 0.01
+MARGIN = 0.01  # in sources recovered beyond chance: one image in a hundred of one source
+_PER_SOURCE = 2_000  # images of each source that are looked at; enough to see 1 %
+_DRAWS = 1_999
+_VALUES = 100  # rarer values are one value: a value seen once cannot be voted on
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One attribute that varies, and how well it names the source.
+
+    Attributes:
+        attribute: Its name.
+        accuracy: Cross-fitted balanced accuracy of the vote, in [0, 1].
+        chance: 1 / number of sources.
+        p_value: Of the permutation test, uncorrected.
+        leaks: Whether it predicts the source better than chance.
+        table: Share of each value in each source, as text.
+    """
+
+    attribute: str
+    accuracy: float
+    chance: float
+    p_value: float
+    leaks: bool
+    table: str
+
+
+def _counts(values: NDArray[np.int64], sources: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:
+    flat = np.bincount(values * shape[1] + sources, minlength=shape[0] * shape[1])
+    return flat.reshape(shape).astype(np.int64)  # (values, sources)
+
+
+def balanced_vote(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Balanced accuracy of the majority vote on the very images it was taken from.
+
+    Args:
+        counts: Images by value and source, (..., V, K).
+    """
+    shares = counts / counts.sum(axis=-2, keepdims=True).clip(min=1)
+    return np.asarray(shares.max(axis=-1).sum(axis=-1) / counts.shape[-1])
+
+
+def cross_fitted_accuracy(values: NDArray[np.int64], sources: NDArray[np.int64], half: NDArray[np.bool_]) -> float:
+    """Balanced accuracy of a vote taken on one half and scored on the other, mean of both ways.
+
+    Ties share the vote, so that a value unseen in the first half counts as chance.
+
+    Args:
+        values: Value of each image, (N,), from 0.
+        sources: Source of each image, (N,), from 0.
+        half: Which images are the first half, (N,).
+    """
+    shape = (int(values.max()) + 1, int(sources.max()) + 1)
+    scores = []
+    for learn in (half, ~half):
+        seen, scored = _counts(values[learn], sources[learn], shape), _counts(values[~learn], sources[~learn], shape)
+        shares = seen / seen.sum(axis=0).clip(min=1)
+        best = shares == shares.max(axis=1, keepdims=True)
+        vote = best / best.sum(axis=1, keepdims=True)
+        recall = (vote * scored).sum(axis=0) / scored.sum(axis=0).clip(min=1)
+        scores.append(recall[scored.sum(axis=0) > 0].mean())
+    return float(np.mean(scores))
+
+
+def permutation_p_value(counts: NDArray[np.int64], seed: int = 0) -> float:
+    """Probability that a shuffled attribute votes at least as well.
+
+    Args:
+        counts: Images by value and source, (V, K); tables with the same margins are drawn by scipy's ``random_table``.
+        seed: Seed of the draws, so that the verdict is the same each time.
+    """
+    observed = balanced_vote(counts)
+    draw = random_table(counts.sum(axis=1), counts.sum(axis=0), seed=np.random.default_rng(seed))
+    votes = np.concatenate(
+        [balanced_vote(draw.rvs(size=size)) for size in np.diff(np.linspace(0, _DRAWS, 20).astype(int))]
+    )
+    return float((1 + np.sum(votes >= observed - 1e-12)) / (1 + _DRAWS))
+
+
+def _table(values: pd.Series, sources: pd.Series) -> str:
+    shares = pd.crosstab(sources, values, normalize="index")
+    order = shares.sum().sort_values(ascending=False).index
+    shown = shares[order[:6]].copy()
+    if len(order) > 6:
+        shown[f"{len(order) - 6} other values"] = 1 - shown.sum(axis=1)
+    width = max(len(str(source)) for source in shown.index)
+    columns = [str(name) or "(none)" for name in shown.columns]
+    lines = [" " * width + "  " + "  ".join(columns)]
+    for source, row in shown.iterrows():
+        cells = [f"{value:.1%}".rjust(len(name)) for value, name in zip(row, columns, strict=True)]
+        lines.append(f"{source!s:<{width}}  " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+def _sample(rows: pd.DataFrame) -> pd.DataFrame:
+    order = draw_order(rows["content"], seed=0)
+    rows = rows.assign(_order=order).sort_values("_order")
+    return rows.groupby("source").head(_PER_SOURCE).drop(columns="_order")
+
+
+def audit_formats(rows: pd.DataFrame, pixel_path: PixelPath) -> list[Leak]:
+    """Audit the labelled images of a data set.
+
+    Args:
+        rows: Table with ``source``, ``content`` and the columns of ``FileFacts``, of at least two sources.
+        pixel_path: With ``reencode`` other than ``none``, only what stays in the decoded pixels (size and mode) is
+            audited.
+
+    Returns:
+        Every attribute that varies, best predictor first; those that leak are marked. Empty where all files are alike.
+    """
+    rows = _sample(rows)
+    names = list(ATTRIBUTES) if pixel_path.reencode == "none" else list(STAY_IN_PIXELS)
+    joined = {name: rows[ATTRIBUTES[name][0]] for name in names}
+    varying = {name: values for name, values in joined.items() if values.nunique() > 1}
+    if len(varying) > 1:
+        first, *others = varying.values()
+        varying[TOGETHER] = first.str.cat(others, sep=" | ")
+    sources, labels = pd.factorize(rows["source"], sort=True)
+    half = (
+        rows.groupby("source").cumcount().to_numpy() % 2 == 0
+    )  # rows stand in the order of a hash: an alternation is a random half
+    leaks = []
+    for name, values in varying.items():
+        kept = values.value_counts().index[:_VALUES]
+        merged = values.where(values.isin(kept), "rarer values")
+        codes, found = pd.factorize(merged, sort=True)
+        counts = _counts(codes, sources, (len(found), len(labels)))
+        accuracy, p_value = cross_fitted_accuracy(codes, sources, half), permutation_p_value(counts)
+        chance = 1 / len(labels)
+        better = p_value * len(varying) <= SIGNIFICANCE and accuracy > chance + MARGIN / len(labels)
+        leaks.append(Leak(name, accuracy, chance, p_value, bool(better), _table(merged, rows["source"])))
+    return sorted(leaks, key=lambda leak: -leak.accuracy)
+
+
+def lossy_history(rows: pd.DataFrame, pixel_path: PixelPath) -> list[Leak]:
+    """What re-encoding hides but does not undo: JPEG and lossy WebP leave their traces in the decoded pixels.
+
+    Empty without ``reencode``, where the audit itself covers it.
+    """
+    if pixel_path.reencode == "none":
+        return []
+    codec = rows["format"].where(rows["format"].isin(["JPEG", "WEBP lossy"]), "lossless")
+    history = codec.str.cat([rows["jpeg_tables"], rows["jpeg_chroma"]], sep=" ").str.strip()
+    plain = rows.assign(format=history, extension="", jpeg_tables="", jpeg_chroma="", metadata="", size="", mode="")
+    return [leak for leak in audit_formats(plain, PixelPath()) if leak.leaks]
+
+
+def describe(leaks: list[Leak]) -> str:
+    """The leaks as text: accuracy against chance, p-value, and the table of shares."""
+    return "\n".join(
+        f"{leak.attribute}: names the source with accuracy {leak.accuracy:.3f} "
+        f"(chance {leak.chance:.3f}, p = {leak.p_value:.4f})\n"
+        + "\n".join("  " + line for line in leak.table.splitlines())
+        for leak in leaks
+    )

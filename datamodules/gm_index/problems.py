@@ -1,0 +1,184 @@
+"""The one list of everything wrong with a GM data set, and the one error that shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+SHOWN_PER_KIND = 20  # a reader acts on the first few; the count says the rest
+
+
+class Kind(Enum):
+    """A kind of problem: what it is, what was expected, what to do about it."""
+
+    MISSING_ROOT = (
+        "missing folder",
+        "a folder root/<family>-<model>/ for each source and root/real-<name>/",
+        "check `root`, or write the data set there first",
+    )
+    EMPTY_ROOT = (
+        "no source folder",
+        "at least two folders <family>-<model> or real-<name> with images",
+        "check `root`: it must be the folder above the source folders",
+    )
+    FOLDER_NAME = (
+        "folder whose name has no known form",
+        "<family>-<model> (gan-dcgan), real-<name> (real-celeba) or manifold-<name>, of letters, digits and ._+-",
+        "rename the folder; a name that starts with '.' or '_' is left alone",
+    )
+    EMPTY_SOURCE = (
+        "source folder without images",
+        "at least one .png, .jpg, .jpeg or .webp file",
+        "fill the folder or remove it",
+    )
+    LOOSE_IMAGE = (
+        "image outside any source folder",
+        "images lie in root/<family>-<model>/",
+        "move it into the folder of its source or remove it",
+    )
+    NOT_AN_IMAGE = (
+        "file that is no image by its name",
+        "only .png, .jpg, .jpeg and .webp files (and .json, .jsonl, .yaml, .md notes) in a source folder",
+        "convert it or move it away",
+    )
+    UNREADABLE = (
+        "file that cannot be decoded completely",
+        "a whole PNG, JPEG or WebP image",
+        "write or copy the file again, or remove it",
+    )
+    UNSUPPORTED = (
+        "image of a kind that 8-bit RGB would distort",
+        "one still PNG, JPEG or WebP image of 8 bits per channel",
+        "convert it to 8-bit PNG, the same way for all sources",
+    )
+    CROP_TOO_LARGE = (
+        "image smaller than `center_crop`",
+        "height and width of at least `center_crop`",
+        "lower `center_crop` or remove the image",
+    )
+    MIXED_SIZES = (
+        "images of different sizes",
+        "one height and width for all images, sources and manifold alike",
+        "bring all images to one size the same way, or set `center_crop` and/or `resize`",
+    )
+    WRONG_SIZE = (
+        "image of another size than the attributor was trained on",
+        "the height and width of the training images",
+        "bring it to that size the way the training images were, or set `center_crop` and/or `resize`",
+    )
+    ONE_SOURCE = (
+        "too few sources",
+        "at least two sources to tell apart",
+        "add a folder <family>-<model> or real-<name>",
+    )
+    NO_REAL = (
+        "no real images for the manifold",
+        "a folder real-<name> (it is then split in four) or manifold-<name>",
+        "add the real images that the generators were trained on",
+    )
+    DUPLICATE_SOURCES = (
+        "picture that several sources share",
+        "each picture (decoded pixels) in one source only: its label would be ambiguous",
+        "remove it from all sources but one, or set `duplicates: drop` to leave out every copy",
+    )
+    MANIFOLD_OVERLAP = (
+        "picture that stands in the manifold and in a source",
+        "reals of the manifold and images to attribute are disjoint: a picture in both has the artifact zero",
+        "remove it from one of the two",
+    )
+    DUPLICATE_SPLITS = (
+        "picture in several splits",
+        "train, val, test and manifold are disjoint by decoded pixels",
+        "remove all copies but one, or give them the same split",
+    )
+    TOO_FEW = (
+        "source with fewer images than the split needs",
+        "at least one image of every source in each split whose fraction is not 0",
+        "add images, or change train_fraction, val_fraction, test_fraction or manifold_fraction",
+    )
+    INDEX_FILE = (
+        "bad index file",
+        "a .csv or .parquet file with the columns path, source and, if wanted, split",
+        "correct the file named by `index_file`",
+    )
+    INDEX_ROW = (
+        "bad row in the index file",
+        "path of a .png, .jpg, .jpeg or .webp file; source <family>-<model> or real-<name>; split train, val, test or "
+        "manifold (only reals), in all rows or in none",
+        "correct the row (rows are counted from 1, the header left out)",
+    )
+    MISSING_PATH = (
+        "path in the index file that does not exist",
+        "paths relative to `root` (without it, to the folder of the index file), or absolute",
+        "correct the path or the row's file, or set `root`",
+    )
+    SPLIT_FILE = (
+        "split file that does not fit",
+        "a split file written with the same seed, fractions and caps, whose images are all there",
+        "give the settings it was written with, restore the images, or name another `split_file` to write a new one",
+    )
+    SOURCES_YAML = (
+        "bad sources.yaml",
+        "a mapping from folder names of this data set to mappings of plain values",
+        "correct sources.yaml or remove it",
+    )
+    FORMAT_LEAK = (
+        "sources that can be told apart without looking at the pixels",
+        "file format, JPEG tables, size and mode say nothing about the source",
+        "store all sources the same way; or set `reencode: png` or `jpeg_95` (size and mode still count); "
+        "or `format_audit: warn`",
+    )
+
+    def __init__(self, title: str, expected: str, fix: str) -> None:
+        self.title, self.expected, self.fix = title, expected, fix
+
+
+class GMDataError(ValueError):
+    """A data set that cannot be trained on; the message lists every problem found."""
+
+
+@dataclass
+class Problems:
+    """Collects problems, so that all of them are reported at once.
+
+    Attributes:
+        where: The data set, as the message names it.
+        found: What was found, by kind, in the order of discovery.
+    """
+
+    where: str
+    found: dict[Kind, list[str]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.found)
+
+    def add(self, kind: Kind, found: str) -> None:
+        """Note one offender: what was found, and where."""
+        self.found.setdefault(kind, []).append(found)
+
+    def message(self) -> str:
+        """The whole report, kind by kind; long lists end with a count."""
+        count = sum(len(offenders) for offenders in self.found.values())
+        blocks = [f"{self.where}: {count} {'problem' if count == 1 else 'problems'}, nothing was trained or evaluated."]
+        for kind in sorted(self.found, key=list(Kind).index):
+            offenders = self.found[kind]
+            lines = [
+                f"{kind.title} ({len(offenders)})",
+                f"  expected: {kind.expected}",
+                f"  what to do: {kind.fix}",
+                "  found:",
+            ]
+            lines += ["    - " + offender.replace("\n", "\n      ") for offender in offenders[:SHOWN_PER_KIND]]
+            if len(offenders) > SHOWN_PER_KIND:
+                lines.append(f"    ... and {len(offenders) - SHOWN_PER_KIND} more")
+            blocks.append("\n".join(lines))
+        return "\n\n".join(blocks)
+
+    def raise_if_any(self) -> None:
+        """Raise the one error.
+
+        Raises:
+            GMDataError: There is at least one problem.
+        """
+        if self:
+            raise GMDataError(self.message())

@@ -1,0 +1,88 @@
+"""A split on disk: content id -> split, with the rule that drew it.
+
+JSON, or Parquet for large data sets, by the file's suffix.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.gm_index.files import write_atomically, write_parquet
+from datamodules.gm_index.problems import Kind, Problems
+from datamodules.gm_index.splits import SPLITS, SplitRule
+
+SPLIT_FORMAT = 1
+SUFFIXES = (".json", ".parquet")
+
+
+def write_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule) -> None:
+    """Write the split of every row that has one, ordered by content id, atomically.
+
+    Args:
+        path: ``.json`` or ``.parquet``.
+        rows: Table with ``content`` and ``split``.
+        rule: How it was drawn.
+    """
+    drawn = rows.loc[rows["split"] != "", ["content", "split"]].sort_values("content")
+    head = {"format": SPLIT_FORMAT, "rule": rule.as_dict()}
+    if path.suffix.lower() == ".parquet":
+        write_parquet(path, drawn, {"split": json.dumps(head)})
+    else:
+        text = json.dumps({**head, "splits": dict(zip(drawn["content"], drawn["split"], strict=True))}, indent=1)
+        write_atomically(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8") and None)
+
+
+def _read(path: Path) -> tuple[dict[str, object], dict[str, str]]:
+    if path.suffix.lower() == ".parquet":
+        table = pq.read_table(path)
+        head = json.loads((table.schema.metadata or {})[b"split"])
+        return head, dict(zip(table["content"].to_pylist(), table["split"].to_pylist(), strict=True))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content, content["splits"]
+
+
+def read_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule, problems: Problems, notes: list[str]) -> pd.Series:
+    """Give each row the split that the file names; the file decides alone.
+
+    Args:
+        path: A file of ``write_split_file``.
+        rows: Table with ``path`` and ``content``; each picture once.
+        rule: The rule of this run, which must be the file's.
+        problems: Takes an unreadable file, another rule, and pictures of the file that are not there.
+        notes: Takes the number of images that the file does not know and that are therefore left out.
+
+    Returns:
+        Split of each row, "" where the file does not know the picture.
+    """
+    nothing = pd.Series("", index=rows.index, dtype="str")
+    try:
+        head, splits = _read(path)
+        rule_there, version = head["rule"], head["format"]
+        unknown = set(splits.values()) - set(SPLITS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        problems.add(Kind.SPLIT_FILE, f"{path} cannot be read as a split file ({type(error).__name__}: {error})")
+        return nothing
+    if version != SPLIT_FORMAT or unknown or not isinstance(rule_there, dict):
+        problems.add(
+            Kind.SPLIT_FILE, f"{path}: format {version!r} with splits {sorted(set(map(str, splits.values())))}"
+        )
+        return nothing
+    for name, value in rule.as_dict().items():
+        if rule_there.get(name) != value:
+            problems.add(
+                Kind.SPLIT_FILE, f"{path} was written with {name} {rule_there.get(name)}, this run has {name} {value}"
+            )
+    present = set(rows["content"])
+    for content in (content for content in splits if content not in present):
+        problems.add(
+            Kind.SPLIT_FILE, f"{path} names the picture {content} ({splits[content]}), which is not in the data set"
+        )
+    found = rows["content"].map(splits).fillna("").astype("str")
+    if new := int((found == "").sum()):
+        notes.append(f"{new} images are not in {path} and are left out")
+    return found

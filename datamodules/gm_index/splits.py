@@ -1,0 +1,159 @@
+"""Which image is for training, validation, test or the manifold: drawn by content, stratified by source."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from datamodules.gm_index.problems import Kind, Problems
+
+SPLITS = ("manifold", "train", "val", "test")
+_TOO_MANY_TO_TRY = 100_000
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How the images of each source are divided.
+
+    Attributes:
+        seed: Another seed draws another split.
+        train: Fraction for training.
+        val: Fraction for validation.
+        test: Fraction for test; the three sum to 1.
+        manifold: Fraction of the reals that forms the manifold before the rest is divided, where there is no folder
+            ``manifold-<name>``.
+        images_per_source: Most images of one source in train, val and test together; None for all.
+        manifold_size: Most reals in the manifold; None for all.
+    """
+
+    seed: int = 0
+    train: float = 0.7
+    val: float = 0.1
+    test: float = 0.2
+    manifold: float = 0.5
+    images_per_source: int | None = None
+    manifold_size: int | None = None
+
+    def __post_init__(self) -> None:
+        fractions = {"train_fraction": self.train, "val_fraction": self.val, "test_fraction": self.test}
+        shown = ", ".join(f"{name} {value}" for name, value in fractions.items())
+        if min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
+            raise ValueError(
+                f"{shown}: they sum to {sum(fractions.values()):g}; expected numbers of at least 0 that sum to 1"
+            )
+        if not 0 <= self.manifold <= 1:
+            raise ValueError(f"manifold_fraction is {self.manifold}; expected a number between 0 and 1")
+        for name in ("images_per_source", "manifold_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1, or null for no limit")
+
+    def as_dict(self) -> dict[str, int | float | None]:
+        """The rule as plain values, for files."""
+        return asdict(self)
+
+    def sizes(self, count: int) -> tuple[int, int, int]:
+        """Numbers of train, val and test images out of ``count``: cumulative fractions, rounded."""
+        ends = [0, round(self.train * count), round((self.train + self.val) * count), count]
+        return ends[1] - ends[0], ends[2] - ends[1], ends[3] - ends[2]
+
+    def missing(self, count: int) -> list[str]:
+        """Splits that would be empty although their fraction is not 0."""
+        fractions = {"train": self.train, "val": self.val, "test": self.test}
+        return [
+            name
+            for size, (name, fraction) in zip(self.sizes(count), fractions.items(), strict=True)
+            if fraction > 0 and size < 1
+        ]
+
+    def least(self) -> int:
+        """Fewest images with which no split of a source is empty."""
+        return next((count for count in range(1, _TOO_MANY_TO_TRY) if not self.missing(count)), _TOO_MANY_TO_TRY)
+
+
+def draw_order(contents: pd.Series, seed: int) -> pd.Series:
+    """Sort key of each image: a hash of (seed, content id), so that no image's place depends on what else is there."""
+    prefix = f"{seed}:"
+    return contents.map(lambda content: hashlib.blake2b((prefix + content).encode(), digest_size=16).hexdigest())
+
+
+def draw_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> pd.Series:
+    """Divide each source's images: sorted by ``draw_order``, cut at the fractions.
+
+    Adding, removing or reordering files of one source changes nothing for the others; renaming files changes nothing at
+    all.
+
+    Args:
+        rows: Table with ``source``, ``role``, ``content``; each picture once.
+        rule: The fractions, caps and seed.
+        problems: Takes sources that are too small.
+
+    Returns:
+        ``manifold``, ``train``, ``val``, ``test`` or "" (left out by a cap) for each row.
+    """
+    split = pd.Series("", index=rows.index, dtype="str")
+    order = draw_order(rows["content"], rule.seed)
+    ranked = {str(source): order[group].sort_values().index for source, group in rows.groupby("source").groups.items()}
+    own = rows.loc[rows["role"] == "manifold", "source"].unique()
+    if len(own):
+        pool = order[rows["role"] == "manifold"].sort_values().index
+        split[pool[: rule.manifold_size]] = "manifold"
+        share: dict[str, int] = {}
+    else:
+        share = _manifold_shares(
+            {source: len(index) for source, index in ranked.items() if source.startswith("real-")}, rule
+        )
+    for source, index in ranked.items():
+        if source in own:
+            continue
+        taken = share.get(source, 0)
+        split[index[:taken]] = "manifold"
+        rest = index[taken:][: rule.images_per_source]
+        if missing := rule.missing(len(rest)):
+            ask = f"{source}: {len(index)} images"
+            ask += f", {taken} of them for the manifold" if source in share else ""
+            ask += f", {len(rest)} to divide" if len(rest) != len(index) else ""
+            problems.add(
+                Kind.TOO_FEW, f"{ask}: none left for {', '.join(missing)}; at least {rule.least()} to divide are needed"
+            )
+        start = 0
+        for name, size in zip(("train", "val", "test"), rule.sizes(len(rest)), strict=True):
+            split[rest[start : start + size]] = name
+            start += size
+    if share and not any(share.values()):
+        reals = ", ".join(f"{source} ({len(ranked[source])} images)" for source in share)
+        problems.add(Kind.TOO_FEW, f"{reals}: none for the manifold with manifold_fraction {rule.manifold:g}")
+    return split
+
+
+def _manifold_shares(reals: dict[str, int], rule: SplitRule) -> dict[str, int]:
+    """Reals of each source that go to the manifold: its fraction, scaled down to the cap by largest remainders."""
+    wanted = {source: round(count * rule.manifold) for source, count in reals.items()}
+    total = sum(wanted.values())
+    if rule.manifold_size is None or total <= rule.manifold_size:
+        return wanted
+    exact = {source: count * rule.manifold_size / total for source, count in wanted.items()}
+    shares = {source: int(np.floor(value)) for source, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda source: (shares[source] - exact[source], source))
+    for source in by_remainder[: rule.manifold_size - sum(shares.values())]:
+        shares[source] += 1
+    return shares
+
+
+def check_given(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> None:
+    """Check splits read from an index file or a split file: every source in every split with a fraction above 0."""
+    wanted = {
+        name for name, fraction in (("train", rule.train), ("val", rule.val), ("test", rule.test)) if fraction > 0
+    }
+    for source, group in rows[rows["role"] == "source"].groupby("source"):
+        divided = group["split"][group["split"].isin(wanted)].value_counts()
+        if missing := sorted(wanted - set(divided.index)):
+            counts = (
+                ", ".join(f"{name} {count}" for name, count in group["split"].value_counts().items() if name) or "none"
+            )
+            problems.add(Kind.TOO_FEW, f"{source}: no image with the split {', '.join(missing)} (found: {counts})")
+    if not (rows["split"] == "manifold").any():
+        problems.add(Kind.NO_REAL, "no image has the split 'manifold'")
