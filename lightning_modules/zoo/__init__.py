@@ -1,0 +1,9 @@
+"""LightningModules that train the small generators of GM-Fashion, one per source."""
+
+from lightning_modules.zoo.beta_vae import BetaVAE
+from lightning_modules.zoo.dcgan import DCGAN
+from lightning_modules.zoo.ddpm import DDPM
+from lightning_modules.zoo.glow import Glow
+from lightning_modules.zoo.wgan_gp import WGANGP
+
+__all__ = ["DCGAN", "DDPM", "WGANGP", "BetaVAE", "Glow"]

@@ -1,0 +1,71 @@
+"""Training of the DCGAN source: the non-saturating game of Goodfellow et al. 2014 with the network of Radford 2016."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.generators.dcgan import DCGANDiscriminator, DCGANGenerator
+from lightning_modules.zoo.training import GeneratorTraining
+
+
+class DCGAN(GeneratorTraining):
+    """One discriminator and one generator update per batch.
+
+    Args:
+        latent_dim: length of a latent vector.
+        width: channels of generator and discriminator at 14 px.
+        learning_rate: of both Adam optimisers.
+        ema_decay: weight of the past in the averaged generator.
+    """
+
+    source = "gan-dcgan"
+    description = {
+        "family": "gan",
+        "upsampling": "transposed convolution",
+        "downsampling": "strided convolution",
+        "normalisation": "batch norm",
+        "non_linearity": "relu",
+        "skip": "none",
+        "loss": "non-saturating binary cross-entropy",
+    }
+    generator_arguments = ("latent_dim", "width")
+
+    def __init__(
+        self, latent_dim: int = 64, width: int = 32, learning_rate: float = 3e-4, ema_decay: float = 0.998
+    ) -> None:
+        super().__init__(DCGANGenerator(latent_dim, width), ema_decay)
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.discriminator = DCGANDiscriminator(width)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam with beta1 = 0.5 for both players (Radford et al. 2016, Sec. 4)."""
+        return [
+            torch.optim.Adam(network.parameters(), lr=self.hparams["learning_rate"], betas=(0.5, 0.999))
+            for network in (self.discriminator, self.generator)
+        ]
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Update the discriminator, then the generator on the same fakes."""
+        real = self.grey_images(batch)
+        discriminator_optimiser, generator_optimiser = self.optimizers()
+        fake = self.generator(torch.randn(len(real), self.generator.latent_dim, device=self.device))
+
+        # -log D(real) - log(1 - D(fake)), written with softplus of logits
+        discriminator_loss = (
+            F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(fake.detach())).mean()
+        )
+        discriminator_optimiser.zero_grad()
+        self.manual_backward(discriminator_loss)
+        discriminator_optimiser.step()
+
+        generator_loss = F.softplus(-self.discriminator(fake)).mean()  # -log D(fake)
+        generator_optimiser.zero_grad()
+        self.manual_backward(generator_loss)
+        generator_optimiser.step()
+        self.generator_updated()
+        self.log_dict(
+            {"train/discriminator_loss": discriminator_loss, "train/generator_loss": generator_loss}, prog_bar=True
+        )

@@ -1,0 +1,71 @@
+"""Training of the DDPM source by denoising (Ho et al. 2020)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.zoo.training import GeneratorTraining
+
+
+class DDPM(GeneratorTraining):
+    """Squared error of the predicted v at a random noise level.
+
+    Args:
+        channels: channels of the UNet at 14 px and at 7 px, multiples of 8.
+        layers_per_block: residual layers per resolution.
+        training_steps: number of noise levels.
+        sampling_steps: DDIM steps of the exported generator.
+        learning_rate: of AdamW, after a linear warm-up.
+        warmup: updates until the learning rate is reached.
+        ema_decay: weight of the past in the averaged UNet.
+    """
+
+    source = "score-ddpm"
+    description = {
+        "family": "score",
+        "upsampling": "nearest",
+        "downsampling": "strided convolution",
+        "normalisation": "group norm",
+        "non_linearity": "silu",
+        "skip": "residual and concatenation",
+        "loss": "denoising squared error (v)",
+    }
+    generator_arguments = ("channels", "layers_per_block", "training_steps", "sampling_steps")
+
+    def __init__(
+        self,
+        channels: tuple[int, int] = (32, 64),
+        layers_per_block: int = 1,
+        training_steps: int = 1000,
+        sampling_steps: int = 25,
+        learning_rate: float = 1e-3,
+        warmup: int = 200,
+        ema_decay: float = 0.998,
+    ) -> None:
+        # importing diffusers takes seconds, which the other sources need not pay
+        from lightning_modules.generators.ddpm import DDPMGenerator
+
+        super().__init__(DDPMGenerator(channels, layers_per_block, training_steps, sampling_steps), ema_decay)
+        self.save_hyperparameters()
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """AdamW with a linear warm-up."""
+        optimiser = torch.optim.AdamW(self.generator.parameters(), lr=self.hparams["learning_rate"], weight_decay=0.0)
+        warmup = self.hparams["warmup"]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda update: min(1.0, (update + 1) / warmup))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean squared error of v (Salimans & Ho 2022, App. D)."""
+        images = self.grey_images(batch)
+        time = torch.randint(0, self.hparams["training_steps"], (len(images),), device=self.device)
+        noised, target = self.generator.add_noise(images, torch.randn_like(images), time)
+        loss = F.mse_loss(self.generator.predict(noised, time), target)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Follow the UNet with its average."""
+        self.generator_updated()

@@ -1,0 +1,74 @@
+"""What the training of every small generator shares: an averaged copy, a sheet of samples per epoch, a description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lightning_modules.generators.grey import GreyGenerator, remove_frame
+from lightning_modules.generators.protocol import to_uint8
+from lightning_modules.generators.sheet import save_sheet
+
+
+class GeneratorTraining(pl.LightningModule):
+    """Base of the LightningModules that train a source of GM-Fashion.
+
+    What is shown and exported is the exponential moving average of the weights over the updates: a GAN's last weights
+    are one point of an oscillation, a diffusion model's carry the noise of the last batches.
+
+    Args:
+        generator: the network to train.
+        ema_decay: weight of the past in the moving average; 0 keeps the last weights.
+    """
+
+    source: ClassVar[str]
+    """Name of the source, `<family>-<model>`."""
+    description: ClassVar[dict[str, str]]
+    """Design choices for the manifest: family, upsampling, downsampling, normalisation, non_linearity, skip, loss."""
+    generator_arguments: ClassVar[tuple[str, ...]]
+    """The hyperparameters that the generator's constructor takes; the others belong to its training."""
+
+    def __init__(self, generator: GreyGenerator, ema_decay: float) -> None:
+        super().__init__()
+        self.generator = generator
+        self.average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
+
+    @property
+    def updates(self) -> int:
+        """Updates of the generator's weights so far."""
+        return int(self.average.n_averaged)
+
+    def grey_images(self, batch: dict[str, Tensor]) -> Tensor:
+        """Real images of a batch without their frame, `(n, 1, 28, 28)` in [0, 1]."""
+        return remove_frame(batch["image"])
+
+    def generator_updated(self) -> None:
+        """Take the generator's new weights into the average; to be called after each of its updates."""
+        self.average.update_parameters(self.generator)
+
+    @contextmanager
+    def averaged_generator(self) -> Iterator[GreyGenerator]:
+        """Lend the averaged generator in evaluation mode."""
+        generator: GreyGenerator = self.average.module
+        was_training = generator.training
+        generator.eval()
+        try:
+            yield generator
+        finally:
+            generator.train(was_training)
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        """Write a sheet of 64 samples to `samples/` of the run folder, always of the same latents."""
+        if not self.trainer.is_global_zero:
+            return
+        with self.averaged_generator() as generator:
+            images = generator.synthesize(generator.sample_latents(64, seed=0).to(self.device))
+        save_sheet(to_uint8(images), Path(self.trainer.default_root_dir) / "samples" / f"{self.updates:07d}.png")

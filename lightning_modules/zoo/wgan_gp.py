@@ -1,0 +1,81 @@
+"""Training of the WGAN-GP source (Gulrajani et al. 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_modules.generators.wgan_gp import WGANGPCritic, WGANGPGenerator, gradient_penalty
+from lightning_modules.zoo.training import GeneratorTraining
+
+
+class WGANGP(GeneratorTraining):
+    """One critic update per batch, one generator update every `critic_updates` batches.
+
+    Args:
+        latent_dim: length of a latent vector.
+        width: channels of the generator at 28 px, a multiple of 8.
+        critic_width: channels of the critic at 14 px.
+        learning_rate: of both Adam optimisers.
+        penalty: lambda, the factor on the gradient penalty.
+        critic_updates: critic updates per generator update (n_critic).
+        ema_decay: weight of the past in the averaged generator.
+    """
+
+    source = "gan-wgan-gp"
+    description = {
+        "family": "gan",
+        "upsampling": "nearest",
+        "downsampling": "strided convolution",
+        "normalisation": "group norm",
+        "non_linearity": "silu",
+        "skip": "residual",
+        "loss": "wasserstein with gradient penalty",
+    }
+    generator_arguments = ("latent_dim", "width")
+
+    def __init__(
+        self,
+        latent_dim: int = 64,
+        width: int = 16,
+        critic_width: int = 32,
+        learning_rate: float = 3e-4,
+        penalty: float = 10.0,
+        critic_updates: int = 2,
+        ema_decay: float = 0.998,
+    ) -> None:
+        super().__init__(WGANGPGenerator(latent_dim, width), ema_decay)
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.critic = WGANGPCritic(critic_width)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam without momentum for both players (Gulrajani et al. 2017, Algorithm 1)."""
+        return [
+            torch.optim.Adam(network.parameters(), lr=self.hparams["learning_rate"], betas=(0.0, 0.9))
+            for network in (self.critic, self.generator)
+        ]
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Update the critic, and the generator when it is its turn."""
+        real = self.grey_images(batch)
+        critic_optimiser, generator_optimiser = self.optimizers()
+        latents = torch.randn(len(real), self.generator.latent_dim, device=self.device)
+        with torch.no_grad():
+            fake = self.generator(latents)
+
+        distance = self.critic(real).mean() - self.critic(fake).mean()  # estimate of the Wasserstein distance
+        mix = torch.rand(len(real), 1, 1, 1, device=self.device)
+        penalty = gradient_penalty(self.critic, real, fake, mix)
+        critic_optimiser.zero_grad()
+        self.manual_backward(self.hparams["penalty"] * penalty - distance)
+        critic_optimiser.step()
+        self.log_dict({"train/wasserstein": distance, "train/gradient_penalty": penalty}, prog_bar=True)
+
+        if (batch_idx + 1) % self.hparams["critic_updates"] == 0:
+            generator_loss = -self.critic(self.generator(torch.randn_like(latents))).mean()
+            generator_optimiser.zero_grad()
+            self.manual_backward(generator_loss)
+            generator_optimiser.step()
+            self.generator_updated()
+            self.log("train/generator_loss", generator_loss)
