@@ -53,6 +53,18 @@ class PixelPath:
         """Whether the picture is large enough for the crop."""
         return self.center_crop is None or min(pixels.shape[:2]) >= self.center_crop
 
+    def size_after(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) after the pixel path of a picture that fits the crop."""
+        if self.center_crop is not None:
+            height = width = self.center_crop
+        return self._resized(height, width)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if self.resize is None:
+            return height, width
+        scale = self.resize / min(height, width)
+        return max(self.resize, round(height * scale)), max(self.resize, round(width * scale))
+
     def __call__(self, pixels: Pixels) -> Pixels:
         """Crop, resize, re-encode, in this order.
 
@@ -68,12 +80,10 @@ class PixelPath:
             height, width = pixels.shape[:2]
             top, left = (height - self.center_crop) // 2, (width - self.center_crop) // 2
             pixels = pixels[top : top + self.center_crop, left : left + self.center_crop]
-        if self.resize is not None and min(pixels.shape[:2]) != self.resize:
-            height, width = pixels.shape[:2]
-            scale = self.resize / min(height, width)
-            size = (max(self.resize, round(width * scale)), max(self.resize, round(height * scale)))
-            image = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BILINEAR)
-            pixels = np.asarray(image, dtype=np.uint8).copy()
+        height, width = self._resized(*pixels.shape[:2])
+        if (height, width) != pixels.shape[:2]:
+            image = Image.fromarray(np.ascontiguousarray(pixels))
+            pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.uint8).copy()
         if self.reencode == "jpeg_95":
             buffer = BytesIO()
             Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="JPEG", quality=95, subsampling="4:2:0")

@@ -196,8 +196,8 @@ def _audit(labelled: pd.DataFrame, settings: PlanSettings, problems: Problems, n
         )
     if history := lossy_history(labelled, settings.pixel_path):
         notes.append(
-            f"reencode: {settings.pixel_path.reencode} gives all files one format, but what lossy compression did to the "
-            "pixels before stays, and it differs between sources\n" + describe(history)
+            f"reencode: {settings.pixel_path.reencode} gives all files one format, but what lossy compression did to "
+            "the pixels before stays, and it differs between sources\n" + describe(history)
         )
 
 
