@@ -63,7 +63,10 @@ class FrameworkCLI(LightningCLI):
                 trainer_defaults={"use_distributed_sampler": False},  # ours repeat nothing
                 seed_everything_default=0,
                 parser_class=SuggestingParser,
-                parser_kwargs={"prog": f"{Path(argv[0]).name} {'' if purpose == 'train' else purpose}".strip()},
+                parser_kwargs={
+                    "prog": "train.py" if purpose == "train" else f"evaluate.py {purpose}",
+                    "allow_abbrev": False,  # half a key is a typing error, not a key
+                },
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 args=self.arguments,
@@ -76,6 +79,9 @@ class FrameworkCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Options of a run beside Lightning's own."""
+        if self.purpose == "predict":
+            parser.add_argument("--images", type=str, required=True, help="image file, folder or glob")
+            parser.add_argument("--out", type=str | None, default=None, help="JSON lines; default: in the run folder")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint file, run folder, or `last`")
         parser.add_argument("--run_dir", type=str | None, default=None, help="folder of this run; default: a new one")
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder of all runs")
@@ -86,7 +92,7 @@ class FrameworkCLI(LightningCLI):
         """Choose the run folder and complete the trainer's settings before anything is built."""
         config = self.config
         given = config.get("config")
-        self.experiment = experiment_name(Path(str(given[0])) if given else None)
+        self.experiment = experiment_name(Path(given[0].absolute) if given else None)
         root = Path(config["runs_dir"])
         asked = Path(config["run_dir"]) if config["run_dir"] else None
         resumed = asked if self.purpose == "train" else None
@@ -140,7 +146,9 @@ class FrameworkCLI(LightningCLI):
 
     def _write_provenance(self) -> None:
         config = self.run_dir / "config.yaml"
-        resolved = self.parser.dump(self.config, skip_none=False)
+        described = self.config.clone()
+        described["run_dir"] = described["ckpt_path"] = None  # of this run alone; the command is kept below
+        resolved = self.parser.dump(described, skip_unset=False)
         if config.is_file() and config.read_text() != resolved:
             earlier = len(list(self.run_dir.glob("config.*.yaml"))) + 1
             config.rename(self.run_dir / f"config.{earlier}.yaml")  # what earlier parts of this run were run with
@@ -150,6 +158,7 @@ class FrameworkCLI(LightningCLI):
             {
                 "command": [Path(sys.argv[0]).name, *self.arguments],
                 "purpose": self.purpose,
+                "experiment": self.experiment,
                 "python": platform.python_version(),
                 "machine": f"{platform.system()} {platform.machine()}",
                 "threads": torch.get_num_threads(),

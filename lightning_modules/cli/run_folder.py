@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import datetime
 from pathlib import Path
@@ -13,10 +14,14 @@ _LAST = Path("checkpoints") / "last.ckpt"
 def experiment_name(config: Path | None) -> str:
     """Name of an experiment: the config's path below ``configs/`` without its suffix.
 
-    ``configs/attribution/rgb.yaml`` -> ``attribution/rgb``; a file elsewhere gives its stem.
+    ``configs/attribution/rgb.yaml`` -> ``attribution/rgb``; the config of a run folder gives the run's experiment; a
+    file elsewhere gives its stem.
     """
     if config is None:
         return "unnamed"
+    provenance = config.parent / "provenance.json"
+    if config.name == "config.yaml" and provenance.is_file():
+        return str(json.loads(provenance.read_text())["experiment"])
     parts = config.resolve().with_suffix("").parts
     if "configs" in parts[:-1]:
         parts = parts[len(parts) - parts[::-1].index("configs") :]

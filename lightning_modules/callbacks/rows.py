@@ -1,0 +1,48 @@
+"""Per-image rows of an evaluation, gathered from all processes in the order of the split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, distributed
+
+
+def rows_of(outputs: dict[str, Any], sources: list[str]) -> list[dict[str, Any]]:
+    """Rows of one batch of an attributor's test or predict step.
+
+    Args:
+        outputs: Columns: ``index``, ``path``, ``content_id``, ``probabilities`` (N, K), ``distance`` (N,), perhaps ``label``.
+        sources: Names of the K sources.
+
+    Returns:
+        One dict an image: ``index``, ``file``, ``source`` (if labelled), ``predicted``, ``probabilities`` (a dict by
+        source), ``distance`` to the manifold in the embedding's units, ``content_id`` in hex.
+    """
+    columns = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in outputs.items()}
+    rows = []
+    for position, probabilities in enumerate(columns["probabilities"]):
+        row: dict[str, Any] = {"index": columns["index"][position], "file": columns["path"][position]}
+        if "label" in columns:
+            row["source"] = sources[columns["label"][position]]
+        row["predicted"] = sources[max(range(len(sources)), key=probabilities.__getitem__)]
+        row["probabilities"] = dict(zip(sources, probabilities, strict=True))
+        row["distance"] = columns["distance"][position]
+        row["content_id"] = f"{columns['content_id'][position]:016x}"
+        rows.append(row)
+    return rows
+
+
+def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of all processes, sorted by ``index``; every process must call it.
+
+    Raises:
+        RuntimeError: An image was evaluated twice.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        shares: list[list[dict[str, Any]]] = [[] for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(shares, rows)
+        rows = [row for share in shares for row in share]
+    rows = sorted(rows, key=lambda row: row["index"])
+    if len({row["index"] for row in rows}) != len(rows):
+        raise RuntimeError("an image was evaluated by two processes; use the data module's own samplers")
+    return rows

@@ -1,0 +1,76 @@
+"""What evaluate.py does: test, predict, generate, compare."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.cli.framework import FrameworkCLI
+from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
+
+
+def _with_config(args: list[str], command: str) -> list[str]:
+    """Complete the arguments with the config of the run that the checkpoint comes from, where no config is given."""
+    known, _ = _peek(args)
+    if known.ckpt_path is None:
+        raise SystemExit(
+            f"evaluate.py {command}: --ckpt_path is needed: a checkpoint, a run folder, or `last` with --config"
+        )
+    if known.config is not None:
+        return args
+    if known.ckpt_path == "last":
+        raise SystemExit(f"evaluate.py {command}: --ckpt_path last needs --config, which names the experiment")
+    checkpoint = resolve_checkpoint(known.ckpt_path, "", Path(known.runs_dir), None)
+    assert checkpoint is not None
+    config = run_folder_of(checkpoint) / "config.yaml"
+    if not config.is_file():
+        raise SystemExit(f"evaluate.py {command}: no {config} beside the checkpoint; name the config with --config")
+    return ["--config", str(config), *args]
+
+
+def _peek(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config")
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("--runs_dir", default="runs")
+    return parser.parse_known_args(args)
+
+
+def test(args: list[str]) -> dict[str, float]:
+    """Evaluate a checkpoint on the test split; returns the logged metrics by name."""
+    if "-h" not in args and "--help" not in args:
+        args = _with_config(args, "test")
+    cli = FrameworkCLI(args, purpose="test")
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True, verbose=False)
+    if cli.trainer.is_global_zero:
+        print(cli.run_dir)
+    return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+
+
+def predict(args: list[str]) -> Path:
+    """Name the source of loose image files; returns the path of the JSON lines."""
+    if "-h" not in args and "--help" not in args:
+        args = _with_config(args, "predict")
+    cli = FrameworkCLI(args, purpose="predict")
+    out = Path(cli.config["out"]) if cli.config["out"] else cli.run_dir / "predictions.jsonl"
+    cli.predict(out)
+    if cli.trainer.is_global_zero:
+        print(out)
+    return out
+
+
+def generate(args: list[str]) -> Path:
+    """Write a GM data set; returns its folder."""
+    from lightning_modules.cli.generate import build_parser, run
+
+    parser = build_parser()
+    out = run(parser.parse_args(args))
+    print(out)
+    return out
+
+
+def compare(args: list[str]) -> dict[str, Any]:
+    """Put several runs in one table; returns it."""
+    raise SystemExit(json.dumps(args))

@@ -1,0 +1,84 @@
+"""The command line: unknown keys, bad values, config files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightning_modules.cli.framework import FrameworkCLI
+from lightning_modules.cli.parser import nearest_keys
+
+CONFIG = """
+trainer: {max_steps: 1, accelerator: cpu, logger: false}
+model: {class_path: pytorch_lightning.demos.boring_classes.BoringModel}
+data: {class_path: datamodules.RealImagesDataModule, init_args: {name: fashion_sample, batch_size: 8}}
+"""
+
+
+def run(tmp_path: Path, *arguments: str, config: str = CONFIG) -> FrameworkCLI:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(config)
+    return FrameworkCLI(["--config", str(file), "--runs_dir", str(tmp_path / "runs"), *arguments], purpose="train")
+
+
+def complaint(tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str, config: str = CONFIG) -> str:
+    with pytest.raises(SystemExit) as left:
+        run(tmp_path, *arguments, config=config)
+    assert left.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found", "nearest"),
+    [
+        (("--data.init_args.batchsize", "5"), "batchsize", "batch_size"),
+        (("--trainer.max_step", "5"), "trainer.max_step", "trainer.max_steps"),
+        (("--modell", "x"), "modell", "model"),
+    ],
+)
+def test_unknown_option_names_the_nearest(tmp_path, capsys, arguments, found, nearest):
+    message = complaint(tmp_path, capsys, *arguments)
+    assert f"unknown key '{found}': did you mean {nearest}" in message
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "nearest"),
+    [("batch_size", "batch_sise", "batch_size"), ("max_steps", "max_stepz", "trainer.max_steps")],
+)
+def test_unknown_key_in_a_file_names_the_nearest(tmp_path, capsys, right, wrong, nearest):
+    message = complaint(tmp_path, capsys, config=CONFIG.replace(right, wrong))
+    assert f"unknown key '{wrong}': did you mean {nearest}" in message
+
+
+def test_bad_value_says_what_was_given_and_expected(tmp_path, capsys):
+    message = complaint(tmp_path, capsys, "--data.init_args.batch_size", "hello")
+    assert "batch_size" in message
+    assert "Expected a <class 'int'>. Got value: hello" in message
+
+
+def test_override_reaches_the_datamodule_and_the_written_config(tmp_path):
+    cli = run(tmp_path, "--data.init_args.batch_size", "7")
+    assert cli.datamodule.hparams["batch_size"] == 7
+    assert "batch_size: 7" in (cli.run_dir / "config.yaml").read_text()
+
+
+def test_the_written_config_runs_again_and_names_no_run(tmp_path):
+    first = run(tmp_path, "--run_dir", str(tmp_path / "here"))
+    again = FrameworkCLI(["--config", str(first.run_dir / "config.yaml")], purpose="train")
+    assert again.config["run_dir"] is None
+    assert again.run_dir != first.run_dir
+    assert again.experiment == first.experiment == "experiment"
+
+
+def test_changed_config_of_a_run_folder_keeps_the_earlier_one(tmp_path):
+    for size in ("3", "4"):
+        run(tmp_path, "--run_dir", str(tmp_path / "here"), "--data.init_args.batch_size", size)
+    assert "batch_size: 3" in (tmp_path / "here" / "config.1.yaml").read_text()
+    assert "batch_size: 4" in (tmp_path / "here" / "config.yaml").read_text()
+
+
+def test_nearest_keys_prefers_the_leaf():
+    assert nearest_keys("model.lerning_rate", ["learning_rate", "weight_decay"]) == ["learning_rate"]
+    assert nearest_keys("zzz", ["learning_rate"]) == []
