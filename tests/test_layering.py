@@ -1,0 +1,81 @@
+"""Imports run one way (docs/architecture.md): read from the source, so that a lazy import counts too."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PURE = ("generators", "artifacts", "metrics", "networks", "reporting")
+LIGHTNING = ("pytorch_lightning", "lightning")
+ENTRY = ("train", "evaluate")
+
+
+def imports_of(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def offenders(folder: Path, forbidden: tuple[str, ...]) -> list[str]:
+    files = sorted(folder.rglob("*.py"))
+    assert files, f"{folder} holds no Python file"
+    return [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in sorted(imports_of(file))
+        if any(name == ban or name.startswith(f"{ban}.") for ban in forbidden)
+    ]
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_pure_packages_import_no_lightning_no_data_and_no_module(package):
+    above = tuple(
+        f"lightning_modules.{path.stem}"
+        for path in (ROOT / "lightning_modules").iterdir()
+        if path.stem not in (*PURE, "__init__", "__pycache__")
+    )
+    assert offenders(ROOT / "lightning_modules" / package, (*LIGHTNING, *ENTRY, "datamodules", *above)) == []
+
+
+def test_metrics_artifacts_and_generators_do_not_know_each_other():
+    for package, others in (
+        ("metrics", ("artifacts", "generators", "networks", "reporting")),
+        ("artifacts", ("metrics", "generators", "networks", "reporting")),
+        ("generators", ("metrics", "artifacts", "networks", "reporting")),
+    ):
+        banned = tuple(f"lightning_modules.{other}" for other in others)
+        assert offenders(ROOT / "lightning_modules" / package, banned) == []
+
+
+def test_datamodules_import_nothing_from_lightning_modules():
+    assert offenders(ROOT / "datamodules", ("lightning_modules", *ENTRY)) == []
+
+
+def test_nothing_imports_the_other_class_tree_of_lightning():
+    for folder in ("lightning_modules", "datamodules", "tests"):
+        assert offenders(ROOT / folder, ("lightning",)) == []
+
+
+def test_entry_points_are_thin():
+    for name in ENTRY:
+        tree = ast.parse((ROOT / f"{name}.py").read_text())
+        assert sum(isinstance(node, ast.ClassDef) for node in ast.walk(tree)) == 0
+        assert len((ROOT / f"{name}.py").read_text().splitlines()) < 80
+
+
+def test_top_level_is_the_owners():
+    allowed = {
+        "pyproject.toml", "README.md", "lightning_modules", "datamodules", "configs", "train.py", "evaluate.py", "tests",
+        "Makefile", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "docs",
+    }  # fmt: skip
+    made = {"runs", "data"}  # ignored by git
+    visible = {path.name for path in ROOT.iterdir() if not path.name.startswith((".", "__"))}
+    assert {name for name in visible if not name.endswith(".egg-info")} - made <= allowed
