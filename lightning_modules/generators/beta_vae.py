@@ -1,4 +1,4 @@
-"""Beta-VAE (Higgins et al. 2017): strided encoder, decoder with bilinear upsampling, layer-free of any normalisation."""
+"""Beta-VAE (Higgins et al. 2017): strided encoder, decoder with bilinear upsampling, no normalisation layer."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def unsqueeze(x: Tensor) -> Tensor:
 
 
 class ActNorm(nn.Module):
-    """Scale and shift per channel, set from the first training batch so that it leaves mean 0 and variance 1 (Sec. 3.1).
+    """Scale and shift per channel, set from the first training batch to leave mean 0 and variance 1 (Sec. 3.1).
 
     Args:
         channels: number of channels.

@@ -25,7 +25,7 @@ class Generator(Protocol):
         ...
 
     def synthesize(self, latents: Tensor) -> Tensor:
-        """Map latents `(n, d)` to images `(n, 3, H, W)`, about [0, 1] and not clamped, differentiable in the latents."""
+        """Map latents `(n, d)` to images `(n, 3, H, W)`, about [0, 1], not clamped, differentiable in the latents."""
         ...
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +25,7 @@ class BetaVAE(GeneratorTraining):
     """
 
     source = "vae-beta-vae"
-    description = {
+    description: ClassVar[dict[str, str]] = {
         "family": "vae",
         "upsampling": "bilinear",
         "downsampling": "strided convolution",

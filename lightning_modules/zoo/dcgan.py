@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +23,7 @@ class DCGAN(GeneratorTraining):
     """
 
     source = "gan-dcgan"
-    description = {
+    description: ClassVar[dict[str, str]] = {
         "family": "gan",
         "upsampling": "transposed convolution",
         "downsampling": "strided convolution",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +25,7 @@ class DDPM(GeneratorTraining):
     """
 
     source = "score-ddpm"
-    description = {
+    description: ClassVar[dict[str, str]] = {
         "family": "score",
         "upsampling": "nearest",
         "downsampling": "strided convolution",

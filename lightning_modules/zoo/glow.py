@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class Glow(GeneratorTraining):
     """
 
     source = "flow-glow"
-    description = {
+    description: ClassVar[dict[str, str]] = {
         "family": "flow",
         "upsampling": "pixel shuffle",
         "downsampling": "pixel unshuffle",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ class WGANGP(GeneratorTraining):
     """
 
     source = "gan-wgan-gp"
-    description = {
+    description: ClassVar[dict[str, str]] = {
         "family": "gan",
         "upsampling": "nearest",
         "downsampling": "strided convolution",
