@@ -10,7 +10,7 @@ import scipy.special
 import scipy.stats
 import sklearn.metrics
 import torch
-from gather import in_processes
+from gloo_processes import in_processes
 from torch import Tensor
 
 from lightning_modules.metrics.attribution import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from gather import in_processes
+from gloo_processes import in_processes
 from torch import Tensor
 
 from lightning_modules.metrics.fdr import FrechetDistanceRatio

@@ -1,0 +1,1 @@
+"""Figures, report page and run files: pure, no Lightning."""

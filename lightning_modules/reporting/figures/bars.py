@@ -1,0 +1,100 @@
+"""Accuracies with their intervals against chance: per source, and per method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.figures.style import ACCENT, FAINT, INK, MUTED, new_figure, source_styles, styled
+from lightning_modules.reporting.formatting import format_percent
+
+
+def per_source_accuracy(estimates: Mapping[str, Estimate], *, chance: float | None = None) -> Figure:
+    """Share of each source's images that are named rightly, with interval, number of images and the chance level.
+
+    Args:
+        estimates: recall by source, in the order of the figure's bars.
+        chance: accuracy of guessing, drawn as a line; None for no line.
+    """
+    styles = source_styles(list(estimates))
+    colours = [styles[source].colour for source in estimates]
+    return _bars(estimates, colours, chance, "accuracy on the source's images")
+
+
+def method_accuracy(
+    estimates: Mapping[str, Estimate], *, chance: float | None = None, highlight: Sequence[str] = ()
+) -> Figure:
+    """Accuracy of methods or controls, with interval and the chance level; single seeds (`values`) as dots.
+
+    Args:
+        estimates: accuracy by method, in the order of the figure's bars.
+        chance: accuracy of guessing, drawn as a line; None for no line.
+        highlight: the methods the reader should look at first; the others are grey.
+    """
+    colours = [ACCENT if not highlight or method in highlight else "#9a9a9a" for method in estimates]
+    return _bars(estimates, colours, chance, "accuracy")
+
+
+@styled
+def _bars(estimates: Mapping[str, Estimate], colours: Sequence[str], chance: float | None, label: str) -> Figure:
+    if not estimates:
+        raise ValueError("found no accuracies to draw; expected at least one estimate")
+    longest = max(len(name) for name in estimates)
+    figure = new_figure(6.4 + 0.05 * longest, 0.34 * len(estimates) + 1.05)
+    axes = figure.add_subplot()
+    for place, (estimate, colour) in enumerate(zip(estimates.values(), colours, strict=True)):
+        if np.isnan(estimate.value):
+            axes.text(0.01, place, "no images", va="center", color=MUTED, fontsize=8)
+            continue
+        axes.barh(place, estimate.value, height=0.62, color=colour, alpha=0.85, zorder=2)
+        end = estimate.value
+        if estimate.low is not None and estimate.high is not None:
+            reach = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
+            axes.errorbar(estimate.value, place, xerr=reach, color=INK, capsize=3, linewidth=1.2, zorder=4)
+            end = max(end, estimate.high)
+        values = estimate.details.get("values", [])
+        axes.scatter(values, [place] * len(values), s=14, color="white", edgecolor=INK, linewidth=0.8, zorder=5)
+        axes.annotate(
+            f"{format_percent(estimate.value)}",
+            (max([end, *values]), place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+            zorder=6,
+        )
+    if chance is not None:
+        axes.axvline(chance, color=INK, linestyle=(0, (4, 3)), linewidth=1.1, zorder=3)
+        axes.annotate(
+            f"chance {format_percent(chance)}",
+            (chance, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+        )
+    axes.set_yticks(range(len(estimates)), list(estimates))
+    axes.set_ylim(len(estimates) - 0.45, -0.55)
+    axes.set_xlim(0, 1.09)  # room for the number of a bar at 100 %
+    axes.set_xticks(np.linspace(0, 1, 6), [f"{share:.0%}" for share in np.linspace(0, 1, 6)])
+    axes.grid(axis="x", color=FAINT, linewidth=0.7, zorder=0)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    ticks = _support(list(estimates.values()))
+    axes.set_xlabel(f"{label}; {ticks}")
+    return figure
+
+
+def _support(estimates: Sequence[Estimate]) -> str:
+    """What the whiskers are and how much stands behind them."""
+    intervals = sorted({estimate.interval for estimate in estimates if estimate.interval != "none"})
+    counts = sorted({estimate.n for estimate in estimates})
+    span = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    whiskers = f"whiskers: {' / '.join(intervals)}, " if intervals else ""
+    return f"{whiskers}n = {span}"

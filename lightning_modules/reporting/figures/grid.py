@@ -1,0 +1,154 @@
+"""Pictures of images: sample sheets, and rows of image, nearest real and artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_modules.reporting.figures.style import MUTED, new_figure, styled
+from lightning_modules.reporting.formatting import format_number
+
+_PIXELS = 128  # a cell is enlarged by whole factors to about this size, so that its pixels stay square
+_DIVERGING = "RdBu_r"
+
+
+@dataclass(frozen=True)
+class ArtifactRow:
+    """What `artifact_rows` shows of one source.
+
+    Attributes:
+        source: its name.
+        images: `(M, 3, H, W)`, uint8 or float in [0, 1].
+        nearest: `(M, 3, H, W)`, the nearest real of each image, uint8 or float in [0, 1].
+        artifacts: `(M, 3, H, W)` signed float, image minus nearest real (ManiFPT Sec. 3).
+    """
+
+    source: str
+    images: ArrayLike
+    nearest: ArrayLike
+    artifacts: ArrayLike
+
+
+@styled
+def image_grid(images: ArrayLike, columns: int, *, cell: float = 0.62) -> Figure:
+    """Images side by side, row by row.
+
+    Args:
+        images: uint8 `(N, 3, H, W)` (or `(N, 1, H, W)`), N >= 1.
+        columns: images per row.
+        cell: inches per image.
+
+    Raises:
+        ValueError: not uint8, another shape, or no image.
+    """
+    pixels = _array(images)
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
+        raise ValueError(f"images are {pixels.dtype} {pixels.shape}; expected uint8 (N, 3, H, W) with N >= 1")
+    columns = min(columns, len(pixels))
+    rows = -(-len(pixels) // columns)
+    tiles = [_enlarged(np.moveaxis(np.repeat(image, 3 // len(image), axis=0), 0, -1) / 255) for image in pixels]
+    canvas, pitch = _canvas([tiles[row * columns : (row + 1) * columns] for row in range(rows)], [0] * columns)
+    figure = new_figure(columns * cell + 0.1, rows * cell * pitch[0] / pitch[1] + 0.1)
+    axes = figure.add_subplot()
+    axes.imshow(canvas, interpolation="none")
+    axes.set_axis_off()
+    return figure
+
+
+@styled
+def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
+    """For each source a row of triplets: image, nearest real, artifact.
+
+    The signed artifact is averaged over channels and shown with a diverging map, white at 0, with one scale for the
+    whole figure, stated beside it: the 99.5th percentile of all magnitudes shown.
+
+    Args:
+        rows: what to show, one entry per source, all with the same number and size of images.
+        space: name of the artifact's space.
+
+    Raises:
+        ValueError: no row, or shapes that differ.
+    """
+    if not rows:
+        raise ValueError("found no source to show; expected at least one ArtifactRow")
+    shown = []
+    for row in rows:
+        images, nearest, artifacts = _unit(row.images), _unit(row.nearest), _array(row.artifacts).astype(np.float64)
+        if (
+            not images.shape == nearest.shape == artifacts.shape
+            or images.ndim != 4
+            or images.shape != shape_of(rows[0])
+        ):
+            raise ValueError(
+                f"{row.source}: images {images.shape}, nearest {nearest.shape}, artifacts {artifacts.shape}; "
+                f"expected (M, 3, H, W) = {shape_of(rows[0])}, as of {rows[0].source}"
+            )
+        shown.append((images, nearest, artifacts.mean(axis=1)))
+    magnitudes = np.concatenate([np.abs(artifacts).ravel() for _, _, artifacts in shown])
+    limit = float(np.quantile(magnitudes, 0.995)) or 1.0
+    scale = ScalarMappable(Normalize(-limit, limit), _DIVERGING)
+    per_row = shape_of(rows[0])[0]
+    tiles = []
+    for images, nearest, artifacts in shown:
+        line = []
+        for image, real, artifact in zip(images, nearest, artifacts, strict=True):
+            coloured = scale.to_rgba(artifact)[..., :3]
+            line += [_enlarged(np.moveaxis(image, 0, -1)), _enlarged(np.moveaxis(real, 0, -1)), _enlarged(coloured)]
+        tiles.append(line)
+    canvas, pitch = _canvas(tiles, [0, 0, 10] * per_row)
+    cell = 0.62
+    longest = max(len(row.source) for row in rows)
+    inches = cell / pitch[1]
+    figure = new_figure(canvas.shape[1] * inches + 0.075 * longest + 1.1, canvas.shape[0] * inches + 0.55)
+    axes = figure.add_subplot()
+    axes.imshow(canvas, interpolation="none")
+    axes.set_yticks([pitch[0] * (row + 0.5) for row in range(len(rows))], [row.source for row in rows])
+    starts = np.cumsum([0] + [tile.shape[1] + gap for tile, gap in zip(tiles[0], [2, 2, 12] * per_row, strict=True)])
+    centres = [start + tile.shape[1] / 2 for start, tile in zip(starts, tiles[0], strict=False)]
+    axes.set_xticks(centres, ["image", "nearest\nreal", "artifact"] * per_row, fontsize=7.5)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, colors=MUTED, axis="x")
+    axes.tick_params(length=0, axis="y")
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 2.4 / (canvas.shape[0] * inches)), pad=0.015, aspect=18)
+    bar.set_label(f"{space} artifact, mean of channels\n(scale ±{format_number(limit, 2)}, same for all)", fontsize=8)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
+
+
+def shape_of(row: ArtifactRow) -> tuple[int, ...]:
+    """Shape of a row's images: `(M, 3, H, W)`."""
+    return _array(row.images).shape
+
+
+def _array(values: ArrayLike) -> NDArray[Any]:
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
+
+
+def _unit(images: ArrayLike) -> NDArray[Any]:
+    """Images as float in [0, 1]."""
+    pixels = _array(images)
+    return pixels / 255 if pixels.dtype == np.uint8 else np.clip(pixels, 0, 1).astype(np.float64)
+
+
+def _enlarged(tile: NDArray[Any]) -> NDArray[Any]:
+    factor = max(1, _PIXELS // max(tile.shape[:2]))
+    return tile.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _canvas(rows: list[list[NDArray[Any]]], gaps: list[int]) -> tuple[NDArray[Any], tuple[float, float]]:
+    """Tiles `(h, w, 3)` of equal size on white: the canvas, and height and width of a cell with margin, in pixels."""
+    height, width = rows[0][0].shape[:2]
+    offsets = np.cumsum([0] + [width + 2 + gap for gap in gaps])
+    canvas = np.ones((len(rows) * (height + 2), int(offsets[-1]), 3))
+    for row, line in enumerate(rows):
+        for tile, left in zip(line, offsets, strict=False):
+            canvas[row * (height + 2) : row * (height + 2) + height, left : left + width] = tile
+    return canvas, (height + 2, width + 2)

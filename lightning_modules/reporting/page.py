@@ -1,0 +1,234 @@
+"""A report as one self-contained HTML page: headline numbers, tables, figures, collapsible configuration.
+
+Nothing is loaded from elsewhere and no script runs, so the page can be mailed, archived and read offline. All text is
+escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.figures.style import to_png
+from lightning_modules.reporting.formatting import MISSING, format_interval, format_number, format_percent
+from lightning_modules.reporting.run_files import write_text
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+Cell = str | int | float | Estimate | None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One number at the top of the page.
+
+    Attributes:
+        label: what it is: `"Accuracy"`.
+        value: the number as it is to be read: `"71.3 %"`.
+        note: what has to stand beside it: interval, n, chance.
+    """
+
+    label: str
+    value: str
+    note: str = ""
+
+    @classmethod
+    def of(cls, label: str, estimate: Estimate, *, percent: bool = False, note: str = "") -> Headline:
+        """The headline of an estimate: its value, its interval and n, and then `note`."""
+        interval = format_interval(estimate, percent=percent)
+        parts = [] if interval == MISSING else [f"{interval} ({estimate.interval})"]
+        parts.append(f"n = {estimate.n:,}")
+        if note:
+            parts.append(note)
+        value = format_percent(estimate.value) if percent else format_number(estimate.value)
+        return cls(label, value, "; ".join(parts))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The top of the page: a sentence or two, and the headline numbers."""
+
+    text: str = ""
+    headlines: Sequence[Headline] = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+    kind: str = field(default="text", init=False)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; columns that hold numbers are set flush right, in figures of equal width.
+
+    Attributes:
+        columns: header cells.
+        rows: as many cells per row as columns; numbers are rounded for reading, estimates shown with their interval.
+        caption: what the reader sees and how it was computed.
+        percent: columns (by name) whose numbers are shares to be shown in percent.
+
+    Raises:
+        ValueError: a row has another number of cells, or `percent` names no column.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+    percent: Sequence[str] = ()
+    kind: str = field(default="table", init=False)
+
+    def __post_init__(self) -> None:
+        """Check the shape, where the mistake is made."""
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"row {number} has {len(row)} cells; expected {len(self.columns)}: {list(self.columns)}"
+                )
+        unknown = [name for name in self.percent if name not in self.columns]
+        if unknown:
+            raise ValueError(f"percent names {unknown}; expected some of the columns {list(self.columns)}")
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether each column holds numbers (empty cells aside)."""
+        cells = [[row[place] for row in self.rows if row[place] is not None] for place in range(len(self.columns))]
+        return [bool(column) and all(not isinstance(cell, str) for cell in column) for column in cells]
+
+    @property
+    def shown(self) -> list[list[tuple[str, str]]]:
+        """Each cell as (number or text, interval)."""
+        shares = [name in self.percent for name in self.columns]
+        return [[_cell(cell, share) for cell, share in zip(row, shares, strict=True)] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class FigureBlock:
+    """A figure.
+
+    Attributes:
+        figure: a matplotlib figure, or PNG bytes, or the path of a PNG file.
+        caption: what the reader sees and how it was made.
+        alt: what it shows, for a reader who does not see it.
+        wide: whether it takes the whole width; others stand two in a row where the window allows.
+
+    Raises:
+        ValueError: no alternative text.
+    """
+
+    figure: Figure | bytes | Path
+    caption: str
+    alt: str
+    wide: bool = True
+    kind: str = field(default="figure", init=False)
+
+    def __post_init__(self) -> None:
+        """Check the text, where the mistake is made."""
+        if not self.alt.strip():
+            raise ValueError(f"the figure {self.caption!r} has no alternative text; say in `alt` what it shows")
+
+    @functools.cached_property
+    def _png(self) -> bytes:
+        if isinstance(self.figure, Figure):
+            return to_png(self.figure)
+        content = self.figure if isinstance(self.figure, bytes) else self.figure.read_bytes()
+        if not content.startswith(_PNG):
+            raise ValueError(f"the figure {self.caption!r} is no PNG image; give a matplotlib figure or PNG bytes")
+        return content
+
+    @property
+    def source(self) -> str:
+        """The image as a data URI."""
+        return f"data:image/png;base64,{base64.b64encode(self._png).decode()}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, from the PNG header, so that the page does not jump while it loads."""
+        return int.from_bytes(self._png[16:20]), int.from_bytes(self._png[20:24])
+
+
+@dataclass(frozen=True)
+class Details:
+    """A block that is folded away until the reader opens it: configuration, provenance, long lists.
+
+    Attributes:
+        title: what is inside.
+        content: text shown as it is (YAML), pairs of name and value, or a table.
+    """
+
+    title: str
+    content: str | Mapping[str, Any] | Table
+    kind: str = field(default="details", init=False)
+
+
+Block = Text | Table | FigureBlock | Details
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading: an introduction, then blocks in order."""
+
+    title: str
+    blocks: Sequence[Block]
+    intro: str = ""
+
+    @property
+    def anchor(self) -> str:
+        """The heading's name in links within the page."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
+
+
+def render_report(path: Path, *, title: str, summary: Summary, sections: Sequence[Section]) -> None:
+    """Write the page, atomically.
+
+    Args:
+        path: where to, `report.html` for instance.
+        title: the page's heading.
+        summary: what stands at the top.
+        sections: what follows, in order.
+
+    Raises:
+        ValueError: two sections have the same title, or a figure is no PNG; nothing is written.
+    """
+    anchors = [section.anchor for section in sections]
+    twice = sorted({section.title for section in sections if anchors.count(section.anchor) > 1})
+    if twice:
+        raise ValueError(f"sections {twice} have the same name in links; give each its own title")
+    write_text(
+        path, _environment().get_template("report.html.j2").render(title=title, summary=summary, sections=sections)
+    )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests["pairs"] = lambda content: isinstance(content, Mapping)
+    environment.tests["table"] = lambda content: isinstance(content, Table)
+    return environment
+
+
+def _cell(cell: Cell, percent: bool) -> tuple[str, str]:
+    if isinstance(cell, Estimate):
+        interval = format_interval(cell, percent=percent)
+        return _cell(cell.value, percent)[0], "" if interval == MISSING else interval
+    if cell is None:
+        return MISSING, ""
+    if isinstance(cell, str | bool):
+        return str(cell), ""
+    return (format_percent(cell) if percent else format_number(cell)), ""
