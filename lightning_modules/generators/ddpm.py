@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.generators.grey import INNER_SIZE, GreyGenerator
 
@@ -50,7 +50,7 @@ class DDPMGenerator(GreyGenerator):
         super().__init__(latent_dim=INNER_SIZE**2)
         self.training_steps = training_steps
         self.sampling_steps = sampling_steps
-        self.unet = UNet2DModel(
+        self.unet: nn.Module = UNet2DModel(  # type: ignore[no-untyped-call]
             sample_size=INNER_SIZE // 2,
             in_channels=4,
             out_channels=4,

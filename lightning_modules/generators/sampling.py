@@ -1,0 +1,200 @@
+"""Writing a generator's images as PNG files: the same bytes on any number of processes, resumed where it stopped.
+
+What a convolution gives for one image can differ in the last bits with the number of images computed beside it and
+with the number of threads. So samples are always computed in the same blocks, aligned to multiples of `BLOCK`, each
+wholly by one process on one thread; a block is computed whole even where only a part of it is wanted.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from lightning_modules.generators.bundled import load_bundled
+from lightning_modules.generators.protocol import Generator, to_uint8
+
+BLOCK = 32
+"""Images computed together; part of what defines the bytes."""
+
+_loaded: dict[str, Generator] = {}  # the generators of this process, so that each is loaded once
+
+
+@dataclass(frozen=True)
+class Block:
+    """One unit of work: samples `start .. stop - 1` of a source, all within one aligned block."""
+
+    source: str
+    folder: Path
+    seed: int
+    start: int
+    stop: int
+
+
+def generate_images(
+    generator: Generator | str, folder: Path, n: int, seed: int, processes: int = 1, progress: bool = True
+) -> None:
+    """Write samples 0 .. n-1 of a generator to `folder/0000000.png` and so on; files that are there are kept.
+
+    Args:
+        generator: a generator, or the name of a bundled source.
+        folder: where the images go; made if needed.
+        n: number of images.
+        seed: seed of the latents.
+        processes: processes that share the work; the bytes do not depend on it.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: n or processes below 1.
+    """
+    source = generator if isinstance(generator, str) else folder.name
+    generate_sources({source: generator}, {source: folder}, n, seed, processes, progress)
+
+
+def generate_sources(
+    generators: Mapping[str, Generator | str],
+    folders: Mapping[str, Path],
+    n: int,
+    seed: int,
+    processes: int = 1,
+    progress: bool = True,
+) -> None:
+    """`generate_images` for several sources at once, whose blocks share the processes.
+
+    Args:
+        generators: a generator, or the name of a bundled source, under a name for the progress bar.
+        folders: the folder of each.
+        n: number of images of each.
+        seed: seed of the latents.
+        processes: processes that share the work; the bytes do not depend on it.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: n or processes below 1.
+    """
+    if n < 1 or processes < 1:
+        raise ValueError(f"expected at least 1 image and 1 process, found n={n}, processes={processes}")
+    blocks = []
+    for source, folder in folders.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        for start in range(0, n, BLOCK):
+            block = Block(source, folder, seed, start, min(start + BLOCK, n))
+            if any(not image_path(folder, i).is_file() for i in range(block.start, block.stop)):
+                blocks.append(block)
+    run = _run_here if processes == 1 else _run_in_processes
+    # a pool of processes is worth its start-up only where there is work for all of it
+    with tqdm(total=sum(b.stop - b.start for b in blocks), unit="img", disable=not progress) as bar:
+        for block in run(dict(generators), blocks, min(processes, len(blocks))):
+            bar.set_description(block.source, refresh=False)
+            bar.update(block.stop - block.start)
+
+
+def synthesize_block(generator: Generator, seed: int, start: int) -> Tensor:
+    """Images of one aligned block as a file will hold them.
+
+    Args:
+        generator: the generator.
+        seed: seed of the latents.
+        start: index of the first sample, a multiple of `BLOCK`.
+
+    Returns:
+        uint8 `(BLOCK, 3, H, W)`.
+
+    Raises:
+        ValueError: start is not a multiple of `BLOCK`.
+    """
+    if start % BLOCK:
+        raise ValueError(f"found start {start}, expected a multiple of {BLOCK}")
+    with _one_thread(), torch.no_grad():
+        return to_uint8(generator.synthesize(generator.sample_latents(BLOCK, seed, start)))
+
+
+def image_path(folder: Path, index: int) -> Path:
+    """File of sample `index`: seven digits, so that names sort as numbers."""
+    return folder / f"{index:07d}.png"
+
+
+def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write 8-bit RGB pixels `(H, W, 3)` as PNG, atomically; equal pixels give equal bytes, nothing else is stored."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
+    write_bytes(buffer.getvalue(), path)
+
+
+def write_bytes(content: bytes, path: Path) -> None:
+    """Write a file beside its place and rename it, so that it is never seen half-written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove half-written files that an interrupted run left."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _write_block(block: Block) -> Block:
+    images = synthesize_block(_loaded[block.source], block.seed, block.start - block.start % BLOCK)
+    for index in range(block.start, block.stop):
+        path = image_path(block.folder, index)
+        if not path.is_file():
+            write_png(images[index % BLOCK].permute(1, 2, 0).numpy(), path)
+    return block
+
+
+def _load(generators: Mapping[str, Generator | str]) -> None:
+    torch.set_num_threads(1)
+    _set_loaded(generators)
+
+
+def _set_loaded(generators: Mapping[str, Generator | str]) -> None:
+    _loaded.clear()
+    for source, generator in generators.items():
+        _loaded[source] = load_bundled(generator) if isinstance(generator, str) else generator
+
+
+def _run_here(generators: dict[str, Generator | str], blocks: list[Block], processes: int) -> Iterator[Block]:
+    needed = {block.source for block in blocks}
+    try:
+        _set_loaded({source: generator for source, generator in generators.items() if source in needed})
+        yield from map(_write_block, blocks)
+    finally:
+        _loaded.clear()
+
+
+def _run_in_processes(generators: dict[str, Generator | str], blocks: list[Block], processes: int) -> Iterator[Block]:
+    if not blocks:
+        return
+    needed = {block.source for block in blocks}
+    chosen = {source: generator for source, generator in generators.items() if source in needed}
+    # spawned, not forked: a fork of a process whose OpenMP threads have run can hang
+    context: Any = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_load, initargs=(chosen,)) as pool:
+        submit: Callable[[Block], Any] = lambda block: pool.submit(_write_block, block)  # noqa: E731
+        for future in as_completed([submit(block) for block in blocks]):
+            yield future.result()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

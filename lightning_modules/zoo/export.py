@@ -1,0 +1,127 @@
+"""Turn a training checkpoint into a bundled source: weights, manifest entry, and images where sampling is slow.
+
+python -m lightning_modules.zoo.export CKPT [OUT] [--images N] [--licence MIT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save as save_safetensors
+from tqdm import tqdm
+
+from lightning_modules import zoo
+from lightning_modules.generators.bundled import MANIFEST_NAME, WEIGHTS_FOLDER, load_bundled
+from lightning_modules.generators.grey import remove_frame
+from lightning_modules.generators.sampling import BLOCK, synthesize_block, write_bytes
+from lightning_modules.zoo.training import GeneratorTraining
+
+
+def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, images: int = 0, licence: str = "MIT") -> str:
+    """Write the averaged generator of a checkpoint in half precision, and its entry in the manifest of `out`.
+
+    Args:
+        checkpoint: `checkpoints/last.ckpt` of a run folder of `train.py`, whose `config.yaml` lies beside the folder.
+        out: folder of the weights and the manifest; an entry of the same source is replaced.
+        images: ship this many first samples of seed 0 as well, a multiple of the block size; 0 ships none.
+        licence: licence of the weights.
+
+    Returns:
+        Name of the source.
+
+    Raises:
+        FileNotFoundError: no `config.yaml` in the run folder.
+        ValueError: the run did not train a generator, or `images` is no multiple of the block size.
+    """
+    if images % BLOCK:
+        raise ValueError(f"found images={images}, expected a multiple of {BLOCK}")
+    config_path = checkpoint.parent.parent / "config.yaml"
+    if not config_path.is_file():
+        raise FileNotFoundError(f"found no {config_path}; give last.ckpt in the checkpoints/ of a run of train.py")
+    config = yaml.safe_load(config_path.read_text())
+    module = load_training(config["model"]["class_path"], checkpoint)
+    out.mkdir(parents=True, exist_ok=True)
+
+    state = module.average.module.state_dict()
+    halved = {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
+    weights = save_safetensors({key: v.contiguous() for key, v in halved.items()})
+    entry: dict[str, Any] = {
+        **module.description,
+        "training_set": f"{config['data']['init_args']['name']} (train)",
+        "batch_size": config["data"]["init_args"]["batch_size"],
+        "seed": config["seed_everything"],
+        "steps": module.updates,
+        "licence": licence,
+        "weights": f"{module.source}.safetensors",
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "arguments": {name: _plain(module.hparams[name]) for name in module.generator_arguments},
+    }
+    write_bytes(weights, out / entry["weights"])
+    _update_manifest(out, module.source, entry)
+    if images:
+        entry["images"] = _ship_images(module.source, out, images)
+        _update_manifest(out, module.source, entry)
+    return module.source
+
+
+def load_training(class_path: str, checkpoint: Path) -> GeneratorTraining:
+    """Rebuild a training of the zoo from its checkpoint, reading tensors and plain values only.
+
+    Raises:
+        ValueError: the class is not one of the zoo.
+    """
+    known = {f"lightning_modules.zoo.{name}": getattr(zoo, name) for name in zoo.__all__}
+    if class_path not in known:
+        raise ValueError(f"found a run of {class_path}, expected one of {', '.join(sorted(known))}")
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    hparams = {key: v for key, v in content["hyper_parameters"].items() if not key.startswith("_")}
+    module: GeneratorTraining = known[class_path](**hparams)
+    module.load_state_dict(content["state_dict"])
+    return module.eval()
+
+
+def _ship_images(source: str, out: Path, n: int) -> dict[str, Any]:
+    generator = load_bundled(source, out)  # the weights as shipped, not as trained
+    blocks = [
+        remove_frame(synthesize_block(generator, 0, start))
+        for start in tqdm(range(0, n, BLOCK), desc=f"{source} images")
+    ]
+    pixels = torch.cat(blocks).numpy().astype(np.uint8).tobytes()
+    content = gzip.compress(pixels, mtime=0)
+    file = f"{source}.images.gz"
+    write_bytes(content, out / file)
+    return {"file": file, "n": n, "seed": 0, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _update_manifest(out: Path, source: str, entry: dict[str, Any]) -> None:
+    path = out / MANIFEST_NAME
+    manifest = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    manifest[source] = entry
+    write_bytes(yaml.safe_dump(dict(sorted(manifest.items())), sort_keys=False).encode(), path)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def main() -> None:
+    """Command line of `export`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="checkpoints/last.ckpt of a run folder")
+    parser.add_argument("out", type=Path, nargs="?", default=WEIGHTS_FOLDER, help="folder of weights and manifest")
+    parser.add_argument("--images", type=int, default=0, help=f"samples to ship as well, a multiple of {BLOCK}")
+    parser.add_argument("--licence", default="MIT", help="licence of the weights")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(export(arguments.checkpoint, arguments.out, arguments.images, arguments.licence))
+
+
+if __name__ == "__main__":
+    main()
