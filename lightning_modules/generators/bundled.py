@@ -23,7 +23,7 @@ NETWORKS = {
     "gan-dcgan": "lightning_modules.generators.dcgan:DCGANGenerator",
     "gan-wgan-gp": "lightning_modules.generators.wgan_gp:WGANGPGenerator",
     "vae-beta-vae": "lightning_modules.generators.beta_vae:BetaVAEDecoder",
-    "flow-glow": "lightning_modules.generators.glow:GlowGenerator",
+    "flow-realnvp": "lightning_modules.generators.realnvp:RealNVPGenerator",
     "score-ddpm": "lightning_modules.generators.ddpm:DDPMGenerator",
 }
 """Where the network of each source is defined; a manifest names a source of this table and can name no other code."""

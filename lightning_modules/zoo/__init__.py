@@ -3,7 +3,7 @@
 from lightning_modules.zoo.beta_vae import BetaVAE
 from lightning_modules.zoo.dcgan import DCGAN
 from lightning_modules.zoo.ddpm import DDPM
-from lightning_modules.zoo.glow import Glow
+from lightning_modules.zoo.realnvp import RealNVP
 from lightning_modules.zoo.wgan_gp import WGANGP
 
-__all__ = ["DCGAN", "DDPM", "WGANGP", "BetaVAE", "Glow"]
+__all__ = ["DCGAN", "DDPM", "WGANGP", "BetaVAE", "RealNVP"]
