@@ -141,6 +141,6 @@ def _macro(correct: list[int], support: list[int], class_names: Sequence[str], c
         low,
         high,
         sum(support),
-        f"wilson, combined by mover {percent(confidence)}",
+        f"wilson (mover) {percent(confidence)}",
         {"absent": absent} if absent else {},
     )

@@ -45,6 +45,11 @@ def format_interval(estimate: Estimate, *, percent: bool = False) -> str:
     return f"{format_number(estimate.low)} to {format_number(estimate.high)}"
 
 
+def interval_name(estimate: Estimate) -> str:
+    """What the interval is, as a reader expects it written: `"Wilson 95%"`."""
+    return estimate.interval[:1].upper() + estimate.interval[1:]
+
+
 def format_estimate(estimate: Estimate, *, percent: bool = False) -> str:
     """Value and interval in brackets: `"71.3 % (69.8 to 72.7 %)"`; the value alone where it has no interval."""
     value = format_percent(estimate.value) if percent else format_number(estimate.value)

@@ -19,7 +19,13 @@ from matplotlib.figure import Figure
 
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.figures.style import to_png
-from lightning_modules.reporting.formatting import MISSING, format_interval, format_number, format_percent
+from lightning_modules.reporting.formatting import (
+    MISSING,
+    format_interval,
+    format_number,
+    format_percent,
+    interval_name,
+)
 from lightning_modules.reporting.run_files import write_text
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -44,8 +50,8 @@ class Headline:
     def of(cls, label: str, estimate: Estimate, *, percent: bool = False, note: str = "") -> Headline:
         """The headline of an estimate: its value, its interval and n, and then `note`."""
         interval = format_interval(estimate, percent=percent)
-        parts = [] if interval == MISSING else [f"{interval} ({estimate.interval})"]
-        parts.append(f"n = {estimate.n:,}")
+        parts = [] if interval == MISSING else [f"{interval} ({interval_name(estimate)})"]
+        parts.append(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{estimate.n:,}")
         if note:
             parts.append(note)
         value = format_percent(estimate.value) if percent else format_number(estimate.value)
@@ -77,15 +83,17 @@ class Table:
         rows: as many cells per row as columns; numbers are rounded for reading, estimates shown with their interval.
         caption: what the reader sees and how it was computed.
         percent: columns (by name) whose numbers are shares to be shown in percent.
+        right: columns (by name) to set flush right although they hold text.
 
     Raises:
-        ValueError: a row has another number of cells, or `percent` names no column.
+        ValueError: a row has another number of cells, or `percent` or `right` names no column.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
     percent: Sequence[str] = ()
+    right: Sequence[str] = ()
     kind: str = field(default="table", init=False)
 
     def __post_init__(self) -> None:
@@ -95,15 +103,18 @@ class Table:
                 raise ValueError(
                     f"row {number} has {len(row)} cells; expected {len(self.columns)}: {list(self.columns)}"
                 )
-        unknown = [name for name in self.percent if name not in self.columns]
+        unknown = [name for name in (*self.percent, *self.right) if name not in self.columns]
         if unknown:
-            raise ValueError(f"percent names {unknown}; expected some of the columns {list(self.columns)}")
+            raise ValueError(f"percent or right names {unknown}; expected some of the columns {list(self.columns)}")
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column holds numbers (empty cells aside)."""
+        """Whether each column is set flush right: it holds numbers (empty cells aside), or `right` names it."""
         cells = [[row[place] for row in self.rows if row[place] is not None] for place in range(len(self.columns))]
-        return [bool(column) and all(not isinstance(cell, str) for cell in column) for column in cells]
+        return [
+            name in self.right or (bool(column) and not any(isinstance(cell, str) for cell in column))
+            for name, column in zip(self.columns, cells, strict=True)
+        ]
 
     @property
     def shown(self) -> list[list[tuple[str, str]]]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.figures.style import ACCENT, FAINT, INK, MUTED, new_figure, source_styles, styled
-from lightning_modules.reporting.formatting import format_percent
+from lightning_modules.reporting.formatting import format_percent, interval_name
 
 
 def per_source_accuracy(estimates: Mapping[str, Estimate], *, chance: float | None = None) -> Figure:
@@ -93,8 +93,9 @@ def _bars(estimates: Mapping[str, Estimate], colours: Sequence[str], chance: flo
 
 def _support(estimates: Sequence[Estimate]) -> str:
     """What the whiskers are and how much stands behind them."""
-    intervals = sorted({estimate.interval for estimate in estimates if estimate.interval != "none"})
+    intervals = sorted({interval_name(estimate) for estimate in estimates if estimate.interval != "none"})
     counts = sorted({estimate.n for estimate in estimates})
     span = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     whiskers = f"whiskers: {' / '.join(intervals)}, " if intervals else ""
-    return f"{whiskers}n = {span}"
+    over_seeds = all("values" in estimate.details for estimate in estimates)
+    return f"{whiskers}{span} seeds, dots: single seeds" if over_seeds else f"{whiskers}n = {span}"

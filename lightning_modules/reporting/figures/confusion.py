@@ -50,7 +50,7 @@ def confusion_matrix(counts: ArrayLike, sources: Sequence[str]) -> Figure:
                 linespacing=1.15,
                 fontsize=8 if with_share else 7 if matrix.max() < 10_000 else 6,
                 fontweight="bold" if row == column else "normal",
-                color="white" if share > 0.55 else MUTED if not count else INK,
+                color="white" if share > 0.5 else MUTED if not count else INK,
             )
     axes.set_xticks(range(k), sources, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(k), sources)
@@ -63,5 +63,5 @@ def confusion_matrix(counts: ArrayLike, sources: Sequence[str]) -> Figure:
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, format=lambda share, _: f"{100 * share:.0f}%")
     bar.set_label("share of the true source's images")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_modules.reporting.figures.style import new_figure, source_styles, styled
 
+_STEPS = 500  # a thousand points have settled by then; more steps would cost a report many seconds
+
 
 def tsne(features: ArrayLike, *, seed: int = 0, perplexity: float = 30.0) -> NDArray[np.float64]:
     """Two t-SNE coordinates of each row (van der Maaten and Hinton, JMLR 2008), the same for the same seed.
@@ -41,15 +43,21 @@ def tsne(features: ArrayLike, *, seed: int = 0, perplexity: float = 30.0) -> NDA
     # One thread: the order in which threads add up their parts would change the picture from run to run.
     with threadpool_limits(limits=1):
         if rows.shape[1] > 50:
-            rows = PCA(n_components=min(50, len(rows)), svd_solver="full").fit_transform(rows)
+            rows = PCA(n_components=min(50, len(rows)), svd_solver="randomized", random_state=seed).fit_transform(rows)
         start = "pca" if rows.shape[1] >= 2 else "random"
-        fitted = TSNE(perplexity=min(perplexity, (len(rows) - 1) / 3), init=start, random_state=seed, n_jobs=1)
+        fitted = TSNE(
+            perplexity=min(perplexity, (len(rows) - 1) / 3),
+            init=start,
+            max_iter=_STEPS,
+            random_state=seed,
+            n_jobs=1,
+        )
         return np.asarray(fitted.fit_transform(rows), dtype=np.float64)
 
 
 @styled
 def tsne_figure(
-    features: ArrayLike, labels: ArrayLike, sources: Sequence[str], *, seed: int = 0, max_points: int = 1500
+    features: ArrayLike, labels: ArrayLike, sources: Sequence[str], *, seed: int = 0, max_points: int = 1000
 ) -> Figure:
     """t-SNE map of features, a colour and marker per source.
 

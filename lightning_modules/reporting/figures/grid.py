@@ -16,6 +16,7 @@ from lightning_modules.reporting.figures.style import MUTED, new_figure, styled
 from lightning_modules.reporting.formatting import format_number
 
 _PIXELS = 128  # a cell is enlarged by whole factors to about this size, so that its pixels stay square
+_MARGIN, _GAP = 4, 14  # pixels around a cell, and between triplets
 _DIVERGING = "RdBu_r"
 
 
@@ -102,7 +103,7 @@ def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
             coloured = scale.to_rgba(artifact)[..., :3]
             line += [_enlarged(np.moveaxis(image, 0, -1)), _enlarged(np.moveaxis(real, 0, -1)), _enlarged(coloured)]
         tiles.append(line)
-    canvas, pitch = _canvas(tiles, [0, 0, 10] * per_row)
+    canvas, pitch = _canvas(tiles, [0, 0, _GAP] * per_row)
     cell = 0.62
     longest = max(len(row.source) for row in rows)
     inches = cell / pitch[1]
@@ -110,7 +111,13 @@ def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
     axes = figure.add_subplot()
     axes.imshow(canvas, interpolation="none")
     axes.set_yticks([pitch[0] * (row + 0.5) for row in range(len(rows))], [row.source for row in rows])
-    starts = np.cumsum([0] + [tile.shape[1] + gap for tile, gap in zip(tiles[0], [2, 2, 12] * per_row, strict=True)])
+    starts = np.cumsum(
+        [0]
+        + [
+            tile.shape[1] + gap
+            for tile, gap in zip(tiles[0], [_MARGIN, _MARGIN, _MARGIN + _GAP] * per_row, strict=True)
+        ]
+    )
     centres = [start + tile.shape[1] / 2 for start, tile in zip(starts, tiles[0], strict=False)]
     axes.set_xticks(centres, ["image", "nearest\nreal", "artifact"] * per_row, fontsize=7.5)
     axes.xaxis.tick_top()
@@ -119,7 +126,7 @@ def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 2.4 / (canvas.shape[0] * inches)), pad=0.015, aspect=18)
     bar.set_label(f"{space} artifact, mean of channels\n(scale ±{format_number(limit, 2)}, same for all)", fontsize=8)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -146,9 +153,9 @@ def _enlarged(tile: NDArray[Any]) -> NDArray[Any]:
 def _canvas(rows: list[list[NDArray[Any]]], gaps: list[int]) -> tuple[NDArray[Any], tuple[float, float]]:
     """Tiles `(h, w, 3)` of equal size on white: the canvas, and height and width of a cell with margin, in pixels."""
     height, width = rows[0][0].shape[:2]
-    offsets = np.cumsum([0] + [width + 2 + gap for gap in gaps])
-    canvas = np.ones((len(rows) * (height + 2), int(offsets[-1]), 3))
+    offsets = np.cumsum([0] + [width + _MARGIN + gap for gap in gaps])
+    canvas = np.ones((len(rows) * (height + _MARGIN), int(offsets[-1]), 3))
     for row, line in enumerate(rows):
         for tile, left in zip(line, offsets, strict=False):
-            canvas[row * (height + 2) : row * (height + 2) + height, left : left + width] = tile
-    return canvas, (height + 2, width + 2)
+            canvas[row * (height + _MARGIN) : row * (height + _MARGIN) + height, left : left + width] = tile
+    return canvas, (height + _MARGIN, width + _MARGIN)

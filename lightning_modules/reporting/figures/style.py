@@ -44,6 +44,8 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
+# The caller's own settings must not show; the backend is not a matter of look, and matplotlib would not give it back.
+_SETTINGS: Any = {**{key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"}, **STYLE}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def with_style(*args: P.args, **kwargs: P.kwargs) -> R:
-        with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
+        with mpl.rc_context(_SETTINGS):
             return function(*args, **kwargs)
 
     return with_style
@@ -91,6 +93,6 @@ def new_figure(width: float, height: float) -> Figure:
 def to_png(figure: Figure, dpi: int = 170) -> bytes:
     """The figure as PNG bytes, the same for the same figure."""
     buffer = BytesIO()
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
+    with mpl.rc_context(_SETTINGS):
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()

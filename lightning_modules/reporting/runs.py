@@ -1,0 +1,95 @@
+"""Run folders, read back: their settings and their metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.run_files import METRICS_FILE, read_metrics
+
+SEED = "seed_everything"
+# Settings in which runs of one experiment may differ: at any depth, where a run lives and what it continues;
+_PLACES = ("run_dir", "runs_dir", "ckpt_path", "default_root_dir", "dirpath", "save_dir", "config", "out")
+# and its seeds, but not the data's: other splits make another experiment.
+_SEEDS = (SEED, "model.init_args.seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: where it is.
+        name: the experiment's name, from `provenance.json`; empty where there is none.
+        seed: `seed_everything` of its config, with the module's own seed behind it where that is another.
+        settings: every other setting by dotted key, less the paths of the run itself.
+        metrics: its `metrics.json`.
+    """
+
+    folder: Path
+    name: str
+    seed: str
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, Estimate]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders.
+
+    Raises:
+        ValueError: no folder, or some are no evaluated runs; the message names all of them.
+    """
+    runs, problems = [], []
+    for folder in folders:
+        try:
+            runs.append(_read(folder))
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+    if problems:
+        listed = "\n".join(f"- {problem}" for problem in problems)
+        raise ValueError(f"{len(problems)} of {len(folders)} folders cannot be compared:\n{listed}")
+    if not runs:
+        raise ValueError("found no run folder to compare; name at least one")
+    return runs
+
+
+def _read(folder: Path) -> Run:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; expected a run folder with config.yaml and {METRICS_FILE}")
+    missing = [name for name in ("config.yaml", METRICS_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is no evaluated run: {' and '.join(missing)} missing; evaluate.py test writes both")
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{folder / 'config.yaml'} is no YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / 'config.yaml'} holds a {type(config).__name__}; expected settings by name")
+    flat = _flat(config)
+    settings = {key: value for key, value in flat.items() if not _of_run_alone(key)}
+    seeds = list(dict.fromkeys(str(flat[key]) for key in _SEEDS if key in flat)) or ["none"]
+    name = ""
+    if (folder / "provenance.json").is_file():
+        name = str(json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("experiment", ""))
+    return Run(folder, name, "/".join(seeds), settings, read_metrics(folder))
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key; list items by position, so that a path among a callback's arguments has a key."""
+    if isinstance(value, dict) and value:
+        items = [(str(name), item) for name, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = [(str(position), item) for position, item in enumerate(value)]
+    else:
+        return {key: value}
+    return {name: leaf for part, item in items for name, leaf in _flat(item, f"{key}.{part}" if key else part).items()}
+
+
+def _of_run_alone(key: str) -> bool:
+    return key in _SEEDS or key.rpartition(".")[2] in _PLACES
