@@ -125,7 +125,7 @@ class GMDataModule(pl.LightningDataModule):
         if self.trainer is None and rank_and_world(None)[0] == 0:
             self.prepare_data()
         else:  # again for each stage: rank 0 may have found the data changed
-            self._plan = Plan.read(self.settings.plan_file)
+            self._plan = Plan.read(self.settings)
 
     @property
     def plan(self) -> Plan:
@@ -159,6 +159,16 @@ class GMDataModule(pl.LightningDataModule):
     def image_size(self) -> tuple[int, int]:
         """(H, W) of every image, in pixels."""
         return self.plan.image_size
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of what is computed from the data set once: its index, manifolds, neighbours."""
+        return self.settings.cache_folder
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Number of images of each source in ``train``, ``val`` or ``test``."""
+        found = self.plan.rows.loc[self.plan.rows["split"] == split, "source"].value_counts()
+        return {source: int(found.get(source, 0)) for source in self.sources}
 
     def images(self, split: str) -> PlannedImages:
         """The labelled images of ``train``, ``val`` or ``test`` as a map-style data set, decoded when asked for.

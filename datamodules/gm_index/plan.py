@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -15,10 +16,10 @@ from datamodules.gm_index.audit import audit_formats, describe, lossy_history
 from datamodules.gm_index.cache import INDEX_VERSION, build_index
 from datamodules.gm_index.discover import discover_folders
 from datamodules.gm_index.duplicates import Duplicates, drop_duplicates
-from datamodules.gm_index.files import write_parquet
+from datamodules.gm_index.files import write_atomically, write_parquet
 from datamodules.gm_index.index_file import read_index_file
 from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.gm_index.problems import Kind, Problems
+from datamodules.gm_index.problems import GMDataError, Kind, Problems
 from datamodules.gm_index.sources_yaml import read_sources_yaml
 from datamodules.gm_index.split_file import SUFFIXES, read_split_file, write_split_file
 from datamodules.gm_index.splits import SplitRule, check_given, draw_splits
@@ -50,6 +51,16 @@ class PlanSettings:
     format_audit: FormatAudit
     duplicates: Duplicates
     cache_folder: Path
+
+    def __post_init__(self) -> None:
+        for name, choices in (("format_audit", get_args(FormatAudit)), ("duplicates", get_args(Duplicates))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
+
+    @property
+    def problems_file(self) -> Path:
+        """Where the process that prepares the data leaves its problems for the others."""
+        return self.plan_file.with_suffix(".problems.txt")
 
     @property
     def plan_file(self) -> Path:
@@ -88,12 +99,16 @@ class Plan:
         write_parquet(path, self.rows, {"plan": json.dumps(head, default=str)})
 
     @classmethod
-    def read(cls, path: Path) -> Plan:
+    def read(cls, settings: PlanSettings) -> Plan:
         """Read a plan that another process wrote.
 
         Raises:
+            GMDataError: The other process found these problems.
             FileNotFoundError: There is none, because the process that prepares the data reported problems or never ran.
         """
+        path = settings.plan_file
+        if settings.problems_file.is_file():
+            raise GMDataError(settings.problems_file.read_text(encoding="utf-8"))
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: no plan of the data set. The process that prepares the data (rank 0) writes it, unless it "
@@ -119,16 +134,26 @@ def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
         GMDataError: Everything that is wrong, in one message. No plan is left for these settings then.
     """
     problems = Problems(where=f"GM data set {settings.index_file or settings.base}")
+    with suppress(OSError):  # absent, or its folder is no folder
+        settings.problems_file.unlink()
     try:
         plan = _make_plan(settings, workers, problems)
         problems.raise_if_any()
     except BaseException:
-        settings.plan_file.unlink(missing_ok=True)  # other processes must not go on with an earlier one
+        with suppress(OSError):
+            settings.plan_file.unlink()  # other processes must not go on with an earlier one
+        if problems and settings.cache_folder.is_dir():
+            text = problems.message()
+            write_atomically(settings.problems_file, lambda partial: _write_text(partial, text))
         raise
     plan.write(settings.plan_file)
     if settings.split_file and not settings.split_file.exists():
         write_split_file(settings.split_file, plan.rows, settings.rule)
     return plan
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) -> Plan:

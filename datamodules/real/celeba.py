@@ -32,9 +32,9 @@ def load_celeba(root: Path | None, split: str, download: bool = False) -> RealSe
         data = CelebA(root, split=split, download=download)
     except (OSError, RuntimeError, ImportError) as error:
         raise FileNotFoundError(
-            f"CelebA: {root} holds no complete celeba/ as torchvision lays it out ({error}). Put img_align_celeba/ "
-            "and the annotation files list_eval_partition.txt, identity_CelebA.txt, list_attr_celeba.txt, "
-            "list_bbox_celeba.txt and list_landmarks_align_celeba.txt into root/celeba/, or allow torchvision's download with `download: true`. "
+            f"CelebA: {root} holds no complete celeba/ as torchvision lays it out ({error}). Put img_align_celeba/, "
+            "list_eval_partition.txt, identity_CelebA.txt, list_attr_celeba.txt, list_bbox_celeba.txt and "
+            "list_landmarks_align_celeba.txt into root/celeba/, or allow torchvision's download with `download: true`. "
             "The images alone can be read as the set `folder` with center_crop 140 and resize 64."
         ) from error
     folder = Path(data.root) / data.base_folder / "img_align_celeba"

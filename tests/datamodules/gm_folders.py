@@ -1,0 +1,47 @@
+"""Small GM data sets on disk, in the real file formats; no test in here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def pixels(key: str, number: int, size: tuple[int, int] = (16, 16)) -> np.ndarray:
+    """A smooth random picture that depends on (key, number) alone: uint8 (H, W, 3)."""
+    rng = np.random.default_rng([number, *key.encode()])
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    picture = np.asarray(coarse.resize((size[1], size[0]), Image.Resampling.BILINEAR)).copy()
+    picture[0, 0] = (number % 256, number // 256, sum(key.encode()) % 256)  # distinct whatever the noise
+    return picture
+
+
+def write_source(
+    root: Path,
+    name: str,
+    count: int,
+    suffix: str = "png",
+    size: tuple[int, int] = (16, 16),
+    start: int = 0,
+    key: str | None = None,
+    **options: Any,
+) -> list[Path]:
+    """Write ``count`` pictures of a source as files; ``options`` go to Pillow."""
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number in range(start, start + count):
+        file = folder / f"{number:05d}.{suffix}"
+        Image.fromarray(pixels(key or name, number, size)).save(file, **options)
+        files.append(file)
+    return files
+
+
+def write_gm(root: Path, count: int = 20, reals: int = 40, sources: tuple[str, ...] = ("gan-a", "vae-b")) -> Path:
+    """A sound GM data set of PNG files."""
+    for source in sources:
+        write_source(root, source, count)
+    write_source(root, "real-x", reals)
+    return root

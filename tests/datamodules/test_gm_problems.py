@@ -1,0 +1,339 @@
+"""Each bad input, and what its message says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from gm_folders import pixels, write_gm, write_source
+from PIL import Image
+
+from datamodules.gm import GMDataModule
+from datamodules.gm_index.problems import GMDataError, Kind, Problems
+
+
+def message_of(**arguments) -> str:
+    """The error of prepare_data, which must leave no plan."""
+    datamodule = GMDataModule(**arguments)
+    with pytest.raises(GMDataError) as caught:
+        datamodule.prepare_data()
+    assert not datamodule.settings.plan_file.exists()
+    return str(caught.value)
+
+
+def assert_block(message: str, kind: Kind, *found: str) -> None:
+    """The message has the kind with its advice, and each offender as its own entry."""
+    assert kind.title in message
+    assert f"expected: {kind.expected}" in message
+    assert f"what to do: {kind.fix}" in message
+    entries = [line.strip() for line in message.splitlines()]
+    for offender in found:
+        assert any(line.startswith("- ") and offender in line for line in entries), f"{offender!r} not in\n{message}"
+
+
+def test_a_sound_set_has_no_problem(tmp_path):
+    datamodule = GMDataModule(root=str(write_gm(tmp_path)))
+    datamodule.prepare_data()
+    assert datamodule.settings.plan_file.exists()
+
+
+def test_missing_root(tmp_path):
+    message = message_of(root=str(tmp_path / "nowhere"))
+    assert_block(message, Kind.MISSING_ROOT, f"{tmp_path / 'nowhere'} is not there")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_root_is_a_file(tmp_path):
+    (tmp_path / "set").write_text("x")
+    assert_block(message_of(root=str(tmp_path / "set")), Kind.MISSING_ROOT, "is a file")
+
+
+def test_empty_root(tmp_path):
+    assert_block(message_of(root=str(tmp_path)), Kind.EMPTY_ROOT, str(tmp_path))
+
+
+def test_empty_source_folder(tmp_path):
+    write_gm(tmp_path)
+    (tmp_path / "flow-empty").mkdir()
+    assert_block(message_of(root=str(tmp_path)), Kind.EMPTY_SOURCE, "flow-empty/")
+
+
+def test_folder_name_of_unknown_form(tmp_path):
+    write_gm(tmp_path)
+    write_source(tmp_path, "dcgan", 3)
+    write_source(tmp_path, "gan dcgan-2", 3)
+    assert_block(message_of(root=str(tmp_path)), Kind.FOLDER_NAME, "dcgan/", "gan dcgan-2/")
+
+
+def test_hidden_folders_and_notes_are_left_alone(tmp_path):
+    write_gm(tmp_path)
+    (tmp_path / "_old").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "gan-a" / "manifest.json").write_text("{}")
+    (tmp_path / "gan-a" / ".DS_Store").write_text("x")
+    datamodule = GMDataModule(root=str(tmp_path))
+    datamodule.setup()
+    assert datamodule.sources == ["gan-a", "real-x", "vae-b"]
+
+
+def test_one_source_only(tmp_path):
+    write_source(tmp_path, "real-x", 20)
+    assert_block(message_of(root=str(tmp_path)), Kind.ONE_SOURCE, "1 (real-x)")
+
+
+def test_no_real_for_the_manifold(tmp_path):
+    write_source(tmp_path, "gan-a", 20)
+    write_source(tmp_path, "vae-b", 20)
+    assert_block(message_of(root=str(tmp_path)), Kind.NO_REAL, "only gan-a, vae-b")
+
+
+def test_mixed_sizes_name_sizes_sources_and_files(tmp_path):
+    write_gm(tmp_path)
+    write_source(tmp_path, "gan-a", 2, size=(24, 16), start=100)
+    message = message_of(root=str(tmp_path), format_audit="off")
+    assert_block(
+        message, Kind.MIXED_SIZES, "16x16 (width x height): 80 images", "16x24 (width x height): 2 images (gan-a 2)"
+    )
+    assert "first: gan-a/00100.png, gan-a/00101.png" in message
+
+
+def test_mixed_sizes_are_well_with_crop_and_resize(tmp_path):
+    write_gm(tmp_path)
+    write_source(tmp_path, "gan-a", 2, size=(24, 18), start=100)
+    datamodule = GMDataModule(root=str(tmp_path), format_audit="off", center_crop=16, resize=8)
+    datamodule.setup()
+    assert datamodule.image_size == (8, 8)
+    assert datamodule.images("train")[0]["image"].shape == (3, 8, 8)
+
+
+def test_image_smaller_than_the_crop(tmp_path):
+    write_gm(tmp_path)
+    write_source(tmp_path, "gan-a", 1, size=(16, 12), start=100)
+    message = message_of(root=str(tmp_path), center_crop=16)
+    assert_block(message, Kind.CROP_TOO_LARGE, "gan-a/00100.png: 12x16 (width x height), center_crop is 16")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_truncated_files_of_every_format(tmp_path, suffix):
+    write_gm(tmp_path)
+    file = write_source(tmp_path, "gan-a", 1, suffix=suffix, start=100)[0]
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) * 2 // 3])
+    message = message_of(root=str(tmp_path), format_audit="off")
+    assert_block(message, Kind.UNREADABLE, f"gan-a/00100.{suffix}: {len(whole) * 2 // 3} bytes")
+
+
+def test_files_that_are_no_images(tmp_path):
+    write_gm(tmp_path)
+    (tmp_path / "gan-a" / "text.png").write_text("this is no picture")
+    (tmp_path / "gan-a" / "empty.jpg").write_bytes(b"")
+    (tmp_path / "gan-a" / "notes.txt").write_text("hello")
+    (tmp_path / "stray.png").write_bytes(b"x")
+    message = message_of(root=str(tmp_path))
+    assert_block(message, Kind.UNREADABLE, "gan-a/text.png: 18 bytes", "gan-a/empty.jpg: 0 bytes")
+    assert_block(message, Kind.NOT_AN_IMAGE, "gan-a/notes.txt")
+    assert_block(message, Kind.LOOSE_IMAGE, "stray.png")
+
+
+def test_deep_animated_and_foreign_images(tmp_path):
+    write_gm(tmp_path)
+    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 256).save(tmp_path / "gan-a" / "deep.png")
+    frames = [Image.fromarray(pixels("frame", number)) for number in range(3)]
+    frames[0].save(tmp_path / "gan-a" / "moving.webp", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "gan-a" / "other.png", format="BMP")
+    message = message_of(root=str(tmp_path), format_audit="off")
+    assert_block(
+        message, Kind.UNSUPPORTED, "deep.png: more than 8 bits", "moving.webp: an animation", "other.png: a BMP file"
+    )
+
+
+def test_source_with_too_few_images(tmp_path):
+    write_gm(tmp_path)
+    write_source(tmp_path, "flow-c", 3)
+    message = message_of(root=str(tmp_path))
+    assert_block(message, Kind.TOO_FEW, "flow-c: 3 images: none left for val; at least")
+    needed = int(message.split("; at least ")[1].split()[0])
+    write_source(tmp_path, "flow-c", needed - 3, start=3)
+    GMDataModule(root=str(tmp_path)).prepare_data()  # the number in the message is enough
+
+
+def test_reals_that_all_go_to_the_manifold(tmp_path):
+    write_gm(tmp_path)
+    message = message_of(root=str(tmp_path), manifold_fraction=1.0)
+    assert_block(
+        message,
+        Kind.TOO_FEW,
+        "real-x: 40 images, 40 of them for the manifold, 0 to divide: none left for train, val, test",
+    )
+    message = message_of(root=str(tmp_path), manifold_fraction=0.0)
+    assert_block(message, Kind.TOO_FEW, "real-x (40 images): none for the manifold with manifold_fraction 0")
+
+
+def test_picture_in_two_sources_even_in_another_format(tmp_path):
+    write_gm(tmp_path)
+    Image.fromarray(pixels("gan-a", 3)).save(tmp_path / "vae-b" / "copy.webp", lossless=True)
+    message = message_of(root=str(tmp_path))
+    assert_block(message, Kind.DUPLICATE_SOURCES, "gan-a/00003.png, vae-b/copy.webp")
+    datamodule = GMDataModule(root=str(tmp_path), duplicates="drop")
+    datamodule.setup()
+    kept = set(datamodule.plan.rows["path"])
+    assert "gan-a/00002.png" in kept
+    assert not kept & {"gan-a/00003.png", "vae-b/copy.webp"}
+    assert any(note.startswith("gan-a: 1 files left out") for note in datamodule.plan.notes)
+
+
+@pytest.mark.parametrize("policy", ["error", "drop"])
+def test_picture_in_the_manifold_and_in_a_source(tmp_path, policy):
+    write_gm(tmp_path)
+    write_source(tmp_path, "manifold-x", 10)
+    write_source(tmp_path, "manifold-x", 1, start=50, key="real-x")
+    write_source(tmp_path, "real-x", 1, start=50)
+    message = message_of(root=str(tmp_path), duplicates=policy)
+    assert_block(message, Kind.MANIFOLD_OVERLAP, "manifold-x/00050.png, real-x/00050.png")
+
+
+def test_sources_yaml_that_does_not_fit(tmp_path):
+    write_gm(tmp_path)
+    (tmp_path / "sources.yaml").write_text("gan-a: {upsampling: nearest}\ngan-z: {loss: hinge}\nvae-b: 3\n")
+    assert_block(message_of(root=str(tmp_path)), Kind.SOURCES_YAML, "'gan-z' is described", "'vae-b' is described by 3")
+    (tmp_path / "sources.yaml").write_text("!!python/object/apply:os.system ['touch pwned']")
+    assert_block(message_of(root=str(tmp_path)), Kind.SOURCES_YAML, "cannot be parsed")
+    assert not Path("pwned").exists()
+
+
+def test_index_file_columns(tmp_path):
+    for name, table, words in [
+        ("a.csv", {"file": ["x.png"], "source": ["gan-a"]}, "lacks the column path; its columns are: file, source"),
+        ("b.parquet", {"x": [1]}, "lacks the column path and source; its columns are: x"),
+        ("c.csv", {"path": [], "source": []}, "has no rows"),
+    ]:
+        frame = pd.DataFrame(table)
+        frame.to_csv(tmp_path / name, index=False) if name.endswith("csv") else frame.to_parquet(tmp_path / name)
+        assert_block(message_of(index_file=str(tmp_path / name)), Kind.INDEX_FILE, words)
+
+
+def test_index_file_that_is_no_table(tmp_path):
+    (tmp_path / "a.parquet").write_text("no parquet")
+    (tmp_path / "a.txt").write_text("path,source\n")
+    (tmp_path / "a.csv").write_bytes(b"")
+    assert_block(message_of(index_file=str(tmp_path / "a.parquet")), Kind.INDEX_FILE, "a.parquet cannot be read")
+    assert_block(message_of(index_file=str(tmp_path / "a.csv")), Kind.INDEX_FILE, "a.csv cannot be read")
+    assert_block(message_of(index_file=str(tmp_path / "a.txt")), Kind.INDEX_FILE, "ends with '.txt'")
+    assert_block(message_of(index_file=str(tmp_path / "b.csv")), Kind.INDEX_FILE, "b.csv is not there")
+
+
+def test_index_file_rows_and_paths(tmp_path):
+    write_gm(tmp_path)
+    rows = [
+        ("gan-a/00000.png", "gan-a", "train"),
+        ("gan-a/99999.png", "gan-a", "train"),
+        ("gan-a/00001.png", "dcgan", "train"),
+        ("gan-a/00002.png", "gan-a", "training"),
+        ("gan-a/00003.png", "gan-a", "manifold"),
+        ("gan-a/00000.png", "vae-b", "test"),
+        ("", "gan-a", "train"),
+        ("notes.txt", "gan-a", "train"),
+    ]
+    pd.DataFrame(rows, columns=["path", "source", "split"]).to_csv(tmp_path / "index.csv", index=False)
+    message = message_of(index_file=str(tmp_path / "index.csv"))
+    assert_block(message, Kind.MISSING_PATH, "row 2: gan-a/99999.png (source gan-a)")
+    assert_block(
+        message,
+        Kind.INDEX_ROW,
+        "row 3: source is 'dcgan'",
+        "row 4: split is 'training'",
+        "row 5: split is 'manifold' for the source gan-a",
+        "row 6: gan-a/00000.png is already listed, as gan-a train",
+        "row 7: path is empty",
+        "row 8: notes.txt is no image",
+    )
+
+
+def index_with_splits(root: Path, splits: dict[str, list[str]]) -> Path:
+    rows = [
+        (f"{source}/{i:05d}.png", source, split) for source, given in splits.items() for i, split in enumerate(given)
+    ]
+    pd.DataFrame(rows, columns=["path", "source", "split"]).to_csv(root / "index.csv", index=False)
+    return root / "index.csv"
+
+
+def test_index_file_duplicate_across_splits_and_missing_splits(tmp_path):
+    write_gm(tmp_path, count=4, reals=4)
+    Image.fromarray(pixels("gan-a", 0)).save(tmp_path / "gan-a" / "00003.png")
+    given = {
+        "gan-a": ["train", "val", "test", "test"],  # 0 and 3 are one picture
+        "vae-b": ["train", "train", "test"],
+        "real-x": ["train", "val", "test", "manifold"],
+    }
+    message = message_of(index_file=str(index_with_splits(tmp_path, given)))
+    assert_block(message, Kind.DUPLICATE_SPLITS, "gan-a/00000.png (train), gan-a/00003.png (test)")
+    assert_block(message, Kind.TOO_FEW, "vae-b: no image with the split val (found: train 2, test 1)")
+    assert message.count("gan-a/00003.png") == 1
+    given["real-x"] = ["train", "val", "test", "test"]
+    assert_block(
+        message_of(index_file=str(index_with_splits(tmp_path, given))),
+        Kind.NO_REAL,
+        "no image has the split 'manifold'",
+    )
+
+
+def test_everything_comes_in_one_message(tmp_path):
+    write_gm(tmp_path)
+    write_source(tmp_path, "nofamily", 1)
+    write_source(tmp_path, "flow-c", 1)
+    write_source(tmp_path, "gan-a", 1, size=(8, 8), start=100)
+    (tmp_path / "vae-b" / "broken.png").write_bytes(b"x")
+    (tmp_path / "vae-b" / "notes.txt").write_text("x")
+    Image.fromarray(pixels("gan-a", 3)).save(tmp_path / "vae-b" / "copy.png")
+    message = message_of(root=str(tmp_path))
+    kinds = [
+        Kind.FOLDER_NAME,
+        Kind.NOT_AN_IMAGE,
+        Kind.UNREADABLE,
+        Kind.MIXED_SIZES,
+        Kind.DUPLICATE_SOURCES,
+        Kind.TOO_FEW,
+    ]
+    assert [message.index(kind.title) for kind in kinds] == sorted(message.index(kind.title) for kind in kinds)
+    assert "7 problems, nothing was trained" in message  # mixed sizes are two lines
+
+
+def test_long_lists_end_with_a_count():
+    problems = Problems("set")
+    for number in range(123):
+        problems.add(Kind.UNREADABLE, f"file-{number}.png")
+    message = problems.message()
+    assert "file-19.png" in message
+    assert "file-20.png" not in message
+    assert "... and 103 more" in message
+    assert "123 problems" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "neither root nor index_file"),
+        ({"root": "x", "train_fraction": 0.9}, "they sum to 1.2"),
+        ({"root": "x", "train_fraction": 1.2, "val_fraction": -0.4}, "at least 0"),
+        ({"root": "x", "manifold_fraction": 1.5}, "manifold_fraction is 1.5"),
+        ({"root": "x", "images_per_source": 0}, "images_per_source is 0"),
+        ({"root": "x", "resize": 0}, "resize is 0"),
+        ({"root": "x", "reencode": "gif"}, "reencode is 'gif'"),
+        ({"root": "x", "format_audit": "stop"}, "format_audit is 'stop'"),
+        ({"root": "x", "duplicates": "keep"}, "duplicates is 'keep'"),
+        ({"root": "x", "batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        GMDataModule(**arguments)
+
+
+def test_a_failure_removes_an_earlier_plan(tmp_path):
+    write_gm(tmp_path)
+    datamodule = GMDataModule(root=str(tmp_path))
+    datamodule.prepare_data()
+    (tmp_path / "gan-a" / "bad.png").write_bytes(b"x")
+    assert_block(message_of(root=str(tmp_path)), Kind.UNREADABLE, "gan-a/bad.png")

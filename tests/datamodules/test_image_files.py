@@ -1,0 +1,111 @@
+"""Loose files for predict."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from gm_folders import pixels, write_source
+
+from datamodules.gm_index.problems import GMDataError
+from datamodules.image_files import ImageFilesDataModule, find_image_files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_source(tmp_path, "gan-a", 5)
+    write_source(tmp_path, "gan-a/deeper", 3, suffix="webp", key="deep", lossless=True)
+    (tmp_path / "gan-a" / "notes.txt").write_text("x")
+    (tmp_path / "gan-a" / ".hidden.png").write_text("x")
+    return tmp_path
+
+
+def batches(datamodule):
+    datamodule.setup()
+    return list(datamodule.predict_dataloader())
+
+
+def test_a_folder_with_its_subfolders(folder):
+    (batch,) = batches(ImageFilesDataModule(images=str(folder)))
+    assert sorted(batch) == ["content_id", "image", "index", "path"]
+    assert batch["index"].tolist() == list(range(8))
+    assert batch["path"] == sorted(batch["path"])
+    assert batch["image"].dtype == torch.float32
+    position = batch["path"].index(str(folder / "gan-a" / "00002.png"))
+    expected = torch.from_numpy(pixels("gan-a", 2)).permute(2, 0, 1) / 255
+    assert torch.equal(batch["image"][position], expected)
+    deep = batch["path"].index(str(folder / "gan-a" / "deeper" / "00001.webp"))
+    assert torch.equal(batch["image"][deep], torch.from_numpy(pixels("deep", 1)).permute(2, 0, 1) / 255)
+
+
+def test_a_file_and_globs(folder):
+    assert find_image_files(str(folder / "gan-a" / "00001.png")) == [folder / "gan-a" / "00001.png"]
+    assert [file.name for file in find_image_files(str(folder / "gan-a" / "0000[13].png"))] == [
+        "00001.png",
+        "00003.png",
+    ]
+    assert len(find_image_files(str(folder / "**" / "*.webp"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ("nowhere", "expected an image file, a folder"),
+        ("gan-a/*.gif", "expected an image file"),
+        ("empty", "expected a folder with"),
+    ],
+)
+def test_nothing_there(folder, images, words):
+    (folder / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=words):
+        ImageFilesDataModule(images=str(folder / images)).prepare_data()
+
+
+def test_all_unreadable_files_in_one_error(folder):
+    (folder / "gan-a" / "bad1.png").write_text("no image")
+    file = folder / "gan-a" / "00000.png"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(GMDataError) as caught:
+        ImageFilesDataModule(images=str(folder)).setup()
+    assert f"{folder / 'gan-a' / 'bad1.png'}: 8 bytes" in str(caught.value)
+    assert f"{file}: " in str(caught.value)
+    assert "2 problems" in str(caught.value)
+
+
+def test_wrong_size_names_file_found_and_expected(folder):
+    write_source(folder, "gan-a", 1, size=(20, 24), start=70)
+    with pytest.raises(GMDataError) as caught:
+        ImageFilesDataModule(images=str(folder), image_size=16).prepare_data()
+    message = str(caught.value)
+    assert f"{folder / 'gan-a' / '00070.png'}: 24x20 (width x height), expected 16x16" in message
+    assert "1 problem," in message
+    ImageFilesDataModule(images=str(folder), image_size=[12, 12], center_crop=12).prepare_data()
+    with pytest.raises(GMDataError, match="images of different sizes"):
+        ImageFilesDataModule(images=str(folder)).prepare_data()
+
+
+def test_the_pixel_path_of_training_is_taken(folder):
+    plain, encoded = (
+        batches(ImageFilesDataModule(images=str(folder), reencode=reencode, resize=8))[0]
+        for reencode in ("none", "jpeg_95")
+    )
+    assert plain["image"].shape == (8, 3, 8, 8)
+    assert not torch.equal(plain["image"], encoded["image"])
+    assert not set(plain["content_id"].tolist()) & set(encoded["content_id"].tolist())
+
+
+def test_each_file_once_over_the_processes(folder):
+    seen = []
+    for rank in range(3):
+        datamodule = ImageFilesDataModule(images=str(folder), batch_size=2)
+        datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=3)
+        seen += [index for batch in batches(datamodule) for index in batch["index"].tolist()]
+    assert sorted(seen) == list(range(8))
+
+
+def test_arguments_that_cannot_be():
+    with pytest.raises(ValueError, match="image_size is"):
+        ImageFilesDataModule(images="x", image_size=[1, 2, 3])
+    with pytest.raises(RuntimeError, match="call setup"):
+        ImageFilesDataModule(images="x").predict_dataloader()
