@@ -32,7 +32,7 @@ class DDPMGenerator(GreyGenerator):
     differentiable in its latent.
 
     Args:
-        channels: channels at 14 px and at 7 px.
+        channels: channels at 14 px, a multiple of 8, and at 7 px, a multiple of 32.
         layers_per_block: residual layers per resolution.
         training_steps: number of noise levels T in training.
         sampling_steps: DDIM steps of `forward`.

@@ -85,7 +85,7 @@ def build_gm_data_set(
     """
     for name, real in reals.items():
         if not 0 < real.n <= len(real.pictures):
-            raise ValueError(f"{name}: found {len(real.pictures)} images in {real.origin}, expected 1 to {real.n}")
+            raise ValueError(f"{name}: found {len(real.pictures)} images in {real.origin}, asked for {real.n}")
     generators: dict[str, Generator | str] = (
         dict(sources) if isinstance(sources, Mapping) else {name: name for name in sources}
     )

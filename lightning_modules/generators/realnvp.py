@@ -25,12 +25,14 @@ class PrincipalAxes(nn.Module):
     mean: Tensor
     axes: Tensor
     scale: Tensor
+    log_det: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(DIM))
         self.register_buffer("axes", torch.eye(DIM))  # columns, by falling variance
         self.register_buffer("scale", torch.ones(DIM))  # standard deviation along each axis
+        self.register_buffer("log_det", torch.zeros(()))  # of the whitening; fixed like the axes
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
@@ -41,17 +43,15 @@ class PrincipalAxes(nn.Module):
         self.mean.copy_(mean)
         self.axes.copy_(axes.flip(1))
         self.scale.copy_(variance.flip(0).clamp(min=1e-10).sqrt())
+        self.log_det.copy_(-self.scale.log().sum())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return whitened coordinates `(n, 784)` and the scalar log |det|."""
-        # slogdet, not 0: axes stored in half precision are orthogonal only to three digits
-        log_det = torch.linalg.slogdet(self.axes).logabsdet - self.scale.log().sum()
-        return (x - self.mean) @ self.axes / self.scale, log_det
+        return (x - self.mean) @ self.axes / self.scale, self.log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         """Undo `forward`."""
-        x: Tensor = torch.linalg.solve(self.axes.T.double(), (z * self.scale).double().T).T.to(z.dtype) + self.mean
-        return x
+        return (z * self.scale) @ self.axes.T + self.mean  # the axes are orthonormal
 
 
 class Conditional(nn.Module):

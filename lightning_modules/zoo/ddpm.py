@@ -15,7 +15,7 @@ class DDPM(GeneratorTraining):
     """Squared error of the predicted v at a random noise level.
 
     Args:
-        channels: channels of the UNet at 14 px and at 7 px, multiples of 8.
+        channels: channels of the UNet at 14 px, a multiple of 8, and at 7 px, a multiple of 32.
         layers_per_block: residual layers per resolution.
         training_steps: number of noise levels.
         sampling_steps: DDIM steps of the exported generator.

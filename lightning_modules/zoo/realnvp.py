@@ -56,7 +56,8 @@ class RealNVP(GeneratorTraining):
 
     def configure_optimizers(self) -> dict[str, object]:
         """Adam with a linear warm-up."""
-        optimiser = torch.optim.Adam(self.generator.parameters(), lr=self.hparams["learning_rate"])
+        # fused: with dense layers this wide the plain update takes a third of a step
+        optimiser = torch.optim.Adam(self.generator.parameters(), lr=self.hparams["learning_rate"], fused=True)
         warmup = self.hparams["warmup"]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda update: min(1.0, (update + 1) / warmup))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,141 @@
+"""The GM-Fashion data set on disk: the same bytes however it is built, never two data sets in one folder."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lightning_modules.generators import gm_fashion
+from lightning_modules.generators.beta_vae import BetaVAEDecoder
+from lightning_modules.generators.bundled import bundled_sources
+from lightning_modules.generators.dcgan import DCGANGenerator
+from lightning_modules.generators.gm_fashion import Reals, build_gm_data_set, choose_reals
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "gm_fashion"
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def sources():
+    torch.manual_seed(0)
+    return {"gan-small": DCGANGenerator(4, 8).freeze(), "vae-small": BetaVAEDecoder(4, 4).freeze()}
+
+
+@pytest.fixture
+def reals():
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+    return {"real-noise": Reals(pictures[:10], 6, "noise, test split", "CC0-1.0")}
+
+
+def build(out, sources, reals, n=5, seed=0, **options):
+    build_gm_data_set(out, sources, n, seed, reals, progress=False, **options)
+
+
+def test_layout_and_description(sources, reals, tmp_path):
+    build(tmp_path, sources, reals)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["gan-small", "real-noise", "sources.yaml", "vae-small"]
+    assert len(list((tmp_path / "gan-small").iterdir())) == 5
+    assert len(list((tmp_path / "real-noise").iterdir())) == 6
+    description = yaml.safe_load((tmp_path / "sources.yaml").read_text())
+    assert description["vae-small"] == {"family": "vae", "images": 5, "seed": 0}
+    assert description["real-noise"]["origin"] == "noise, test split"
+    assert description["real-noise"]["licence"] == "CC0-1.0"
+
+
+def test_reals_are_drawn_without_repetition_and_stored_unchanged(sources, reals, tmp_path):
+    build(tmp_path, sources, reals)
+    pictures = reals["real-noise"].pictures
+    found = set()
+    for path in (tmp_path / "real-noise").iterdir():
+        with Image.open(path) as image:
+            matches = np.flatnonzero((pictures == np.asarray(image)).all(axis=(1, 2, 3)))
+        assert len(matches) == 1
+        found.add(int(matches[0]))
+    assert len(found) == 6
+
+
+def test_choice_of_reals_grows_and_depends_on_the_seed():
+    assert len(np.unique(choose_reals(50, 50, seed=1))) == 50
+    np.testing.assert_array_equal(choose_reals(50, 20, seed=1)[:5], choose_reals(50, 5, seed=1))
+    assert (choose_reals(50, 20, seed=1) != choose_reals(50, 20, seed=2)).any()
+
+
+def test_same_bytes_after_interruption_and_growth(sources, reals, tmp_path):
+    build(tmp_path / "whole", sources, reals, n=40)
+    build(tmp_path / "grown", sources, reals, n=3)
+    build(tmp_path / "grown", sources, reals, n=40)
+    (tmp_path / "grown" / "vae-small" / "0000007.png").unlink()
+    build(tmp_path / "grown", sources, reals, n=40)
+    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+
+
+def test_a_folder_made_in_another_way_is_refused(sources, reals, tmp_path):
+    build(tmp_path / "set", sources, reals)
+    before = contents(tmp_path / "set")
+    with pytest.raises(ValueError, match="choose another folder"):
+        build(tmp_path / "set", sources, reals, seed=1)
+    with pytest.raises(ValueError, match="choose another folder"):
+        build(tmp_path / "set", sources, reals, n=4)
+    with pytest.raises(ValueError, match="vae-small, which is not asked for"):
+        build(tmp_path / "set", {"gan-small": sources["gan-small"]}, reals)
+    assert contents(tmp_path / "set") == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("keep me")
+    with pytest.raises(ValueError, match=r"no sources\.yaml"):
+        build(tmp_path / "other", sources, reals)
+
+
+def test_too_few_reals_and_unknown_sources_are_told_before_anything_is_written(sources, reals, tmp_path):
+    short = {"real-noise": Reals(reals["real-noise"].pictures, 11, "noise", "CC0-1.0")}
+    with pytest.raises(ValueError, match="found 10 images in noise, asked for 11"):
+        build(tmp_path / "set", sources, short)
+    with pytest.raises(KeyError, match="gan-dcgan"):
+        build(tmp_path / "set", ["gan-biggan"], reals)
+    assert not (tmp_path / "set").exists()
+
+
+def test_shipped_images_are_used_and_framed(reals, tmp_path, monkeypatch):
+    grey = np.random.default_rng(1).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    monkeypatch.setattr(gm_fashion, "shipped_images", lambda source, seed: grey)
+    build(tmp_path / "shipped", ["vae-beta-vae"], reals, n=4)
+    for i in range(3):
+        with Image.open(tmp_path / "shipped" / "vae-beta-vae" / f"{i:07d}.png") as image:
+            pixels = np.asarray(image)
+        for channel in range(3):
+            np.testing.assert_array_equal(pixels[2:-2, 2:-2, channel], grey[i])
+        assert pixels.astype(int).sum() == 3 * grey[i].astype(int).sum()
+    build(tmp_path / "sampled", ["vae-beta-vae"], reals, n=4, use_shipped_images=False)
+    shipped, sampled = contents(tmp_path / "shipped"), contents(tmp_path / "sampled")
+    differing = {name for name in shipped if shipped[name] != sampled[name]}
+    assert differing == {f"vae-beta-vae/{i:07d}.png" for i in range(3)}  # the fourth is sampled in both
+
+
+def test_shipped_images_that_were_changed_are_refused(tmp_path):
+    from lightning_modules.generators.bundled import shipped_images
+
+    content = gzip.compress(bytes(2 * 28 * 28), mtime=0)
+    entry = {"images": {"file": "a.gz", "n": 2, "seed": 0, "sha256": hashlib.sha256(content).hexdigest()}}
+    (tmp_path / "sources.yaml").write_text(yaml.safe_dump({"score-a": entry}))
+    (tmp_path / "a.gz").write_bytes(content)
+    assert shipped_images("score-a", 0, tmp_path).shape == (2, 28, 28)
+    (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(28 * 28), mtime=0))
+    with pytest.raises(ValueError, match="sha256"):
+        shipped_images("score-a", 0, tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_name_bundled_sources_and_stay_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) < 40
+    assert yaml.safe_load(text)["sources"] == sorted(bundled_sources(), key=yaml.safe_load(text)["sources"].index)

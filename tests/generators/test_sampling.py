@@ -1,0 +1,109 @@
+"""The same bytes on any number of processes, after any interruption, for any n."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_modules.generators import sampling
+from lightning_modules.generators.dcgan import DCGANGenerator
+from lightning_modules.generators.protocol import to_uint8
+from lightning_modules.generators.sampling import BLOCK, generate_images, image_path, synthesize_block, write_png
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(0)
+    return DCGANGenerator(latent_dim=8, width=8).freeze()
+
+
+def test_files_hold_the_images_of_their_index(generator, tmp_path):
+    generate_images(generator, tmp_path, 5, seed=3, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{i:07d}.png" for i in range(5)]
+    with torch.no_grad():
+        expected = to_uint8(generator.synthesize(generator.sample_latents(BLOCK, 3)))
+    for i in range(5):
+        with Image.open(image_path(tmp_path, i)) as image:
+            assert image.mode == "RGB"
+            assert image.info == {}  # nothing but pixels
+            np.testing.assert_array_equal(np.asarray(image), expected[i].permute(1, 2, 0).numpy())
+
+
+def test_one_and_two_processes_give_the_same_bytes(tmp_path):
+    n = 2 * BLOCK + 5
+    generate_images("gan-dcgan", tmp_path / "one", n, seed=1, processes=1, progress=False)
+    generate_images("gan-dcgan", tmp_path / "two", n, seed=1, processes=2, progress=False)
+    assert len(contents(tmp_path / "one")) == n
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_bytes_do_not_depend_on_the_threads_of_the_caller(generator, tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            generate_images(generator, tmp_path / str(count), 40, seed=1, progress=False)
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_a_longer_run_begins_with_the_shorter_one(generator, tmp_path):
+    generate_images(generator, tmp_path / "long", BLOCK + 9, seed=1, progress=False)
+    generate_images(generator, tmp_path / "short", 3, seed=1, progress=False)
+    short, whole = contents(tmp_path / "short"), contents(tmp_path / "long")
+    assert short == {name: whole[name] for name in short}
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(generator, tmp_path, monkeypatch):
+    n = 2 * BLOCK
+    generate_images(generator, tmp_path / "whole", n, seed=2, progress=False)
+    folder = tmp_path / "interrupted"
+    written = []
+
+    def failing(pixels, path):
+        if len(written) == BLOCK + 10:
+            path.with_name(f".{path.name}.1.tmp").write_bytes(b"half a fi")
+            raise KeyboardInterrupt
+        write_png(pixels, path)
+        written.append(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "write_png", failing)
+        with pytest.raises(KeyboardInterrupt):
+            generate_images(generator, folder, n, seed=2, progress=False)
+    kept = {path: path.stat().st_mtime_ns for path in written}
+    calls = []
+    monkeypatch.setattr(sampling, "synthesize_block", lambda *args: calls.append(args[2]) or synthesize_block(*args))
+    generate_images(generator, folder, n, seed=2, progress=False)
+    assert contents(folder) == contents(tmp_path / "whole")
+    assert {path: path.stat().st_mtime_ns for path in written} == kept  # finished files were not touched
+    assert calls == [BLOCK]  # nor was a finished block computed again
+
+
+def test_a_block_starts_at_a_multiple_of_its_size(generator):
+    with pytest.raises(ValueError, match="multiple"):
+        synthesize_block(generator, 0, 5)
+
+
+@pytest.mark.parametrize(("n", "processes"), [(0, 1), (4, 0)])
+def test_nothing_to_do_is_an_error(generator, tmp_path, n, processes):
+    with pytest.raises(ValueError, match="at least 1"):
+        generate_images(generator, tmp_path, n, seed=0, processes=processes)
+
+
+def test_png_holds_the_pixels_and_leaves_nothing_beside_them(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+    write_png(pixels, tmp_path / "a.png")
+    with Image.open(io.BytesIO((tmp_path / "a.png").read_bytes())) as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

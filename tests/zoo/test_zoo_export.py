@@ -1,0 +1,84 @@
+"""A checkpoint becomes a bundled source that gives the images of the averaged generator."""
+
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_modules import zoo
+from lightning_modules.generators.bundled import load_bundled, read_manifest, shipped_images
+from lightning_modules.generators.sampling import synthesize_block
+from lightning_modules.zoo.export import export, load_training
+
+
+class Batches(DataLoader):
+    def __iter__(self):
+        for (images,) in super().__iter__():
+            yield {"image": images}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder as train.py leaves it."""
+    folder = tmp_path_factory.mktemp("run")
+    pl.seed_everything(7, verbose=False)
+    module = zoo.DCGAN(latent_dim=8, width=8)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        max_epochs=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module, Batches(TensorDataset(torch.rand(24, 3, 32, 32)), batch_size=8))
+    (folder / "checkpoints").mkdir()
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    config = {
+        "seed_everything": 7,
+        "model": {"class_path": "lightning_modules.zoo.DCGAN"},
+        "data": {"init_args": {"name": "fashion", "batch_size": 8}},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder, module
+
+
+def test_exported_source_is_the_averaged_generator(run, tmp_path):
+    folder, module = run
+    assert export(folder / "checkpoints" / "last.ckpt", tmp_path, images=32) == "gan-dcgan"
+    entry = read_manifest(tmp_path)["gan-dcgan"]
+    assert (entry["seed"], entry["steps"], entry["batch_size"]) == (7, 3, 8)
+    assert entry["training_set"] == "fashion (train)"
+    assert entry["arguments"] == {"latent_dim": 8, "width": 8}
+
+    loaded = load_bundled("gan-dcgan", tmp_path)
+    latents = loaded.sample_latents(4, seed=0)
+    with module.averaged_generator() as generator, torch.no_grad():
+        expected = generator.synthesize(latents)
+    torch.testing.assert_close(loaded.synthesize(latents), expected, atol=2e-3, rtol=0)  # half precision of weights
+    block = synthesize_block(loaded, 0, 0)[:, 0, 2:-2, 2:-2].numpy()
+    assert (shipped_images("gan-dcgan", 0, tmp_path) == block).all()
+
+
+def test_other_entries_of_the_manifest_stay(run, tmp_path):
+    folder, _ = run
+    (tmp_path / "sources.yaml").write_text("vae-other: {family: vae}\n")
+    export(folder / "checkpoints" / "last.ckpt", tmp_path)
+    assert read_manifest(tmp_path)["vae-other"] == {"family": "vae"}
+    assert "images" not in read_manifest(tmp_path)["gan-dcgan"]
+
+
+def test_what_cannot_be_exported_is_refused(run, tmp_path):
+    folder, _ = run
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match="multiple of"):
+        export(checkpoint, tmp_path, images=5)
+    with pytest.raises(ValueError, match=r"found a run of os\.system, expected one of"):
+        load_training("os.system", checkpoint)
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml"):
+        export(tmp_path / "a" / "b" / "last.ckpt", tmp_path)
+    assert not list(tmp_path.iterdir())
