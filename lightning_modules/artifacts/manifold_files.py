@@ -1,0 +1,123 @@
+"""A manifold on disk: one JSON manifest and one raw, memory-mappable file per tensor.
+
+The folder is written under another name and renamed as its last step, so a folder that carries the name of a manifold
+is whole. The manifest holds size and BLAKE2b digest of every file; sizes are compared whenever a manifold is opened,
+digests when that is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FORMAT_VERSION = 1
+MANIFEST = "manifold.json"
+_DTYPES = {"uint8": torch.uint8, "float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
+_READ = 2**24
+
+
+class ManifoldError(ValueError):
+    """A stored manifold is damaged, or not the one that was expected."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``torch.uint8`` to ``"uint8"``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def create_tensor(folder: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A new memory-mapped file ``name.bin`` to be filled in place."""
+    array = np.memmap(folder / f"{name}.bin", mode="w+", dtype=dtype_name(dtype), shape=shape)
+    return torch.from_numpy(array)
+
+
+def map_tensor(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A file as a tensor; pages are read when they are used, and shared between processes."""
+    # Copy on write: torch wants writable memory, the file must not change.
+    return torch.from_numpy(np.memmap(path, mode="c", dtype=dtype_name(dtype), shape=shape))
+
+
+def digest(path: Path) -> str:
+    """BLAKE2b of a file's bytes."""
+    found = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(_READ):
+            found.update(block)
+    return found.hexdigest()
+
+
+def write_manifest(folder: Path, tensors: dict[str, Tensor], **facts: Any) -> None:
+    """Describe the files of ``tensors`` (all of which lie in ``folder`` already) and the given facts.
+
+    Must come last: a folder without a manifest is not a manifold.
+    """
+    files = {}
+    for name, tensor in tensors.items():
+        path = folder / f"{name}.bin"
+        files[name] = {
+            "dtype": dtype_name(tensor.dtype),
+            "shape": list(tensor.shape),
+            "bytes": path.stat().st_size,
+            "blake2b": digest(path),
+        }
+    manifest = {"format": FORMAT_VERSION, **facts, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a manifold.
+
+    Raises:
+        FileNotFoundError: There is no manifold in the folder.
+        ManifoldError: The manifest is unreadable or of another format version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        state = "does not exist" if not folder.exists() else f"holds no {MANIFEST}"
+        raise FileNotFoundError(
+            f"No manifold at {folder}: the folder {state}. Build one with Manifold.build, or correct the path."
+        )
+    try:
+        manifest = json.loads(path.read_text())
+        version = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifoldError(f"{path} is not readable as a manifest ({error}); build the manifold again.") from error
+    if version != FORMAT_VERSION:
+        raise ManifoldError(
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}; build the manifold again."
+        )
+    return dict(manifest)
+
+
+def open_tensors(folder: Path, manifest: dict[str, Any], verify: bool) -> dict[str, Tensor]:
+    """Map all tensors of a manifold.
+
+    Args:
+        folder: The manifold.
+        manifest: What :func:`read_manifest` returned.
+        verify: Compare the digest of every file, which reads all of them; otherwise only sizes.
+
+    Raises:
+        ManifoldError: Files are missing, truncated or changed; all of them are listed.
+    """
+    problems, tensors = [], {}
+    for name, entry in manifest["files"].items():
+        path = folder / f"{name}.bin"
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            problems.append(f"{path.name} is missing")
+        elif size != entry["bytes"]:
+            problems.append(f"{path.name} has {size} bytes, expected {entry['bytes']}")
+        elif verify and digest(path) != entry["blake2b"]:
+            problems.append(f"the contents of {path.name} have changed")
+        else:
+            tensors[name] = map_tensor(path, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
+    if problems:
+        raise ManifoldError(f"The manifold at {folder} is damaged: {'; '.join(problems)}. Build it again.")
+    return tensors

@@ -1,0 +1,127 @@
+"""Nearest neighbours that have been found before, by content id."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from lightning_modules.artifacts.manifold import Manifold
+
+
+class NeighbourCache:
+    """Nearest real of un-attacked images: content id to (distance, index).
+
+    The same image has the same nearest real as long as embedding and manifold are the same, so what one epoch, run or
+    process has found serves all others. Every flush writes what is new into a file of its own and every start reads all
+    files, so that any number of processes may write at once.
+
+    Args:
+        manifold: Its hash keys the files; entries of another manifold are never read.
+        folder: Where the files go; None for ``neighbours/`` in the manifold's folder. A manifold in memory without a
+            folder is cached in memory only.
+
+    Attributes:
+        folder: Where the files go, or None.
+    """
+
+    def __init__(self, manifold: Manifold, folder: str | Path | None = None) -> None:
+        self._hash, self._count = manifold.hash, len(manifold)
+        base = Path(folder) if folder is not None else None
+        if base is None and manifold.directory is not None:
+            base = manifold.directory / "neighbours"
+        self.folder = None if base is None else base / self._hash
+        self._known: dict[int, tuple[float, int]] = {}
+        self._fresh: dict[int, tuple[float, int]] = {}
+        self._read: set[str] = set()
+        self.refresh()
+
+    def __len__(self) -> int:
+        """Number of images whose neighbour is known."""
+        return len(self._known)
+
+    def lookup(self, content_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Neighbours of a batch.
+
+        Args:
+            content_ids: ``(N,)`` int64.
+
+        Returns:
+            Distance ``(N,)`` float64, index ``(N,)`` int64, and which are missing ``(N,)`` bool, on the CPU; where
+            missing, the distance is NaN and the index -1.
+        """
+        found = [self._known.get(identifier) for identifier in content_ids.tolist()]
+        distance = torch.tensor([np.nan if entry is None else entry[0] for entry in found], dtype=torch.float64)
+        index = torch.tensor([-1 if entry is None else entry[1] for entry in found], dtype=torch.int64)
+        return distance, index, index < 0
+
+    def add(self, content_ids: Tensor, distance: Tensor, index: Tensor) -> None:
+        """Keep the neighbours of images.
+
+        Args:
+            content_ids: ``(N,)`` int64.
+            distance: ``(N,)`` float64.
+            index: ``(N,)`` int64, in the manifold.
+
+        Raises:
+            ValueError: Lengths that differ, or an index outside the manifold.
+        """
+        if not len(content_ids) == len(distance) == len(index):
+            raise ValueError(f"Found {len(content_ids)} ids, {len(distance)} distances and {len(index)} indices.")
+        if len(index) and not (int(index.min()) >= 0 and int(index.max()) < self._count):
+            raise ValueError(f"Index {int(index.min())} to {int(index.max())}, the manifold has {self._count} points.")
+        for identifier, *entry in zip(content_ids.tolist(), distance.tolist(), index.tolist(), strict=True):
+            if identifier not in self._known:
+                self._known[identifier] = self._fresh[identifier] = (entry[0], entry[1])
+
+    def flush(self) -> None:
+        """Write what is new since the last flush, if there is a folder."""
+        if self.folder is None or not self._fresh:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{uuid.uuid4().hex}.safetensors"
+        arrays = {
+            "content_id": np.array(list(self._fresh), dtype=np.int64),
+            "distance": np.array([entry[0] for entry in self._fresh.values()], dtype=np.float64),
+            "index": np.array([entry[1] for entry in self._fresh.values()], dtype=np.int64),
+        }
+        part = self.folder / f".{name}.part"
+        save_file(arrays, part, metadata={"manifold": self._hash})
+        os.replace(part, self.folder / name)  # noqa: PTH105 - atomic on every platform
+        self._read.add(name)
+        self._fresh = {}
+
+    def refresh(self) -> None:
+        """Take in what other processes have written meanwhile."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path.name in self._read:
+                continue
+            self._read.add(path.name)
+            try:
+                arrays = self._load(path)
+            except (SafetensorError, KeyError, ValueError, OSError) as error:
+                warnings.warn(f"{path} is left out, its neighbours are searched again: {error}", stacklevel=2)
+                continue
+            for identifier, distance, index in zip(*(array.tolist() for array in arrays), strict=True):
+                self._known.setdefault(identifier, (distance, index))
+
+    def _load(self, path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        with safe_open(path, framework="numpy") as file:
+            if (file.metadata() or {}).get("manifold") != self._hash:
+                raise ValueError("it belongs to another manifold")
+            identifier, distance, index = (file.get_tensor(name) for name in ("content_id", "distance", "index"))
+        if not len(identifier) == len(distance) == len(index):
+            raise ValueError("its columns have different lengths")
+        if len(index) and (index.min() < 0 or index.max() >= self._count):
+            raise ValueError("it names points that the manifold does not have")
+        return identifier, distance, index
