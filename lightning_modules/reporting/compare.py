@@ -168,7 +168,7 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _labels(members: Sequence[Sequence[Run]], differing: Sequence[str]) -> list[str]:
-    """The experiments' names where they tell the groups apart, else the differing settings (behind the name, if any)."""
+    """The experiments' names where they tell the groups apart, else the settings in which they differ."""
     names = [runs[0].name for runs in members]
     if len(members) == 1:
         return [names[0] or members[0][0].folder.resolve().name]

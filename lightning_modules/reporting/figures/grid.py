@@ -124,7 +124,9 @@ def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
     axes.tick_params(length=0, colors=MUTED, axis="x")
     axes.tick_params(length=0, axis="y")
     axes.spines[:].set_visible(False)
+    marks = [limit * part for part in (-1, -0.5, 0, 0.5, 1)]
     bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 2.4 / (canvas.shape[0] * inches)), pad=0.015, aspect=18)
+    bar.set_ticks(marks, labels=[format_number(mark, 2) for mark in marks])
     bar.set_label(f"{space} artifact, mean of channels\n(scale ±{format_number(limit, 2)}, same for all)", fontsize=8)
     bar.outline.set_visible(False)
     return figure
