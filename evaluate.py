@@ -1,9 +1,9 @@
 """Evaluate what train.py made.
 
-python evaluate.py test     --ckpt_path RUN [--config C] [overrides]      numbers, rows, figures and report on the test split
-python evaluate.py predict  --ckpt_path RUN --images PATH [--out FILE]    JSON lines: file, predicted source, probabilities
-python evaluate.py generate --config configs/gm_fashion/quickstart.yaml   a GM data set from generators
-python evaluate.py compare  RUN RUN ... [--out FOLDER]                    several runs in one table, mean and spread over seeds
+python evaluate.py test     --ckpt_path RUN [--config C] [overrides]     numbers, rows, figures, report of the test
+python evaluate.py predict  --ckpt_path RUN --images PATH [--out FILE]   JSON lines: file, source, probabilities
+python evaluate.py generate --config configs/gm_fashion/quickstart.yaml  a GM data set from generators
+python evaluate.py compare  RUN RUN ... [--out FOLDER]                   runs in one table, mean and spread over seeds
 
 The last line printed is the folder (predict: the file) of the results.
 """
@@ -11,16 +11,8 @@ The last line printed is the folder (predict: the file) of the results.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
-from lightning_modules.cli import commands
-
-COMMANDS: dict[str, Callable[[list[str]], object]] = {
-    "test": commands.test,
-    "predict": commands.predict,
-    "generate": commands.generate,
-    "compare": commands.compare,
-}
+COMMANDS = ("test", "predict", "generate", "compare")
 
 
 def main(args: list[str] | None = None) -> object:
@@ -35,7 +27,9 @@ def main(args: list[str] | None = None) -> object:
         return None
     if args[0] not in COMMANDS:
         sys.exit(f"evaluate.py: unknown command {args[0]!r}; expected one of {', '.join(COMMANDS)}")
-    return COMMANDS[args[0]](args[1:])
+    from lightning_modules.cli import commands  # here, so that the processes of `generate` start without Lightning
+
+    return getattr(commands, args[0])(args[1:])
 
 
 if __name__ == "__main__":

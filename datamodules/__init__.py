@@ -1,5 +1,7 @@
 """Everything that brings data: real sets, GM data sets, loose files. Nothing here imports ``lightning_modules``."""
 
+from datamodules.gm import GMDataModule
+from datamodules.image_files import ImageFilesDataModule
 from datamodules.real_images import RealImagesDataModule
 
-__all__ = ["RealImagesDataModule"]
+__all__ = ["GMDataModule", "ImageFilesDataModule", "RealImagesDataModule"]

@@ -11,7 +11,7 @@ def rows_of(outputs: dict[str, Any], sources: list[str]) -> list[dict[str, Any]]
     """Rows of one batch of an attributor's test or predict step.
 
     Args:
-        outputs: Columns: ``index``, ``path``, ``content_id``, ``probabilities`` (N, K), ``distance`` (N,), perhaps ``label``.
+        outputs: Columns: ``index``, ``path``, ``content_id``, ``probabilities`` (N, K), ``distance`` (N,); ``label``.
         sources: Names of the K sources.
 
     Returns:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
+import torch
+
+from datamodules import ImageFilesDataModule
+from lightning_modules.callbacks import PredictionRows
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
+from lightning_modules.reporting.compare import Comparison, compare_runs
+from lightning_modules.reporting.run_files import write_text
+
+PIXEL_PATH = ("reencode", "center_crop", "resize")  # loose images take the path that the training images took
 
 
 def _with_config(args: list[str], command: str) -> list[str]:
@@ -55,7 +61,17 @@ def predict(args: list[str]) -> Path:
         args = _with_config(args, "predict")
     cli = FrameworkCLI(args, purpose="predict")
     out = Path(cli.config["out"]) if cli.config["out"] else cli.run_dir / "predictions.jsonl"
-    cli.predict(out)
+    saved = torch.load(cli.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    seen = cli.datamodule.hparams if cli.datamodule is not None else {}
+    files = ImageFilesDataModule(
+        images=cli.config["images"],
+        image_size=saved["attributor"]["image_size"] if "attributor" in saved else None,
+        **{key: seen[key] for key in ("batch_size", "num_workers", *PIXEL_PATH) if key in seen},
+    )
+    cli.trainer.callbacks.append(PredictionRows(out.resolve()))
+    cli.trainer.predict(
+        cli.model, datamodule=files, return_predictions=False, ckpt_path=cli.ckpt_path, weights_only=True
+    )
     if cli.trainer.is_global_zero:
         print(out)
     return out
@@ -63,14 +79,30 @@ def predict(args: list[str]) -> Path:
 
 def generate(args: list[str]) -> Path:
     """Write a GM data set; returns its folder."""
-    from lightning_modules.cli.generate import build_parser, run
+    from lightning_modules.cli import generate as command
 
-    parser = build_parser()
-    out = run(parser.parse_args(args))
+    out = command.generate(args)
     print(out)
     return out
 
 
-def compare(args: list[str]) -> dict[str, Any]:
-    """Put several runs in one table; returns it."""
-    raise SystemExit(json.dumps(args))
+def compare(args: list[str]) -> Comparison:
+    """Put several runs in one table: mean and spread over the seeds of runs that differ in nothing else."""
+    parser = argparse.ArgumentParser(prog="evaluate.py compare", description=compare.__doc__)
+    parser.add_argument("runs", nargs="+", help="run folders")
+    parser.add_argument("--metrics", nargs="*", help="shell patterns, such as 'test/control/*'; default: the main ones")
+    parser.add_argument("--out", help="folder for comparison.csv, .md and .html; default: print the table alone")
+    asked = parser.parse_args(args)
+    try:
+        comparison = compare_runs(asked.runs)
+        table = comparison.to_markdown(asked.metrics)
+    except ValueError as error:
+        raise SystemExit(f"evaluate.py compare: {error}") from error
+    print(table)
+    if asked.out is not None:
+        out = Path(asked.out)
+        write_text(out / "comparison.md", table)
+        write_text(out / "comparison.csv", comparison.to_csv())
+        comparison.write_html(out / "comparison.html", asked.metrics)
+        print(out)
+    return comparison

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from lightning_modules.callbacks import EvaluationReport
 from lightning_modules.cli.parser import SuggestingParser
 from lightning_modules.cli.run_folder import (
     experiment_name,
@@ -107,8 +108,10 @@ class FrameworkCLI(LightningCLI):
         self.run_dir.mkdir(parents=True, exist_ok=True)
         share_run_folder(self.run_dir)
         config["trainer"]["default_root_dir"] = str(self.run_dir)
+        always: list[Callback] = [EvaluationReport()]
         if self.purpose == "train" and config["trainer"]["enable_checkpointing"] is not False:
-            self.trainer_defaults["callbacks"] = [self._last_checkpoint()]
+            always.append(self._last_checkpoint())
+        self.trainer_defaults["callbacks"] = always
         torch.set_float32_matmul_precision("highest")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

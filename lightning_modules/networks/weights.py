@@ -44,8 +44,8 @@ def _from_hub(name: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError, ValueError) as error:
         raise FileNotFoundError(
-            f"ImageNet weights of {name}: the hub could not be reached ({type(error).__name__}). Without a network, "
-            f"copy the weights file here and give its path as `weights: PATH`, or train from scratch with `weights: none`."
+            f"ImageNet weights of {name}: the hub could not be reached ({type(error).__name__}). Offline, "
+            "copy the weights file here and give its path as `weights: PATH`, or train from scratch with `weights: none`."
         ) from error
     return state
 

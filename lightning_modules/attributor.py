@@ -1,0 +1,298 @@
+"""Attributor: ManiFPT artifacts to the name of the source (Song et al., CVPR 2024, Sec. 3 and 5). Wires only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_modules import artifacts
+from lightning_modules.artifacts import VIEWS, Manifold, NeighbourCache, View
+from lightning_modules.metrics import (
+    Estimate,
+    FrechetDistanceRatio,
+    attribution_estimates,
+    attribution_metrics,
+    over_seeds,
+    scalars,
+)
+from lightning_modules.networks import MAIN, ControlledNetworks, warmup_cosine
+
+MIB = 2**20
+FEWEST_TEST_IMAGES = 4  # two halves of two: what a Frechet distance needs
+
+
+class Attributor(pl.LightningModule):
+    """Names the source of an image from its artifact: what separates it from the nearest real image.
+
+    Beside the attributor itself it trains its *controls*: one smaller network on each view of the same images (the
+    artifact, the raw image, the nearest real alone, the difference to a random real), several seeds each, in the same
+    steps on the same batches. They change nothing in the attributor; they show what the artifact adds.
+
+    Args:
+        embedding: Space of the artifact (``lightning_modules.artifacts.embedding_names()``).
+        view: What the attributor sees; other than ``artifact`` makes it a baseline.
+        network: timm model of the attributor.
+        stem: ``imagenet``, ``small`` or ``patch`` (see ``SourceNetwork``).
+        weights: ``none``, ``imagenet`` or a path.
+        input_size: Resize of the network's input, in pixels; None keeps the embedding's.
+        learning_rate: Peak of AdamW's learning rate (warm-up over the first twentieth, then cosine to zero).
+        weight_decay: AdamW's.
+        controls: Views that get control networks; empty for none.
+        control_network: timm model of the controls, the same for every view so that their rows compare.
+        control_seeds: Initialisations per view.
+        fdr_halvings: Random halvings that FDR is averaged over.
+        seed: Of initialisations, random reals and halvings; None for the seed of ``seed_everything``.
+        manifold_dir: Where manifolds are kept; None for the data set's cache folder.
+        search_memory_mib: Bound on the working memory of the nearest-neighbour search.
+        carry_manifold_mib: Manifolds up to this size travel in the checkpoint; larger ones are named by hash and path.
+    """
+
+    manifold: Manifold
+    neighbours: NeighbourCache
+
+    def __init__(
+        self,
+        embedding: str = "rgb",
+        view: View = "artifact",
+        network: str = "resnet50",
+        stem: str = "imagenet",
+        weights: str = "none",
+        input_size: int | None = None,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.01,
+        controls: tuple[View, ...] = VIEWS,
+        control_network: str = "resnet10t",
+        control_seeds: int = 3,
+        fdr_halvings: int = 10,
+        seed: int | None = None,
+        manifold_dir: str | None = None,
+        search_memory_mib: int = 512,
+        carry_manifold_mib: int = 64,
+    ) -> None:
+        super().__init__()
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        controls = tuple(controls)
+        self.save_hyperparameters()
+        self.embedding = artifacts.build_embedding(embedding)
+        self.sources: list[str] = []
+        self.image_size: tuple[int, int] | None = None
+        self.results: dict[str, Estimate] = {}
+        self._prepared = False
+
+    # --- what depends on the data ------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Build the networks for the data set's sources, unless a checkpoint has brought its own."""
+        data = self.trainer.datamodule
+        if not self.sources and hasattr(data, "sources"):
+            self._build(list(data.sources), self.hparams["weights"])
+            self.image_size = tuple(data.image_size)
+
+    def _build(self, sources: list[str], weights: str) -> None:
+        settings, k = self.hparams, len(sources)
+        self.sources = sources
+        shape = {"stem": settings["stem"], "input_size": settings["input_size"]}
+        self.networks = ControlledNetworks(
+            main={"name": settings["network"], "weights": weights, **shape},
+            view=settings["view"],
+            control={"name": settings["control_network"], **shape},
+            controls=settings["controls"],
+            control_seeds=settings["control_seeds"],
+            num_classes=k,
+            seed=settings["seed"],
+        )
+        self.train_accuracy = MulticlassAccuracy(k, average="micro")
+        self.val_metrics, self.test_metrics = attribution_metrics(k, "val/"), attribution_metrics(k, "test/")
+        self.control_accuracy = nn.ModuleDict(
+            {name: MulticlassAccuracy(k, average="micro") for name in self.networks.controls}
+        )
+        self.fdr = FrechetDistanceRatio(k, seeds=settings["fdr_halvings"], seed=settings["seed"], class_names=sources)
+
+    def _prepare(self) -> None:
+        """Open the manifold of the checkpoint, or build the data set's; refuse data of other sources."""
+        data, settings = self.trainer.datamodule, self.hparams
+        sources = list(getattr(data, "sources", self.sources))
+        if sources != self.sources:
+            raise ValueError(
+                f"the data set has the sources {sources}, the attributor was trained on {self.sources}; "
+                "use a data set with the same sources"
+            )
+        if self._prepared:
+            return
+        if not hasattr(self, "manifold"):
+            reals = data.manifold_images()
+            kept = Path(settings["manifold_dir"] or data.cache_dir / "manifolds")
+            folder = kept / artifacts.manifold_key(reals, self.embedding)
+            if self.trainer.is_global_zero and not Manifold.exists(folder):
+                Manifold.build(folder, reals, self.embedding)
+            self.trainer.strategy.barrier()
+            self.manifold = Manifold.open(folder, self.embedding)
+        self.neighbours = NeighbourCache(self.manifold)
+        self._prepared = True
+
+    def on_fit_start(self) -> None:
+        """Build or open the manifold before the first step."""
+        self._prepare()
+
+    def on_validation_start(self) -> None:
+        """Forget the last epoch's counts: the logger resets only the members it logs."""
+        self._prepare()
+        self.val_metrics.reset()
+
+    def on_test_start(self) -> None:
+        """Open the manifold and forget earlier counts.
+
+        Raises:
+            ValueError: Other sources than the attributor's, or too few test images of one for its Frechet distances.
+        """
+        self._prepare()
+        for metric in (self.test_metrics, self.fdr, *self.control_accuracy.values()):
+            metric.reset()
+        counts = self.trainer.datamodule.counts("test")
+        few = {source: count for source, count in counts.items() if count < FEWEST_TEST_IMAGES}
+        if few:
+            raise ValueError(f"too few test images: {few}; expected {FEWEST_TEST_IMAGES} of each source at least")
+
+    def on_predict_start(self) -> None:
+        """Open the manifold that the checkpoint carries or names."""
+        self._prepare()
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+
+    def nearest_reals(self, batch: dict[str, Any], embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance (N,) float64 and index (N,) of the nearest real of each image, from the cache where it is known.
+
+        Raises:
+            ValueError: An image with a label stands in the manifold itself: its artifact would be zero.
+        """
+        identifiers = batch["content_id"].cpu()
+        if "label" in batch:
+            inside = torch.isin(identifiers, self.manifold.content_ids)
+            if inside.any():
+                paths = [path for path, hit in zip(batch["path"], inside.tolist(), strict=True) if hit]
+                raise ValueError(
+                    f"{len(paths)} images of a batch stand in the manifold of reals, so that their artifact would be "
+                    f"zero: {', '.join(paths[:5])}; take them out of the data set, or train on another manifold"
+                )
+        distance, index, missing = self.neighbours.lookup(identifiers)
+        if missing.any():
+            rows = missing.nonzero()[:, 0]
+            # An image without a label may be one of the manifold's own: then its nearest *other* real counts.
+            found = self.manifold.nearest(
+                embedded[rows.to(embedded.device)],
+                exclude=identifiers[rows],
+                memory_limit=self.hparams["search_memory_mib"] * MIB,
+            )
+            distance[rows], index[rows] = found.distance[:, 0].cpu(), found.index[:, 0].cpu()
+            self.neighbours.add(identifiers[rows], distance[rows], index[rows])
+        return distance, index
+
+    def views(self, batch: dict[str, Any], needed: set[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """The views by name, (N, *shape) each, and the distance to the manifold, (N,) float64."""
+        embedded = self.embedding(batch["image"])
+        distance, index = self.nearest_reals(batch, embedded)
+        nearest, random = self.manifold.points(index).to(embedded), None
+        if "random" in needed:
+            chosen = artifacts.random_reals(batch["content_id"].cpu(), len(self.manifold), self.hparams["seed"])
+            random = self.manifold.points(chosen).to(embedded)
+        return {name: artifacts.view_of(name, embedded, nearest, random) for name in needed}, distance
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Sum of all networks' cross-entropies on one batch."""
+        labels = batch["label"]
+        views, _ = self.views(batch, set(self.networks.views.values()))
+        outputs = self.networks(views)
+        losses = {name: cross_entropy(logits, labels) for name, (logits, _) in outputs.items()}
+        self.train_accuracy(outputs[MAIN][0], labels)
+        self.log("train/loss", losses[MAIN].detach(), on_epoch=True, on_step=False, sync_dist=True)
+        self.log("train/accuracy", self.train_accuracy, on_epoch=True, on_step=False, prog_bar=True)
+        return torch.stack(list(losses.values())).sum()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Metrics of the attributor on the validation split."""
+        views, _ = self.views(batch, {self.hparams["view"]})
+        self.val_metrics.update(self.networks(views, [MAIN])[MAIN][0], batch["label"])
+        self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Metrics of the attributor and its controls; returns the columns of the rows, and what figures show."""
+        labels = batch["label"]
+        views, distance = self.views(batch, {"raw", "artifact", "nearest", *self.networks.views.values()})
+        outputs = self.networks(views)
+        logits, features = outputs[MAIN]
+        self.test_metrics.update(logits, labels)
+        self.log_dict(scalars(self.test_metrics), on_epoch=True)
+        self.fdr.update(features, labels, batch["index"])
+        for name, metric in self.control_accuracy.items():
+            metric.update(outputs[name][0], labels)
+        shown = {"image": batch["image"], "nearest_image": views["nearest"], "artifact": views["artifact"]}
+        return {"label": labels, "features": features, **shown, **self._columns(batch, logits, distance)}
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Columns of the per-image rows for images of unknown source."""
+        views, distance = self.views(batch, {self.hparams["view"]})
+        return self._columns(batch, self.networks(views, [MAIN])[MAIN][0], distance)
+
+    def _columns(self, batch: dict[str, Any], logits: Tensor, distance: Tensor) -> dict[str, Any]:
+        kept = {key: batch[key] for key in ("index", "path", "content_id")}
+        return {**kept, "probabilities": logits.double().softmax(dim=1), "distance": distance}
+
+    def on_test_epoch_end(self) -> None:
+        """Turn the counts into estimates with intervals; every process computes the same."""
+        self.results = attribution_estimates(self.test_metrics, self.sources)
+        self.results["test/fdr"] = self.fdr.estimate()
+        self.log("test/fdr", self.results["test/fdr"].value)
+        for view in self.hparams["controls"]:
+            names = [name for name, shown in self.networks.controls.items() if shown == view]
+            estimate = over_seeds([float(self.control_accuracy[name].compute()) for name in names])
+            self.results[f"test/control/{view}/accuracy"] = estimate
+            self.log(f"test/control/{view}/accuracy", estimate.value)
+
+    def on_fit_end(self) -> None:
+        """Keep the neighbours that were found, for the next run on the same data."""
+        self.neighbours.flush()
+
+    # --- optimisation and checkpoints --------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with linear warm-up over a twentieth of all steps, then cosine to zero."""
+        rate, decay = self.hparams["learning_rate"], self.hparams["weight_decay"]
+        optimizer = torch.optim.AdamW(self.networks.parameters(), lr=rate, weight_decay=decay, fused=True)
+        schedule = warmup_cosine(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the sources and the manifold (its tensors, or its hash and path) into the checkpoint."""
+        carried = self.manifold.num_bytes <= self.hparams["carry_manifold_mib"] * MIB
+        checkpoint["attributor"] = {
+            "sources": self.sources,
+            "image_size": list(self.image_size or ()),
+            "manifold_hash": self.manifold.hash,
+            "manifold_path": str(self.manifold.directory or ""),
+            "manifold": self.manifold.to_tensors() if carried else {},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Rebuild the networks for the checkpoint's sources and open its manifold.
+
+        Raises:
+            ValueError: No attributor's checkpoint.
+            FileNotFoundError: The manifold that the checkpoint names is gone.
+        """
+        saved = checkpoint.get("attributor")
+        if saved is None:
+            raise ValueError("the checkpoint holds no attributor; give one that train.py wrote for an Attributor")
+        if self.sources != saved["sources"]:
+            self._build(list(saved["sources"]), "none")
+        self.image_size = tuple(saved["image_size"])
+        if saved["manifold"]:
+            self.manifold = Manifold.from_tensors(saved["manifold"], self.embedding)
+        else:
+            self.manifold = Manifold.open(saved["manifold_path"], self.embedding, expected_hash=saved["manifold_hash"])

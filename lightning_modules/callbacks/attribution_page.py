@@ -1,0 +1,268 @@
+"""The report of an attributor's evaluation: figures as PNG files, and one page that carries them all."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_modules.metrics import Estimate
+from lightning_modules.reporting.figures import (
+    ArtifactRow,
+    artifact_rows,
+    confusion_matrix,
+    method_accuracy,
+    per_source_accuracy,
+    to_png,
+    training_curves,
+    tsne_figure,
+)
+from lightning_modules.reporting.page import (
+    Details,
+    FigureBlock,
+    Headline,
+    Section,
+    Summary,
+    Table,
+    Text,
+    render_report,
+)
+from lightning_modules.reporting.run_files import write_bytes
+
+VIEW_TITLES = {
+    "artifact": "artifact: image − nearest real",
+    "raw": "raw image",
+    "nearest": "nearest real alone",
+    "random": "image − random real",
+}
+_CURVES = ("train/loss", "train/accuracy", "val/accuracy")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test image with its nearest real and its artifact, `(3, H, W)` each."""
+
+    index: int
+    image: Tensor
+    nearest_image: Tensor
+    artifact: Tensor
+
+
+@dataclass(frozen=True)
+class AttributionResults:
+    """What the page shows.
+
+    Attributes:
+        results: Metrics by `test/name`.
+        rows: Per-image rows of the whole test split.
+        sources: Names, label = position.
+        source_info: What is known of each source.
+        features: Penultimate features of an even selection of test images, `(M, d)`.
+        labels: Their labels.
+        examples: Test images by label.
+        settings: Hyper-parameters of the attributor.
+        data: Size of each split by source, and other facts of the data set.
+    """
+
+    results: dict[str, Estimate]
+    rows: list[dict[str, Any]]
+    sources: list[str]
+    source_info: dict[str, dict[str, Any]]
+    features: Tensor
+    labels: list[int]
+    examples: dict[int, list[Example]]
+    settings: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str, Path]:
+    """Write `figures/*.png` and `report.html` into a run folder.
+
+    Returns:
+        The figures' paths by name.
+    """
+    figures = _figures(folder, shown)
+    paths = {}
+    for name, figure in figures.items():
+        paths[name] = folder / "figures" / f"{name}.png"
+        write_bytes(paths[name], to_png(figure))
+    sections = [_sources_section(shown, paths), _images_section(shown, paths)]
+    if "controls" in paths:
+        sections.append(_controls_section(shown, paths))
+    sections.append(_features_section(shown, paths))
+    sections.append(_run_section(folder, shown, paths))
+    title = f"Which generator made it? {len(shown.sources)} sources, {shown.settings['embedding'].upper()} artifacts"
+    render_report(folder / "report.html", title=title, summary=_summary(shown), sections=sections)
+    return paths
+
+
+def confusion_of(rows: list[dict[str, Any]], sources: list[str]) -> NDArray[np.int64]:
+    """Confusion matrix `(K, K)` of per-image rows, rows = true source, columns = predicted."""
+    place = {source: position for position, source in enumerate(sources)}
+    counts = np.zeros((len(sources), len(sources)), dtype=np.int64)
+    for row in rows:
+        counts[place[row["source"]], place[row["predicted"]]] += 1
+    return counts
+
+
+def _controls(shown: AttributionResults) -> dict[str, Estimate]:
+    found = {view: shown.results.get(f"test/control/{view}/accuracy") for view in VIEW_TITLES}
+    return {VIEW_TITLES[view]: estimate for view, estimate in found.items() if estimate is not None}
+
+
+def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
+    recalls = {source: shown.results[f"test/recall/{source}"] for source in shown.sources}
+    chance = 1 / len(shown.sources)
+    rows = [
+        ArtifactRow(
+            source,
+            *(
+                torch.stack([getattr(example, part) for example in shown.examples[label]])
+                for part in ("image", "nearest_image", "artifact")
+            ),
+        )
+        for label, source in enumerate(shown.sources)
+        if len(shown.examples.get(label, [])) == max(map(len, shown.examples.values()))
+    ]
+    figures = {
+        "confusion": confusion_matrix(confusion_of(shown.rows, shown.sources), shown.sources),
+        "recall": per_source_accuracy(recalls, chance=chance),
+        "artifacts": artifact_rows(rows, space=shown.settings["embedding"].upper()),
+        "tsne": tsne_figure(shown.features, shown.labels, shown.sources, seed=shown.settings["seed"]),
+    }
+    if controls := _controls(shown):
+        figures["controls"] = method_accuracy(controls, chance=chance, highlight=[VIEW_TITLES["artifact"]])
+    if curves := _curves(folder / "logs" / "metrics.csv"):
+        figures["training"] = training_curves(curves)
+    return figures
+
+
+def _curves(log: Path) -> dict[str, list[tuple[float, float]]]:
+    if not log.is_file():
+        return {}
+    with log.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    curves = {name: [(float(line["epoch"]), float(line[name])) for line in lines if line.get(name)] for name in _CURVES}
+    return {name: points for name, points in curves.items() if len(points) > 1}
+
+
+def _summary(shown: AttributionResults) -> Summary:
+    accuracy, fdr = shown.results["test/accuracy"], shown.results["test/fdr"]
+    k = len(shown.sources)
+    facts = fdr.details
+    return Summary(
+        text=(
+            f"A {shown.settings['network']} looks at the {shown.settings['view']} of an image in "
+            f"{shown.settings['embedding'].upper()} space and names one of {k} sources. All numbers are of the test "
+            "split, which neither training nor the manifold of reals has seen."
+        ),
+        headlines=[
+            Headline.of("Accuracy", accuracy, percent=True, note=f"chance {1 / k:.1%}"),
+            Headline.of("FDR", fdr, note=f"each distance from {facts['n_per_half']} images, d = {facts['d']}"),
+            Headline.of("Mean accuracy over sources", shown.results["test/accuracy_macro"], percent=True),
+        ],
+    )
+
+
+def _figure(paths: dict[str, Path], name: str, caption: str, alt: str, wide: bool = True) -> FigureBlock:
+    return FigureBlock(paths[name], caption, alt, wide)
+
+
+def _sources_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
+    recalls = [[source, shown.results[f"test/recall/{source}"]] for source in shown.sources]
+    return Section(
+        "Sources",
+        [
+            _figure(
+                paths, "confusion", "Test images by true and named source; shading by row.", "Confusion matrix", False
+            ),
+            _figure(paths, "recall", "Share of each source's images named rightly.", "Accuracy by source", False),
+            Details("Accuracy by source as a table", Table(["source", "accuracy"], recalls, percent=["accuracy"])),
+        ],
+    )
+
+
+def _images_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
+    distances: dict[str, list[float]] = {source: [] for source in shown.sources}
+    for row in shown.rows:
+        distances[row["source"]].append(row["distance"])
+    table = [
+        [source, float(np.mean(found)), float(np.median(found)), len(found)] for source, found in distances.items()
+    ]
+    return Section(
+        "Images, nearest reals and artifacts",
+        [
+            _figure(
+                paths,
+                "artifacts",
+                "For each source: image, nearest real of the manifold, and their signed difference, the artifact.",
+                "Rows of images, nearest real images and artifacts",
+            ),
+            Table(
+                ["source", "mean distance", "median distance", "images"],
+                table,
+                "Euclidean distance to the nearest real, pixel values in [0, 1].",
+            ),
+        ],
+    )
+
+
+def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
+    controls = _controls(shown)
+    network, seeds = shown.settings["control_network"], shown.settings["control_seeds"]
+    rows = [[view, estimate, estimate.details.get("std"), estimate.n] for view, estimate in controls.items()]
+    return Section(
+        "What the artifact adds",
+        [
+            _figure(paths, "controls", "Mean over seeds.", "Accuracy of the controls", False),
+            Table(["what the network sees", "accuracy", "std", "seeds"], rows, percent=["accuracy", "std"]),
+        ],
+        intro=(
+            f"The same network ({network}, {seeds} initialisations each) on four views of the same images, trained in "
+            "the same steps. If the raw image does as well as the artifact, the nearest real adds nothing here; if the "
+            "difference to a random real does as well, it need not be the nearest."
+        ),
+    )
+
+
+def _features_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
+    facts = {key: value for key, value in shown.results["test/fdr"].details.items() if not isinstance(value, list)}
+    return Section(
+        "Features",
+        [
+            _figure(
+                paths,
+                "tsne",
+                "t-SNE of the penultimate features of test images. Distances between far clusters mean little.",
+                "Scatter of test images by source",
+            ),
+            Details("FDR in detail", {"FDR": shown.results["test/fdr"].value, **facts}),
+        ],
+    )
+
+
+def _run_section(folder: Path, shown: AttributionResults, paths: dict[str, Path]) -> Section:
+    blocks: list[Any] = []
+    if "training" in paths:
+        blocks.append(_figure(paths, "training", "Loss and accuracy by epoch.", "Training curves"))
+    if shown.data:
+        blocks.append(Details("Data", shown.data))
+    if shown.source_info:
+        keys = sorted({key for info in shown.source_info.values() for key in info} - {"sha256"})
+        table = [[name, *(_text(info.get(key)) for key in keys)] for name, info in shown.source_info.items()]
+        blocks.append(Details("Sources", Table(["source", *keys], table)))
+    for name in ("config.yaml", "provenance.json"):
+        if (folder / name).is_file():
+            blocks.append(Details(name, (folder / name).read_text()))
+    return Section("Run", blocks or [Text("This run left no configuration.")])
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
