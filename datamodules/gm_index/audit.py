@@ -17,6 +17,7 @@ number of sources``, so that one odd file in a large data set does not stop a ru
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,8 @@ SIGNIFICANCE = 0.01
 MARGIN = 0.01  # in sources recovered beyond chance: one image in a hundred of one source
 _PER_SOURCE = 2_000  # images of each source that are looked at; enough to see 1 %
 _DRAWS = 1_999
+_SHOWN = 6  # values with a column of their own in the table
+_WIDE = 16  # characters; longer values stand in a legend
 _VALUES = 100  # rarer values are one value: a value seen once cannot be voted on
 
 
@@ -122,17 +125,21 @@ def permutation_p_value(counts: NDArray[np.int64], seed: int = 0) -> float:
 
 def _table(values: pd.Series, sources: pd.Series) -> str:
     shares = pd.crosstab(sources, values, normalize="index")
-    order = shares.sum().sort_values(ascending=False).index
-    shown = shares[order[:6]].copy()
-    if len(order) > 6:
-        shown[f"{len(order) - 6} other values"] = 1 - shown.sum(axis=1)
+    order = shares.sum().sort_values(ascending=False, kind="stable").index
+    shown = shares[order[:_SHOWN]].copy()
+    if len(order) > _SHOWN:
+        shown[f"{len(order) - _SHOWN} other values"] = 1 - shown.sum(axis=1)
+    names = [str(name) or "(none)" for name in shown.columns]
+    legend = []
+    if max(map(len, names)) > _WIDE:
+        legend = [f"{letter} = {name}" for letter, name in zip(ascii_uppercase, names, strict=False)]
+        names = list(ascii_uppercase[: len(names)])
     width = max(len(str(source)) for source in shown.index)
-    columns = [str(name) or "(none)" for name in shown.columns]
-    lines = [" " * width + "  " + "  ".join(columns)]
+    lines = [" " * width + "".join(f"  {name:>6}" for name in names)]
     for source, row in shown.iterrows():
-        cells = [f"{value:.1%}".rjust(len(name)) for value, name in zip(row, columns, strict=True)]
-        lines.append(f"{source!s:<{width}}  " + "  ".join(cells))
-    return "\n".join(lines)
+        cells = (f"  {value:>{max(6, len(name))}.1%}" for value, name in zip(row, names, strict=True))
+        lines.append(f"{source!s:<{width}}" + "".join(cells))
+    return "\n".join(legend + lines)
 
 
 def _sample(rows: pd.DataFrame) -> pd.DataFrame:

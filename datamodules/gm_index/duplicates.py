@@ -6,7 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
-from datamodules.gm_index.problems import Kind, Problems
+from datamodules.gm_index.problems import Kind, Problems, counted
 
 Duplicates = Literal["error", "drop"]
 
@@ -43,5 +43,5 @@ def drop_duplicates(rows: pd.DataFrame, policy: Duplicates, problems: Problems, 
         leave.update(group.index[1:])
     dropped = rows.loc[sorted(leave)]
     for source, count in dropped["source"].value_counts().sort_index().items():
-        notes.append(f"{source}: {count} files left out because their pictures are there more than once")
+        notes.append(f"{source}: {counted(count, 'file')} left out, copies of other files")
     return rows.drop(index=sorted(leave)).sort_index()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, JpegImagePlugin
 
 from datamodules.gm_index.pixel_path import PixelPath
+from datamodules.gm_index.problems import counted
 from datamodules.image_io import UnreadableImageError, content_id, decode_image
 
 _FORMATS = {"PNG", "JPEG", "MPO", "WEBP"}
@@ -27,7 +30,7 @@ class FileFacts:
         reason: What was found, for the problem.
         extension: Lower-case suffix.
         format: PNG, JPEG, WEBP lossy or WEBP lossless.
-        jpeg_tables: Hash of the quantisation tables with a rough size of their entries.
+        jpeg_tables: Quality whose quantisation tables libjpeg would write, else a hash of the tables.
         jpeg_chroma: Chroma subsampling, and whether the JPEG is progressive.
         mode: Pillow's mode of the file: RGB, L, P, RGBA, ...
         size: ``<width>x<height>`` in the file.
@@ -59,6 +62,23 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+@cache
+def _libjpeg_tables() -> dict[tuple[tuple[int, ...], ...], int]:
+    tables = {}
+    for quality in range(1, 101):
+        for mode in ("RGB", "L"):
+            buffer = BytesIO()
+            Image.new(mode, (8, 8)).save(buffer, format="JPEG", quality=quality)
+            image = JpegImagePlugin.JpegImageFile(BytesIO(buffer.getvalue()))
+            tables[tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))] = quality
+    return tables
+
+
+def _name_tables(tables: tuple[tuple[int, ...], ...]) -> str:
+    quality = _libjpeg_tables().get(tables)
+    return f"quality {quality}" if quality else f"custom {hash_bytes(repr(tables).encode())[:8]}"
+
+
 def _webp_kind(data: bytes) -> str:
     position = 12  # RIFF header; then chunks of 4 bytes of name, 4 of length, payload padded to even
     while position + 8 <= len(data):
@@ -80,10 +100,10 @@ def _read_header(data: bytes, facts: FileFacts) -> None:
         elif facts.format != "MPO" and getattr(image, "n_frames", 1) > 1:
             facts.problem, facts.reason = "UNSUPPORTED", f"an animation of {getattr(image, 'n_frames', 0)} frames"
         if isinstance(image, JpegImagePlugin.JpegImageFile):
-            tables = [list(image.quantization[key]) for key in sorted(image.quantization)]
-            total = sum(map(sum, tables))
             facts.format = "JPEG"
-            facts.jpeg_tables = f"{hash_bytes(repr(tables).encode())[:8]} (sum {total})"
+            facts.jpeg_tables = _name_tables(
+                tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))
+            )
             chroma = _CHROMA.get(JpegImagePlugin.get_sampling(image), "other" if image.mode != "L" else "grey")
             facts.jpeg_chroma = chroma + (" progressive" if image.info.get("progressive") else "")
     if facts.format == "WEBP":
@@ -115,10 +135,8 @@ def read_facts(path: Path, pixel_path: PixelPath, known: frozenset[str] | set[st
         pixels = decode_image(data)
         _read_header(data, facts)
     except UnreadableImageError as error:
-        facts.problem, facts.reason = (
-            "UNREADABLE",
-            f"{len(data)} bytes, {error.__cause__ or error}".replace(" <_io.BytesIO object>", ""),
-        )
+        why = re.sub(r" file <_io\.BytesIO.*", " format", str(error.__cause__ or error))  # it was read from memory
+        facts.problem, facts.reason = "UNREADABLE", f"{counted(len(data), 'byte')}, {why}"
         return facts
     if facts.problem:
         return facts

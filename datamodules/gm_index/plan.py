@@ -19,7 +19,7 @@ from datamodules.gm_index.duplicates import Duplicates, drop_duplicates
 from datamodules.gm_index.files import write_atomically, write_parquet
 from datamodules.gm_index.index_file import read_index_file
 from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.gm_index.problems import GMDataError, Kind, Problems
+from datamodules.gm_index.problems import GMDataError, Kind, Problems, counted
 from datamodules.gm_index.sources_yaml import read_sources_yaml
 from datamodules.gm_index.split_file import SUFFIXES, read_split_file, write_split_file
 from datamodules.gm_index.splits import SplitRule, check_given, draw_splits
@@ -207,7 +207,7 @@ def _check_sizes(rows: pd.DataFrame, problems: Problems) -> None:
         name, per_source = f"{width}x{height}", group["source"].value_counts().sort_index()
         where = ", ".join(f"{source} {count}" for source, count in per_source.items())
         examples = "" if (width, height) == usual else f"; first: {', '.join(group['path'].head(3))}"
-        problems.add(Kind.MIXED_SIZES, f"{name} (width x height): {len(group)} images ({where}){examples}")
+        problems.add(Kind.MIXED_SIZES, f"{name} (width x height): {counted(len(group))} ({where}){examples}")
 
 
 def _audit(labelled: pd.DataFrame, settings: PlanSettings, problems: Problems, notes: list[str]) -> None:

@@ -133,6 +133,11 @@ class Kind(Enum):
         self.title, self.expected, self.fix = title, expected, fix
 
 
+def counted(count: int, noun: str = "image") -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 class GMDataError(ValueError):
     """A data set that cannot be trained on; the message lists every problem found."""
 
@@ -159,7 +164,7 @@ class Problems:
     def message(self) -> str:
         """The whole report, kind by kind; long lists end with a count."""
         count = sum(len(offenders) for offenders in self.found.values())
-        blocks = [f"{self.where}: {count} {'problem' if count == 1 else 'problems'}, nothing was trained or evaluated."]
+        blocks = [f"{self.where}: {counted(count, 'problem')}, nothing was trained or evaluated."]
         for kind in sorted(self.found, key=list(Kind).index):
             offenders = self.found[kind]
             lines = [

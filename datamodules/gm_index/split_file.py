@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.gm_index.files import write_atomically, write_parquet
-from datamodules.gm_index.problems import Kind, Problems
+from datamodules.gm_index.problems import Kind, Problems, counted
 from datamodules.gm_index.splits import SPLITS, SplitRule
 
 SPLIT_FORMAT = 1
@@ -84,5 +84,5 @@ def read_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule, problems: P
         )
     found = rows["content"].map(splits).fillna("").astype("str")
     if new := int((found == "").sum()):
-        notes.append(f"{new} images are not in {path} and are left out")
+        notes.append(f"left out, not in {path}: {counted(new)}")
     return found

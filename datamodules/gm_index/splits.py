@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from datamodules.gm_index.problems import Kind, Problems
+from datamodules.gm_index.problems import Kind, Problems, counted
 
 SPLITS = ("manifold", "train", "val", "test")
 _TOO_MANY_TO_TRY = 100_000
@@ -113,7 +113,7 @@ def draw_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> pd.S
         split[index[:taken]] = "manifold"
         rest = index[taken:][: rule.images_per_source]
         if missing := rule.missing(len(rest)):
-            ask = f"{source}: {len(index)} images"
+            ask = f"{source}: {counted(len(index))}"
             ask += f", {taken} of them for the manifold" if source in share else ""
             ask += f", {len(rest)} to divide" if len(rest) != len(index) else ""
             problems.add(
@@ -124,7 +124,7 @@ def draw_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> pd.S
             split[rest[start : start + size]] = name
             start += size
     if share and not any(share.values()):
-        reals = ", ".join(f"{source} ({len(ranked[source])} images)" for source in share)
+        reals = ", ".join(f"{source} ({counted(len(ranked[source]))})" for source in share)
         problems.add(Kind.TOO_FEW, f"{reals}: none for the manifold with manifold_fraction {rule.manifold:g}")
     return split
 

@@ -219,12 +219,12 @@ def test_two_processes_stop_at_bad_data(root, tmp_path, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", str(20002 + os.getpid() % 20000))
     GMDataModule(root=str(root)).prepare_data()  # leaves a plan that must not be used
     (root / "gan-a" / "bad.png").write_bytes(b"x")
-    with pytest.raises(Exception, match=r"gan-a/bad\.png: 1 bytes"):  # whichever rank fails first
+    with pytest.raises(Exception, match=r"gan-a/bad\.png: 1 byte"):  # whichever rank fails first
         trainer_of_two(tmp_path).test(Recorder(str(tmp_path)), datamodule=GMDataModule(root=str(root)), verbose=False)
     assert not list(tmp_path.glob("rank*.txt"))
     waiting = GMDataModule(root=str(root))
     waiting.trainer = SimpleNamespace(global_rank=1, world_size=2)
-    with pytest.raises(GMDataError, match=r"gan-a/bad\.png: 1 bytes"):
+    with pytest.raises(GMDataError, match=r"gan-a/bad\.png: 1 byte"):
         waiting.setup("test")
     (root / "gan-a" / "bad.png").unlink()
     GMDataModule(root=str(root)).prepare_data()

@@ -132,7 +132,9 @@ def test_files_that_are_no_images(tmp_path):
     (tmp_path / "gan-a" / "notes.txt").write_text("hello")
     (tmp_path / "stray.png").write_bytes(b"x")
     message = message_of(root=str(tmp_path))
-    assert_block(message, Kind.UNREADABLE, "gan-a/text.png: 18 bytes", "gan-a/empty.jpg: 0 bytes")
+    assert_block(
+        message, Kind.UNREADABLE, "gan-a/text.png: 18 bytes, cannot identify image format", "gan-a/empty.jpg: 0 bytes"
+    )
     assert_block(message, Kind.NOT_AN_IMAGE, "gan-a/notes.txt")
     assert_block(message, Kind.LOOSE_IMAGE, "stray.png")
 
@@ -181,7 +183,7 @@ def test_picture_in_two_sources_even_in_another_format(tmp_path):
     kept = set(datamodule.plan.rows["path"])
     assert "gan-a/00002.png" in kept
     assert not kept & {"gan-a/00003.png", "vae-b/copy.webp"}
-    assert any(note.startswith("gan-a: 1 files left out") for note in datamodule.plan.notes)
+    assert any(note.startswith("gan-a: 1 file left out") for note in datamodule.plan.notes)
 
 
 @pytest.mark.parametrize("policy", ["error", "drop"])
