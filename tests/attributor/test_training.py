@@ -14,7 +14,8 @@ from lightning_modules.attributor import Attributor
 
 
 def test_it_learns_far_above_chance(trained):
-    assert trained.metrics["test/accuracy"] > 0.7  # four sources: chance is 0.25
+    accuracy = json.loads((trained.run / "metrics.json").read_text())["test/accuracy"]
+    assert accuracy["low"] > 0.4  # four sources: chance is 0.25
     assert trained.metrics["test/fdr"] > 1
 
 
