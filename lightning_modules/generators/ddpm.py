@@ -50,7 +50,7 @@ class DDPMGenerator(GreyGenerator):
         super().__init__(latent_dim=INNER_SIZE**2)
         self.training_steps = training_steps
         self.sampling_steps = sampling_steps
-        self.unet: nn.Module = UNet2DModel(  # type: ignore[no-untyped-call]
+        self.unet: nn.Module = UNet2DModel(  # type: ignore[no-untyped-call,assignment]
             sample_size=INNER_SIZE // 2,
             in_channels=4,
             out_channels=4,
