@@ -36,6 +36,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, atomically."""
+
+    def write(partial: Path) -> None:
+        partial.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
 def write_parquet(path: Path, frame: pd.DataFrame, metadata: Mapping[str, str]) -> None:
     """Write a table with string metadata in its schema, atomically."""
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(dict(metadata))

@@ -16,7 +16,7 @@ from datamodules.gm_index.audit import audit_formats, describe, lossy_history
 from datamodules.gm_index.cache import INDEX_VERSION, build_index
 from datamodules.gm_index.discover import discover_folders
 from datamodules.gm_index.duplicates import Duplicates, drop_duplicates
-from datamodules.gm_index.files import write_atomically, write_parquet
+from datamodules.gm_index.files import write_parquet, write_text
 from datamodules.gm_index.index_file import read_index_file
 from datamodules.gm_index.pixel_path import PixelPath
 from datamodules.gm_index.problems import GMDataError, Kind, Problems, counted
@@ -143,17 +143,12 @@ def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
         with suppress(OSError):
             settings.plan_file.unlink()  # other processes must not go on with an earlier one
         if problems and settings.cache_folder.is_dir():
-            text = problems.message()
-            write_atomically(settings.problems_file, lambda partial: _write_text(partial, text))
+            write_text(settings.problems_file, problems.message())
         raise
     plan.write(settings.plan_file)
     if settings.split_file and not settings.split_file.exists():
         write_split_file(settings.split_file, plan.rows, settings.rule)
     return plan
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) -> Plan:

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.gm_index.files import write_atomically, write_parquet
+from datamodules.gm_index.files import write_parquet, write_text
 from datamodules.gm_index.problems import Kind, Problems, counted
 from datamodules.gm_index.splits import SPLITS, SplitRule
 
@@ -34,7 +34,7 @@ def write_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule) -> None:
         write_parquet(path, drawn, {"split": json.dumps(head)})
     else:
         text = json.dumps({**head, "splits": dict(zip(drawn["content"], drawn["split"], strict=True))}, indent=1)
-        write_atomically(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8") and None)
+        write_text(path, text + "\n")
 
 
 def _read(path: Path) -> tuple[dict[str, object], dict[str, str]]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.gm_index.pixel_path import PixelPath
@@ -106,7 +107,8 @@ def load_image_folder(
     if not files:
         raise FileNotFoundError(f"{folder}: no {', '.join(IMAGE_SUFFIXES)} file in it or below")
     parents = [file.relative_to(folder).parts[:-1] for file in files]
-    labels, classes = None, ()
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
     if with_classes and all(len(parts) == 1 for parts in parents):
         classes = tuple(sorted({parts[0] for parts in parents}))
         positions = {class_name: position for position, class_name in enumerate(classes)}
