@@ -170,6 +170,17 @@ class GMDataModule(pl.LightningDataModule):
         found = self.plan.rows.loc[self.plan.rows["split"] == split, "source"].value_counts()
         return {source: int(found.get(source, 0)) for source in self.sources}
 
+    def describe(self) -> dict[str, str]:
+        """What a report says of the data: images of each split by source, reals of the manifold, notes."""
+        told = {
+            split: ", ".join(f"{source} {count:,}" for source, count in self.counts(split).items())
+            for split in ("train", "val", "test")
+        }
+        told["manifold"] = f"{int((self.plan.rows['split'] == 'manifold').sum()):,} reals"
+        told["image size"] = f"{self.image_size[0]} x {self.image_size[1]} px"
+        told["notes"] = " ".join(self.plan.notes) or "none"
+        return told
+
     def images(self, split: str) -> PlannedImages:
         """The labelled images of ``train``, ``val`` or ``test`` as a map-style data set, decoded when asked for.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lightning_modules.reporting.figures import (
     training_curves,
     tsne_figure,
 )
+from lightning_modules.reporting.formatting import format_spread
 from lightning_modules.reporting.page import (
     Details,
     FigureBlock,
@@ -68,7 +69,7 @@ class AttributionResults:
         labels: Their labels.
         examples: Test images by label.
         settings: Hyper-parameters of the attributor.
-        data: Size of each split by source, and other facts of the data set.
+        data: What the data set says of itself, by name.
     """
 
     results: dict[str, Estimate]
@@ -79,7 +80,7 @@ class AttributionResults:
     labels: list[int]
     examples: dict[int, list[Example]]
     settings: dict[str, Any]
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, str]
 
 
 def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str, Path]:
@@ -138,10 +139,20 @@ def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
         "tsne": tsne_figure(shown.features, shown.labels, shown.sources, seed=shown.settings["seed"]),
     }
     if controls := _controls(shown):
-        figures["controls"] = method_accuracy(controls, chance=chance, highlight=[VIEW_TITLES["artifact"]])
+        spread = {view: _within_one_std(estimate) for view, estimate in controls.items()}
+        figures["controls"] = method_accuracy(spread, chance=chance, highlight=[VIEW_TITLES["artifact"]])
     if curves := _curves(folder / "logs" / "metrics.csv"):
         figures["training"] = training_curves(curves)
     return figures
+
+
+def _within_one_std(estimate: Estimate) -> Estimate:
+    """The same mean with its spread over seeds in place of the interval of the mean, which few seeds make very wide."""
+    std = estimate.details.get("std")
+    if std is None:
+        return estimate
+    low, high = max(0.0, estimate.value - std), min(1.0, estimate.value + std)
+    return Estimate(estimate.value, low, high, estimate.n, "one standard deviation over seeds", estimate.details)
 
 
 def _curves(log: Path) -> dict[str, list[tuple[float, float]]]:
@@ -171,8 +182,8 @@ def _summary(shown: AttributionResults) -> Summary:
     )
 
 
-def _figure(paths: dict[str, Path], name: str, caption: str, alt: str, wide: bool = True) -> FigureBlock:
-    return FigureBlock(paths[name], caption, alt, wide)
+def _figure(paths: dict[str, Path], name: str, caption: str, alt: str) -> FigureBlock:
+    return FigureBlock(paths[name], caption, alt)
 
 
 def _sources_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
@@ -180,10 +191,8 @@ def _sources_section(shown: AttributionResults, paths: dict[str, Path]) -> Secti
     return Section(
         "Sources",
         [
-            _figure(
-                paths, "confusion", "Test images by true and named source; shading by row.", "Confusion matrix", False
-            ),
-            _figure(paths, "recall", "Share of each source's images named rightly.", "Accuracy by source", False),
+            _figure(paths, "confusion", "Test images by true and named source; shading by row.", "Confusion matrix"),
+            _figure(paths, "recall", "Share of each source's images named rightly.", "Accuracy by source"),
             Details("Accuracy by source as a table", Table(["source", "accuracy"], recalls, percent=["accuracy"])),
         ],
     )
@@ -217,12 +226,20 @@ def _images_section(shown: AttributionResults, paths: dict[str, Path]) -> Sectio
 def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
     controls = _controls(shown)
     network, seeds = shown.settings["control_network"], shown.settings["control_seeds"]
-    rows = [[view, estimate, estimate.details.get("std"), estimate.n] for view, estimate in controls.items()]
+    rows = [
+        [view, format_spread(estimate.value, estimate.details.get("std"), percent=True), estimate.n]
+        for view, estimate in controls.items()
+    ]
     return Section(
         "What the artifact adds",
         [
-            _figure(paths, "controls", "Mean over seeds.", "Accuracy of the controls", False),
-            Table(["what the network sees", "accuracy", "std", "seeds"], rows, percent=["accuracy", "std"]),
+            _figure(paths, "controls", "Mean over seeds.", "Accuracy of the controls"),
+            Table(
+                ["what the network sees", "accuracy", "seeds"],
+                rows,
+                "Mean ± standard deviation over seeds, on the same test images.",
+                right=["accuracy"],
+            ),
         ],
         intro=(
             f"The same network ({network}, {seeds} initialisations each) on four views of the same images, trained in "

@@ -81,7 +81,7 @@ class EvaluationReport(Callback):
                 labels=[features[index][0] for index in sorted(features)],
                 examples=examples,
                 settings=dict(pl_module.hparams),
-                data=trainer.datamodule.describe() if hasattr(trainer.datamodule, "describe") else {},  # type: ignore[attr-defined]
+                data=trainer.datamodule.describe(),  # type: ignore[attr-defined]
             )
             figures = write_attribution_page(folder, shown)
             for logger in trainer.loggers:

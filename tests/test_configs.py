@@ -1,0 +1,69 @@
+"""Every config that ships is run: a step or two, on small data, through the command line a user would type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+ATTRIBUTION = sorted([CONFIGS / "quickstart.yaml", *(CONFIGS / "attribution").glob("*.yaml")])
+ZOO = sorted((CONFIGS / "zoo").glob("*.yaml"))
+GM_FASHION = sorted((CONFIGS / "gm_fashion").glob("*.yaml"))
+SHORT = [
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.logger=false",
+]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
+def test_every_config_is_run_here():
+    assert sorted([*ATTRIBUTION, *ZOO, *GM_FASHION]) == sorted(CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=name)
+def test_configs_stay_short(config):
+    assert len(config.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("config", ATTRIBUTION, ids=name)
+def test_attribution_config_trains_and_tests(config, gm_root, tmp_path):
+    data = [f"--data.init_args.root={gm_root}", "--data.init_args.batch_size=8", "--data.init_args.num_workers=0"]
+    data += [f"--data.init_args.cache_dir={tmp_path / 'cache'}", "--trainer.limit_val_batches=1"]
+    # the controls are the same code for every config: one is enough here, and eight times quicker
+    data += ["--model.init_args.control_seeds=1", "--model.init_args.controls=[raw]"]
+    metrics = train.main(["--config", str(config), f"--run_dir={tmp_path / 'run'}", *SHORT, *data])
+    assert 0 <= metrics["test/accuracy"] <= 1
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("config", ZOO, ids=name)
+def test_zoo_config_trains(config, tmp_path):
+    data = ["--data.init_args.name=fashion_sample", "--data.init_args.batch_size=4"]
+    metrics = train.main(["--config", str(config), f"--run_dir={tmp_path / 'run'}", *SHORT, *data])
+    losses = {key: value for key, value in metrics.items() if "loss" in key or "nll" in key}
+    assert losses
+    assert all(abs(value) < float("inf") for value in losses.values())
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("config", GM_FASHION, ids=name)
+def test_gm_fashion_config_writes_a_data_set(config, tmp_path):
+    small = ["--n=2", "--real_images=2", "--manifold_images=3", "--reals=fashion_sample", "--processes=1"]
+    folder = evaluate.main(["generate", "--config", str(config), f"--out={tmp_path / 'gm'}", *small])
+    counts = {path.name: len(list(path.glob("*.png"))) for path in folder.iterdir() if path.is_dir()}
+    assert counts.pop("manifold-fashion") == 3
+    assert set(counts.values()) == {2}
+    assert "real-fashion" in counts
+    assert {source.partition("-")[0] for source in counts} == {"real", "gan", "vae", "flow", "score"}
