@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch.distributions import MultivariateNormal
@@ -53,7 +51,7 @@ def test_whole_flow_is_inverted_both_ways(flow, images):
 
 def test_log_determinant_of_the_whole_flow_is_that_of_its_jacobian(flow, images):
     x = images[:1].view(-1, 1, 28, 28)
-    jacobian = torch.autograd.functional.jacobian(lambda image: flow.encode(image)[0], x).view(DIM, DIM)
+    jacobian = torch.autograd.functional.jacobian(lambda image: flow.encode(image)[0], x, vectorize=True).view(DIM, DIM)
     torch.testing.assert_close(flow.encode(x)[1][0], torch.linalg.slogdet(jacobian).logabsdet)
 
 
@@ -79,4 +77,3 @@ def test_temperature_scales_the_latents(flow):
     cool = RealNVPGenerator(leading=6, couplings=3, hidden=8, temperature=0.5).double()
     cool.load_state_dict(flow.state_dict())
     torch.testing.assert_close(cool(latents), flow(latents * 0.5))
-    assert not math.isclose(float(cool(latents)[0].std()), float(flow(latents)[0].std()), rel_tol=1e-3)

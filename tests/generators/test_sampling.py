@@ -10,9 +10,17 @@ import torch
 from PIL import Image
 
 from lightning_modules.generators import sampling
+from lightning_modules.generators.bundled import bundled_sources
 from lightning_modules.generators.dcgan import DCGANGenerator
 from lightning_modules.generators.protocol import to_uint8
-from lightning_modules.generators.sampling import BLOCK, generate_images, image_path, synthesize_block, write_png
+from lightning_modules.generators.sampling import (
+    BLOCK,
+    generate_images,
+    generate_sources,
+    image_path,
+    synthesize_block,
+    write_png,
+)
 
 
 def contents(folder):
@@ -43,6 +51,19 @@ def test_one_and_two_processes_give_the_same_bytes(tmp_path):
     generate_images("gan-dcgan", tmp_path / "two", n, seed=1, processes=2, progress=False)
     assert len(contents(tmp_path / "one")) == n
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_every_source_gives_the_same_bytes_on_any_number_of_processes(tmp_path):
+    for processes in (1, 2, 3):
+        root = tmp_path / str(processes)
+        folders = {source: root / source for source in bundled_sources()}
+        generate_sources({source: source for source in folders}, folders, BLOCK + 2, 4, processes, progress=False)
+    for source in bundled_sources():
+        one = contents(tmp_path / "1" / source)
+        assert len(one) == BLOCK + 2
+        assert contents(tmp_path / "2" / source) == one
+        assert contents(tmp_path / "3" / source) == one
 
 
 def test_bytes_do_not_depend_on_the_threads_of_the_caller(generator, tmp_path):
