@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,10 +95,11 @@ def generate_sources(
             block = Block(source, folder, seed, start, min(start + BLOCK, n))
             if any(not image_path(folder, i).is_file() for i in range(block.start, block.stop)):
                 blocks.append(block)
-    run = _run_here if processes == 1 else _run_in_processes
-    # a pool of processes is worth its start-up only where there is work for all of it
-    with tqdm(total=sum(b.stop - b.start for b in blocks), unit="img", disable=not progress) as bar:
-        for block in run(dict(generators), blocks, min(processes, len(blocks))):
+    processes = min(processes, len(blocks))
+    needed = {source: generators[source] for source in {block.source for block in blocks}}
+    run = _run_here(needed, blocks) if processes <= 1 else _run_in_processes(needed, blocks, processes)
+    with tqdm(total=sum(block.stop - block.start for block in blocks), unit="img", disable=not progress) as bar:
+        for block in run:
             bar.set_description(block.source, refresh=False)
             bar.update(block.stop - block.start)
 
@@ -168,26 +169,23 @@ def _set_loaded(generators: Mapping[str, Generator | str]) -> None:
         _loaded[source] = load_bundled(generator) if isinstance(generator, str) else generator
 
 
-def _run_here(generators: dict[str, Generator | str], blocks: list[Block], processes: int) -> Iterator[Block]:
-    needed = {block.source for block in blocks}
+def _run_here(generators: dict[str, Generator | str], blocks: list[Block]) -> Iterator[Block]:
     try:
-        _set_loaded({source: generator for source, generator in generators.items() if source in needed})
+        _set_loaded(generators)
         yield from map(_write_block, blocks)
     finally:
         _loaded.clear()
 
 
 def _run_in_processes(generators: dict[str, Generator | str], blocks: list[Block], processes: int) -> Iterator[Block]:
-    if not blocks:
-        return
-    needed = {block.source for block in blocks}
-    chosen = {source: generator for source, generator in generators.items() if source in needed}
     # spawned, not forked: a fork of a process whose OpenMP threads have run can hang
     context: Any = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_load, initargs=(chosen,)) as pool:
-        submit: Callable[[Block], Any] = lambda block: pool.submit(_write_block, block)  # noqa: E731
-        for future in as_completed([submit(block) for block in blocks]):
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_load, initargs=(generators,))
+    try:
+        for future in as_completed([pool.submit(_write_block, block) for block in blocks]):
             yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C: finish the blocks begun, start no other
 
 
 @contextmanager
