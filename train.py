@@ -27,8 +27,7 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     if cli.config["test_after_fit"] and is_overridden("test_step", cli.model):
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         metrics |= {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    if cli.trainer.is_global_zero:
-        print(cli.run_dir)
+    cli.finish()
     return metrics
 
 

@@ -50,8 +50,7 @@ def test(args: list[str]) -> dict[str, float]:
         args = _with_config(args, "test")
     cli = FrameworkCLI(args, purpose="test")
     cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True, verbose=False)
-    if cli.trainer.is_global_zero:
-        print(cli.run_dir)
+    cli.finish()
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
 
 

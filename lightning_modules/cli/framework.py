@@ -118,7 +118,7 @@ class FrameworkCLI(LightningCLI):
         """Build the trainer with the run folder's checkpoints and loggers, and write down what was run."""
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
-            kwargs["logger"] = self._loggers()
+            kwargs["logger"] = False if self.purpose == "predict" else self._loggers()
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.is_global_zero:
             self._write_provenance()
@@ -146,6 +146,14 @@ class FrameworkCLI(LightningCLI):
                 save_dir=self.run_dir,
             ),
         ]
+
+    def finish(self) -> None:
+        """Close the W&B run, so that its file is whole, and print where everything lies."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger) and self.trainer.is_global_zero:
+                logger.experiment.finish()
+        if self.trainer.is_global_zero:
+            print(self.run_dir)
 
     def _write_provenance(self) -> None:
         config = self.run_dir / "config.yaml"

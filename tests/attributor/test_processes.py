@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -37,7 +39,11 @@ def test_wandb_is_offline_unless_asked_and_gets_metrics_figures_and_report(train
     monkeypatch.delenv("WANDB_MODE", raising=False)
     evaluate.main(["test", "--ckpt_path", trained.checkpoint, "--run_dir", str(tmp_path), "--trainer.logger", "null"])
     (offline,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert (offline / next(offline.glob("run-*.wandb")).name).stat().st_size > 10_000
+    (record,) = offline.glob("run-*.wandb")
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(record)]
+    summary = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout
+    for metric in ("test/accuracy", "test/accuracy/low", "test/fdr", "test/control/raw/accuracy"):
+        assert f'"{metric}"' in summary
     media = {path.name.split("_")[0] for path in (offline / "files" / "media" / "images" / "test").iterdir()}
     assert {"confusion", "artifacts", "tsne"} <= media
     assert list((offline / "files" / "media" / "html" / "test").glob("report_*.html"))
