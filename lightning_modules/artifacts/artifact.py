@@ -59,7 +59,8 @@ def random_reals(content_ids: Tensor, count: int, seed: int = 0) -> Tensor:
     if count < 1:
         raise ValueError(f"A random reference was asked for out of {count}; the manifold must hold at least one image.")
     # splitmix64's mixing steps: int64 products wrap around, and the masks turn arithmetic shifts into logical ones.
-    mixed = content_ids.to(torch.int64) + (seed + 1) * -0x61C8864680B583EB
+    offset = (seed + 1) * 0x9E3779B97F4A7C15 % 2**64
+    mixed = content_ids.to(torch.int64) + (offset - 2**64 if offset >= 2**63 else offset)
     mixed = (mixed ^ ((mixed >> 30) & ((1 << 34) - 1))) * -0x40A7B892E31B1A47
     mixed = (mixed ^ ((mixed >> 27) & ((1 << 37) - 1))) * -0x6B2FB644ECCEEE15
     mixed = mixed ^ ((mixed >> 31) & ((1 << 33) - 1))
