@@ -73,8 +73,8 @@ def test_entry_points_are_thin():
 
 def test_top_level_is_the_owners():
     allowed = {
-        "pyproject.toml", "README.md", "lightning_modules", "datamodules", "configs", "train.py", "evaluate.py", "tests",
-        "Makefile", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "docs",
+        "pyproject.toml", "README.md", "lightning_modules", "datamodules", "configs", "train.py", "evaluate.py",
+        "tests", "Makefile", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "docs",
     }  # fmt: skip
     made = {"runs", "data"}  # ignored by git
     visible = {path.name for path in ROOT.iterdir() if not path.name.startswith((".", "__"))}

@@ -11,6 +11,7 @@ Artifacts are high-frequency and small images have few pixels, so what the first
 from __future__ import annotations
 
 from difflib import get_close_matches
+from typing import Any
 
 import timm
 import torch
@@ -57,12 +58,13 @@ class SourceNetwork(nn.Module):
         self.input_size = input_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.backbone = timm.create_model(name, pretrained=False, num_classes=num_classes)
+            backbone: Any = timm.create_model(name, pretrained=False, num_classes=num_classes)
+            self.num_features = int(backbone.num_features)
+            self.backbone: Any = backbone
             if stem != "imagenet":
                 self._replace_stem(name, stem)
         if weights != "none":
             load_backbone_weights(self.backbone, name, weights, new_stem=stem != "imagenet")
-        self.num_features = int(self.backbone.num_features)
 
     def _replace_stem(self, name: str, stem: str) -> None:
         first, pool = getattr(self.backbone, "conv1", None), getattr(self.backbone, "maxpool", None)
@@ -90,4 +92,5 @@ class SourceNetwork(nn.Module):
             size = (self.input_size, self.input_size)
             images = interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         features = self.backbone.forward_head(self.backbone.forward_features(images), pre_logits=True)
-        return self.backbone.get_classifier()(features), features
+        logits: Tensor = self.backbone.get_classifier()(features)
+        return logits, features

@@ -45,7 +45,7 @@ def _from_hub(name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError, ValueError) as error:
         raise FileNotFoundError(
             f"ImageNet weights of {name}: the hub could not be reached ({type(error).__name__}). Offline, "
-            "copy the weights file here and give its path as `weights: PATH`, or train from scratch with `weights: none`."
+            "copy the weights file here and give its path as `weights: PATH`, or train anew with `weights: none`."
         ) from error
     return state
 
@@ -65,7 +65,7 @@ def load_backbone_weights(backbone: nn.Module, name: str, weights: str, new_stem
     """
     state = _from_hub(name) if weights == "imagenet" else read_state_dict(Path(weights))
     own = backbone.state_dict()
-    head = str(backbone.default_cfg["classifier"])  # type: ignore[union-attr,index]
+    head = str(backbone.default_cfg["classifier"])  # type: ignore[index]
     free = (f"{head}.", "conv1.") if new_stem else (f"{head}.",)
     state = {key: value for key, value in state.items() if not key.startswith(free)}
     missing = [key for key in own if not key.startswith(free) and key not in state]
