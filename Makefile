@@ -11,6 +11,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(PY) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version) if sys.version_info < (3, 11) else None'
+	@echo "Installing into $(VENV): some minutes and, with CUDA builds of torch, several GB."
 	$(PY) -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
