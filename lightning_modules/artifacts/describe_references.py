@@ -8,9 +8,11 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from lightning_modules.artifacts.cells import Cells, divide
 from lightning_modules.artifacts.columns import Columns
-from lightning_modules.artifacts.projection import GROUP, NEVER, Projection, describe, fit_axes
+from lightning_modules.artifacts.projection import NEVER, Projection, describe, fit_axes
 from lightning_modules.artifacts.references import References
+from lightning_modules.artifacts.sieve import GROUP
 
 AXES = 256
 """Principal axes kept, unless told otherwise."""
@@ -52,28 +54,46 @@ def describe_references(
     tensors = {"centre": allocate("centre", (count,), torch.float64)}
     tensors["centre"].copy_(centre)
     tensors["squares"] = allocate("squares", (total, 2), torch.float64)
-    leading = min(_LEADING, axes)
-    if axes:
-        sample = points[:: max(1, total // _SAMPLE)]
-        tensors["axes"] = allocate("axes", (count, axes), torch.float32)
-        tensors["axes"].copy_(fit_axes(sample, centre, multiplicity.sqrt(), axes, rows))
-        padded = -(-total // GROUP) * GROUP
-        tensors["leading"] = allocate("leading", (padded, leading + 2), torch.float32)
-        tensors["finer"] = allocate("finer", (total, axes - leading + 2), torch.float32)
-        tensors["leading"][total:] = 0
-        tensors["leading"][total:, -1] = NEVER
     for start in range(0, total, rows):
         part = slice(start, min(start + rows, total))
         values = points[part].double()
         tensors["squares"][part, 0] = values.square() @ multiplicity
-        values.sub_(centre).mul_(multiplicity.sqrt())
-        tensors["squares"][part, 1] = values.square().sum(1)
-        if axes:
-            short, finer = describe(values, tensors["axes"], leading)
-            tensors["leading"][part, :-1] = short.float()
-            tensors["leading"][part, -1] = short.float().double().square().sum(1).float()
-            tensors["finer"][part] = finer.float()
+        tensors["squares"][part, 1] = values.sub_(centre).square() @ multiplicity
+    if axes:
+        sample = points[:: max(1, total // _SAMPLE)]
+        tensors["axes"] = allocate("axes", (count, axes), torch.float32)
+        tensors["axes"].copy_(fit_axes(sample, centre, multiplicity.sqrt(), axes, rows))
+        _describe_all(points, centre, multiplicity.sqrt(), tensors, rows, allocate)
     return assemble(points, columns, tensors), tensors
+
+
+def _describe_all(
+    points: Tensor, centre: Tensor, weight: Tensor, tensors: dict[str, Tensor], rows: int, allocate: Allocate
+) -> None:
+    """Describe all references, and put the descriptions in the order of their cells."""
+    total, axes = len(points), tensors["axes"].shape[1]
+    leading = min(_LEADING, axes)
+    short = torch.empty(total, leading + 1)
+    for start in range(0, total, rows):
+        part = slice(start, start + rows)
+        centred = points[part].double().sub_(centre).mul_(weight)
+        short[part] = describe(centred, tensors["axes"], leading)[0].float()
+    cells = divide(short, leading)
+    for name in ("order", "start", "low", "high"):
+        found = getattr(cells, name)
+        tensors[name] = allocate(name, tuple(found.shape), found.dtype)
+        tensors[name].copy_(found)
+    tensors["leading"] = allocate("leading", (-(-total // GROUP) * GROUP, leading + 2), torch.float32)
+    tensors["leading"][total:] = 0
+    tensors["leading"][total:, -1] = NEVER
+    tensors["finer"] = allocate("finer", (total, axes - leading + 2), torch.float32)
+    for start in range(0, total, rows):
+        part = slice(start, start + rows)
+        ordered = short[cells.order[part]]
+        tensors["leading"][start : start + len(ordered), :-1] = ordered
+        tensors["leading"][start : start + len(ordered), -1] = ordered.double().square().sum(1).float()
+        centred = points[cells.order[part]].double().sub_(centre).mul_(weight)
+        tensors["finer"][part] = describe(centred, tensors["axes"], leading)[1].float()
 
 
 def assemble(points: Tensor, columns: Columns, tensors: dict[str, Tensor]) -> References:
@@ -82,5 +102,6 @@ def assemble(points: Tensor, columns: Columns, tensors: dict[str, Tensor]) -> Re
     radius = sqrt(float(squares[:, 1].max()))
     projection = None
     if "axes" in tensors:
-        projection = Projection(tensors["axes"], tensors["centre"], tensors["leading"], tensors["finer"], radius)
+        cells = Cells(tensors["order"], tensors["start"], tensors["low"], tensors["high"])
+        projection = Projection(tensors["axes"], tensors["centre"], cells, tensors["leading"], tensors["finer"], radius)
     return References(points, columns, tensors["centre"], squares, radius, projection)

@@ -12,6 +12,9 @@ _CHUNK = 64
 """Products that sum exactly in float32: 64 x (4 x 255) x 255 < 2^24 (see columns.MAX_GROUP)."""
 
 
+_NUMBERS = 2**18  # per buffer: they stay in the cache
+
+
 class ExactDistance:
     """Squared distances of (query, reference) pairs, in the references' units, float64.
 
@@ -31,7 +34,7 @@ class ExactDistance:
         width = -(-self._count // _CHUNK) * _CHUNK
         self._padded = pad(block.sums, (0, width - self._count)) if width > self._count else block.sums
         per_pair = 9 * width if block.on_grid else 33 * width
-        self._rows = max(1, min(1024, memory // per_pair))
+        self._rows = max(1, min(_NUMBERS // width, memory // per_pair))
         self._device = block.sums.device
         self._multiplicity = references.columns.multiplicity.to(self._device, torch.float64)
         self._buffers: tuple[Tensor, Tensor] | None = None

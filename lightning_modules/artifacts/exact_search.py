@@ -1,6 +1,6 @@
 """Exact nearest neighbours of any number of queries, in blocks that fit the memory.
 
-Each block is searched with lower bounds (``block_search.py``). A first, small block is a probe: where the bounds
+Each block is searched with lower bounds (``bounded_search.py``). A first, small block is a probe: where the bounds
 exclude too little to be worth their cost, it and all others are searched with the plain product instead.
 """
 
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_modules.artifacts.block_search import BlockSearch, BoundsPruneTooLittle, SearchReport
+from lightning_modules.artifacts.bounded_search import BoundedSearch
+from lightning_modules.artifacts.product_search import ProductSearch
 from lightning_modules.artifacts.references import References, on_grid, prepare
+from lightning_modules.artifacts.refinement import BoundsPruneTooLittle, Refinement, SearchReport
 from lightning_modules.artifacts.search_memory import SearchMemory, full_precision
 from lightning_modules.artifacts.top_k import TopK
 
@@ -71,16 +73,18 @@ def search(
             stop = start + int(same.sum())  # on-grid queries come first
             rows = order[start:stop]
             block = prepare(queries.index_select(0, rows), rows, references, kind)
-            run = BlockSearch(references, block, k, _of_block(banned, rows, len(queries)), memory, report)
+            local = _of_block(banned, rows, len(queries))
+            refinement = Refinement(references, block, k, memory, report)
             if bounded:
                 try:
-                    best = run.by_bounds()
+                    BoundedSearch(references, block, local, refinement, memory, report).run()
                     report.by_bounds += len(block)
                 except BoundsPruneTooLittle:
                     bounded = not probing
-                    best = run.by_product()
+                    ProductSearch(references, block, local, refinement, memory, report).run()
             else:
-                best = run.by_product()
+                ProductSearch(references, block, local, refinement, memory, report).run()
+            best = refinement.best
             result.distance[rows], result.index[rows] = best.distance, best.index
             start = stop
     return Neighbours(result.distance.clamp_(min=0).sqrt_().mul_(references.scale), result.index)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.artifacts.block_search import SearchReport
 from lightning_modules.artifacts.columns import Columns
 from lightning_modules.artifacts.content_hash import new_content_hash
 from lightning_modules.artifacts.describe_references import assemble, describe_references
@@ -30,6 +29,7 @@ from lightning_modules.artifacts.manifold_files import (
 )
 from lightning_modules.artifacts.point_stream import PointStream, write_points
 from lightning_modules.artifacts.references import LEVELS, References
+from lightning_modules.artifacts.refinement import SearchReport
 from lightning_modules.artifacts.search_memory import DEFAULT_MEMORY_LIMIT
 
 _LARGEST = 1e15  # squared norms of larger values leave the range in which float32 bounds work
@@ -325,7 +325,7 @@ class Manifold:
                 f"Queries have shape {tuple(queries.shape)}, expected (N, {', '.join(map(str, self.shape))}): embed "
                 "and size them as the manifold's images were."
             )
-        flat = queries.detach().reshape(len(queries), -1).to(torch.float32)
+        flat = queries.detach().flatten(1).to(torch.float32)
         if k < 1:
             raise ValueError(f"k must be at least 1, found {k}.")
         if len(flat) and not bool(flat.abs().amax(1).le(_LARGEST).all()):

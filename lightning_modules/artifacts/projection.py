@@ -18,11 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-GROUP = 32
-"""References whose bounds are reduced to one minimum before anything is compared."""
+from lightning_modules.artifacts.cells import Cells
 
 NEVER = 3e38
-"""Bound of a row that only fills up the last group."""
+"""Squared norm of a row that is no reference: no query is near it."""
 
 _BLOCK = 4096  # columns of a float64 product at a time, so that the axes are never held in float64 as a whole
 
@@ -34,14 +33,16 @@ class Projection:
     Attributes:
         axes: ``(C, K)`` float32, the contraction ``A`` transposed, acting on weighted, centred columns.
         centre: ``(C,)`` float64, subtracted from the columns before projecting.
+        cells: Which references lie together; rows of ``leading`` and ``finer`` are in the order of the cells.
         leading: ``(N rounded up to GROUP, L + 2)`` float32: ``A x`` on the first L axes, ``rho`` beyond these, and the
-            squared norm of the two.
+            squared norm of the two; NEVER in the rows that only fill up the last group.
         finer: ``(N, K - L + 2)`` float32: ``A x`` on the other axes, ``rho`` beyond all, ``rho`` beyond the first L.
         radius: Largest norm of a reference about the centre.
     """
 
     axes: Tensor
     centre: Tensor
+    cells: Cells
     leading: Tensor
     finer: Tensor
     radius: float

@@ -13,6 +13,8 @@ from lightning_modules.artifacts.projection import Projection
 LEVELS = 255
 """Distances between 8-bit points are measured in steps of 1/255, in which they are integers."""
 
+_PIECE = 2**18  # numbers of the queries that are prepared at a time
+
 GRID_TOLERANCE = 2.0**-14
 """A value counts as 8-bit if 255 times it is this close to an integer: the roundings of ``byte / 255`` in float32."""
 
@@ -82,10 +84,12 @@ class QueryBlock:
 
 def on_grid(queries: Tensor) -> Tensor:
     """Which queries are 8-bit points: ``(n, D)`` float32 to ``(n,)`` bool."""
-    levels = queries * LEVELS
-    nearest = levels.round()
-    inside = (nearest.amin(1) >= 0) & (nearest.amax(1) <= LEVELS)
-    return inside & (levels.sub_(nearest).abs_().amax(1) <= GRID_TOLERANCE)
+    found = []
+    for piece in torch.split(queries, max(1, _PIECE // queries.shape[1])):
+        levels = piece * LEVELS
+        nearest = levels.round().clamp_(0, LEVELS)
+        found.append(levels.sub_(nearest).abs_().amax(1) <= GRID_TOLERANCE)
+    return torch.cat(found)
 
 
 def prepare(queries: Tensor, rows: Tensor, references: References, grid: bool) -> QueryBlock:
@@ -97,6 +101,23 @@ def prepare(queries: Tensor, rows: Tensor, references: References, grid: bool) -
         references: What they will be compared with.
         grid: True if all of them are 8-bit points and so are the references.
     """
+    # A few rows at a time: what is computed on the way then fits the processor's cache.
+    pieces = [_prepare(piece, references, grid) for piece in torch.split(queries, max(1, _PIECE // queries.shape[1]))]
+    joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return QueryBlock(
+        on_grid=grid,
+        rows=rows,
+        sums=joined["sums"],
+        centres=joined.get("centres"),
+        own=joined["own"],
+        remainder=joined["remainder"],
+        norm=joined["norm"],
+        leading=joined.get("leading"),
+        finer=joined.get("finer"),
+    )
+
+
+def _prepare(queries: Tensor, references: References, grid: bool) -> dict[str, Tensor]:
     columns, device = references.columns, queries.device
     multiplicity = columns.multiplicity.to(device, torch.float64)
     if references.eight_bit:
@@ -105,29 +126,28 @@ def prepare(queries: Tensor, rows: Tensor, references: References, grid: bool) -
     sums = columns.sums(queries)
     centres = sums.double() if columns.is_identity else sums / multiplicity
     if grid:
-        constant = columns.constant.to(device, torch.float32)
-        own = queries.square().sum(1, dtype=torch.float64)
-        fixed = (columns.column < 0).to(device)
-        if bool(fixed.any()):
-            value = torch.where(fixed, constant, 0)
-            own += value.square().sum(dtype=torch.float64) - 2 * queries.double() @ value.double()
+        constant = columns.constant.to(device, torch.float64)  # 0 where not constant
+        own = _sum_of_squares(queries)
+        if bool(constant.any()):
+            own += constant.square().sum() - 2 * (queries.double() @ constant)
         common = own - (centres.square() @ multiplicity)
         common.clamp_(min=0)
     else:
         common = columns.remainder(queries, centres)
         own = common
     centred = (centres - references.centre.to(device)).mul_(multiplicity.sqrt())
-    leading = finer = None
+    parts = {"sums": sums.float(), "own": own, "remainder": common, "norm": centred.square().sum(1).sqrt()}
+    if not grid:
+        parts["centres"] = centres
     if references.projection is not None:
         leading, finer = references.projection.describe(centred)
-    return QueryBlock(
-        on_grid=grid,
-        rows=rows,
-        sums=sums.float(),
-        centres=None if grid else centres,
-        own=own,
-        remainder=common,
-        norm=centred.square().sum(1).sqrt(),
-        leading=None if leading is None else leading.float(),
-        finer=None if finer is None else finer.float(),
-    )
+        parts |= {"leading": leading.float(), "finer": finer.float()}
+    return parts
+
+
+def _sum_of_squares(levels: Tensor) -> Tensor:
+    """Exact squared norms of 8-bit points: ``(n, D)`` float32 integers to ``(n,)`` float64."""
+    squares = levels.square()
+    whole = squares.shape[1] // 256 * 256  # 256 squares of bytes still sum exactly in float32
+    first = squares[:, :whole].reshape(len(squares), -1, 256).sum(2).sum(1, dtype=torch.float64)
+    return first + squares[:, whole:].sum(1)

@@ -2,85 +2,78 @@
 
 For short descriptions ``x`` of a query and ``y`` of a reference, ``||x - y||^2 - ||x||^2 = (-2 x, 1) . (y, ||y||^2)``:
 written with the squared norm as one more coordinate the product *is* the bound, and no pass over the large matrix is
-spent on adding norms. Its only other pass takes the minimum over groups of references, while the numbers are still in
-the processor's cache; everything after looks at the minima first.
+spent on adding norms.
 
 Two screens: the leading principal axes (short vectors, a true bound) and all columns (full vectors, the distance itself
-up to rounding), which is the fallback where the bound prunes nothing.
+up to rounding), which is the fallback where the bound prunes nothing. Each has an ``addend`` ``(n,)`` float64: a
+reference whose squared distance is ``d`` has a value of at most ``d + addend``.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
-from lightning_modules.artifacts.projection import GROUP, NEVER, Projection, bound_slack
+from lightning_modules.artifacts.projection import Projection, bound_slack
 from lightning_modules.artifacts.references import QueryBlock, References
 
-_QUERIES, _REFERENCES = 512, 2048  # block of the product whose result stays in the cache: 4 MB
+BANNED = torch.inf
+"""Value of a pair that may not be returned, and of places beyond the last reference."""
+
 _COLUMNS = 4096  # columns of a full product at a time: bounds its rounding error and its buffer
 
 
-class Screen(Protocol):
-    """Bounds of a block of queries.
-
-    Attributes:
-        offset: ``(n,)`` float64. A reference whose squared distance is at most ``d`` has a value of at most
-            ``d + offset``; anything above is proved to be farther.
-    """
-
-    offset: Tensor
-
-    def fill(self, start: int, values: Tensor, minima: Tensor) -> None:
-        """Compute the values of references ``start ...``.
-
-        Args:
-            start: First reference, a multiple of GROUP.
-            values: ``(n, w)`` float32, contiguous, ``w`` a multiple of GROUP; filled. Places beyond the last reference
-                get NEVER.
-            minima: ``(n, w / GROUP)`` float32; filled with the minimum of each group.
-        """
-        ...
-
-
-def offset(block: QueryBlock, squared_norm: Tensor, radius: float, terms: int, columns: int) -> Tensor:
-    """What to add to a squared distance to get the largest value its screen may give it, ``(n,)`` float64."""
+def _slack(block: QueryBlock, radius: float, terms: int, columns: int) -> Tensor:
+    """How far a bound may exceed the true squared distance less what references share, ``(n,)`` float64."""
     slack = bound_slack(terms, columns) * (block.norm + radius).square()
     # Float64 roundings of the exact distance, of what the references share and of their difference.
-    slack += 2.0**-44 * (block.own + block.remainder)
-    return slack - block.remainder - squared_norm
+    return slack + 2.0**-44 * (block.own + block.remainder)
 
 
 class LeadingScreen:
-    """Bounds from the leading axes of the projection."""
+    """Bounds from the leading axes of the projection.
+
+    Attributes:
+        description: ``(n, L + 1)`` float32, of the queries.
+        addend: Of the values.
+        box_addend: Of squared distances to boxes.
+        finer_addend: Of values after the exchange of the first residual for the finer description.
+    """
 
     def __init__(self, block: QueryBlock, projection: Projection, columns: int) -> None:
         assert block.leading is not None
-        description = block.leading
+        self.description = block.leading
         self._references = projection.leading
-        self._queries = torch.cat([description * -2, torch.ones_like(description[:, :1])], 1)
-        self.squared_norm = description.double().square().sum(1)
-        self.offset = offset(block, self.squared_norm, projection.radius, projection.leading.shape[1], columns)
+        self._queries = torch.cat([block.leading * -2, torch.ones_like(block.leading[:, :1])], 1)
+        self._chosen = torch.empty_like(self._queries)
+        squared_norm = block.leading.double().square().sum(1)
+        slack = _slack(block, projection.radius, projection.leading.shape[1], columns)
+        self.box_addend = slack - block.remainder
+        self.addend = self.box_addend - squared_norm
+        finer = _slack(block, projection.radius, projection.axes.shape[1] + 6, columns)
+        self.finer_addend = finer - block.remainder - squared_norm
 
-    def fill(self, start: int, values: Tensor, minima: Tensor) -> None:
-        """See Screen."""
-        count, width = values.shape
-        tile = self._references[start : start + width].to(values.device)
-        for first in range(0, width, _REFERENCES):
-            last = min(first + _REFERENCES, width)
-            part = tile[first:last].T
-            for top in range(0, count, _QUERIES):
-                bottom = min(top + _QUERIES, count)
-                out = values[top:bottom, first:last]
-                torch.mm(self._queries[top:bottom], part, out=out)
-                groups = out.view(bottom - top, -1, GROUP)
-                torch.amin(groups, 2, out=minima[top:bottom, first // GROUP : last // GROUP])
+    def values(self, rows: Tensor, first: int, last: int, out: Tensor) -> None:
+        """Compute the values of some queries for the references at some places.
+
+        Args:
+            rows: ``(r,)`` int64, queries.
+            first: First place.
+            last: First place after.
+            out: ``(r, last - first)`` float32, filled.
+        """
+        chosen = torch.index_select(self._queries, 0, rows, out=self._chosen[: len(rows)])
+        torch.mm(chosen, self._references[first:last].to(rows.device).T, out=out)
 
 
 class FullScreen:
-    """Distances from all columns, in float32: the plain product."""
+    """Distances from all columns, in float32: the plain product.
+
+    Args:
+        block: The queries.
+        references: The real points.
+        width: Most references at a time.
+    """
 
     def __init__(self, block: QueryBlock, references: References, width: int) -> None:
         device = block.sums.device
@@ -97,15 +90,21 @@ class FullScreen:
         self._buffer = torch.empty(width, min(count, _COLUMNS), device=device)
         self._partial: Tensor | None = None
         terms = min(count, _COLUMNS) + blocks + 1
-        self.offset = offset(block, block.norm.square(), references.radius, terms, count)
+        slack = _slack(block, references.radius, terms, count)
+        self.addend = slack - block.remainder - block.norm.square()
 
-    def fill(self, start: int, values: Tensor, minima: Tensor) -> None:
-        """See Screen."""
+    def fill(self, start: int, values: Tensor) -> None:
+        """Compute the values of references ``start ...``.
+
+        Args:
+            start: First reference.
+            values: ``(n, w)`` float32, filled; places beyond the last reference get BANNED.
+        """
         references, width = self._references, values.shape[1]
         points = references.points[start : start + width]
         if len(points) < width:
             self._buffer[len(points) :] = 0
-        norms = torch.full((width,), NEVER, device=values.device)
+        norms = torch.full((width,), BANNED, device=values.device)
         norms[: len(points)] = references.squares[start : start + width, 1].to(values.device, torch.float32)
         for first in range(0, points.shape[1], _COLUMNS):
             last = min(first + _COLUMNS, points.shape[1])
@@ -117,4 +116,3 @@ class FullScreen:
                 if self._partial is None or self._partial.shape != values.shape:
                     self._partial = torch.empty_like(values)
                 values += torch.mm(self._queries[:, first:last], tile.T, out=self._partial)
-        torch.amin(values.view(len(values), -1, GROUP), 2, out=minima)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from lightning_modules.artifacts.projection import GROUP
+from lightning_modules.artifacts.cells import CELL
 from lightning_modules.artifacts.references import References
+from lightning_modules.artifacts.sieve import GROUP
 
 DEFAULT_MEMORY_LIMIT = 512 * 2**20
 """Bytes a search allocates at most, unless told otherwise."""
 
-_QUERIES, _REFERENCES = 2048, 8192  # larger blocks are not faster
+_QUERIES, _REFERENCES = 2048, 2048  # larger blocks are not faster
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,13 @@ class SearchMemory:
 
     Attributes:
         queries: Queries prepared at a time.
-        references: References per tile of the bounds, a multiple of GROUP.
-        full_references: References per tile of the plain product, a multiple of GROUP.
+        references: References per tile of the plain product, a multiple of GROUP.
         pairs: Pairs waiting for the finer bound.
         buffer: Bytes for gathering points.
     """
 
     queries: int
     references: int
-    full_references: int
     pairs: int
     buffer: int
 
@@ -48,29 +47,26 @@ class SearchMemory:
             ValueError: The limit does not allow a single query at a time.
         """
         columns, dimensions = references.columns.count, references.columns.dimensions
-        described = 0 if references.projection is None else references.projection.axes.shape[1]
-        # Copies of a query: as given and in the references' units (D, at most float64), sums, centres, products (C).
-        query_bytes = 24 * dimensions + 40 * columns + 48 * described + 512
-        tile_row = 4 * min(columns, 4096) + 16
+        projection = references.projection
+        described = 0 if projection is None else projection.axes.shape[1]
+        cells = 0 if projection is None else len(projection.cells)
+        # Copies of a query: as given and in the references' units (D, at most float64), sums, centres, products (C),
+        # descriptions, and bounds of cells with what is computed on the way.
+        per_query = 24 * dimensions + 40 * columns + 48 * described + 32 * cells + 512
+        # A value, the second buffer of a product in several pieces or a mask; the tile itself in float32.
+        per_pair, per_reference = 13, 4 * min(columns, 4096) + 4 * described + 32
         quarter = limit // 4
-        needed = 4 * max(query_bytes, 40 * columns, GROUP * (tile_row + 16), 4096)
-        if quarter * 4 < needed:
+        needed = max(per_query, 40 * columns, GROUP * (per_reference + per_pair), CELL * per_pair, 160 * GROUP)
+        if quarter < needed:
             raise ValueError(
-                f"A search of points with {dimensions} dimensions needs a memory limit of at least {needed} bytes, "
+                f"A search of points with {dimensions} dimensions needs a memory limit of at least {4 * needed} bytes, "
                 f"found {limit}; raise memory_limit (the default is {DEFAULT_MEMORY_LIMIT})."
             )
-        block = max(1, min(_QUERIES, quarter // query_bytes, max(queries, 1)))
-        # A bound and the second buffer of a product in several pieces, or the comparison's mask: 9 bytes.
-        tile = min(_REFERENCES, quarter // (9 * block))
-        full = min(_REFERENCES // 4, quarter // (9 * block + tile_row))
-        while min(tile, full) < GROUP:
-            block = max(1, block // 2)
-            tile, full = (
-                min(_REFERENCES, quarter // (9 * block)),
-                min(_REFERENCES // 4, quarter // (9 * block + tile_row)),
-            )
+        block = min(_QUERIES, quarter // per_query, quarter // (CELL * per_pair), max(queries, 1))
+        block = min(block, (quarter // GROUP - per_reference) // per_pair)
+        tile = min(_REFERENCES, quarter // (per_pair * block + per_reference))
         # A waiting pair holds 20 bytes, and as much again several times over while it is sorted and compared.
-        return cls(block, tile // GROUP * GROUP, full // GROUP * GROUP, max(GROUP, quarter // 160), quarter)
+        return cls(block, tile // GROUP * GROUP, quarter // 160, quarter)
 
 
 @contextmanager
