@@ -33,4 +33,6 @@ def main(args: list[str] | None = None) -> object:
 
 
 if __name__ == "__main__":
-    main()
+    from lightning_modules.cli.messages import run_command
+
+    run_command(main)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_modules.cli import FrameworkCLI
+from lightning_modules.cli.messages import run_command
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:
@@ -32,4 +33,4 @@ def main(args: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,0 +1,20 @@
+"""Mistakes of input end in their message, not in a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from datamodules.gm_index.problems import GMDataError
+from lightning_modules.artifacts import ManifoldError
+
+INPUT_ERRORS = (GMDataError, ManifoldError, FileNotFoundError)
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Run an entry point; for a mistake of input, print its message and leave with status 2."""
+    try:
+        main()
+    except INPUT_ERRORS as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None

@@ -1,0 +1,26 @@
+"""What a user sees of a mistake."""
+
+from __future__ import annotations
+
+import pytest
+
+from datamodules import GMDataModule
+from lightning_modules.cli.messages import run_command
+
+
+def test_bad_data_ends_in_its_message_alone(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        run_command(GMDataModule(root=str(tmp_path / "nowhere")).prepare_data)
+    assert left.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: GM data set")
+    assert "missing folder" in told
+    assert "Traceback" not in told
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    def broken():
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        run_command(broken)
