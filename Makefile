@@ -30,7 +30,7 @@ test: lint types
 	$(PY) -m pytest
 
 test-all: lint types
-	$(PY) -m pytest -m 'not gpu'
+	$(PY) -m pytest -m 'not gpu and not benchmark'
 
 bench: install
 	$(PY) -m pytest tests/benchmarks -m benchmark -s
