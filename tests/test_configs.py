@@ -50,11 +50,10 @@ def test_attribution_config_trains_and_tests(config, gm_root, tmp_path):
 
 @pytest.mark.parametrize("config", ZOO, ids=name)
 def test_zoo_config_trains(config, tmp_path):
-    data = ["--data.init_args.name=fashion_sample", "--data.init_args.batch_size=4"]
+    data = ["--data.init_args.name=fashion_sample", "--data.init_args.batch_size=16"]
     metrics = train.main(["--config", str(config), f"--run_dir={tmp_path / 'run'}", *SHORT, *data])
-    losses = {key: value for key, value in metrics.items() if "loss" in key or "nll" in key}
-    assert losses
-    assert all(abs(value) < float("inf") for value in losses.values())
+    assert any(key.startswith("train/") for key in metrics)
+    assert all(abs(value) < float("inf") for value in metrics.values())
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
