@@ -211,15 +211,16 @@ class Attributor(pl.LightningModule):
         outputs = self.networks(views)
         losses = {name: cross_entropy(logits, labels) for name, (logits, _) in outputs.items()}
         self.train_accuracy(outputs[MAIN][0], labels)
-        self.log("train/loss", losses[MAIN].detach(), on_epoch=True, on_step=False, sync_dist=True)
-        self.log("train/accuracy", self.train_accuracy, on_epoch=True, on_step=False, prog_bar=True)
+        logged = {"on_epoch": True, "on_step": False, "batch_size": len(labels)}
+        self.log("train/loss", losses[MAIN].detach(), sync_dist=True, **logged)
+        self.log("train/accuracy", self.train_accuracy, prog_bar=True, **logged)
         return torch.stack(list(losses.values())).sum()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Metrics of the attributor on the validation split."""
         views, _ = self.views(batch, {self.hparams["view"]})
         self.val_metrics.update(self.networks(views, [MAIN])[MAIN][0], batch["label"])
-        self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True)
+        self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Metrics of the attributor and its controls; returns the columns of the rows, and what figures show."""
@@ -228,7 +229,7 @@ class Attributor(pl.LightningModule):
         outputs = self.networks(views)
         logits, features = outputs[MAIN]
         self.test_metrics.update(logits, labels)
-        self.log_dict(scalars(self.test_metrics), on_epoch=True)
+        self.log_dict(scalars(self.test_metrics), on_epoch=True, batch_size=len(labels))
         self.fdr.update(features, labels, batch["index"])
         for name, metric in self.control_accuracy.items():
             metric.update(outputs[name][0], labels)
