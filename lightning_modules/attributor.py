@@ -48,7 +48,7 @@ class Attributor(pl.LightningModule):
         control_network: timm model of the controls, the same for every view so that their rows compare.
         control_seeds: Initialisations per view.
         fdr_halvings: Random halvings that FDR is averaged over.
-        seed: Of initialisations, random reals and halvings; None for the seed of ``seed_everything``.
+        model_seed: Of initialisations, random reals and halvings; None for the seed of ``seed_everything``.
         manifold_dir: Where manifolds are kept; None for the data set's cache folder.
         search_memory_mib: Bound on the working memory of the nearest-neighbour search.
         carry_manifold_mib: Manifolds up to this size travel in the checkpoint; larger ones are named by hash and path.
@@ -71,13 +71,13 @@ class Attributor(pl.LightningModule):
         control_network: str = "resnet10t",
         control_seeds: int = 3,
         fdr_halvings: int = 10,
-        seed: int | None = None,
+        model_seed: int | None = None,
         manifold_dir: str | None = None,
         search_memory_mib: int = 512,
         carry_manifold_mib: int = 64,
     ) -> None:
         super().__init__()
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        model_seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if model_seed is None else model_seed
         controls = tuple(controls)
         self.save_hyperparameters()
         self.embedding = artifacts.build_embedding(embedding)
@@ -106,14 +106,16 @@ class Attributor(pl.LightningModule):
             controls=settings["controls"],
             control_seeds=settings["control_seeds"],
             num_classes=k,
-            seed=settings["seed"],
+            seed=settings["model_seed"],
         )
         self.train_accuracy = MulticlassAccuracy(k, average="micro")
         self.val_metrics, self.test_metrics = attribution_metrics(k, "val/"), attribution_metrics(k, "test/")
         self.control_accuracy = nn.ModuleDict(
             {name: MulticlassAccuracy(k, average="micro") for name in self.networks.controls}
         )
-        self.fdr = FrechetDistanceRatio(k, seeds=settings["fdr_halvings"], seed=settings["seed"], class_names=sources)
+        self.fdr = FrechetDistanceRatio(
+            k, seeds=settings["fdr_halvings"], seed=settings["model_seed"], class_names=sources
+        )
 
     def _prepare(self) -> None:
         """Open the manifold of the checkpoint, or build the data set's; refuse data of other sources."""
@@ -200,7 +202,7 @@ class Attributor(pl.LightningModule):
         distance, index = self.nearest_reals(batch, embedded)
         nearest, random = self.manifold.points(index).to(embedded), None
         if "random" in needed:
-            chosen = artifacts.random_reals(batch["content_id"].cpu(), len(self.manifold), self.hparams["seed"])
+            chosen = artifacts.random_reals(batch["content_id"].cpu(), len(self.manifold), self.hparams["model_seed"])
             random = self.manifold.points(chosen).to(embedded)
         return {name: artifacts.view_of(name, embedded, nearest, random) for name in needed}, distance
 

@@ -136,7 +136,7 @@ def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
         "confusion": confusion_matrix(confusion_of(shown.rows, shown.sources), shown.sources),
         "recall": per_source_accuracy(recalls, chance=chance),
         "artifacts": artifact_rows(rows, space=shown.settings["embedding"].upper()),
-        "tsne": tsne_figure(shown.features, shown.labels, shown.sources, seed=shown.settings["seed"]),
+        "tsne": tsne_figure(shown.features, shown.labels, shown.sources, seed=shown.settings["model_seed"]),
     }
     if controls := _controls(shown):
         spread = {view: _within_one_std(estimate) for view, estimate in controls.items()}

@@ -17,7 +17,7 @@ SEED = "seed_everything"
 # Settings in which runs of one experiment may differ: at any depth, where a run lives and what it continues;
 _PLACES = ("run_dir", "runs_dir", "ckpt_path", "default_root_dir", "dirpath", "save_dir", "config", "out")
 # and its seeds, but not the data's: other splits make another experiment.
-_SEEDS = (SEED, "model.init_args.seed")
+_SEEDS = (SEED, "model.init_args.model_seed")
 
 
 @dataclass(frozen=True)

@@ -74,5 +74,5 @@ def test_a_stopped_training_goes_on_where_it_was(trained, tmp_path, gm_root):
 
 def test_seed_is_that_of_the_experiment(monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
-    assert Attributor().hparams["seed"] == 7
-    assert Attributor(seed=3).hparams["seed"] == 3
+    assert Attributor().hparams["model_seed"] == 7
+    assert Attributor(model_seed=3).hparams["model_seed"] == 3
