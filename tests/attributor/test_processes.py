@@ -72,7 +72,8 @@ def test_another_seed_trains_with_loggers_on(tmp_path, gm_root):
     config = write_config(tmp_path, gm_root, model={"controls": []})
     run = tmp_path / "run"
     train.main(["--config", str(config), "--run_dir", str(run), "--trainer.logger", "null", "--seed_everything", "1",
-                "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--test_after_fit", "false"])  # fmt: skip
+                "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2",
+                "--test_after_fit", "false"])  # fmt: skip
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["hyper_parameters"]["model_seed"] == 1
     assert saved["datamodule_hyper_parameters"]["seed"] == 0
