@@ -91,7 +91,7 @@ class BoundedSearch:
             for found in sieve(values, group_minima(values), of_rows, self._memory.pairs):
                 refinement.count(len(found))
                 progress = min(1.0, done * together / near.shape[1])
-                if refinement.spent > self._unavoidable + self._product * (0.15 + 0.85 * progress):
+                if refinement.spent > self._unavoidable + self._product * (0.02 + 0.98 * progress):
                     raise BoundsPruneTooLittle
                 place = found.reference.add_(self._start[first])
                 waiting.append(Pairs(rows.index_select(0, found.query), place, found.value))

@@ -1,7 +1,7 @@
 """Exact nearest neighbours of any number of queries, in blocks that fit the memory.
 
 Each block is searched with lower bounds (``bounded_search.py``). A first, small block is a probe: where the bounds
-exclude too little to be worth their cost, it and all others are searched with the plain product instead.
+exclude too little to be worth their cost, the plain product takes over.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lightning_modules.artifacts.refinement import BoundsPruneTooLittle, Refinem
 from lightning_modules.artifacts.search_memory import SearchMemory, full_precision
 from lightning_modules.artifacts.top_k import TopK
 
-_PROBE = 32
+_PROBE = 256
 """Queries on which a search tries whether the bounds prune enough."""
 
 
@@ -59,44 +59,54 @@ def search(
     """
     report = SearchReport() if report is None else report
     report.queries += len(queries)
-    memory = SearchMemory.plan(references, memory_limit, len(queries))
     result = TopK(len(queries), k, queries.device)
-    order, grid = _order(queries, references, memory)
-    bounded = references.projection is not None
     with torch.no_grad(), full_precision(queries.device):
-        start = 0
-        while start < len(order):
-            probing = bounded and start == 0 and len(order) > 2 * _PROBE
-            stop = min(start + (_PROBE if probing else memory.queries), len(order))
-            kind = bool(grid[order[start]])
-            same = grid[order[start:stop]] == kind
-            stop = start + int(same.sum())  # on-grid queries come first
-            rows = order[start:stop]
-            block = prepare(queries.index_select(0, rows), rows, references, kind)
-            local = _of_block(banned, rows, len(queries))
-            refinement = Refinement(references, block, k, memory, report)
-            if bounded:
-                try:
-                    BoundedSearch(references, block, local, refinement, memory, report).run()
-                    report.by_bounds += len(block)
-                except BoundsPruneTooLittle:
-                    bounded = not probing
-                    ProductSearch(references, block, local, refinement, memory, report).run()
-            else:
-                ProductSearch(references, block, local, refinement, memory, report).run()
-            best = refinement.best
-            result.distance[rows], result.index[rows] = best.distance, best.index
-            start = stop
+        grid = on_grid(queries) if references.eight_bit else torch.zeros_like(queries[:, 0], dtype=torch.bool)
+        for kind in (True, False):
+            rows = (grid == kind).nonzero()[:, 0]
+            if len(rows):
+                chosen = queries if len(rows) == len(queries) else queries.index_select(0, rows)
+                memory = SearchMemory.plan(references, memory_limit, len(rows), kind)
+                best = _search_kind(references, chosen, k, _of_block(banned, rows, len(queries)), memory, kind, report)
+                result.distance[rows], result.index[rows] = best.distance, best.index
     return Neighbours(result.distance.clamp_(min=0).sqrt_().mul_(references.scale), result.index)
 
 
-def _order(queries: Tensor, references: References, memory: SearchMemory) -> tuple[Tensor, Tensor]:
-    """Order of the queries, 8-bit ones first, and which of them are 8-bit."""
-    grid = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
-    if references.eight_bit:
-        for start in range(0, len(queries), memory.queries):
-            grid[start : start + memory.queries] = on_grid(queries[start : start + memory.queries])
-    return torch.argsort((~grid).to(torch.int8), stable=True), grid
+def _search_kind(
+    references: References,
+    queries: Tensor,
+    k: int,
+    banned: tuple[Tensor, Tensor],
+    memory: SearchMemory,
+    grid: bool,
+    report: SearchReport,
+) -> TopK:
+    """Search queries that are all, or all not, 8-bit points."""
+    result = TopK(len(queries), k, queries.device)
+    # The bounds are tried on a few queries, then trusted until they fail; then the plain product takes over for one
+    # block, before they are tried again: other queries may be of another kind.
+    bounds, trusted = references.projection is not None, False
+    start = 0
+    while start < len(queries):
+        size = memory.queries if trusted or not bounds or len(queries) - start < 2 * _PROBE else _PROBE
+        rows = torch.arange(start, min(start + size, len(queries)), device=queries.device)
+        block = prepare(queries[start : start + size], references, grid, describe=bounds)
+        local = _of_block(banned, rows, len(queries))
+        refinement = Refinement(references, block, k, memory, report)
+        if bounds:
+            try:
+                BoundedSearch(references, block, local, refinement, memory, report).run()
+                report.by_bounds += len(block)
+                trusted = True
+            except BoundsPruneTooLittle:
+                bounds = trusted = False
+                continue
+        else:
+            ProductSearch(references, block, local, refinement, memory, report).run()
+            bounds = references.projection is not None
+        result.distance[rows], result.index[rows] = refinement.best.distance, refinement.best.index
+        start += size
+    return result
 
 
 def _of_block(banned: tuple[Tensor, Tensor], rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

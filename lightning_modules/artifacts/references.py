@@ -59,7 +59,6 @@ class QueryBlock:
 
     Attributes:
         on_grid: True if all queries are 8-bit points: distances are then computed in integers.
-        rows: ``(n,)`` int64, position of each query in the whole call.
         sums: ``(n, C)`` float32, sums over the coordinates of each column; integers if ``on_grid``.
         centres: ``(n, C)`` float64, the sums divided by the multiplicities; None if ``on_grid``.
         own: ``(n,)`` float64, squared norm against the constant coordinates; exact if ``on_grid``.
@@ -69,7 +68,6 @@ class QueryBlock:
     """
 
     on_grid: bool
-    rows: Tensor
     sums: Tensor
     centres: Tensor | None
     own: Tensor
@@ -79,7 +77,7 @@ class QueryBlock:
     finer: Tensor | None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.sums)
 
 
 def on_grid(queries: Tensor) -> Tensor:
@@ -92,21 +90,21 @@ def on_grid(queries: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def prepare(queries: Tensor, rows: Tensor, references: References, grid: bool) -> QueryBlock:
+def prepare(queries: Tensor, references: References, grid: bool, describe: bool) -> QueryBlock:
     """Prepare a block of queries.
 
     Args:
         queries: ``(n, D)`` float32.
-        rows: ``(n,)`` int64, their positions in the whole call.
         references: What they will be compared with.
         grid: True if all of them are 8-bit points and so are the references.
+        describe: Compute the descriptions that the bounds need, if there is a projection.
     """
     # A few rows at a time: what is computed on the way then fits the processor's cache.
-    pieces = [_prepare(piece, references, grid) for piece in torch.split(queries, max(1, _PIECE // queries.shape[1]))]
+    split = torch.split(queries, max(1, _PIECE // queries.shape[1]))
+    pieces = [_prepare(piece, references, grid, describe) for piece in split]
     joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
     return QueryBlock(
         on_grid=grid,
-        rows=rows,
         sums=joined["sums"],
         centres=joined.get("centres"),
         own=joined["own"],
@@ -117,7 +115,7 @@ def prepare(queries: Tensor, rows: Tensor, references: References, grid: bool) -
     )
 
 
-def _prepare(queries: Tensor, references: References, grid: bool) -> dict[str, Tensor]:
+def _prepare(queries: Tensor, references: References, grid: bool, describe: bool) -> dict[str, Tensor]:
     columns, device = references.columns, queries.device
     multiplicity = columns.multiplicity.to(device, torch.float64)
     if references.eight_bit:
@@ -139,7 +137,7 @@ def _prepare(queries: Tensor, references: References, grid: bool) -> dict[str, T
     parts = {"sums": sums.float(), "own": own, "remainder": common, "norm": centred.square().sum(1).sqrt()}
     if not grid:
         parts["centres"] = centres
-    if references.projection is not None:
+    if describe and references.projection is not None:
         leading, finer = references.projection.describe(centred)
         parts |= {"leading": leading.float(), "finer": finer.float()}
     return parts

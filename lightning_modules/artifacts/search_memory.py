@@ -35,13 +35,14 @@ class SearchMemory:
     buffer: int
 
     @classmethod
-    def plan(cls, references: References, limit: int, queries: int) -> SearchMemory:
-        """Divide the memory: a quarter each for queries, bounds, waiting pairs and gathered points.
+    def plan(cls, references: References, limit: int, queries: int, grid: bool) -> SearchMemory:
+        """Divide the memory: half for queries, a quarter for bounds, an eighth each for pairs and gathered points.
 
         Args:
             references: The real points.
             limit: Bytes in all, beside the queries that came in and the result.
             queries: How many queries there are.
+            grid: True if they are 8-bit points, which take less.
 
         Raises:
             ValueError: The limit does not allow a single query at a time.
@@ -50,23 +51,26 @@ class SearchMemory:
         projection = references.projection
         described = 0 if projection is None else projection.axes.shape[1]
         cells = 0 if projection is None else len(projection.cells)
-        # Copies of a query: as given and in the references' units (D, at most float64), sums, centres, products (C),
-        # descriptions, and bounds of cells with what is computed on the way.
-        per_query = 24 * dimensions + 40 * columns + 48 * described + 32 * cells + 512
+        # Copies of a query: itself (D), its sums while they are joined, padded, and as factor of the product, centres
+        # if it is not 8-bit (C), descriptions, and bounds of cells with what is computed on the way.
+        per_query = 4 * dimensions + (20 if grid else 44) * columns + 48 * described + 32 * cells + 512
+        once = 128 * dimensions  # a single query while it is prepared
         # A value, the second buffer of a product in several pieces or a mask; the tile itself in float32.
         per_pair, per_reference = 13, 4 * min(columns, 4096) + 4 * described + 32
-        quarter = limit // 4
-        needed = max(per_query, 40 * columns, GROUP * (per_reference + per_pair), CELL * per_pair, 160 * GROUP)
-        if quarter < needed:
+        needed = max(
+            2 * (per_query + once), 4 * GROUP * (per_reference + per_pair), 4 * CELL * per_pair, 8 * 160 * GROUP
+        )
+        if limit < needed:
             raise ValueError(
-                f"A search of points with {dimensions} dimensions needs a memory limit of at least {4 * needed} bytes, "
+                f"A search of points with {dimensions} dimensions needs a memory limit of at least {needed} bytes, "
                 f"found {limit}; raise memory_limit (the default is {DEFAULT_MEMORY_LIMIT})."
             )
-        block = min(_QUERIES, quarter // per_query, quarter // (CELL * per_pair), max(queries, 1))
+        quarter = limit // 4
+        block = min(_QUERIES, (2 * quarter - once) // per_query, quarter // (CELL * per_pair), max(queries, 1))
         block = min(block, (quarter // GROUP - per_reference) // per_pair)
         tile = min(_REFERENCES, quarter // (per_pair * block + per_reference))
         # A waiting pair holds 20 bytes, and as much again several times over while it is sorted and compared.
-        return cls(block, tile // GROUP * GROUP, quarter // 160, quarter)
+        return cls(block, tile // GROUP * GROUP, quarter // 2 // 160, quarter // 2)
 
 
 @contextmanager
