@@ -16,6 +16,8 @@ from lightning_modules.reporting.run_files import METRICS_FILE, read_metrics
 SEED = "seed_everything"
 # Settings in which runs of one experiment may differ: at any depth, where a run lives and what it continues;
 _PLACES = ("run_dir", "runs_dir", "ckpt_path", "default_root_dir", "dirpath", "save_dir", "config", "out")
+# what it shows and logs meanwhile;
+_SHOWN = ("enable_progress_bar", "enable_model_summary", "logger", "log_every_n_steps")
 # and its seeds, but not the data's: other splits make another experiment.
 _SEEDS = (SEED, "model.init_args.model_seed")
 
@@ -92,4 +94,4 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def _of_run_alone(key: str) -> bool:
-    return key in _SEEDS or key.rpartition(".")[2] in _PLACES
+    return key in _SEEDS or key.rpartition(".")[2] in (*_PLACES, *_SHOWN)

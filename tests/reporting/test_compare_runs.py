@@ -29,11 +29,12 @@ def run(
     config = {
         "seed_everything": seed,
         "trainer": {
+            "enable_progress_bar": seed == 0,
             "max_epochs": 2,
             "default_root_dir": str(folder),
             "callbacks": [{"init_args": {"dirpath": str(folder)}}],
         },
-        "model": {"class_path": "Attributor", "init_args": {"view": view, "seed": seed}},
+        "model": {"class_path": "Attributor", "init_args": {"view": view, "model_seed": seed}},
         "data": {"init_args": {"root": "data", "seed": 0}},
         "ckpt_path": str(folder / "last.ckpt"),
     }
