@@ -1,7 +1,7 @@
 """Evaluate what train.py made.
 
 python evaluate.py test     --ckpt_path RUN [--config C] [overrides]     numbers, rows, figures, report of the test
-python evaluate.py predict  --ckpt_path RUN --images PATH [--out FILE]   JSON lines: file, source, probabilities
+python evaluate.py predict  --ckpt_path RUN --images PATH [--out FILE]   JSON lines: file, predicted, probabilities
 python evaluate.py generate --config configs/gm_fashion/quickstart.yaml  a GM data set from generators
 python evaluate.py compare  RUN RUN ... [--out FOLDER]                   runs in one table, mean and spread over seeds
 

@@ -82,7 +82,9 @@ class FrameworkCLI(LightningCLI):
         """Options of a run beside Lightning's own."""
         if self.purpose == "predict":
             parser.add_argument("--images", type=str, required=True, help="image file, folder or glob")
-            parser.add_argument("--out", type=str | None, default=None, help="JSON lines; default: in the run folder")
+            parser.add_argument(
+                "--out", type=str | None, default=None, help="JSON lines; default: in a new folder below runs/predict"
+            )
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint file, run folder, or `last`")
         parser.add_argument("--run_dir", type=str | None, default=None, help="folder of this run; default: a new one")
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder of all runs")
@@ -103,7 +105,9 @@ class FrameworkCLI(LightningCLI):
         elif self.purpose == "train" and self.ckpt_path is not None:
             self.run_dir = run_folder_of(self.ckpt_path)  # a resumed run goes on in its own folder
         else:
-            self.run_dir = new_run_folder(self.experiment, root, "" if self.purpose == "train" else f"-{self.purpose}")
+            # evaluations lie apart, so that runs/EXPERIMENT/* are training runs
+            name = self.experiment if self.purpose == "train" else f"{self.purpose}/{self.experiment}"
+            self.run_dir = new_run_folder(name, root)
         self.run_dir = self.run_dir.resolve()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         share_run_folder(self.run_dir)

@@ -41,6 +41,8 @@ class SuggestingParser(LightningArgumentParser):
             near = nearest_keys(key, valid)
             hint = f"did you mean {' or '.join(near)}?" if near else "see --help for the keys there are"
             message = f"unknown key '{key}': {hint}"
+        elif "required: " in message and "model" in message:
+            message += "; name an experiment with --config, such as configs/quickstart.yaml"
         elif "Expected a <class 'NoneType'>" in message:  # the other half of "a datamodule or null" says nothing
             message = re.sub(r"\s*- Expected a <class 'NoneType'>", "", message)
         if not self.exit_on_error:

@@ -35,8 +35,8 @@ def previous_runs(experiment: str, root: Path) -> list[Path]:
     return sorted(run for run in folder.iterdir() if (run / _LAST).is_file()) if folder.is_dir() else []
 
 
-def new_run_folder(experiment: str, root: Path, suffix: str = "") -> Path:
-    """Make ``root/experiment/<date>-<time><suffix>``, or take the one that the launching process made.
+def new_run_folder(experiment: str, root: Path) -> Path:
+    """Make ``root/experiment/<date>-<time>``, or take the one that the launching process made.
 
     Raises:
         RuntimeError: torchrun or a scheduler started this process, so no process makes the folder for the others.
@@ -47,7 +47,7 @@ def new_run_folder(experiment: str, root: Path, suffix: str = "") -> Path:
         raise RuntimeError("processes started by torchrun or a scheduler share a run folder: name it with --run_dir")
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     for attempt in range(1000):
-        folder = root / experiment / (f"{stamp}{suffix}" if attempt == 0 else f"{stamp}-{attempt}{suffix}")
+        folder = root / experiment / (stamp if attempt == 0 else f"{stamp}-{attempt}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
