@@ -4,6 +4,7 @@ from lightning_modules.zoo.beta_vae import BetaVAE
 from lightning_modules.zoo.dcgan import DCGAN
 from lightning_modules.zoo.ddpm import DDPM
 from lightning_modules.zoo.realnvp import RealNVP
+from lightning_modules.zoo.stylegan2 import StyleGAN2
 from lightning_modules.zoo.wgan_gp import WGANGP
 
-__all__ = ["DCGAN", "DDPM", "WGANGP", "BetaVAE", "RealNVP"]
+__all__ = ["DCGAN", "DDPM", "WGANGP", "BetaVAE", "RealNVP", "StyleGAN2"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lightning_modules.generators.grey import GreyGenerator, remove_frame
+from lightning_modules.generators.grey import remove_frame
 from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.generators.sheet import save_sheet
 
@@ -24,7 +24,7 @@ class GeneratorTraining(pl.LightningModule):
     are one point of an oscillation, a diffusion model's carry the noise of the last batches.
 
     Args:
-        generator: the network to train.
+        generator: the network to train, with the methods of `generators.protocol.Generator`.
         ema_decay: weight of the past in the moving average; 0 keeps the last weights.
     """
 
@@ -35,7 +35,7 @@ class GeneratorTraining(pl.LightningModule):
     generator_arguments: ClassVar[tuple[str, ...]]
     """The hyperparameters that the generator's constructor takes; the others belong to its training."""
 
-    def __init__(self, generator: GreyGenerator, ema_decay: float) -> None:
+    def __init__(self, generator: nn.Module, ema_decay: float) -> None:
         super().__init__()
         self.generator = generator
         self.average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
@@ -54,9 +54,9 @@ class GeneratorTraining(pl.LightningModule):
         self.average.update_parameters(self.generator)
 
     @contextmanager
-    def averaged_generator(self) -> Iterator[GreyGenerator]:
+    def averaged_generator(self) -> Iterator[Any]:
         """Lend the averaged generator in evaluation mode."""
-        generator: GreyGenerator = self.average.module
+        generator: Any = self.average.module
         was_training = generator.training
         generator.eval()
         try:

@@ -1,0 +1,123 @@
+"""The synthesis network of StyleGAN2 with skip outputs (Karras et al. 2020, figures 2 and 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.generators.stylegan2.layers import ModulatedConv, activate
+from lightning_modules.generators.stylegan2.resampling import DEFAULT_FILTER, normalised_filter, upsample
+
+
+class StyledConv(nn.Module):
+    """Modulated 3 x 3 convolution, noise, bias, leaky ReLU.
+
+    Args:
+        w_dim: length of a style latent.
+        inputs: channels in.
+        outputs: channels out.
+        size: height and width of the result.
+        up: the result is twice as large as the input.
+        clamp: limit of the result's magnitude, or None.
+        scale_before_demodulation: see `ModulatedConv`.
+    """
+
+    noise_map: Tensor
+
+    def __init__(
+        self,
+        w_dim: int,
+        inputs: int,
+        outputs: int,
+        size: int,
+        up: bool,
+        clamp: float | None,
+        scale_before_demodulation: bool,
+    ) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(w_dim, inputs, outputs, 3, up, True, scale_before_demodulation)
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.register_buffer("noise_map", torch.randn(1, 1, size, size))
+        self.clamp = clamp
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, kernel: Tensor) -> Tensor:
+        """Map features `(n, inputs, h, w)` to `(n, outputs, size, size)`; `noise` is `(1 or n, 1, size, size)`."""
+        x = self.conv(x, w, kernel)
+        offset = self.bias[:, None, None]
+        x = x + (offset if noise is None else offset + noise * self.noise_strength)
+        return activate(x, self.clamp)
+
+
+class ToImage(nn.Module):
+    """Modulated 1 x 1 convolution without demodulation: features to image channels (`tRGB` of the paper)."""
+
+    def __init__(self, w_dim: int, inputs: int, outputs: int, clamp: float | None) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(w_dim, inputs, outputs, 1, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.clamp = clamp
+
+    def forward(self, x: Tensor, w: Tensor, kernel: Tensor) -> Tensor:
+        """Map features `(n, inputs, h, w)` to `(n, outputs, h, w)`."""
+        x = self.conv(x, w, kernel) + self.bias[:, None, None]
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+
+
+class Synthesis(nn.Module):
+    """From a learned 4 x 4 constant to an image, two styled convolutions for each doubling.
+
+    Args:
+        w_dim: length of a style latent.
+        channels: channels at 4, 8, 16 ... pixels; their number gives the image size.
+        image_channels: channels of the image.
+        clamp: limit of the magnitude of features, or None.
+        resample_filter: taps of the up-sampling filter.
+        scale_before_demodulation: see `ModulatedConv`.
+    """
+
+    kernel: Tensor
+
+    def __init__(
+        self,
+        w_dim: int,
+        channels: Sequence[int],
+        image_channels: int = 3,
+        clamp: float | None = None,
+        resample_filter: Sequence[float] = DEFAULT_FILTER,
+        scale_before_demodulation: bool = True,
+    ) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        self.register_buffer("kernel", normalised_filter(resample_filter))
+        convs = [StyledConv(w_dim, channels[0], channels[0], 4, False, clamp, scale_before_demodulation)]
+        for level, (a, b) in enumerate(zip(channels[:-1], channels[1:], strict=True), start=3):
+            convs.append(StyledConv(w_dim, a, b, 2**level, True, clamp, scale_before_demodulation))
+            convs.append(StyledConv(w_dim, b, b, 2**level, False, clamp, scale_before_demodulation))
+        self.convs = nn.ModuleList(convs)
+        self.to_images = nn.ModuleList(ToImage(w_dim, c, image_channels, clamp) for c in channels)
+
+    @property
+    def styles(self) -> int:
+        """Number of style inputs: one for each convolution and one for the last image layer."""
+        return len(self.convs) + 1
+
+    @property
+    def noise_buffers(self) -> list[Tensor]:
+        """The maps stored with the weights, `(1, 1, r, r)` for each convolution."""
+        return [conv.noise_map for conv in self.convs]  # type: ignore[misc]
+
+    def forward(self, w: Tensor, noise: Sequence[Tensor | None]) -> Tensor:
+        """Map styles `(n, styles, w_dim)` to images `(n, image_channels, size, size)`, about [-1, 1].
+
+        Each image layer takes the style after its convolution's, which is that of the next convolution.
+        """
+        x = self.convs[0](self.constant.expand(len(w), -1, -1, -1), w[:, 0], noise[0], self.kernel)
+        image: Tensor = self.to_images[0](x, w[:, 1], self.kernel)
+        for level, to_image in enumerate(self.to_images[1:], start=1):
+            for layer in (2 * level - 1, 2 * level):
+                x = self.convs[layer](x, w[:, layer], noise[layer], self.kernel)
+            image = upsample(image, self.kernel) + to_image(x, w[:, 2 * level + 1], self.kernel)
+        return image
