@@ -17,8 +17,10 @@ import yaml
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from datamodules.image_io import to_tensor
+from datamodules.real import RealSet, load_real_set
 from lightning_modules.generators.sampling import write_bytes
-from lightning_modules.metrics.fashion_cnn import CLASSES, WEIGHTS_FOLDER, FashionCNN
+from lightning_modules.metrics.fashion_cnn import CLASSES, WEIGHTS_FOLDER, FashionCNN, load_fashion_cnn
 
 
 class FashionClassifier(pl.LightningModule):
@@ -81,19 +83,34 @@ def augment(images: Tensor, shift: int) -> Tensor:
     return padded[image, channel, rows, columns]
 
 
-def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER) -> Path:
+@torch.no_grad()
+def accuracy(network: FashionCNN, real_set: RealSet) -> float:
+    """Share of a set's images that are given their label."""
+    if real_set.labels is None:
+        raise ValueError(f"{real_set.name} has no classes; expected Fashion-MNIST or its sample")
+    right = 0
+    for start in range(0, len(real_set), 500):
+        labels = torch.from_numpy(real_set.labels[start : start + 500])
+        images = [to_tensor(real_set.pictures[start + i]) for i in range(len(labels))]
+        right += int((network(torch.stack(images)).argmax(dim=1) == labels).sum())
+    return right / len(real_set)
+
+
+def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, test_set: str = "fashion") -> Path:
     """Write the network of a training checkpoint in half precision, with its description beside it.
 
     Args:
         checkpoint: `checkpoints/last.ckpt` of a run folder of `train.py`, whose `config.yaml` lies above it.
         out: folder for `fashion_cnn.safetensors` and `fashion_cnn.yaml`.
+        test_set: set whose test split the exported weights are tested on, for the description.
 
     Returns:
         The weights' file.
 
     Raises:
-        FileNotFoundError: no `config.yaml` in the run folder.
+        FileNotFoundError: no `config.yaml` in the run folder, or no test images.
     """
+    tested = load_real_set(test_set, split="test")
     config_path = checkpoint.parent.parent / "config.yaml"
     if not config_path.is_file():
         raise FileNotFoundError(f"found no {config_path}; give last.ckpt in the checkpoints/ of a run of train.py")
@@ -116,8 +133,15 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER) -> Path:
     }
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(weights, out / str(entry["weights"]))
-    write_bytes(yaml.safe_dump(entry, sort_keys=False).encode(), out / "fashion_cnn.yaml")
+    _describe(entry, out)
+    entry["test_accuracy"] = accuracy(load_fashion_cnn(out), tested)  # of the weights as shipped, not as trained
+    entry["test_set"] = f"{test_set} (test), {len(tested)} images"
+    _describe(entry, out)
     return out / str(entry["weights"])
+
+
+def _describe(entry: dict[str, Any], out: Path) -> None:
+    write_bytes(yaml.safe_dump(entry, sort_keys=False).encode(), out / "fashion_cnn.yaml")
 
 
 def main() -> None:
