@@ -19,6 +19,7 @@ class StyleGAN2(GeneratorTraining):
 
     Args:
         image_size: height and width of the images.
+        image_channels: 3 for RGB, 1 for grey images.
         latent_dim: length of z and of w.
         mapping_layers: layers of the mapping network.
         channel_base: channels at a size are `min(channel_base / size, channel_max)`; 32768 in config-f.
@@ -49,6 +50,7 @@ class StyleGAN2(GeneratorTraining):
     def __init__(
         self,
         image_size: int = 32,
+        image_channels: int = 3,
         latent_dim: int = 512,
         mapping_layers: int = 8,
         channel_base: int = 32768,
@@ -62,12 +64,13 @@ class StyleGAN2(GeneratorTraining):
         ema_decay: float = 0.999,
     ) -> None:
         channels = config_f_channels(image_size, channel_base, channel_max)
-        super().__init__(
-            StyleGAN2Generator(image_size, latent_dim, latent_dim, mapping_layers, channels, noise="random"), ema_decay
+        generator = StyleGAN2Generator(
+            image_size, latent_dim, latent_dim, mapping_layers, channels, image_channels, noise="random"
         )
+        super().__init__(generator, ema_decay)
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.discriminator = StyleGAN2Discriminator(channels)
+        self.discriminator = StyleGAN2Discriminator(channels, image_channels)
         self.register_buffer("path_length_mean", torch.zeros(()))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -84,7 +87,7 @@ class StyleGAN2(GeneratorTraining):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update the discriminator, then the generator, each with its regulariser when its turn has come."""
-        real = batch["image"] * 2.0 - 1.0
+        real = self._as_seen(batch["image"])
         discriminator_optimiser, generator_optimiser = self.optimizers()
         update = self.updates
 
@@ -129,8 +132,11 @@ class StyleGAN2(GeneratorTraining):
         return torch.where((torch.arange(count, device=self.device) < change)[:, :, None], first, second)
 
     def _images(self, styles: Tensor) -> Tensor:
-        """Images in [-1, 1], as the discriminator sees them."""
-        return self.generator.synthesize(styles) * 2.0 - 1.0
+        return self._as_seen(self.generator.synthesize(styles))
+
+    def _as_seen(self, images: Tensor) -> Tensor:
+        """RGB images in [0, 1] as the discriminator takes them: in [-1, 1], one channel where they are grey."""
+        return images[:, : self.hparams["image_channels"]] * 2.0 - 1.0
 
     def _r1(self, real: Tensor) -> Tensor:
         """Half of gamma times the squared gradient of the logits of real images, averaged over the batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -83,7 +84,7 @@ class StyleGAN2Discriminator(nn.Module):
         self.register_buffer("kernel", normalised_filter(resample_filter))
         descending = list(reversed(channels))
         self.from_image = EqualisedConv(image_channels, descending[0], 1)
-        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(descending[:-1], descending[1:], strict=True))
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in itertools.pairwise(descending))
         last = descending[-1]
         self.conv = EqualisedConv(last + 1, last, 3)
         self.hidden = EqualisedLinear(last * 16, last)

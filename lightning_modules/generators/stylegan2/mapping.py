@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ class Mapping(nn.Module):
         super().__init__()
         sizes = [z_dim] + [w_dim] * layers
         self.layers = nn.ModuleList(
-            EqualisedLinear(a, b, lr_multiplier=lr_multiplier) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            EqualisedLinear(a, b, lr_multiplier=lr_multiplier) for a, b in itertools.pairwise(sizes)
         )
         self.register_buffer("mean", torch.zeros(w_dim))
 

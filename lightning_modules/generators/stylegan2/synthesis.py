@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -93,7 +94,7 @@ class Synthesis(nn.Module):
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
         self.register_buffer("kernel", normalised_filter(resample_filter))
         convs = [StyledConv(w_dim, channels[0], channels[0], 4, False, clamp, scale_before_demodulation)]
-        for level, (a, b) in enumerate(zip(channels[:-1], channels[1:], strict=True), start=3):
+        for level, (a, b) in enumerate(itertools.pairwise(channels), start=3):
             convs.append(StyledConv(w_dim, a, b, 2**level, True, clamp, scale_before_demodulation))
             convs.append(StyledConv(w_dim, b, b, 2**level, False, clamp, scale_before_demodulation))
         self.convs = nn.ModuleList(convs)

@@ -1,0 +1,118 @@
+"""Taking tensors out of a foreign state dict one by one, so that none is missing, misshapen or forgotten."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_modules.generators.checkpoints.stored import CheckpointError
+
+SHOWN = 6
+
+
+class ForeignTensors:
+    """The state dict of another implementation, and which of its tensors have been used.
+
+    Args:
+        tensors: the state dict.
+        file: name of the file, for messages.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], file: str) -> None:
+        self.tensors = tensors
+        self.file = file
+        self.used: set[str] = set()
+
+    def take(self, name: str, shape: Iterable[int] | None = None) -> Tensor:
+        """Return a tensor as float32, reshaped where only ones are added or dropped.
+
+        Args:
+            name: its name in the file.
+            shape: the shape wanted; None for any.
+
+        Raises:
+            CheckpointError: no such tensor, or one of another shape.
+        """
+        if name not in self.tensors:
+            raise CheckpointError(
+                f"{self.file}: found no tensor {name!r} among {len(self.tensors)}; the file is incomplete or holds "
+                "another architecture"
+            )
+        self.used.add(name)
+        tensor = self.tensors[name].detach().float()
+        if shape is None:
+            return tensor
+        wanted = tuple(shape)
+        if [s for s in tensor.shape if s != 1] != [s for s in wanted if s != 1]:
+            raise CheckpointError(
+                f"{self.file}: found shape {tuple(tensor.shape)} for tensor {name!r}, expected {wanted}; the file is "
+                "damaged or holds another architecture"
+            )
+        return tensor.reshape(wanted).contiguous()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, which is thereby not used.
+
+        Raises:
+            CheckpointError: no such tensor.
+        """
+        if name not in self.tensors:
+            self.take(name)
+        return tuple(self.tensors[name].shape)
+
+    def count(self, pattern: str) -> int:
+        """Number of the layers 0, 1, 2 ...: one more than the largest index matched by the pattern's group.
+
+        Raises:
+            CheckpointError: no tensor matches.
+        """
+        indices = [int(match[1]) for name in self.tensors if (match := re.fullmatch(pattern, name))]
+        if not indices:
+            raise CheckpointError(
+                f"{self.file}: found no tensor named like {pattern!r}; its tensors are {_listed(self.tensors)}"
+            )
+        return max(indices) + 1
+
+    def resample_filter(self, suffix: str) -> list[float]:
+        """Taps of the one filter that all tensors ending in `suffix` hold, as one- or two-dimensional kernels.
+
+        Raises:
+            CheckpointError: kernels that differ, or one that is no outer product of symmetric taps.
+        """
+        names = [name for name in self.tensors if name.endswith(suffix)]
+        taps: Tensor | None = None
+        for name in names:
+            kernel = self.take(name)
+            line = kernel if kernel.ndim == 1 else kernel.sum(dim=0)
+            line = line / line.sum()
+            plane = kernel / kernel.sum()
+            separable = kernel.ndim == 1 or torch.allclose(torch.outer(line, line), plane, atol=1e-6)
+            if not separable or not torch.allclose(line, line.flip(0), atol=1e-6):
+                raise CheckpointError(f"{self.file}: filter {name!r} is no product of symmetric taps; found {kernel}")
+            if taps is not None and (taps.shape != line.shape or not torch.allclose(taps, line, atol=1e-6)):
+                raise CheckpointError(f"{self.file}: filter {name!r} differs from {names[0]!r}; expected one filter")
+            taps = line
+        if taps is None:
+            return [1.0, 3.0, 3.0, 1.0]
+        return [round(float(tap) / float(taps[0]), 6) for tap in taps]
+
+    def check_all_used(self) -> None:
+        """Refuse tensors that nothing has taken.
+
+        Raises:
+            CheckpointError: names them.
+        """
+        left = [name for name in self.tensors if name not in self.used]
+        if left:
+            raise CheckpointError(
+                f"{self.file}: found {len(left)} tensors that do not belong to this architecture: {_listed(left)}"
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
+    return ", ".join(ordered[:SHOWN]) + more

@@ -1,0 +1,116 @@
+"""Reading StyleGAN2 checkpoints of NVIDIA's stylegan2-ada-pytorch (`.pkl` with `G_ema`): tensors, never code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
+from lightning_modules.generators.checkpoints.tensor_pickle import PickledObject, module_tensors, read_tensor_pickle
+from lightning_modules.generators.stylegan2.checkpoint_tensors import ForeignTensors
+from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
+
+STYLED = {
+    "conv.weight": "weight",
+    "conv.affine.weight": "affine.weight",
+    "conv.affine.bias": "affine.bias",
+    "noise_strength": "noise_strength",
+    "bias": "bias",
+    "noise_map": "noise_const",
+}
+TO_IMAGE = {
+    "conv.weight": "weight",
+    "conv.affine.weight": "affine.weight",
+    "conv.affine.bias": "affine.bias",
+    "bias": "bias",
+}
+
+
+def is_nvidia(content: Any) -> bool:
+    """Whether the content of a pickle looks like a network pickle of this implementation."""
+    return isinstance(content, Mapping) and isinstance(content.get("G_ema"), PickledObject)
+
+
+def read_nvidia(path: Path) -> StoredGenerator:
+    """Read the averaged generator of a network pickle; the source code embedded in the file is never run.
+
+    Args:
+        path: `.pkl` file with `G_ema`, unconditional, of the `skip` architecture that config-f has.
+
+    Raises:
+        CheckpointError: no such content, another architecture, a tensor missing, misshapen or left over, or a global
+            that is not data.
+    """
+    content = read_tensor_pickle(path)
+    if not is_nvidia(content):
+        keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+        raise CheckpointError(
+            f"{path.name}: found {keys}, expected 'G_ema' of a network pickle of stylegan2-ada-pytorch; pickles of the "
+            "TensorFlow releases must be converted with the tool of that repository first"
+        )
+    network = content["G_ema"]
+    foreign = ForeignTensors(module_tensors(network), path.name)
+    if "mapping.embed.weight" in foreign.tensors:
+        raise CheckpointError(f"{path.name}: found a class-conditional generator, expected an unconditional one")
+
+    sizes = [
+        size for size in (2**level for level in range(2, 11)) if f"synthesis.b{size}.conv1.weight" in foreign.tensors
+    ]
+    depth = foreign.count(r"mapping\.fc(\d+)\.weight")
+    arguments: dict[str, Any] = {
+        "image_size": max(sizes, default=0),
+        "z_dim": foreign.shape("mapping.fc0.weight")[1],
+        "w_dim": foreign.shape(f"mapping.fc{depth - 1}.weight")[0],
+        "mapping_layers": depth,
+        "channels": [foreign.shape(f"synthesis.b{size}.conv1.weight")[0] for size in sizes],
+        "image_channels": foreign.shape(f"synthesis.b{max(sizes, default=4)}.torgb.weight")[0],
+        "mapping_lr_multiplier": float(_setting(network, ("mapping", "fc0"), "bias_gain", 0.01)),
+        "clamp": _setting(network, ("synthesis", "b4", "conv1"), "conv_clamp", None),
+        "resample_filter": foreign.resample_filter("resample_filter"),
+        "scale_before_demodulation": False,
+    }
+    for size in sizes:
+        kind = _setting(network, ("synthesis", f"b{size}"), "architecture", "skip")
+        if kind != "skip":
+            raise CheckpointError(f"{path.name}: found architecture {kind!r} at {size} px, expected 'skip' (config-f)")
+    try:
+        skeleton = StyleGAN2Generator(**arguments)
+    except ValueError as error:
+        raise CheckpointError(f"{path.name}: the tensors describe no StyleGAN2: {error}") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    tensors = {name: foreign.take(source, shapes[name]) for name, source in _names(sizes, depth).items()}
+    tensors["synthesis.kernel"] = skeleton.synthesis.kernel
+    foreign.check_all_used()
+    report = [
+        f"G_ema: {len(foreign.used)} of {len(foreign.tensors)} tensors matched",
+        f"feature clamp: {arguments['clamp']}; computed in single precision throughout",
+    ]
+    aside = [str(key) for key in content if key != "G_ema"]
+    if aside:
+        report.append(f"left aside: {', '.join(aside)}, and the source code in the file, which was not run")
+    return StoredGenerator("stylegan2", arguments, tensors, {"format": "stylegan2-ada-pytorch"}, tuple(report))
+
+
+def _names(sizes: list[int], depth: int) -> dict[str, str]:
+    """Our names to theirs, for every tensor they store besides the filters."""
+    names = {"mapping.mean": "mapping.w_avg", "synthesis.constant": "synthesis.b4.const"}
+    for i in range(depth):
+        names |= {f"mapping.layers.{i}.{part}": f"mapping.fc{i}.{part}" for part in ("weight", "bias")}
+    convs = ["synthesis.b4.conv1"] + [f"synthesis.b{size}.conv{half}" for size in sizes[1:] for half in (0, 1)]
+    for i, theirs in enumerate(convs):
+        names |= {f"synthesis.convs.{i}.{ours}": f"{theirs}.{name}" for ours, name in STYLED.items()}
+    for i, size in enumerate(sizes):
+        names |= {f"synthesis.to_images.{i}.{o}": f"synthesis.b{size}.torgb.{name}" for o, name in TO_IMAGE.items()}
+    return names
+
+
+def _setting(network: PickledObject, path: tuple[str, ...], name: str, default: Any) -> Any:
+    """A plain attribute of a submodule, as the pickle recorded it."""
+    state: Any = network.state
+    for part in path:
+        child = state.get("_modules", {}).get(part)
+        if child is None:
+            return default
+        state = child.state
+    return state.get(name, default)
