@@ -3,6 +3,7 @@
 from lightning_modules.zoo.beta_vae import BetaVAE
 from lightning_modules.zoo.dcgan import DCGAN
 from lightning_modules.zoo.ddpm import DDPM
+from lightning_modules.zoo.ldm import LatentDiffusion
 from lightning_modules.zoo.realnvp import RealNVP
 from lightning_modules.zoo.stylegan2 import StyleGAN2
 from lightning_modules.zoo.wgan_gp import WGANGP

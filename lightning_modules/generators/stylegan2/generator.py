@@ -43,6 +43,9 @@ class StyleGAN2Generator(nn.Module):
         noise: which noise maps `synthesize` adds unless told otherwise: `fixed(SEED) | buffers | random | none`.
         truncation: psi of the truncation trick in `sample_latents`; 1 changes nothing, 0 gives the mean image.
 
+    Attributes:
+        arguments: what the constructor was given that belongs to the architecture, as plain values.
+
     Raises:
         ValueError: arguments that do not go together.
     """
@@ -67,11 +70,23 @@ class StyleGAN2Generator(nn.Module):
         channels = config_f_channels(image_size) if channels is None else list(channels)
         if 2 ** (len(channels) + 1) != image_size:
             raise ValueError(
-                f"found {len(channels)} channel numbers for {image_size} px, expected {int(math.log2(image_size)) - 1}: "
-                "one for each of 4, 8, 16 ... pixels"
+                f"found {len(channels)} channel numbers for {image_size} px, expected "
+                f"{int(math.log2(image_size)) - 1}: one for each of 4, 8, 16 ... pixels"
             )
         if image_channels not in (1, 3):
             raise ValueError(f"found {image_channels} image channels, expected 3 (RGB) or 1 (grey)")
+        self.arguments: dict[str, Any] = {
+            "image_size": image_size,
+            "z_dim": z_dim,
+            "w_dim": w_dim,
+            "mapping_layers": mapping_layers,
+            "channels": channels,
+            "image_channels": image_channels,
+            "mapping_lr_multiplier": mapping_lr_multiplier,
+            "clamp": clamp,
+            "resample_filter": list(resample_filter),
+            "scale_before_demodulation": scale_before_demodulation,
+        }
         self.image_size = image_size
         self.z_dim = z_dim
         self.latent_dim = w_dim

@@ -60,10 +60,9 @@ def read_rosinality(path: Path) -> StoredGenerator:
 
     layers = foreign.count(r"convs\.(\d+)\.conv\.weight") + 1 if "convs.0.conv.weight" in state else 1
     depth = foreign.count(r"style\.(\d+)\.weight") - 1  # style.0 normalises and has no weight
-    _w_dim, z_dim = foreign.shape("style.1.weight")
     arguments: dict[str, Any] = {
         "image_size": 2 ** ((layers + 1) // 2 + 1),
-        "z_dim": z_dim,
+        "z_dim": foreign.shape("style.1.weight")[1],
         "w_dim": foreign.shape(f"style.{depth}.weight")[0],
         "mapping_layers": depth,
         "channels": [foreign.shape("input.input")[1]]

@@ -45,9 +45,7 @@ def test_w_plus_takes_a_style_for_each_layer(generator: StyleGAN2Generator) -> N
         changed = plus.clone()
         changed[:, style] += 1.0
         assert not torch.allclose(generator.synthesize(changed), generator.synthesize(plus))
-    with pytest.raises(
-        ValueError, match=r"found latents of shape \(2, 3, 10\), expected \(n, 10\) in W or \(n, 6, 10\)"
-    ):
+    with pytest.raises(ValueError, match=r"found latents of shape \(2, 3, 10\), expected \(n, 10\) in W or"):
         generator.synthesize(plus[:, :3])
 
 

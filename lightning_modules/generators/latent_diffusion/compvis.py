@@ -1,0 +1,205 @@
+"""Reads the checkpoints of CompVis' latent-diffusion: `model.ckpt` with `config.yaml` beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
+from lightning_modules.generators.latent_diffusion.compvis_first_stage import first_stage_arguments, first_stage_renames
+from lightning_modules.generators.latent_diffusion.compvis_unet import unet_arguments, unet_renames
+from lightning_modules.generators.latent_diffusion.files import file_hash, read_tensors
+from lightning_modules.generators.latent_diffusion.renaming import rename
+
+UNET = "model.diffusion_model."
+FIRST_STAGE = "first_stage_model."
+SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}
+"""CompVis' names of schedules and diffusers': their "linear" is linear in the square root."""
+
+LEFT_ASIDE = {
+    "first_stage_model.loss.": "loss networks of the first stage",
+    "first_stage_model.model_ema.": "averaged first stage, which the published models were not trained on",
+    "cond_stage_model.": "conditioning that an unconditional model does not use",
+    "scale_factor": "scale of the latents, taken from the configuration",
+    "logvar": "loss weights",
+}
+"""Beginnings of the names of tensors that are not needed, and what they are."""
+
+
+def read_compvis(path: Path, config: Path | None = None) -> StoredGenerator:
+    """Read an unconditional latent diffusion checkpoint; averaged (EMA) weights of the U-Net are preferred.
+
+    Optimiser state, callbacks and whatever else lies in the file are left alone; nothing in it is executed.
+
+    Args:
+        path: `model.ckpt`, or its folder.
+        config: the YAML file; None for `config.yaml`, or the only YAML file, in the same folder.
+
+    Raises:
+        CheckpointError: what is wrong with the file or the configuration.
+    """
+    path = path / "model.ckpt" if path.is_dir() else path
+    params = _model_params(_config_beside(path) if config is None else config)
+    arguments = _arguments(params)
+    tensors = _state_dict(path)
+    from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
+
+    report, first, unet = [], params["first_stage_config"], params["unet_config"]["params"]
+    arguments["scale_factor"] = _scale_factor(params, tensors)
+    with torch.device("meta"):  # shapes alone
+        network = _build(LatentDiffusionGenerator, arguments)
+
+    stage_renames = list(first_stage_renames(first["target"], first["params"], FIRST_STAGE))
+    stage = rename(tensors, stage_renames, network.first_stage.model)
+    report.append(f"first stage: {len(stage_renames)} tensors of {FIRST_STAGE}*")
+
+    unet_names = list(unet_renames(unet, UNET))
+    averaged = any(name.startswith("model_ema.diffusion_model") for name in tensors)
+    denoiser = rename(tensors, unet_names, network.unet.model, _averaged_name if averaged else str)
+    report.append(f"U-Net: {len(unet_names)} tensors of {'model_ema.* (averaged)' if averaged else UNET + '*'}")
+
+    used = {one.source for one in stage_renames} | {one.source for one in unet_names}
+    used |= {_averaged_name(one.source) for one in unet_names} if averaged else set()
+    report += _account_for_the_rest(tensors, used, arguments["scheduler"])
+    return StoredGenerator(
+        kind="latent_diffusion",
+        arguments=arguments,
+        tensors={f"first_stage.model.{k}": v for k, v in stage.items()}
+        | {f"unet.model.{k}": v for k, v in denoiser.items()},
+        origin={"format": "compvis-latent-diffusion", "file": path.name, "sha256": file_hash(path)},
+        report=tuple(report),
+    )
+
+
+def _config_beside(path: Path) -> Path:
+    named = path.with_name("config.yaml")
+    others = sorted(path.parent.glob("*.yaml"))
+    if named.is_file():
+        return named
+    if len(others) == 1:
+        return others[0]
+    raise CheckpointError(
+        f"found no config.yaml beside {path}, expected the YAML file it was trained with; copy it there"
+    )
+
+
+def _model_params(config: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(config.read_text())
+        params = content["model"]["params"]
+        _ = params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"found no latent diffusion model in {config} ({error!r}), expected model.params with unet_config and "
+            "first_stage_config"
+        ) from error
+    if params.get("cond_stage_config", "__is_unconditional__") != "__is_unconditional__":
+        raise CheckpointError(
+            f"found a conditional model in {config}, expected cond_stage_config __is_unconditional__; convert a "
+            "text-conditional one to a diffusers folder"
+        )
+    return dict(params)
+
+
+def _arguments(params: dict[str, Any]) -> dict[str, Any]:
+    schedule = params.get("beta_schedule", "linear")
+    if schedule not in SCHEDULES:
+        raise CheckpointError(f"found beta_schedule {schedule!r}, expected one of {', '.join(SCHEDULES)}")
+    predicts = {"eps": "epsilon", "x0": "sample"}.get(params.get("parameterization", "eps"))
+    if predicts is None:
+        raise CheckpointError(f"found parameterization {params['parameterization']!r}, expected eps or x0")
+    try:
+        first = params["first_stage_config"]
+        first_stage = first_stage_arguments(first["target"], first["params"])
+        unet = unet_arguments(params["unet_config"]["params"])
+    except KeyError as error:
+        raise CheckpointError(f"found no option {error} in the configuration, expected it there") from error
+    return {
+        "first_stage": first_stage,
+        "unet": unet,
+        "scheduler": {
+            "num_train_timesteps": int(params.get("timesteps", 1000)),
+            "beta_schedule": SCHEDULES[schedule],
+            "beta_start": float(params.get("linear_start", 1e-4)),
+            "beta_end": float(params.get("linear_end", 2e-2)),
+            "prediction_type": predicts,
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+            "steps_offset": 1,
+        },
+        "image_size": unet["config"]["sample_size"] * 2 ** (len(first_stage["config"]["block_out_channels"]) - 1),
+        "steps": 200,
+    }
+
+
+def _build(network: Any, arguments: dict[str, Any]) -> Any:
+    try:
+        return network(**arguments)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"found a configuration that makes no network: {error}") from error
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    content = read_tensors(path)
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"found no state_dict in {path}, expected a CompVis checkpoint")
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not any(name.startswith(UNET) for name in tensors):
+        raise CheckpointError(f"found no tensor {UNET}* in {path}, expected a CompVis latent diffusion checkpoint")
+    return tensors
+
+
+def _averaged_name(name: str) -> str:
+    """How LitEma writes a parameter of the model: without `model.` and without dots."""
+    return "model_ema." + name.removeprefix("model.").replace(".", "")
+
+
+def _scale_factor(params: dict[str, Any], tensors: dict[str, Tensor]) -> float:
+    if not params.get("scale_by_std", False):
+        return float(params.get("scale_factor", 1.0))
+    if "scale_factor" not in tensors:
+        raise CheckpointError("found no tensor 'scale_factor', expected the measured one: the config has scale_by_std")
+    scale = float(tensors["scale_factor"])
+    if not (math.isfinite(scale) and scale > 0.0):
+        raise CheckpointError(f"found scale_factor {scale}, expected a positive number")
+    return scale
+
+
+def _account_for_the_rest(tensors: dict[str, Tensor], used: set[str], scheduler: dict[str, Any]) -> list[str]:
+    """Check the noise levels that the file holds, name what is left aside, refuse what is unknown."""
+    from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
+
+    rest = {name: tensor for name, tensor in tensors.items() if name not in used}
+    lines = []
+    levels = rest.pop("alphas_cumprod", None)
+    if levels is not None:
+        expected = make_scheduler(scheduler).alphas_cumprod
+        if levels.shape != expected.shape or not torch.allclose(levels.float(), expected, rtol=1e-3, atol=1e-6):
+            raise CheckpointError("found noise levels (alphas_cumprod) that are not those of the configuration")
+        lines.append("noise levels: alphas_cumprod agrees with the configuration")
+    follow = [name for name in rest if "." not in name and tuple(rest[name].shape) == (scheduler["num_train_timesteps"],)]
+    counters = [name for name in rest if name in ("model_ema.decay", "model_ema.num_updates")]
+    for group, names in (("follows from the noise levels", follow), ("state of the averaging", counters)):
+        for name in names:
+            rest.pop(name)
+        if names:
+            lines.append(f"left aside, {group}: {', '.join(sorted(names))}")
+    for beginning, what in LEFT_ASIDE.items():
+        names = [name for name in rest if name.startswith(beginning)]
+        for name in names:
+            rest.pop(name)
+        if names:
+            lines.append(f"left aside, {what}: {len(names)} tensors of {beginning}*")
+    if rest:
+        raise CheckpointError(
+            f"found tensor {min(rest)!r} and {len(rest) - 1} others that the configuration has no place for, expected "
+            "none; is it this checkpoint's configuration?"
+        )
+    return lines

@@ -1,0 +1,48 @@
+"""Vector quantisation with a straight-through gradient (van den Oord et al. 2017, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SEARCH_SIZE = 2**25
+"""Distances held at once during the search: 128 MiB in float32."""
+
+
+@torch.no_grad()
+def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Find the nearest code of each vector in Euclidean distance.
+
+    Args:
+        vectors: `(n, c)`.
+        codebook: `(k, c)`.
+
+    Returns:
+        int64 `(n,)` in [0, k).
+    """
+    norms = codebook.square().sum(dim=1)
+    rows = max(1, SEARCH_SIZE // len(codebook))
+    # |v|^2 is the same for every code and left out
+    found = [(norms - 2.0 * part @ codebook.T).argmin(dim=1) for part in vectors.split(rows)]
+    return torch.cat(found) if found else vectors.new_zeros(0, dtype=torch.int64)
+
+
+def quantise(latents: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace the vector at each place by its nearest code.
+
+    Args:
+        latents: `(n, c, h, w)`.
+        codebook: `(k, c)`.
+
+    Returns:
+        codes `(n, c, h, w)` and their numbers `(n, h, w)`. The codes have no gradient with respect to the latents;
+        see `straight_through`.
+    """
+    n, _, h, w = latents.shape
+    numbers = nearest_codes(latents.permute(0, 2, 3, 1).flatten(0, 2), codebook).view(n, h, w)
+    return codebook[numbers].permute(0, 3, 1, 2), numbers
+
+
+def straight_through(latents: Tensor, codes: Tensor) -> Tensor:
+    """Return the values of `codes` with the gradient of `latents`."""
+    return latents + (codes - latents).detach()

@@ -1,0 +1,204 @@
+"""Training of the latent diffusion source (Rombach et al. 2022): first its autoencoder, then the U-Net on the latents."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.generators.latent_diffusion.codebook import codebook_use, fill_codebook, restart_codes
+from lightning_modules.generators.latent_diffusion.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from lightning_modules.generators.latent_diffusion.quantisation import quantise, straight_through
+from lightning_modules.generators.protocol import to_uint8
+from lightning_modules.generators.sheet import save_sheet
+from lightning_modules.zoo.training import GeneratorTraining
+
+
+class LatentDiffusion(GeneratorTraining):
+    """Two phases in one run: `first_stage_updates` of a VQ autoencoder, then the U-Net until the run ends.
+
+    The first phase minimises absolute error, codebook and commitment loss, and from `adversarial_from` on a patch
+    discriminator's judgement. The second one freezes it, scales the latents to unit variance and denoises them. Which
+    phase a run is in follows from its number of updates, so a resumed run goes on where it was.
+
+    Args:
+        first_stage_channels: channels at 32, 16 and 8 px, multiples of 8.
+        latent_channels: channels of the latent grid.
+        codes: size of the codebook.
+        unet_channels: channels of the U-Net at 8 and 4 px, multiples of 16.
+        layers_per_block: residual layers per resolution of the U-Net.
+        training_steps: number of noise levels.
+        sampling_steps: DDIM steps of the sheets and of the exported generator.
+        first_stage_updates: updates of the first phase.
+        first_stage_learning_rate: of the autoencoder and the discriminator, falling to zero as a cosine.
+        adversarial_weight: of the discriminator's judgement against the reconstruction; 0 leaves it out.
+        adversarial_from: update from which it counts.
+        restart_every: updates after which unused codes start again.
+        learning_rate: of the U-Net, after a linear warm-up.
+        warmup: updates until a phase's learning rate is reached.
+        ema_decay: weight of the past in the averaged U-Net.
+    """
+
+    source = "diffusion-ldm"
+    description: ClassVar[dict[str, str]] = {
+        "family": "diffusion",
+        "upsampling": "nearest",
+        "downsampling": "strided convolution",
+        "normalisation": "group norm",
+        "non_linearity": "silu",
+        "skip": "residual and concatenation",
+        "loss": "denoising squared error (v) on latents of a vector-quantised autoencoder",
+    }
+
+    def __init__(
+        self,
+        first_stage_channels: tuple[int, int, int] = (16, 32, 64),
+        latent_channels: int = 3,
+        codes: int = 512,
+        unet_channels: tuple[int, int] = (64, 112),
+        layers_per_block: int = 1,
+        training_steps: int = 1000,
+        sampling_steps: int = 50,
+        first_stage_updates: int = 4000,
+        first_stage_learning_rate: float = 1e-3,
+        adversarial_weight: float = 0.1,
+        adversarial_from: int = 1000,
+        restart_every: int = 100,
+        learning_rate: float = 5e-4,
+        warmup: int = 200,
+        ema_decay: float = 0.999,
+    ) -> None:
+        # importing diffusers takes seconds, which the other sources need not pay
+        from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
+        from lightning_modules.zoo.ldm_architecture import small_arguments, small_generator
+
+        arguments = small_arguments(
+            first_stage_channels, latent_channels, codes, unet_channels, layers_per_block, training_steps, sampling_steps
+        )
+        super().__init__(small_generator(arguments), ema_decay)
+        self.save_hyperparameters()
+        self.arguments: dict[str, Any] = arguments
+        self.automatic_optimization = False
+        self.discriminator = PatchDiscriminator()
+        signal = make_scheduler(arguments["scheduler"]).alphas_cumprod.sqrt().float()
+        self.register_buffer("signal", signal, persistent=False)
+        self.register_buffer("counts", torch.zeros(codes))
+        self.register_buffer("latent_scale", torch.ones(()))
+
+    @property
+    def in_first_phase(self) -> bool:
+        """Whether the autoencoder is being trained."""
+        return self.updates < int(self.hparams["first_stage_updates"])
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the autoencoder and its discriminator, AdamW for the U-Net."""
+        rate = self.hparams["first_stage_learning_rate"]
+        return [
+            torch.optim.Adam(self.generator.first_stage.parameters(), lr=rate, betas=(0.5, 0.9)),
+            torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=(0.5, 0.9)),
+            torch.optim.AdamW(self.generator.unet.parameters(), lr=self.hparams["learning_rate"], weight_decay=0.0),
+        ]
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Update what the phase trains."""
+        images = batch["image"] * 2.0 - 1.0
+        if self.in_first_phase:
+            self.first_stage_update(images)
+        else:
+            self.unet_update(images)
+        self.generator_updated()
+        self._last_images = batch["image"][:32]
+
+    def first_stage_update(self, images: Tensor) -> None:
+        """Reconstruct images `(n, 3, 32, 32)` in [-1, 1] (Esser et al. 2021, section 3.1)."""
+        stage, update = self.generator.first_stage, self.updates
+        optimiser, discriminator_optimiser, _ = self.optimizers()
+        progress = update / self.hparams["first_stage_updates"]
+        rate = min(1.0, (update + 1) / self.hparams["warmup"]) * (1 + math.cos(math.pi * progress)) / 2
+        for one in (optimiser, discriminator_optimiser):
+            one.param_groups[0]["lr"] = rate * self.hparams["first_stage_learning_rate"]
+
+        latents = stage.encode(images)
+        vectors = latents.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        if update == 0:
+            fill_codebook(stage.codebook, vectors)
+        codes, numbers = quantise(latents, stage.codebook)
+        self.counts += torch.bincount(numbers.flatten(), minlength=len(self.counts))
+        reconstruction = stage.decode_codes(straight_through(latents, codes))
+        error = F.l1_loss(reconstruction, images)
+        commitment = F.mse_loss(latents, codes.detach())
+        loss = error + F.mse_loss(codes, latents.detach()) + 0.25 * commitment
+        judged = self.hparams["adversarial_weight"] > 0 and update >= self.hparams["adversarial_from"]
+        if judged:
+            adversarial = -self.discriminator(reconstruction).mean()
+            balance = adaptive_weight(error, adversarial, stage.model.decoder.conv_out.weight)
+            loss = loss + self.hparams["adversarial_weight"] * balance * adversarial
+        self._step(optimiser, loss)
+        if judged:
+            judgement = hinge_loss(self.discriminator(images), self.discriminator(reconstruction.detach()))
+            self._step(discriminator_optimiser, judgement)
+            self.log("train/discriminator_loss", judgement)
+        self.log("train/reconstruction_error", error, prog_bar=True)
+        self.log("train/commitment", commitment)
+
+        if (update + 1) % self.hparams["restart_every"] == 0:
+            used, perplexity = codebook_use(self.counts)
+            self.log_dict({"train/codes_used": used, "train/perplexity": perplexity}, prog_bar=True)
+            if rate > 0.5:  # a code that starts late would not settle
+                restart_codes(stage.codebook, vectors, self.counts == 0)
+            self.counts.zero_()
+
+    def unet_update(self, images: Tensor) -> None:
+        """Predict v of noised latents (Salimans & Ho 2022, App. D)."""
+        optimiser = self.optimizers()[2]
+        first = self.hparams["first_stage_updates"]
+        optimiser.param_groups[0]["lr"] = self.hparams["learning_rate"] * min(
+            1.0, (self.updates - first + 1) / self.hparams["warmup"]
+        )
+        with torch.no_grad():
+            latents = self.generator.first_stage.encode(images)
+            if self.updates == first:
+                self.latent_scale.copy_(1.0 / latents.std())
+            latents = latents * self.latent_scale
+        time = torch.randint(0, self.hparams["training_steps"], (len(images),), device=self.device)
+        alpha = self.signal[time].view(-1, 1, 1, 1)
+        sigma = (1 - alpha.square()).sqrt()
+        noise = torch.randn_like(latents)
+        predicted = self.generator.unet(alpha * latents + sigma * noise, time)
+        loss = F.mse_loss(predicted, alpha * noise - sigma * latents)
+        self._step(optimiser, loss)
+        self.log("train/loss", loss, prog_bar=True)
+
+    def _step(self, optimiser: Any, loss: Tensor) -> None:
+        optimiser.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(optimiser, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        optimiser.step()
+
+    def generator_updated(self) -> None:
+        """Copy the autoencoder, whose learning rate falls to zero, and average the U-Net."""
+        if self.in_first_phase:
+            self.average.module.first_stage.load_state_dict(self.generator.first_stage.state_dict())
+            self.average.n_averaged += 1
+        else:
+            super().generator_updated()
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        """Write a sheet: pairs of an image and its reconstruction in the first phase, samples in the second."""
+        self.average.module.scale_factor = float(self.latent_scale)
+        if not self.in_first_phase:
+            return super().on_train_epoch_end()
+        if not self.trainer.is_global_zero:
+            return None
+        images = self._last_images
+        with self.averaged_generator() as generator:
+            rebuilt = generator.synthesize(generator.encode(images))
+        pairs = torch.stack([images, rebuilt], dim=1).flatten(0, 1)
+        path = Path(self.trainer.default_root_dir) / "samples" / f"reconstructions_{self.updates:07d}.png"
+        save_sheet(to_uint8(pairs), path)
+        return None
