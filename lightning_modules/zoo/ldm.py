@@ -1,4 +1,4 @@
-"""Training of the latent diffusion source (Rombach et al. 2022): first its autoencoder, then the U-Net on the latents."""
+"""Training of the latent diffusion source (Rombach et al. 2022): the autoencoder, then the U-Net on its latents."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lightning_modules.generators.latent_diffusion.discriminator import PatchDis
 from lightning_modules.generators.latent_diffusion.quantisation import quantise, straight_through
 from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.generators.sheet import save_sheet
+from lightning_modules.zoo.ldm_architecture import small_arguments
 from lightning_modules.zoo.training import GeneratorTraining
 
 
@@ -73,13 +74,19 @@ class LatentDiffusion(GeneratorTraining):
         ema_decay: float = 0.999,
     ) -> None:
         # importing diffusers takes seconds, which the other sources need not pay
+        from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
         from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
-        from lightning_modules.zoo.ldm_architecture import small_arguments, small_generator
 
         arguments = small_arguments(
-            first_stage_channels, latent_channels, codes, unet_channels, layers_per_block, training_steps, sampling_steps
+            first_stage_channels,
+            latent_channels,
+            codes,
+            unet_channels,
+            layers_per_block,
+            training_steps,
+            sampling_steps,
         )
-        super().__init__(small_generator(arguments), ema_decay)
+        super().__init__(LatentDiffusionGenerator(**arguments), ema_decay)
         self.save_hyperparameters()
         self.arguments: dict[str, Any] = arguments
         self.automatic_optimization = False

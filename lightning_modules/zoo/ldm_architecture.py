@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
-
 
 def small_arguments(
     first_stage_channels: Sequence[int],
@@ -17,8 +15,9 @@ def small_arguments(
     training_steps: int,
     sampling_steps: int,
 ) -> dict[str, Any]:
-    """Arguments of `LatentDiffusionGenerator` for 32 px: one residual layer per resolution of the autoencoder, attention
-    at every resolution of the U-Net. The arguments here are those of `LatentDiffusion`.
+    """Turn the hyperparameters of `LatentDiffusion` into arguments of `LatentDiffusionGenerator`, for 32 px.
+
+    One residual layer per resolution of the autoencoder's encoder, attention at every resolution of the U-Net.
     """
     levels = len(first_stage_channels)
     return {
@@ -61,8 +60,3 @@ def small_arguments(
         "image_size": 32,
         "steps": sampling_steps,
     }
-
-
-def small_generator(arguments: dict[str, Any]) -> LatentDiffusionGenerator:
-    """Build the generator of `small_arguments`, untrained."""
-    return LatentDiffusionGenerator(**arguments)

@@ -15,7 +15,9 @@ from lightning_modules.generators.checkpoints.stored import CheckpointError, Sto
 from lightning_modules.generators.latent_diffusion.compvis_first_stage import first_stage_arguments, first_stage_renames
 from lightning_modules.generators.latent_diffusion.compvis_unet import unet_arguments, unet_renames
 from lightning_modules.generators.latent_diffusion.files import file_hash, read_tensors
+from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.renaming import rename
+from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
 
 UNET = "model.diffusion_model."
 FIRST_STAGE = "first_stage_model."
@@ -26,7 +28,7 @@ LEFT_ASIDE = {
     "first_stage_model.loss.": "loss networks of the first stage",
     "first_stage_model.model_ema.": "averaged first stage, which the published models were not trained on",
     "cond_stage_model.": "conditioning that an unconditional model does not use",
-    "scale_factor": "scale of the latents, taken from the configuration",
+    "scale_factor": "a scale that the configuration does not ask for",
     "logvar": "loss weights",
 }
 """Beginnings of the names of tensors that are not needed, and what they are."""
@@ -48,8 +50,6 @@ def read_compvis(path: Path, config: Path | None = None) -> StoredGenerator:
     params = _model_params(_config_beside(path) if config is None else config)
     arguments = _arguments(params)
     tensors = _state_dict(path)
-    from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
-
     report, first, unet = [], params["first_stage_config"], params["unet_config"]["params"]
     arguments["scale_factor"] = _scale_factor(params, tensors)
     with torch.device("meta"):  # shapes alone
@@ -62,10 +62,17 @@ def read_compvis(path: Path, config: Path | None = None) -> StoredGenerator:
     unet_names = list(unet_renames(unet, UNET))
     averaged = any(name.startswith("model_ema.diffusion_model") for name in tensors)
     denoiser = rename(tensors, unet_names, network.unet.model, _averaged_name if averaged else str)
-    report.append(f"U-Net: {len(unet_names)} tensors of {'model_ema.* (averaged)' if averaged else UNET + '*'}")
+    report.append(
+        f"U-Net: {len(unet_names)} tensors of {'model_ema.* (averaged; model.* left aside)' if averaged else UNET + '*'}"
+    )
 
     used = {one.source for one in stage_renames} | {one.source for one in unet_names}
     used |= {_averaged_name(one.source) for one in unet_names} if averaged else set()
+    if params.get("scale_by_std", False):
+        used.add("scale_factor")
+        report.append(f"scale of the latents: {arguments['scale_factor']:.6g}, from tensor scale_factor")
+    else:
+        report.append(f"scale of the latents: {arguments['scale_factor']:.6g}, from the configuration")
     report += _account_for_the_rest(tensors, used, arguments["scheduler"])
     return StoredGenerator(
         kind="latent_diffusion",
@@ -174,8 +181,6 @@ def _scale_factor(params: dict[str, Any], tensors: dict[str, Tensor]) -> float:
 
 def _account_for_the_rest(tensors: dict[str, Tensor], used: set[str], scheduler: dict[str, Any]) -> list[str]:
     """Check the noise levels that the file holds, name what is left aside, refuse what is unknown."""
-    from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
-
     rest = {name: tensor for name, tensor in tensors.items() if name not in used}
     lines = []
     levels = rest.pop("alphas_cumprod", None)
@@ -184,7 +189,9 @@ def _account_for_the_rest(tensors: dict[str, Tensor], used: set[str], scheduler:
         if levels.shape != expected.shape or not torch.allclose(levels.float(), expected, rtol=1e-3, atol=1e-6):
             raise CheckpointError("found noise levels (alphas_cumprod) that are not those of the configuration")
         lines.append("noise levels: alphas_cumprod agrees with the configuration")
-    follow = [name for name in rest if "." not in name and tuple(rest[name].shape) == (scheduler["num_train_timesteps"],)]
+    follow = [
+        name for name in rest if "." not in name and tuple(rest[name].shape) == (scheduler["num_train_timesteps"],)
+    ]
     counters = [name for name in rest if name in ("model_ema.decay", "model_ema.num_updates")]
     for group, names in (("follows from the noise levels", follow), ("state of the averaging", counters)):
         for name in names:

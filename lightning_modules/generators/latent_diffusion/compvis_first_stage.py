@@ -59,7 +59,9 @@ def first_stage_arguments(target: str, params: dict[str, Any]) -> dict[str, Any]
         raise CheckpointError(f"found double_z={dd.get('double_z', True)} for a {kind} first stage")
     embed, z_channels = int(params["embed_dim"]), int(dd["z_channels"])
     if kind == "kl" and embed != z_channels:
-        raise CheckpointError(f"found embed_dim {embed} and z_channels {z_channels}, expected equal ones in AutoencoderKL")
+        raise CheckpointError(
+            f"found embed_dim {embed} and z_channels {z_channels}, expected equal ones in AutoencoderKL"
+        )
     here = _attention_levels(dd)
     config = {
         "in_channels": int(dd["in_channels"]),

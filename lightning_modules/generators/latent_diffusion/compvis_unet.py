@@ -1,6 +1,6 @@
 """The U-Net of a CompVis checkpoint: its configuration and tensor names in diffusers' terms.
 
-The network is that of Dhariwal & Nichol (2021) with the options that Rombach et al. (2022) use for unconditional models.
+The network is that of Dhariwal & Nichol (2021) with the options of Rombach et al. (2022) for unconditional models.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def make_denoiser(
     if kind == "text" and heads is None and prompts is not None and len(prompts) == 3:
         return TextDenoiser(config, prompts)
     raise ValueError(
-        f"found a U-Net of kind {kind!r} with prompts={prompts} and heads={heads}, expected kind 'image' without prompts "
-        "or kind 'text' with prompts=[number, tokens, width] alone"
+        f"found a U-Net of kind {kind!r} with prompts={prompts} and heads={heads}, expected kind 'image' without "
+        "prompts or kind 'text' with prompts=[number, tokens, width] alone"
     )
 
 

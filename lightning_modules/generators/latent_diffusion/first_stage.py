@@ -1,4 +1,4 @@
-"""The first stage of latent diffusion: images to a small grid of vectors and back (Rombach et al. 2022, section 3.1)."""
+"""The first stage of latent diffusion: images to a small grid of vectors and back (Rombach et al. 2022, 3.1)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class LatentDiffusionGenerator(nn.Module):
     The protocol's latent is what the diffusion ends with: `sample_latents` runs the chain, `synthesize` decodes.
 
     Args:
-        first_stage: `{"kind": "vq" | "kl", "config": {...}}`, the config as diffusers' VQModel or AutoencoderKL takes it.
+        first_stage: `{"kind": "vq" | "kl", "config": {...}}`, the config of diffusers' VQModel or AutoencoderKL.
         unet: `{"kind": "image" | "text", "config": {...}}`, the config of UNet2DModel or UNet2DConditionModel; a
             `text` one has besides `prompts: [k, tokens, width]`, the shape of its prompt embeddings.
         scheduler: config of a diffusers scheduler of the DDPM family: betas, what the network predicts.
@@ -56,7 +56,7 @@ class LatentDiffusionGenerator(nn.Module):
         self.image_size = image_size
         if image_size % self.first_stage.factor:
             raise ValueError(
-                f"found image size {image_size}, expected a multiple of {self.first_stage.factor}, the first stage's factor"
+                f"found image size {image_size}, expected a multiple of the first stage's factor {self.first_stage.factor}"
             )
         if self.unet.channels != self.first_stage.channels:
             raise ValueError(
