@@ -1,0 +1,140 @@
+"""Our own generator file: safetensors whose header holds a manifest, so that the file says what it is.
+
+The manifest is JSON under the key `manifest` of the header: format and version, the kind of generator and the arguments
+to build it with, where it comes from, and a hash of the tensors. No code, no pickle; any safetensors reader reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
+from lightning_modules.generators.sampling import write_bytes
+
+FORMAT = "manifold-fingerprints generator"
+VERSION = 1
+KEYS = ("format", "version", "kind", "arguments", "origin", "halved", "tensors", "content")
+
+
+def write_generator(stored: StoredGenerator, path: Path, half: bool = False) -> dict[str, Any]:
+    """Write a generator to one file, atomically.
+
+    Args:
+        stored: the generator.
+        path: the file, `.safetensors`; its folder must exist.
+        half: store float32 tensors in half precision; they are read back as float32. Halves the file, and rounds.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        CheckpointError: a name of another ending, arguments that are no JSON, or values that half precision cannot
+            hold.
+    """
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"found the file name {path.name!r}, expected one that ends in .safetensors")
+    halved = sorted(name for name, value in stored.tensors.items() if half and value.dtype == torch.float32)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in stored.tensors.items()}
+    for name in halved:
+        tensors[name] = tensors[name].half()
+        if bool((tensors[name].isinf() & stored.tensors[name].isfinite()).any()):
+            raise CheckpointError(
+                f"found values beyond 65504 in {name}, which half precision cannot hold; leave it out"
+            )
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": stored.kind,
+        "arguments": stored.arguments,
+        "origin": stored.origin,
+        "halved": halved,
+        "tensors": len(tensors),
+        "content": content_hash(tensors),
+    }
+    try:
+        text = json.dumps(manifest, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"found arguments that are no JSON ({error}), expected plain values") from error
+    write_bytes(to_safetensors(tensors, metadata={"manifest": text}), path)
+    return manifest
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of our own file, without its tensors.
+
+    Raises:
+        CheckpointError: no such file, no safetensors, truncated, not one of ours, or written by a newer version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"found no file {path}, expected a generator's .safetensors; check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("manifest")
+            found = list(file.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name}: found a safetensors file that is truncated or damaged ({error}); fetch it again and compare "
+            "its size or hash"
+        ) from error
+    if text is None:
+        raise CheckpointError(
+            f"{path.name}: found safetensors of {len(found)} tensors without a `manifest` in the header, which says "
+            "what to build; expected a file that the convert command wrote, or the diffusers folder this file belongs to"
+        )
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path.name}: found a manifest that is no JSON ({error}); convert it again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path.name}: found a manifest of another format, expected {FORMAT!r}")
+    version = manifest.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise CheckpointError(
+            f"{path.name}: found format version {version}, expected {VERSION} at most; update this project to read it"
+        )
+    missing = [key for key in KEYS if key not in manifest]
+    if missing:
+        raise CheckpointError(f"{path.name}: found a manifest without {', '.join(missing)}; convert the file again")
+    return manifest
+
+
+def read_own(path: Path) -> StoredGenerator:
+    """Read a generator that `write_generator` wrote; every tensor is checked against the hash in the manifest.
+
+    Raises:
+        CheckpointError: as `read_manifest`, or tensors that are not the ones the manifest describes.
+    """
+    manifest = read_manifest(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    found = content_hash(tensors)
+    if len(tensors) != manifest["tensors"] or found != manifest["content"]:
+        raise CheckpointError(
+            f"{path.name}: found {len(tensors)} tensors with hash {found[:16]}, expected {manifest['tensors']} with "
+            f"{str(manifest['content'])[:16]}: the file was changed after it was written; convert or fetch it again"
+        )
+    for name in manifest["halved"]:
+        tensors[name] = tensors[name].float()
+    report = (
+        f"{manifest['kind']}: {len(tensors)} tensors, content {found[:16]}, all matched to the manifest",
+        f"origin: {', '.join(f'{key} {value}' for key, value in sorted(manifest['origin'].items()))}",
+    )
+    return StoredGenerator(manifest["kind"], manifest["arguments"], tensors, manifest["origin"], report)
+
+
+def content_hash(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and values of tensors, whatever their order or place in a file."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
