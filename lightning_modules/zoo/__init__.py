@@ -8,4 +8,4 @@ from lightning_modules.zoo.realnvp import RealNVP
 from lightning_modules.zoo.stylegan2 import StyleGAN2
 from lightning_modules.zoo.wgan_gp import WGANGP
 
-__all__ = ["DCGAN", "DDPM", "WGANGP", "BetaVAE", "RealNVP", "StyleGAN2"]
+__all__ = ["DCGAN", "DDPM", "WGANGP", "BetaVAE", "LatentDiffusion", "RealNVP", "StyleGAN2"]

@@ -54,6 +54,15 @@ class LatentDiffusion(GeneratorTraining):
         "skip": "residual and concatenation",
         "loss": "denoising squared error (v) on latents of a vector-quantised autoencoder",
     }
+    generator_arguments = (
+        "first_stage_channels",
+        "latent_channels",
+        "codes",
+        "unet_channels",
+        "layers_per_block",
+        "training_steps",
+        "sampling_steps",
+    )
 
     def __init__(
         self,

@@ -22,6 +22,14 @@ SMALL = {
     "BetaVAE": {"latent_dim": 4, "width": 4, "encoder_width": 4},
     "RealNVP": {"leading": 8, "couplings": 2, "hidden": 8, "warmup": 1},
     "DDPM": {"channels": [8, 32], "sampling_steps": 2, "warmup": 1},
+    "LatentDiffusion": {
+        "first_stage_channels": [8, 8, 8],
+        "codes": 8,
+        "unet_channels": [16, 16],
+        "sampling_steps": 2,
+        "first_stage_updates": 1,
+        "warmup": 1,
+    },
 }
 
 
