@@ -18,7 +18,7 @@ from lightning_modules.generators.stylegan2.read_rosinality import read_rosinali
 
 GOLDEN = np.load(Path(__file__).with_name("golden.npz"))
 PIXELS = 16
-SIZES = [32, 64, pytest.param(128, marks=pytest.mark.slow), pytest.param(256, marks=pytest.mark.slow)]
+SIZES = [32, *(pytest.param(size, marks=pytest.mark.slow) for size in (64, 128, 256))]
 
 
 def read(form: str, size: int, folder: Path) -> StoredGenerator:
