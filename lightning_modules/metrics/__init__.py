@@ -8,6 +8,7 @@ from lightning_modules.metrics.attribution import (
 )
 from lightning_modules.metrics.cross_entropy import CrossEntropy
 from lightning_modules.metrics.fdr import FrechetDistanceRatio
+from lightning_modules.metrics.fid import FrechetImageDistance
 from lightning_modules.metrics.frechet import (
     GaussianFactor,
     frechet_distance,
@@ -27,6 +28,7 @@ __all__ = [
     "CrossEntropy",
     "Estimate",
     "FrechetDistanceRatio",
+    "FrechetImageDistance",
     "GaussianFactor",
     "attribution_estimates",
     "attribution_metrics",

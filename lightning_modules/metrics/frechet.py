@@ -5,11 +5,17 @@ Multivariate Analysis 1982):
 
     FD = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
 
-With any factors S1 = A^T A and S2 = B^T B the last trace is the nuclear norm of the small matrix A B^T: the non-zero
-eigenvalues of A^T A B^T B are those of (A B^T)(A B^T)^T. So no matrix square root and no non-symmetric eigenvalue
-problem is needed, the covariance's condition is never squared, and singular covariances (fewer samples than
-dimensions) are as exact as any other. Each sample of K classes is factorised once for all its pairs: n < d samples
-are their own factor (centred rows), n >= d samples give the triangle of a QR decomposition.
+With any factors S1 = A^T A and S2 = B^T B the last trace is the nuclear norm of A B^T: the non-zero eigenvalues of
+S1 S2 are those of the symmetric A S2 A^T = (A B^T)(A B^T)^T. So no matrix square root and no non-symmetric eigenvalue
+problem is needed, and what belongs to one Gaussian is computed once for all its pairs.
+
+- n < d samples are their own factor (centred rows): the problem shrinks to n.
+- n >= d samples have a covariance and its Cholesky factor S = L L^T, and L^T S2 L costs half a product.
+
+The eigenvalues of the symmetric matrix are squares, so those below eps of the largest are rounding. Each distance
+is therefore checked against a bound of that rounding; where it could be felt (covariances of low numerical rank, nearly
+equal Gaussians), or where there is no Cholesky factor, the singular values of A B^T are taken, which are not squared,
+with A and B from a QR decomposition of the samples.
 
 All in float64. What is called FD here is the squared distance, as in FID.
 """
@@ -18,43 +24,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from lightning_modules.metrics.symmetric_products import gram, lower_congruence
 
-@dataclass(frozen=True)
+TOLERANCE = 1e-5
+"""Largest bound of the rounding, relative to the distance, that is accepted of squared singular values.
+
+The bound adds up every eigenvalue's worst case; errors are less than a fiftieth of it (tests/metrics/test_frechet.py).
+"""
+
+
 class GaussianFactor:
-    """A Gaussian as mean and factor of its covariance, ready for `distance`.
+    """A Gaussian as mean and factors of its covariance, ready for `distance`; built by `from_features`, `from_moments`.
 
     Attributes:
         mean: `(d,)` float64.
-        factor: `(r, d)` float64 with `factor.T @ factor` = covariance.
         trace: trace of the covariance.
+        covariance: `(d, d)` float64, or None where the samples are fewer than dimensions.
     """
 
-    mean: Tensor
-    factor: Tensor
-    trace: Tensor
+    def __init__(self, mean: Tensor, trace: Tensor, covariance: Tensor | None, features: Tensor | None) -> None:
+        self.mean = mean
+        self.trace = trace
+        self.covariance = covariance
+        self._features = features
 
     @classmethod
     def from_features(cls, features: Tensor) -> GaussianFactor:
-        """Sample mean and unbiased covariance (n - 1) of the rows of `features` `(n, d)`.
+        """Sample mean and unbiased covariance (n - 1) of the rows of `features` `(n, d)`, which are kept, not copied.
 
         Raises:
-            ValueError: not a matrix, or fewer than two rows.
+            ValueError: not a matrix, fewer than two rows, or NaN or infinity.
         """
         if features.ndim != 2:
             raise ValueError(f"features have shape {tuple(features.shape)}; expected (n, d)")
         n, d = features.shape
         if n < 2:
             raise ValueError(f"found {n} sample(s); a covariance needs at least 2")
-        rows = as_float64(features)
-        mean = rows.mean(dim=0)
-        centred = (rows - mean) / math.sqrt(n - 1)
-        factor = centred if n <= d else torch.linalg.qr(centred, mode="r").R
-        return cls(mean, factor, centred.square().sum())
+        mean = as_float64(features).mean(dim=0)
+        if not mean.isfinite().all():
+            raise ValueError("the features hold NaN or infinity; no Frechet distance is defined for them")
+        centred = _centred(features)
+        gaussian = cls(mean, centred.square().sum(), gram(centred) if n > d else None, features)
+        if n <= d:
+            gaussian.factor = _full_rank(centred)
+        return gaussian
 
     @classmethod
     def from_moments(cls, mean: Tensor, covariance: Tensor) -> GaussianFactor:
@@ -70,27 +88,95 @@ class GaussianFactor:
             )
         if not torch.allclose(covariance, covariance.T, rtol=1e-8, atol=1e-8 * float(covariance.abs().max())):
             raise ValueError("the covariance is not symmetric; expected a symmetric positive semi-definite matrix")
-        values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+        covariance = (covariance + covariance.T) / 2
+        gaussian = cls(mean, covariance.trace(), covariance, None)
+        if gaussian.cholesky is None:
+            _ = gaussian.factor  # its eigenvalues say whether it is a covariance
+        return gaussian
+
+    @cached_property
+    def cholesky(self) -> Tensor | None:
+        """Lower triangle L with L L^T = covariance, or None where that is not numerically positive definite."""
+        if self.covariance is None:
+            return None
+        lower, failed = torch.linalg.cholesky_ex(self.covariance)
+        return None if failed.item() else lower
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """`(r, d)` float64 with `factor.T @ factor` = covariance, as exact for singular covariances as for others."""
+        if self._features is not None:
+            triangle: Tensor = torch.linalg.qr(_centred(self._features), mode="r").R
+            return triangle
+        assert self.covariance is not None  # one of the two is always given
+        values, vectors = torch.linalg.eigh(self.covariance)
         if values[0] < -1e-6 * values[-1].abs():
             raise ValueError(f"the covariance has eigenvalue {values[0].item():.3g}; expected none below 0")
         # An eigenvalue of 0 comes out as rounding, whose square root would be far larger: cut below the numerical rank.
         rounding = len(values) * torch.finfo(values.dtype).eps * values[-1]
-        values = torch.where(values > rounding, values, 0.0)
-        return cls(mean, values.sqrt()[:, None] * vectors.T, values.sum())
+        scales: Tensor = torch.where(values > rounding, values, 0.0).sqrt()
+        return scales[:, None] * vectors.T
 
     def distance(self, other: GaussianFactor) -> Tensor:
-        """Frechet distance to `other`: scalar float64, >= 0."""
+        """Frechet distance to `other`: scalar float64, >= 0.
+
+        Raises:
+            ValueError: the dimensions differ.
+        """
         if len(self.mean) != len(other.mean):
             raise ValueError(f"Gaussians of {len(self.mean)} and {len(other.mean)} dimensions have no distance")
-        cross = torch.linalg.svdvals(self.factor @ other.factor.T).sum()
-        distance: Tensor = (self.mean - other.mean).square().sum() + self.trace + other.trace - 2 * cross
-        distance = distance.clamp(min=0)  # equal Gaussians may come out at -1e-16
-        return distance
+        apart = (self.mean - other.mean).square().sum() + self.trace + other.trace
+        squares = self._squared_singular_values(other)
+        if squares is not None:
+            distance: Tensor = apart - 2 * squares.sqrt().sum()
+            # an error of e in a square s is one of at most e / sqrt(max(s, e)) in its root
+            error = torch.finfo(squares.dtype).eps * self.trace * other.trace
+            bound = (error / torch.maximum(squares, error).sqrt()).sum()
+            if bool(2 * bound <= TOLERANCE * distance):
+                return distance
+        distance = apart - 2 * torch.linalg.svdvals(self.factor @ other.factor.T).sum()
+        return distance.clamp(min=0)  # equal Gaussians may come out at -1e-16
+
+    def _squared_singular_values(self, other: GaussianFactor) -> Tensor | None:
+        """Of `A B^T`, by a symmetric eigenvalue problem; None where a covariance has no Cholesky factor."""
+        product = self._symmetric_product(other)
+        if product is None:
+            product = other._symmetric_product(self)
+        if product is None:
+            return None
+        squares: Tensor = torch.linalg.eigvalsh(product)  # reads on and below the diagonal
+        return squares.clamp(min=0)
+
+    def _symmetric_product(self, other: GaussianFactor) -> Tensor | None:
+        """`A S2 A^T` with our factor A and the other's covariance; None where the other's is to be multiplied out."""
+        if self.covariance is None:  # our n - 1 rows make the product small
+            if other.covariance is not None:
+                return self.factor @ other.covariance @ self.factor.T
+            cross = self.factor @ other.factor.T
+            return cross @ cross.T if len(cross) <= len(cross.T) else cross.T @ cross
+        if other.covariance is None or self.cholesky is None:
+            return None
+        return lower_congruence(self.cholesky, other.covariance)
 
 
 def as_float64(tensor: Tensor) -> Tensor:
     """`tensor` in float64, on the CPU where its device has no float64 (Apple's MPS)."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
+
+
+def _centred(features: Tensor) -> Tensor:
+    """Rows whose products sum to the unbiased covariance: `(n, d)` float64."""
+    rows = as_float64(features)
+    return (rows - rows.mean(dim=0)) / math.sqrt(len(rows) - 1)
+
+
+def _full_rank(centred: Tensor) -> Tensor:
+    """`(n - 1, d)` with the same products as centred rows `(n, d)`, whose sum of 0 would be a singular value of 0.
+
+    The reflection that takes (1, ..., 1) to the first axis leaves nothing in the first row; it is that row's share that
+    the others are given.
+    """
+    return centred[1:] + centred[0] / (math.sqrt(len(centred)) - 1)
 
 
 def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> Tensor:

@@ -1,0 +1,193 @@
+"""Frechet distance between images of two sources, over torchmetrics' FrechetInceptionDistance.
+
+Heusel et al., NeurIPS 2017, with the features of one named extractor: `metric.name` is `fid_<extractor>`, and what is
+logged under it was measured in those features. Kept from torchmetrics are the interface and its sums (float64, added up
+over processes). Its own are: images become 8 bit by rounding, as in a file; the extractor is frozen and part of no
+state dict; the distance is the one of `frechet.py`, in float64; too few and repeated samples are refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from lightning_modules.metrics.extractors import FeatureExtractor, build_extractor
+from lightning_modules.metrics.frechet import as_float64, frechet_distance
+from lightning_modules.metrics.intervals import Estimate
+
+SIDES = ("real", "fake")
+
+
+class FrechetImageDistance(FrechetInceptionDistance):
+    """Frechet distance between real and generated images in the features of a named extractor.
+
+    Args:
+        extractor: word of `build_extractor` (`fashion_cnn`, `inception:PATH`, `timm:NAME`), or an extractor.
+        min_samples: fewest images of each side that a distance is computed from; by default 2, with a warning where
+            there are not more than dimensions, for the covariance is then singular and the distance biased far upwards.
+        reset_real_features: whether `reset` forgets the reals as well.
+        **kwargs: arguments of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: an unknown extractor, or `min_samples` below 2.
+        FileNotFoundError: weights that are not there.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    extractor: FeatureExtractor
+    real_index: list[Tensor] | Tensor
+    fake_index: list[Tensor] | Tensor
+
+    def __init__(
+        self,
+        extractor: str | FeatureExtractor = "inception",
+        *,
+        min_samples: int | None = None,
+        reset_real_features: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if min_samples is not None and min_samples < 2:
+            raise ValueError(f"min_samples is {min_samples}; a covariance needs at least 2")
+        built = build_extractor(extractor) if isinstance(extractor, str) else extractor
+        super().__init__(feature=built, reset_real_features=reset_real_features, normalize=False, **kwargs)
+        # An attribute instead of a submodule: in no state dict, to no optimiser, left alone by train() and half().
+        del self._modules["inception"]
+        self.__dict__ |= {"inception": built, "extractor": built}
+        self.min_samples = min_samples
+        self._counted: dict[str, int] = {}  # images of each side, filled by compute
+        for side in SIDES:
+            self.add_state(f"{side}_index", default=[], dist_reduce_fx="cat")
+
+    @property
+    def name(self) -> str:
+        """`fid_<extractor>`: numbers of different extractors do not compare."""
+        return f"fid_{self.extractor.name}"
+
+    def update(self, imgs: Tensor, real: bool, index: Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            imgs: `(B, 3, H, W)`, float in [0, 1] or uint8; floats are clamped and rounded to 8 bit.
+            real: whether these are the reals.
+            index: `(B,)` integer, each image's unique position in its set; repeated ones are then an error in
+                `compute` (a sampler that pads the last batch of a process repeats some).
+
+        Raises:
+            ValueError: other images, NaN or infinity in them or in their features, or an index that does not fit.
+        """
+        if index is not None and (index.shape != imgs.shape[:1] or index.is_floating_point()):
+            raise ValueError(f"index {index.dtype} {tuple(index.shape)} for {len(imgs)} images; expected integer (B,)")
+        features = self.extractor(to_8_bit(imgs))
+        if not features.isfinite().all():
+            raise ValueError(f"features of {self.extractor.name} hold NaN or infinity; look at the network's weights")
+        rows = as_float64(features)
+        side = "real" if real else "fake"
+        for state, value in (
+            ("features_sum", rows.sum(dim=0)),
+            ("features_cov_sum", rows.T @ rows),
+            ("features_num_samples", len(rows)),
+        ):
+            setattr(self, f"{side}_{state}", getattr(self, f"{side}_{state}") + value)
+        if index is not None:
+            cast(list[Tensor], getattr(self, f"{side}_index")).append(index.long().to(rows.device))
+
+    def compute(self) -> Tensor:
+        """The distance over what all processes saw: scalar float64, >= 0.
+
+        Raises:
+            ValueError: too few images of a side, images counted more than once, or an index for a part of them.
+        """
+        real, fake = self._moments("real"), self._moments("fake")
+        return frechet_distance(*real, *fake)
+
+    def estimate(self) -> Estimate:
+        """The distance with its numbers of images and dimensions; all processes must call it together.
+
+        There is no interval: the distance is biased upwards by an amount that depends on n, which resampling doubles.
+        """
+        value, counts = float(self.compute()), self._counted
+        details = {"n_real": counts["real"], "n_fake": counts["fake"], "d": self.extractor.num_features}
+        return Estimate(value, None, None, min(counts.values()), "none", details)
+
+    def reset(self) -> None:
+        """Forget what was seen, except the reals if they are to be kept."""
+        kept = self.real_index
+        super().reset()
+        if not self.reset_real_features:
+            self.real_index = kept
+
+    def _moments(self, side: str) -> tuple[Tensor, Tensor]:
+        n = int(getattr(self, f"{side}_features_num_samples"))
+        self._counted[side] = n
+        self._check(side, n)
+        mean = getattr(self, f"{side}_features_sum") / n
+        scatter = getattr(self, f"{side}_features_cov_sum") - n * torch.outer(mean, mean)
+        return mean, scatter / (n - 1)
+
+    def _check(self, side: str, n: int) -> None:
+        wanted, d = self.min_samples or 2, self.extractor.num_features
+        if n < wanted:
+            raise ValueError(f"{self.name}: found {n} {side} images, expected at least {wanted}; give more to update")
+        if n <= d and self.min_samples is None:
+            warnings.warn(
+                f"{self.name}: {n} {side} images for {d} dimensions; their covariance is singular and the distance "
+                f"biased upwards. Use more than {d} images, and compare only distances of equal n.",
+                stacklevel=3,
+            )
+        rows = getattr(self, f"{side}_index")
+        index = dim_zero_cat(rows) if len(rows) else None
+        if index is None or not len(index):
+            return
+        if len(index) != n:
+            raise ValueError(f"{self.name}: {len(index)} of {n} {side} images came with an index; give all or none")
+        index = index.sort().values
+        repeated = sorted(set(index[1:][index[1:] == index[:-1]].tolist()))
+        if repeated:
+            raise ValueError(
+                f"{self.name}: {len(repeated)} {side} images were counted more than once (index "
+                f"{repeated[:5]} ...); use a sampler that gives each image to one process once, and reset "
+                "the metric between epochs"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> FrechetImageDistance:
+        super()._apply(fn, exclude_state)
+        self.extractor.to(self.device)
+        return self
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
+    ) -> None:
+        """Gather from all processes; torchmetrics' own empty state of a process without images is not integer."""
+        for side in SIDES:
+            if not len(getattr(self, f"{side}_index")):
+                setattr(self, f"{side}_index", [torch.empty(0, dtype=torch.long, device=self.device)])
+        super()._sync_dist(dist_sync_fn, process_group)
+
+
+def to_8_bit(images: Tensor) -> Tensor:
+    """Float images in [0, 1], or uint8, as an 8-bit file holds them: clamped and rounded.
+
+    Raises:
+        ValueError: not `(n, 3, H, W)`, another dtype, NaN or infinity, or floats that look like 0 .. 255.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images have shape {tuple(images.shape)}; expected (n, 3, H, W)")
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}; expected float in [0, 1] or uint8")
+    if not images.isfinite().all():
+        raise ValueError("images hold NaN or infinity; look at the generator")
+    if len(images) and images.max() > 16:
+        raise ValueError(f"images reach {images.max().item():.4g}; expected float in [0, 1], or uint8 for 0 .. 255")
+    return (images.detach().clamp(0, 1) * 255).round().to(torch.uint8)
