@@ -12,9 +12,10 @@ import yaml
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
+from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
 from lightning_modules.generators.latent_diffusion.compvis_first_stage import first_stage_arguments, first_stage_renames
 from lightning_modules.generators.latent_diffusion.compvis_unet import unet_arguments, unet_renames
-from lightning_modules.generators.latent_diffusion.files import file_hash, read_tensors
+from lightning_modules.generators.latent_diffusion.files import file_hash
 from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.renaming import rename
 from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
@@ -62,9 +63,8 @@ def read_compvis(path: Path, config: Path | None = None) -> StoredGenerator:
     unet_names = list(unet_renames(unet, UNET))
     averaged = any(name.startswith("model_ema.diffusion_model") for name in tensors)
     denoiser = rename(tensors, unet_names, network.unet.model, _averaged_name if averaged else str)
-    report.append(
-        f"U-Net: {len(unet_names)} tensors of {'model_ema.* (averaged; model.* left aside)' if averaged else UNET + '*'}"
-    )
+    kept = "model_ema.* (averaged; model.* left aside)" if averaged else f"{UNET}*"
+    report.append(f"U-Net: {len(unet_names)} tensors of {kept}")
 
     used = {one.source for one in stage_renames} | {one.source for one in unet_names}
     used |= {_averaged_name(one.source) for one in unet_names} if averaged else set()
@@ -153,7 +153,7 @@ def _build(network: Any, arguments: dict[str, Any]) -> Any:
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
-    content = read_tensors(path)
+    content = read_tensor_pickle(path)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"found no state_dict in {path}, expected a CompVis checkpoint")

@@ -1,31 +1,15 @@
-"""Reading the files of latent diffusion checkpoints: tensors and plain values, never code."""
+"""Reading safetensors, and naming files by their content."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError
-
-
-def read_tensors(path: Path) -> Any:
-    """Read a file written by `torch.save` without executing anything in it.
-
-    Raises:
-        CheckpointError: no such file, or one that is truncated or holds more than tensors and plain values.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"found no {path}, expected a checkpoint")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"found {path} unreadable: {error}") from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

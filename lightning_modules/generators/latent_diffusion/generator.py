@@ -56,7 +56,8 @@ class LatentDiffusionGenerator(nn.Module):
         self.image_size = image_size
         if image_size % self.first_stage.factor:
             raise ValueError(
-                f"found image size {image_size}, expected a multiple of the first stage's factor {self.first_stage.factor}"
+                f"found image size {image_size}, expected a multiple of {self.first_stage.factor}, which the first "
+                "stage divides it by"
             )
         if self.unet.channels != self.first_stage.channels:
             raise ValueError(

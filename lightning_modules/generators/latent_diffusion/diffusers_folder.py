@@ -1,0 +1,220 @@
+"""Reads folders in diffusers' format: an unconditional LDM (`vqvae` or `vae`), or Stable Diffusion (`vae`, text)."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
+from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
+from lightning_modules.generators.latent_diffusion.files import file_hash, read_safetensors
+from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
+from lightning_modules.generators.latent_diffusion.prompts import find_prompts
+from lightning_modules.generators.latent_diffusion.renaming import Rename, keep, rename, to_linear
+from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
+
+FIRST_STAGE_CLASSES = {"VQModel": "vq", "AutoencoderKL": "kl"}
+UNET_CLASSES = {"UNet2DModel": "image", "UNet2DConditionModel": "text"}
+WEIGHTS = "diffusion_pytorch_model"
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+"""Layers of attention and what folders written before 2023 call them."""
+
+CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
+SHIFTS = ("shift_factor", "latents_mean", "latents_std")
+
+
+def read_diffusers(
+    path: Path, prompt_embeddings: Path | None = None, prompts: Sequence[str] | None = None
+) -> StoredGenerator:
+    """Read a folder with `vqvae/` or `vae/`, `unet/` and `scheduler/`.
+
+    A text-conditional U-Net takes its prompts from `prompt_embeddings.safetensors` or `prompts.txt` in the folder,
+    unless they are given here; see `find_prompts`.
+
+    Args:
+        path: the folder.
+        prompt_embeddings: safetensors file with embeddings of prompts.
+        prompts: texts to encode.
+
+    Raises:
+        CheckpointError: what is missing or does not fit.
+    """
+    stage_folder = next((path / name for name in ("vqvae", "vae") if (path / name).is_dir()), None)
+    if stage_folder is None:
+        raise CheckpointError(
+            f"found neither vqvae nor vae in {path}, expected a diffusers folder of a latent diffusion"
+        )
+    stage_kind, stage_config = _component(stage_folder, FIRST_STAGE_CLASSES)
+    unet_kind, unet_config = _component(path / "unet", UNET_CLASSES)
+    scheduler, report = _scheduler(path / "scheduler")
+    _refuse(stage_folder, stage_config, SHIFTS)
+    _refuse(path / "unet", unet_config, CONDITIONS)
+
+    scale, why = _scale(stage_kind, stage_config)
+    report.append(why)
+    unet: dict[str, Any] = {"kind": unet_kind, "config": unet_config}
+    arguments: dict[str, Any] = {
+        "first_stage": {"kind": stage_kind, "config": stage_config},
+        "unet": unet,
+        "scheduler": scheduler,
+        "scale_factor": scale,
+        "image_size": _sample_size(path, unet_config) * 2 ** (len(stage_config["block_out_channels"]) - 1),
+        "steps": 50,
+    }
+    extra: dict[str, Tensor] = {}
+    if unet_kind == "text":
+        width = unet_config.get("cross_attention_dim", 1280)
+        if not isinstance(width, int):
+            raise CheckpointError(f"found cross_attention_dim {width} in {path / 'unet'}, expected one number")
+        embeds, negative, source = find_prompts(path, width, prompt_embeddings, prompts)
+        report.append(f"prompts: {source}")
+        unet["prompts"] = list(embeds.shape)
+        arguments["guidance"] = 7.5
+        extra = {"unet.prompt_embeds": embeds, "unet.negative_prompt_embeds": negative}
+
+    with torch.device("meta"):  # shapes alone
+        network = _build(path, arguments)
+    tensors: dict[str, Tensor] = {}
+    files: list[Path] = []
+    for folder, prefix, module in (
+        (stage_folder, "first_stage.model", network.first_stage.model),
+        (path / "unet", "unet.model", network.unet.model),
+    ):
+        content, used = _weights(folder)
+        files += used
+        state = rename(content, _renames(content, module, folder), module)
+        tensors |= {f"{prefix}.{name}": tensor for name, tensor in state.items()}
+        report.append(f"{folder.name}: {len(content)} tensors of {', '.join(file.name for file in used)}")
+    return StoredGenerator(
+        kind="latent_diffusion",
+        arguments=arguments,
+        tensors=tensors | extra,
+        origin={"format": "diffusers", "file": path.name, "sha256": file_hash(*files)},
+        report=tuple(report),
+    )
+
+
+def _component(folder: Path, classes: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    """Kind and config of one part of the folder."""
+    import diffusers
+
+    written = _json(folder / "config.json")
+    name = written.get("_class_name")
+    if name not in classes:
+        raise CheckpointError(f"found class {name!r} in {folder / 'config.json'}, expected {' or '.join(classes)}")
+    options = inspect.signature(getattr(diffusers, name).__init__).parameters
+    unknown = sorted(key for key in written if not key.startswith("_") and key not in options and written[key])
+    if unknown:
+        raise CheckpointError(
+            f"found option {unknown[0]!r} in {folder / 'config.json'}, which {name} of diffusers "
+            f"{diffusers.__version__} does not know; expected a config of this or an earlier release"
+        )
+    config = {key: value for key, value in written.items() if key in options}
+    if "block_out_channels" not in config:
+        raise CheckpointError(f"found no block_out_channels in {folder / 'config.json'}, expected a whole config")
+    return classes[name], config
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"found no {path}, expected it in a diffusers folder")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"found {path} unreadable: {error}; expected JSON") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"found {type(content).__name__} in {path}, expected a JSON object")
+    return content
+
+
+def _scheduler(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    written = _json(folder / "scheduler_config.json")
+    name = written.get("_class_name", "")
+    if "beta_start" not in written and written.get("trained_betas") is None:
+        raise CheckpointError(
+            f"found scheduler {name!r} without beta_start in {folder}, expected one of the DDPM family: DDIM, "
+            "DDPM, PNDM, Euler, DPM-Solver"
+        )
+    if name not in ("DDIMScheduler", "DDPMScheduler"):  # these never clip, and do not write that they do not
+        written["clip_sample"] = False
+    scheduler = make_scheduler(written)
+    options = inspect.signature(type(scheduler).__init__).parameters
+    config = {key: value for key, value in dict(scheduler.config).items() if key in options}
+    aside = sorted(key for key in written if not key.startswith("_") and key not in options)
+    report = [f"scheduler: {name}" + (", sampled by DDIM with its noise levels" if name != "DDIMScheduler" else "")]
+    if aside:
+        report.append(f"left aside, options of {name} that DDIM has not: {', '.join(aside)}")
+    return config, report
+
+
+def _scale(kind: str, config: dict[str, Any]) -> tuple[float, str]:
+    written = config.get("scaling_factor")
+    if written is not None:
+        doubt = " (diffusers' default: check it, VQ-f4 has 1.0)" if kind == "vq" and written == 0.18215 else ""
+        return float(written), f"scale of the latents: {written}, from the config{doubt}"
+    # diffusers' default for both is that of Stable Diffusion's autoencoder, which no published VQ model has
+    scale = 1.0 if kind == "vq" else 0.18215
+    return scale, f"scale of the latents: {scale}, the default of a {kind} first stage: none in the config"
+
+
+def _refuse(folder: Path, config: dict[str, Any], options: Sequence[str]) -> None:
+    for option in options:
+        if config.get(option) is not None:
+            raise CheckpointError(f"found {option}={config[option]!r} in {folder / 'config.json'}, expected none")
+
+
+def _sample_size(path: Path, config: dict[str, Any]) -> int:
+    size = config.get("sample_size")
+    sizes = {size} if isinstance(size, int) else set(size or ())
+    if len(sizes) != 1:
+        raise CheckpointError(f"found sample_size {size} in {path / 'unet'}, expected one number: square images")
+    return int(sizes.pop())
+
+
+def _build(path: Path, arguments: dict[str, Any]) -> LatentDiffusionGenerator:
+    try:
+        return LatentDiffusionGenerator(**arguments)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"found configs in {path} that make no network: {error}") from error
+
+
+def _weights(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    for variant in ("", ".fp16"):
+        whole, index = folder / f"{WEIGHTS}{variant}.safetensors", folder / f"{WEIGHTS}.safetensors.index{variant}.json"
+        if whole.is_file():
+            return read_safetensors(whole), [whole]
+        if index.is_file():
+            files = sorted({folder / Path(file).name for file in _json(index)["weight_map"].values()})
+            return {name: tensor for file in files for name, tensor in read_safetensors(file).items()}, files
+    pickled = folder / f"{WEIGHTS}.bin"
+    if not pickled.is_file():
+        raise CheckpointError(f"found no {WEIGHTS}.safetensors in {folder}, expected the weights there")
+    content = read_tensor_pickle(pickled)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"found something other than tensors in {pickled}, expected a state dict")
+    return content, [pickled]
+
+
+def _renames(content: dict[str, Tensor], module: torch.nn.Module, folder: Path) -> list[Rename]:
+    """Each tensor under its own name, or under the one that attention had in older folders."""
+    renames = []
+    for name, tensor in module.state_dict().items():
+        source = name
+        if name not in content:
+            for new, old in OLD_NAMES.items():
+                source = source.replace(f".{new}.", f".{old}.")
+        attention = any(f".{layer}." in name for layer in OLD_NAMES)
+        renames.append(Rename(source, (name,), to_linear if attention and tensor.ndim == 2 else keep))
+    rest = sorted(set(content) - {one.source for one in renames})
+    if rest:
+        raise CheckpointError(
+            f"found tensor {rest[0]!r} and {len(rest) - 1} others in {folder} that its config has no place for, "
+            "expected none; is it this checkpoint's config?"
+        )
+    return renames
