@@ -14,6 +14,7 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load as load_safetensors
 
+from lightning_modules.generators.framed import FramedGenerator
 from lightning_modules.generators.grey import INNER_SIZE, GreyGenerator
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -26,7 +27,11 @@ NETWORKS = {
     "flow-realnvp": "lightning_modules.generators.realnvp:RealNVPGenerator",
     "score-ddpm": "lightning_modules.generators.ddpm:DDPMGenerator",
 }
-"""Where the network of each source is defined; a manifest names a source of this table and can name no other code."""
+"""Where the network of each source is defined; a manifest names a source of this table and can name no other code.
+
+Sources that are not in the table are stored as generator files (`checkpoints.own_file`), which any user of
+`load_generator` can read; as sources of GM-Fashion their images are framed (`FramedGenerator`).
+"""
 
 
 def read_manifest(folder: Path = WEIGHTS_FOLDER) -> dict[str, dict[str, Any]]:
@@ -61,6 +66,10 @@ def load_bundled(name: str, folder: Path = WEIGHTS_FOLDER) -> GreyGenerator:
     """
     entry = _entry(name, folder)
     content = _read_checked(folder / entry["weights"], entry["sha256"])
+    if "arguments" not in entry:  # a generator file, which says itself what to build
+        from lightning_modules.generators.checkpoints.load import load_generator
+
+        return FramedGenerator(load_generator(folder / entry["weights"])).freeze()
     network = build_network(name, entry["arguments"])
     # stored in half precision to keep the repository small; computed in single precision
     state = {key: v.float() if v.dtype == torch.float16 else v for key, v in load_safetensors(content).items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from lightning_modules import zoo
 from lightning_modules.generators.bundled import MANIFEST_NAME, WEIGHTS_FOLDER, load_bundled
+from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.grey import remove_frame
 from lightning_modules.generators.sampling import BLOCK, synthesize_block, write_bytes
 from lightning_modules.zoo.training import GeneratorTraining
@@ -49,9 +51,6 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, images: int = 0, licenc
     module = load_training(config["model"]["class_path"], checkpoint)
     out.mkdir(parents=True, exist_ok=True)
 
-    state = module.average.module.state_dict()
-    halved = {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
-    weights = save_safetensors({key: v.contiguous() for key, v in halved.items()})
     entry: dict[str, Any] = {
         **module.description,
         "training_set": f"{config['data']['init_args']['name']} (train)",
@@ -60,10 +59,18 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, images: int = 0, licenc
         "steps": module.updates,
         "licence": licence,
         "weights": f"{module.source}.safetensors",
-        "sha256": hashlib.sha256(weights).hexdigest(),
-        "arguments": {name: _plain(module.hparams[name]) for name in module.generator_arguments},
     }
-    write_bytes(weights, out / entry["weights"])
+    path = out / entry["weights"]
+    if module.kind:
+        stored = module.stored()
+        facts = {key: str(entry[key]) for key in ("training_set", "seed", "steps", "licence")}
+        write_generator(replace(stored, origin={**stored.origin, **facts}), path, half=True)
+    else:
+        state = module.average.module.state_dict()
+        halved = {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
+        write_bytes(save_safetensors({key: v.contiguous() for key, v in halved.items()}), path)
+        entry["arguments"] = {name: _plain(module.hparams[name]) for name in module.generator_arguments}
+    entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     _update_manifest(out, module.source, entry)
     if images:
         entry["images"] = _ship_images(module.source, out, images)

@@ -34,6 +34,7 @@ class StyleGAN2(GeneratorTraining):
     """
 
     source = "gan-stylegan2"
+    kind = "stylegan2"
     description: ClassVar[dict[str, str]] = {
         "family": "gan",
         "upsampling": "transposed convolution and FIR filter",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.grey import remove_frame
 from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.generators.sheet import save_sheet
@@ -35,10 +36,18 @@ class GeneratorTraining(pl.LightningModule):
     generator_arguments: ClassVar[tuple[str, ...]]
     """The hyperparameters that the generator's constructor takes; the others belong to its training."""
 
+    kind: ClassVar[str] = ""
+    """Kind of generator file the source ships as (`checkpoints.kinds`); empty for the small grey networks."""
+
     def __init__(self, generator: nn.Module, ema_decay: float) -> None:
         super().__init__()
         self.generator = generator
         self.average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
+
+    def stored(self) -> StoredGenerator:
+        """The averaged generator as plain data, for a generator file; only where `kind` is set."""
+        generator = self.average.module
+        return StoredGenerator(self.kind, generator.arguments, generator.state_dict(), {"format": "trained"})
 
     @property
     def updates(self) -> int:
