@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.sampling import write_bytes
 
 FORMAT = "manifold-fingerprints generator"
 VERSION = 1
-KEYS = ("format", "version", "kind", "arguments", "origin", "halved", "tensors", "content")
+KEYS = {"kind": str, "arguments": dict, "origin": dict, "halved": list, "tensors": int, "content": str}
 
 
 def write_generator(stored: StoredGenerator, path: Path, half: bool = False) -> dict[str, Any]:
@@ -63,7 +63,12 @@ def write_generator(stored: StoredGenerator, path: Path, half: bool = False) -> 
         text = json.dumps(manifest, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"found arguments that are no JSON ({error}), expected plain values") from error
-    write_bytes(to_safetensors(tensors, metadata={"manifest": text}), path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata={"manifest": text})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return manifest
 
 
@@ -87,7 +92,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if text is None:
         raise CheckpointError(
             f"{path.name}: found safetensors of {len(found)} tensors without a `manifest` in the header, which says "
-            "what to build; expected a file that the convert command wrote, or the diffusers folder this file belongs to"
+            "what to build; expected a file of the convert command, or the whole diffusers folder it belongs to"
         )
     try:
         manifest = json.loads(text)
@@ -100,9 +105,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path.name}: found format version {version}, expected {VERSION} at most; update this project to read it"
         )
-    missing = [key for key in KEYS if key not in manifest]
-    if missing:
-        raise CheckpointError(f"{path.name}: found a manifest without {', '.join(missing)}; convert the file again")
+    wrong = [key for key, kind in KEYS.items() if not isinstance(manifest.get(key), kind)]
+    if wrong:
+        raise CheckpointError(
+            f"{path.name}: found a manifest without {', '.join(wrong)}, or of the wrong kind; convert the file again"
+        )
     return manifest
 
 
@@ -121,8 +128,8 @@ def read_own(path: Path) -> StoredGenerator:
             f"{path.name}: found {len(tensors)} tensors with hash {found[:16]}, expected {manifest['tensors']} with "
             f"{str(manifest['content'])[:16]}: the file was changed after it was written; convert or fetch it again"
         )
-    for name in manifest["halved"]:
-        tensors[name] = tensors[name].float()
+    halved = set(manifest["halved"])
+    tensors = {name: value.float() if name in halved else value for name, value in tensors.items()}
     report = (
         f"{manifest['kind']}: {len(tensors)} tensors, content {found[:16]}, all matched to the manifest",
         f"origin: {', '.join(f'{key} {value}' for key, value in sorted(manifest['origin'].items()))}",

@@ -116,7 +116,8 @@ class CheckpointGlobals:
             if str(target) in STORAGES:
                 raise Damaged(f"{target} is called")
             return PickledObject(str(target), arguments)
-        self._budget -= sum(len(argument) for argument in arguments if isinstance(argument, Sized))
+        sized = [argument for argument in arguments if isinstance(argument, Sized) and not isinstance(argument, Tensor)]
+        self._budget -= sum(map(len, sized))
         if self._budget < 0:
             raise CheckpointError(f"{self._file}: found contents that grow far beyond the size of the file; refused")
         try:

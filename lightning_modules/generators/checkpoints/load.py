@@ -1,0 +1,159 @@
+"""One loader for every format: says what a file is by its content, reads it strictly, builds the generator."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.generators.bundled import WEIGHTS_FOLDER, bundled_sources, read_manifest
+from lightning_modules.generators.checkpoints.file_hash import file_hash
+from lightning_modules.generators.checkpoints.kinds import KINDS, CheckpointGenerator, build
+from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
+from lightning_modules.generators.checkpoints.tensor_pickle import PickledObject, read_tensor_pickle
+
+READERS = {
+    "rosinality": "lightning_modules.generators.stylegan2.read_rosinality:read_rosinality",
+    "stylegan2-ada-pytorch": "lightning_modules.generators.stylegan2.read_nvidia:read_nvidia",
+    "compvis": "lightning_modules.generators.latent_diffusion.compvis:read_compvis",
+    "diffusers": "lightning_modules.generators.latent_diffusion.diffusers_folder:read_diffusers",
+    "own": "lightning_modules.generators.checkpoints.own_file:read_own",
+}
+"""The reader of each format."""
+
+EXPECTED = (
+    "a StyleGAN2 .pt of rosinality (g_ema), a .pkl of stylegan2-ada-pytorch (G_ema), a latent diffusion model.ckpt with "
+    "its config.yaml beside it, a diffusers folder, or a .safetensors of the convert command"
+)
+_log = logging.getLogger(__name__)
+
+
+def load_generator(path: str | Path, kind: str = "auto", **options: Any) -> CheckpointGenerator:
+    """Load a generator from any checkpoint that can be read; nothing in the file is ever run.
+
+    Args:
+        path: a checkpoint file or folder, or the name of a bundled source that is a generator file.
+        kind: `auto`, or the kind it must be: `stylegan2` or `latent_diffusion`.
+        options: how images are sampled (`noise`, `truncation`; `steps`, `eta`, `guidance`), and what the reader of the
+            format takes (`config` of a model.ckpt; `prompts`, `prompt_embeddings` of a text-conditional folder).
+
+    Returns:
+        The generator: float32, frozen, on the CPU. Its attributes `kind`, `origin` and `report` say what was loaded.
+
+    Raises:
+        CheckpointError: no such file, no format that can be read, a file that is truncated, damaged or holds code, a
+            tensor that is missing, left over or misshapen, or another kind than asked for.
+        ValueError: an option that the generator does not have.
+    """
+    stored, rest = _read(path, kind, options)
+    generator = build(stored)
+    for line in stored.report:
+        _log.info("%s: %s", stored.origin["file"], line)
+    return generator.configure(**rest) if rest else generator
+
+
+def read_generator(path: str | Path, kind: str = "auto", **options: Any) -> StoredGenerator:
+    """Read what `load_generator` builds, with the file's name and hash in its origin.
+
+    Args:
+        path: as for `load_generator`.
+        kind: as for `load_generator`.
+        options: what the reader of the format takes.
+
+    Raises:
+        CheckpointError: as `load_generator`, or an option that the reader does not take.
+    """
+    stored, rest = _read(path, kind, options)
+    if rest:
+        raise CheckpointError(f"found option {next(iter(rest))!r}, which the reader of {path} does not take")
+    return stored
+
+
+def recognise(path: Path) -> str:
+    """Name the format of a file or folder, a key of `READERS`, by what is in it.
+
+    Raises:
+        CheckpointError: no format that can be read; says what was found.
+    """
+    return _recognise_folder(path) if path.is_dir() else _recognise_file(path)
+
+
+def _read(path: str | Path, kind: str, options: Mapping[str, Any]) -> tuple[StoredGenerator, dict[str, Any]]:
+    """What is stored, and the options that its reader does not take."""
+    if kind != "auto" and kind not in KINDS:
+        raise CheckpointError(f"found kind {kind!r}, expected auto, {' or '.join(sorted(KINDS))}")
+    place = _find(path)
+    module, name = READERS[recognise(place)].split(":")
+    reader: Callable[..., StoredGenerator] = getattr(importlib.import_module(module), name)
+    taken = set(inspect.signature(reader).parameters) - {"path"}
+    stored = reader(place, **{key: value for key, value in options.items() if key in taken})
+    if kind not in ("auto", stored.kind):
+        raise CheckpointError(f"{place.name}: found a {stored.kind} generator, expected {kind}; give --kind auto or it")
+    origin = {"file": place.name, **stored.origin}
+    if "sha256" not in origin:
+        origin["sha256"] = file_hash(place)
+    return replace(stored, origin=origin), {key: value for key, value in options.items() if key not in taken}
+
+
+def _find(path: str | Path) -> Path:
+    place = Path(path).expanduser()
+    if place.exists():
+        return place
+    if str(path) in bundled_sources():
+        entry = read_manifest()[str(path)]
+        if "arguments" in entry:
+            raise CheckpointError(
+                f"found the bundled source {path}, which is weights of a small network and no generator file; load it "
+                "with generators.bundled.load_bundled"
+            )
+        return WEIGHTS_FOLDER / str(entry["weights"])
+    beside = [str(other) for other in place.parent.iterdir()] if place.parent.is_dir() else []
+    near = difflib.get_close_matches(str(place), beside, n=3) + difflib.get_close_matches(str(path), bundled_sources())
+    hint = f"did you mean {' or '.join(near)}?" if near else f"expected {EXPECTED}, or the name of a bundled source"
+    raise CheckpointError(f"found no {path}; {hint}")
+
+
+def _recognise_folder(path: Path) -> str:
+    if (path / "model_index.json").is_file() or (path / "unet").is_dir():
+        return "diffusers"
+    if (path / "model.ckpt").is_file():
+        return "compvis"
+    held = sorted(entry.name for entry in path.iterdir())
+    found = f"{', '.join(held[:8])}{' and more' if len(held) > 8 else ''}" if held else "nothing"
+    raise CheckpointError(
+        f"found the folder {path} with {found}; expected a diffusers folder (model_index.json, unet, vqvae or vae) or "
+        "one with model.ckpt and config.yaml"
+    )
+
+
+def _recognise_file(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:9] == b"{" or path.suffix == ".safetensors":
+        if any((folder / "model_index.json").is_file() for folder in (path.parent, path.parent.parent)):
+            raise CheckpointError(f"{path.name}: found one file of a diffusers folder; give the folder itself")
+        return "own"
+    content = read_tensor_pickle(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name}: found a pickled {_described(content)}; expected {EXPECTED}")
+    if isinstance(content.get("G_ema"), PickledObject):
+        return "stylegan2-ada-pytorch"
+    if isinstance(content.get("g_ema"), dict) or "style.1.weight" in content:
+        return "rosinality"
+    state = content.get("state_dict")
+    if isinstance(state, dict) and any(str(name).startswith("first_stage_model.") for name in state):
+        return "compvis"
+    inner = f", its state_dict with {_described(state)}" if isinstance(state, dict) else ""
+    raise CheckpointError(f"{path.name}: found {_described(content)}{inner}; expected {EXPECTED}")
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, dict):
+        names = ", ".join(str(key)[:60] for key in list(value)[:8])
+        return f"{len(value)} entries ({names}{', ...' if len(value) > 8 else ''})"
+    return value.class_name if isinstance(value, PickledObject) else type(value).__name__
