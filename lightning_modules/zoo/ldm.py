@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.latent_diffusion.codebook import codebook_use, fill_codebook, restart_codes
 from lightning_modules.generators.latent_diffusion.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from lightning_modules.generators.latent_diffusion.quantisation import quantise, straight_through
@@ -45,6 +46,7 @@ class LatentDiffusion(GeneratorTraining):
     """
 
     source = "diffusion-ldm"
+    kind = "latent_diffusion"
     description: ClassVar[dict[str, str]] = {
         "family": "diffusion",
         "upsampling": "nearest",
@@ -54,15 +56,7 @@ class LatentDiffusion(GeneratorTraining):
         "skip": "residual and concatenation",
         "loss": "denoising squared error (v) on latents of a vector-quantised autoencoder",
     }
-    generator_arguments = (
-        "first_stage_channels",
-        "latent_channels",
-        "codes",
-        "unet_channels",
-        "layers_per_block",
-        "training_steps",
-        "sampling_steps",
-    )
+    generator_arguments = ()
 
     def __init__(
         self,
@@ -97,13 +91,26 @@ class LatentDiffusion(GeneratorTraining):
         )
         super().__init__(LatentDiffusionGenerator(**arguments), ema_decay)
         self.save_hyperparameters()
-        self.arguments: dict[str, Any] = arguments
         self.automatic_optimization = False
         self.discriminator = PatchDiscriminator()
         signal = make_scheduler(arguments["scheduler"]).alphas_cumprod.sqrt().float()
         self.register_buffer("signal", signal, persistent=False)
         self.register_buffer("counts", torch.zeros(codes))
         self.register_buffer("latent_scale", torch.ones(()))
+
+    def stored(self) -> StoredGenerator:
+        """The averaged generator with the scale that was measured for it.
+
+        Raises:
+            ValueError: the run is still training its autoencoder.
+        """
+        if self.updates <= self.hparams["first_stage_updates"]:
+            raise ValueError(
+                f"found a run of {self.updates} updates, expected more than its first_stage_updates="
+                f"{self.hparams['first_stage_updates']}: the U-Net is not trained yet; resume it"
+            )
+        self.average.module.scale_factor = float(self.latent_scale)
+        return super().stored()
 
     @property
     def in_first_phase(self) -> bool:

@@ -42,8 +42,9 @@ class ImageDenoiser(nn.Module):
         from diffusers.models.attention_processor import Attention
 
         super().__init__()
-        self.model: Any = UNet2DModel(**config)  # type: ignore[no-untyped-call]
-        self.channels = int(self.model.config.in_channels)
+        model: Any = UNet2DModel(**config)  # type: ignore[no-untyped-call]
+        self.model = model
+        self.channels = int(model.config.in_channels)
         for layer in self.modules():
             if heads is not None and isinstance(layer, Attention):
                 if layer.inner_dim % heads:
@@ -81,8 +82,9 @@ class TextDenoiser(nn.Module):
 
         super().__init__()
         number, tokens, width = prompts
-        self.model: Any = UNet2DConditionModel(**config)  # type: ignore[no-untyped-call]
-        self.channels = int(self.model.config.in_channels)
+        model: Any = UNet2DConditionModel(**config)  # type: ignore[no-untyped-call]
+        self.model = model
+        self.channels = int(model.config.in_channels)
         self.register_buffer("prompt_embeds", torch.zeros(number, tokens, width))
         self.register_buffer("negative_prompt_embeds", torch.zeros(1, tokens, width))
 
@@ -113,4 +115,5 @@ class TextDenoiser(nn.Module):
             return output
         both = torch.cat([self.negative_prompt_embeds.expand_as(prompt), prompt])
         empty, guided = self.model(torch.cat([x, x]), time, encoder_hidden_states=both).sample.chunk(2)
-        return empty + guidance * (guided - empty)
+        extrapolated: Tensor = empty + guidance * (guided - empty)
+        return extrapolated

@@ -43,4 +43,5 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     """
     (first,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (second,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    return (first.norm() / (second.norm() + 1e-4)).clamp(max=1e4).detach()
+    weight: Tensor = (first.norm() / (second.norm() + 1e-4)).clamp(max=1e4)
+    return weight.detach()

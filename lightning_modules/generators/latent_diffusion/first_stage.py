@@ -33,7 +33,8 @@ class FirstStage(nn.Module):
             raise ValueError(f"found first stage {kind!r}, expected vq or kl")
         self.kind = kind
         config = {key: value for key, value in config.items() if not key.startswith("_")}
-        self.model: Any = (VQModel if kind == "vq" else AutoencoderKL)(**config)
+        classes: dict[str, Any] = {"vq": VQModel, "kl": AutoencoderKL}
+        self.model: Any = classes[kind](**config)
         self.channels = int(self.model.quant_conv.out_channels if kind == "vq" else self.model.config.latent_channels)
         self.factor = 2 ** (len(self.model.config.block_out_channels) - 1)
 

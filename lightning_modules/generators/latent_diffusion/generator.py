@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Self
 
 import torch
@@ -49,6 +50,7 @@ class LatentDiffusionGenerator(nn.Module):
         batch: int = 32,
     ) -> None:
         super().__init__()
+        self._parts = copy.deepcopy({"first_stage": first_stage, "unet": unet, "scheduler": scheduler})
         self.first_stage = FirstStage(**first_stage)
         self.unet = make_denoiser(**unet)
         self.scheduler = dict(scheduler)
@@ -88,6 +90,12 @@ class LatentDiffusionGenerator(nn.Module):
             raise ValueError(f"found batch={batch}, expected at least 1")
         self.steps, self.eta, self.guidance, self.batch = steps, eta, guidance, batch
         return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the constructor takes to build this generator again, as it is set now: plain JSON values."""
+        numbers = ("scale_factor", "image_size", "steps", "eta", "guidance", "batch")
+        return {**self._parts, **{name: getattr(self, name) for name in numbers}}
 
     @property
     def device(self) -> torch.device:

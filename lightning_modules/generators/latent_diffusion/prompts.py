@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,14 +85,16 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> tuple[Tensor, Tensor
         if not (folder / part).is_dir():
             raise CheckpointError(f"found no {folder / part}, expected it there to encode prompts; or give embeddings")
     try:
-        from transformers import CLIPTextModel, CLIPTokenizer
+        transformers: Any = importlib.import_module("transformers")  # no requirement of this project
     except ImportError as error:
         raise CheckpointError(
             f"found no package transformers, which encodes prompts; install it, or put {EMBEDDINGS_FILE} into {folder}"
         ) from error
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder = transformers.CLIPTextModel.from_pretrained(
+            folder / "text_encoder", local_files_only=True, use_safetensors=True
+        )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"found a text encoder in {folder} that cannot be read: {error}") from error
     length = tokenizer.model_max_length

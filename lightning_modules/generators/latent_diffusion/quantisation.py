@@ -23,7 +23,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     norms = codebook.square().sum(dim=1)
     rows = max(1, SEARCH_SIZE // len(codebook))
     # |v|^2 is the same for every code and left out
-    found = [(norms - 2.0 * part @ codebook.T).argmin(dim=1) for part in vectors.split(rows)]
+    found = [(norms - 2.0 * part @ codebook.T).argmin(dim=1) for part in torch.split(vectors, rows)]
     return torch.cat(found) if found else vectors.new_zeros(0, dtype=torch.int64)
 
 

@@ -16,7 +16,7 @@ def make_scheduler(config: dict[str, Any]) -> Any:
     """
     from diffusers import DDIMScheduler
 
-    return DDIMScheduler.from_config(config)
+    return DDIMScheduler.from_config(config)  # type: ignore[no-untyped-call]
 
 
 def check_sampling(scheduler: Any, steps: int, eta: float) -> None:
@@ -53,7 +53,7 @@ def ddim_chain(
     scheduler.set_timesteps(steps, device=noise.device)
     if scheduler.timesteps[0] >= scheduler.config.num_train_timesteps:  # all T levels and an offset: one too far
         scheduler.timesteps = scheduler.timesteps - 1
-    x = noise[:, 0] * scheduler.init_noise_sigma
+    x: Tensor = noise[:, 0] * scheduler.init_noise_sigma
     for i, time in enumerate(scheduler.timesteps):
         added = noise[:, 1 + i] if eta > 0.0 else None
         x = scheduler.step(predict(x, time), time, x, eta=eta, variance_noise=added).prev_sample

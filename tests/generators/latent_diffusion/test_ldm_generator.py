@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -146,3 +148,10 @@ def test_encode_inverts_the_scale(generator):
     with torch.no_grad():
         latents = generator.encode(images)
         assert torch.equal(latents.view(2, 3, 8, 8) / 0.5, generator.first_stage.encode(images * 2 - 1))
+
+
+def test_arguments_build_it_again(generator):
+    generator.configure(steps=7, eta=0.5)
+    again = LatentDiffusionGenerator(**json.loads(json.dumps(generator.arguments)))
+    again.load_state_dict(generator.state_dict())
+    assert torch.equal(again.freeze().sample_latents(2, seed=0), generator.sample_latents(2, seed=0))
