@@ -214,7 +214,7 @@ class LatentDiffusion(GeneratorTraining):
     def on_train_epoch_end(self) -> None:
         """Write a sheet: pairs of an image and its reconstruction in the first phase, samples in the second."""
         self.average.module.scale_factor = float(self.latent_scale)
-        if not self.in_first_phase:
+        if self.updates > self.hparams["first_stage_updates"]:
             return super().on_train_epoch_end()
         if not self.trainer.is_global_zero:
             return None

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
-from lightning_modules.generators.latent_diffusion.compvis_first_stage import first_stage_arguments, first_stage_renames
-from lightning_modules.generators.latent_diffusion.compvis_unet import unet_arguments, unet_renames
+from lightning_modules.generators.latent_diffusion.compvis_config import (
+    config_beside,
+    generator_arguments,
+    model_params,
+)
+from lightning_modules.generators.latent_diffusion.compvis_first_stage import first_stage_renames
+from lightning_modules.generators.latent_diffusion.compvis_unet import unet_renames
 from lightning_modules.generators.latent_diffusion.files import file_hash
 from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.renaming import rename
@@ -22,9 +26,6 @@ from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
 
 UNET = "model.diffusion_model."
 FIRST_STAGE = "first_stage_model."
-SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}
-"""CompVis' names of schedules and diffusers': their "linear" is linear in the square root."""
-
 LEFT_ASIDE = {
     "first_stage_model.loss.": "loss networks of the first stage",
     "first_stage_model.model_ema.": "averaged first stage, which the published models were not trained on",
@@ -48,8 +49,8 @@ def read_compvis(path: Path, config: Path | None = None) -> StoredGenerator:
         CheckpointError: what is wrong with the file or the configuration.
     """
     path = path / "model.ckpt" if path.is_dir() else path
-    params = _model_params(_config_beside(path) if config is None else config)
-    arguments = _arguments(params)
+    params = model_params(config_beside(path) if config is None else config)
+    arguments = generator_arguments(params)
     tensors = _state_dict(path)
     report, first, unet = [], params["first_stage_config"], params["unet_config"]["params"]
     arguments["scale_factor"] = _scale_factor(params, tensors)
@@ -82,67 +83,6 @@ def read_compvis(path: Path, config: Path | None = None) -> StoredGenerator:
         origin={"format": "compvis-latent-diffusion", "file": path.name, "sha256": file_hash(path)},
         report=tuple(report),
     )
-
-
-def _config_beside(path: Path) -> Path:
-    named = path.with_name("config.yaml")
-    others = sorted(path.parent.glob("*.yaml"))
-    if named.is_file():
-        return named
-    if len(others) == 1:
-        return others[0]
-    raise CheckpointError(
-        f"found no config.yaml beside {path}, expected the YAML file it was trained with; copy it there"
-    )
-
-
-def _model_params(config: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(config.read_text())
-        params = content["model"]["params"]
-        _ = params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"found no latent diffusion model in {config} ({error!r}), expected model.params with unet_config and "
-            "first_stage_config"
-        ) from error
-    if params.get("cond_stage_config", "__is_unconditional__") != "__is_unconditional__":
-        raise CheckpointError(
-            f"found a conditional model in {config}, expected cond_stage_config __is_unconditional__; convert a "
-            "text-conditional one to a diffusers folder"
-        )
-    return dict(params)
-
-
-def _arguments(params: dict[str, Any]) -> dict[str, Any]:
-    schedule = params.get("beta_schedule", "linear")
-    if schedule not in SCHEDULES:
-        raise CheckpointError(f"found beta_schedule {schedule!r}, expected one of {', '.join(SCHEDULES)}")
-    predicts = {"eps": "epsilon", "x0": "sample"}.get(params.get("parameterization", "eps"))
-    if predicts is None:
-        raise CheckpointError(f"found parameterization {params['parameterization']!r}, expected eps or x0")
-    try:
-        first = params["first_stage_config"]
-        first_stage = first_stage_arguments(first["target"], first["params"])
-        unet = unet_arguments(params["unet_config"]["params"])
-    except KeyError as error:
-        raise CheckpointError(f"found no option {error} in the configuration, expected it there") from error
-    return {
-        "first_stage": first_stage,
-        "unet": unet,
-        "scheduler": {
-            "num_train_timesteps": int(params.get("timesteps", 1000)),
-            "beta_schedule": SCHEDULES[schedule],
-            "beta_start": float(params.get("linear_start", 1e-4)),
-            "beta_end": float(params.get("linear_end", 2e-2)),
-            "prediction_type": predicts,
-            "clip_sample": False,
-            "set_alpha_to_one": False,
-            "steps_offset": 1,
-        },
-        "image_size": unet["config"]["sample_size"] * 2 ** (len(first_stage["config"]["block_out_channels"]) - 1),
-        "steps": 200,
-    }
 
 
 def _build(network: Any, arguments: dict[str, Any]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,15 @@ import torch
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
-from lightning_modules.generators.latent_diffusion.files import file_hash, read_safetensors
+from lightning_modules.generators.latent_diffusion.diffusers_weights import folder_renames, folder_weights, read_json
+from lightning_modules.generators.latent_diffusion.files import file_hash
 from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.prompts import find_prompts
-from lightning_modules.generators.latent_diffusion.renaming import Rename, keep, rename, to_linear
+from lightning_modules.generators.latent_diffusion.renaming import rename
 from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
 
 FIRST_STAGE_CLASSES = {"VQModel": "vq", "AutoencoderKL": "kl"}
 UNET_CLASSES = {"UNet2DModel": "image", "UNet2DConditionModel": "text"}
-WEIGHTS = "diffusion_pytorch_model"
-OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-"""Layers of attention and what folders written before 2023 call them."""
-
 CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
 SHIFTS = ("shift_factor", "latents_mean", "latents_std")
 
@@ -86,9 +81,9 @@ def read_diffusers(
         (stage_folder, "first_stage.model", network.first_stage.model),
         (path / "unet", "unet.model", network.unet.model),
     ):
-        content, used = _weights(folder)
+        content, used = folder_weights(folder)
         files += used
-        state = rename(content, _renames(content, module, folder), module)
+        state = rename(content, folder_renames(content, module, folder), module)
         tensors |= {f"{prefix}.{name}": tensor for name, tensor in state.items()}
         report.append(f"{folder.name}: {len(content)} tensors of {', '.join(file.name for file in used)}")
     return StoredGenerator(
@@ -104,7 +99,7 @@ def _component(folder: Path, classes: dict[str, str]) -> tuple[str, dict[str, An
     """Kind and config of one part of the folder."""
     import diffusers
 
-    written = _json(folder / "config.json")
+    written = read_json(folder / "config.json")
     name = written.get("_class_name")
     if name not in classes:
         raise CheckpointError(f"found class {name!r} in {folder / 'config.json'}, expected {' or '.join(classes)}")
@@ -121,20 +116,8 @@ def _component(folder: Path, classes: dict[str, str]) -> tuple[str, dict[str, An
     return classes[name], config
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"found no {path}, expected it in a diffusers folder")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"found {path} unreadable: {error}; expected JSON") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"found {type(content).__name__} in {path}, expected a JSON object")
-    return content
-
-
 def _scheduler(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    written = _json(folder / "scheduler_config.json")
+    written = read_json(folder / "scheduler_config.json")
     name = written.get("_class_name", "")
     if "beta_start" not in written and written.get("trained_betas") is None:
         raise CheckpointError(
@@ -182,39 +165,3 @@ def _build(path: Path, arguments: dict[str, Any]) -> LatentDiffusionGenerator:
         return LatentDiffusionGenerator(**arguments)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"found configs in {path} that make no network: {error}") from error
-
-
-def _weights(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
-    for variant in ("", ".fp16"):
-        whole, index = folder / f"{WEIGHTS}{variant}.safetensors", folder / f"{WEIGHTS}.safetensors.index{variant}.json"
-        if whole.is_file():
-            return read_safetensors(whole), [whole]
-        if index.is_file():
-            files = sorted({folder / Path(file).name for file in _json(index)["weight_map"].values()})
-            return {name: tensor for file in files for name, tensor in read_safetensors(file).items()}, files
-    pickled = folder / f"{WEIGHTS}.bin"
-    if not pickled.is_file():
-        raise CheckpointError(f"found no {WEIGHTS}.safetensors in {folder}, expected the weights there")
-    content = read_tensor_pickle(pickled)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"found something other than tensors in {pickled}, expected a state dict")
-    return content, [pickled]
-
-
-def _renames(content: dict[str, Tensor], module: torch.nn.Module, folder: Path) -> list[Rename]:
-    """Each tensor under its own name, or under the one that attention had in older folders."""
-    renames = []
-    for name, tensor in module.state_dict().items():
-        source = name
-        if name not in content:
-            for new, old in OLD_NAMES.items():
-                source = source.replace(f".{new}.", f".{old}.")
-        attention = any(f".{layer}." in name for layer in OLD_NAMES)
-        renames.append(Rename(source, (name,), to_linear if attention and tensor.ndim == 2 else keep))
-    rest = sorted(set(content) - {one.source for one in renames})
-    if rest:
-        raise CheckpointError(
-            f"found tensor {rest[0]!r} and {len(rest) - 1} others in {folder} that its config has no place for, "
-            "expected none; is it this checkpoint's config?"
-        )
-    return renames

@@ -147,6 +147,11 @@ EDITS = {
     "n_embed: 64": ("n_embed: 63", r"expected one that gives quantize.embedding.weight of shape \(63, 3\)"),
     "num_head_channels: 16": ("num_classes: 10", "found num_classes=10 in unet_config"),
     "model_channels: 32": ("model_channels: 32\n        rotary: 1", "unknown option 'rotary' in unet_config"),
+    "num_res_blocks: 1\n        channel_mult: [1, 2]": (
+        "num_res_blocks: one\n        channel_mult: [1, 2]",
+        "another type",
+    ),
+    "        model_channels: 32\n": ("", "no option 'model_channels'"),
     "double_z: false": ("double_z: true", "double_z=True for a vq"),
     "attn_resolutions: []": ("attn_resolutions: []\n          attn_type: linear", "attn_type='linear' in ddconfig"),
     "linear_end: 0.0195": ("linear_end: 0.02", "noise levels"),
