@@ -1,0 +1,156 @@
+"""The fingerprint: where a key lies in the latents of one frozen generator, and how strongly it is set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_modules.fingerprints.layouts import PlacedAxes
+
+PRIORS = ("projected", "gaussian")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What embedding and decoding share (Nie et al. 2023, equation 2 and section 3.1).
+
+    A latent with key phi is `mean + (its part outside the key axes) + sigma * sum over copies of phi . key_axes`; phi
+    is 0 or 1, so that the key of zeros marks nothing and keys lie about `sigma / 2` from the mean.
+
+    Attributes:
+        mean: float32 `(d,)`, mean latent.
+        key_axes: float32 `(copies, m, d)`, orthonormal rows.
+        key_deviation: float32 `(copies, m)`, natural standard deviation along them.
+        other_axes: float32 `(k, d)`, the leading axes outside the key; all of them where k + copies m = d.
+        other_deviation: float32 `(k,)`.
+        rest_deviation: root mean square deviation along the axes outside the key that are not kept; 0 if all are.
+        sigma: strength of the key.
+        shift: first key axis, counted from the axis of largest variance.
+        layout: see `layouts`.
+        latent_prior: where the other coordinates come from: `projected` samples of the generator, or `gaussian`.
+        noise: noise mode of a StyleGAN2 shared by embedding and attribution; empty for other generators.
+        generator: content hash of the generator it belongs to.
+        generator_name: name of its file, for people.
+    """
+
+    mean: Tensor
+    key_axes: Tensor
+    key_deviation: Tensor
+    other_axes: Tensor
+    other_deviation: Tensor
+    rest_deviation: float
+    sigma: float
+    shift: int
+    layout: str
+    latent_prior: str
+    noise: str
+    generator: str
+    generator_name: str
+
+    @property
+    def bits(self) -> int:
+        """Length m of a key."""
+        return self.key_axes.shape[1]
+
+    @property
+    def latent_dim(self) -> int:
+        """Length d of a latent."""
+        return len(self.mean)
+
+    def to(self, device: torch.device | str) -> Fingerprint:
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Fingerprint(**{**vars(self), **moved})
+
+    def without_key(self, latents: Tensor) -> Tensor:
+        """Replace the part of latents `(n, d)` along the key axes by the mean's; differentiable."""
+        axes = self.key_axes.flatten(0, 1)  # (copies m, d)
+        return latents - (latents - self.mean) @ axes.T @ axes
+
+    def embed(self, latents: Tensor, keys: Tensor) -> Tensor:
+        """Set keys in latents, whose own part along the key axes is dropped; differentiable in both.
+
+        Args:
+            latents: `(n, d)`.
+            keys: `(n, m)` or `(1, m)`: bool, or numbers in [0, 1] while a key is being searched for.
+
+        Returns:
+            Latents `(n, d)`.
+
+        Raises:
+            ValueError: latents or keys of another width.
+        """
+        if latents.shape[-1] != self.latent_dim or keys.shape[-1] != self.bits:
+            raise ValueError(
+                f"found latents {tuple(latents.shape)} and keys {tuple(keys.shape)}, expected {self.latent_dim} and "
+                f"{self.bits} columns; the fingerprint belongs to another generator or the keys to another fingerprint"
+            )
+        return self.without_key(latents) + self.sigma * keys.to(latents.dtype) @ self.key_axes.sum(dim=0)
+
+    def gaussian_latents(self, normals: Tensor) -> Tensor:
+        """Latents of the Gaussian prior without key, `alpha ~ N(0, s^2)` along the axes outside the key.
+
+        Args:
+            normals: independent standard normal values `(n, d)`, as `standard_normal_latents` draws them.
+
+        Returns:
+            Latents `(n, d)`.
+        """
+        along = normals @ self.other_axes.T  # standard normal coordinates, for orthonormal axes
+        kept = along @ self.other_axes
+        rest = self.without_key(self.mean + normals) - self.mean - kept
+        return self.mean + (along * self.other_deviation) @ self.other_axes + self.rest_deviation * rest
+
+
+def make_fingerprint(
+    placed: PlacedAxes,
+    sigma: float,
+    shift: int,
+    layout: str,
+    generator: str,
+    generator_name: str,
+    latent_prior: str = "projected",
+    noise: str = "",
+    kept: int = 2048,
+) -> Fingerprint:
+    """Bring fitted axes into the form that is stored.
+
+    Args:
+        placed: from `place_key`.
+        sigma: strength of the key, in units of the latent.
+        shift: as given to `place_key`.
+        layout: as given to `place_key`.
+        generator: content hash of the generator.
+        generator_name: name of its file.
+        latent_prior: one of `PRIORS`.
+        noise: noise mode shared by embedding and attribution.
+        kept: most axes outside the key to keep one by one; of the others only the mean variance is kept.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        ValueError: a strength of zero or less, or an unknown prior.
+    """
+    if not sigma > 0.0:
+        raise ValueError(f"found sigma {sigma}, expected a strength above 0")
+    if latent_prior not in PRIORS:
+        raise ValueError(f"found latent prior {latent_prior!r}, expected {' or '.join(PRIORS)}")
+    rest = placed.other_deviation[kept:]
+    return Fingerprint(
+        mean=placed.mean.float(),
+        key_axes=placed.key_axes.float().contiguous(),
+        key_deviation=placed.key_deviation.float().contiguous(),
+        other_axes=placed.other_axes[:kept].float().contiguous(),
+        other_deviation=placed.other_deviation[:kept].float().contiguous(),
+        rest_deviation=float(rest.square().mean().sqrt()) if len(rest) else 0.0,
+        sigma=float(sigma),
+        shift=shift,
+        layout=layout,
+        latent_prior=latent_prior,
+        noise=noise,
+        generator=generator,
+        generator_name=generator_name,
+    )

@@ -1,0 +1,82 @@
+"""Keys as bits: drawing them, writing them down, telling how far apart they are."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ATTEMPTS = 100_000
+
+
+def random_key(bits: int) -> Tensor:
+    """A key of independent fair bits from the operating system's secure source, bool `(bits,)`."""
+    drawn = np.frombuffer(secrets.token_bytes((bits + 7) // 8), dtype=np.uint8)
+    return torch.from_numpy(np.unpackbits(drawn)[:bits].astype(bool))
+
+
+def seeded_keys(n: int, bits: int, seed: int, start: int = 0) -> Tensor:
+    """Keys for an evaluation, bool `(n, bits)`: row i depends on `(seed, start + i)` alone.
+
+    Not for users: a seed is no secret.
+    """
+    rows = np.empty((n, bits), dtype=bool)
+    for row, index in zip(rows, range(start, start + n), strict=True):
+        stream = np.random.Generator(np.random.Philox(key=np.array([seed, 2**62 + index], dtype=np.uint64)))
+        row[:] = stream.integers(0, 2, size=bits, dtype=np.uint8)
+    return torch.from_numpy(rows)
+
+
+def new_key(taken: Tensor, bits: int, minimum_distance: int = 0) -> Tensor:
+    """Draw a key that differs from every key taken in at least so many bits.
+
+    Args:
+        taken: bool `(n, bits)`.
+        bits: length of the key.
+        minimum_distance: smallest Hamming distance allowed.
+
+    Returns:
+        bool `(bits,)`.
+
+    Raises:
+        ValueError: no such key was found in many draws: the distance is too large for so many users.
+    """
+    for _ in range(ATTEMPTS):
+        key = random_key(bits)
+        if len(taken) == 0 or int(hamming_distance(key[None], taken).min()) >= max(1, minimum_distance):
+            return key
+    raise ValueError(
+        f"found no key of {bits} bits at distance {max(1, minimum_distance)} from {len(taken)} others in {ATTEMPTS} "
+        "draws; lower the minimum distance or use a fingerprint of more bits"
+    )
+
+
+def hamming_distance(keys: Tensor, others: Tensor) -> Tensor:
+    """Bits in which keys `(n, m)` and others `(k, m)` differ, int64 `(n, k)`; exact for m up to 2**24."""
+    a, b = keys.float(), others.float()
+    return (a.sum(dim=1, keepdim=True) + b.sum(dim=1) - 2.0 * a @ b.T).round().long()
+
+
+def key_to_text(key: Tensor) -> str:
+    """Write a key `(m,)` as hexadecimal digits, first bit first, padded with zeros at the end."""
+    return np.packbits(key.cpu().numpy().astype(np.uint8)).tobytes().hex()
+
+
+def key_from_text(text: str, bits: int) -> Tensor:
+    """Read a key written by `key_to_text`, or as 0s and 1s.
+
+    Raises:
+        ValueError: not a key of that length; the text itself, a secret, is not repeated.
+    """
+    if len(text) == bits and bits > 1 and set(text) <= {"0", "1"}:
+        return torch.tensor([digit == "1" for digit in text])
+    try:
+        packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
+    except ValueError:
+        packed = np.zeros(0, dtype=np.uint8)
+    unpacked = np.unpackbits(packed)
+    if len(packed) != (bits + 7) // 8 or unpacked[bits:].any():
+        raise ValueError(f"found {len(text)} characters, expected a key of {bits} bits as 0s and 1s or as hexadecimal")
+    return torch.from_numpy(unpacked[:bits].astype(bool))

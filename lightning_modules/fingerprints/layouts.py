@@ -1,0 +1,103 @@
+"""Where the bits of a key lie among the principal axes: three layouts, one result.
+
+- `flat`: bit j on axis `shift + j` of the whole latent;
+- `repeated`: bit j on the three axes `shift + 3 j .. shift + 3 j + 2` of the whole latent;
+- `per_channel`: the latent's channels have axes of their own, and bit j lies on axis `shift + j` of every channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_modules.fingerprints.principal_axes import fit_principal_axes
+
+LAYOUTS = ("flat", "repeated", "per_channel")
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class PlacedAxes:
+    """Principal axes, divided into those of the key and the others.
+
+    Attributes:
+        mean: float64 `(d,)`.
+        key_axes: float64 `(copies, m, d)`, orthonormal: bit j moves the latent along row j of every copy.
+        key_deviation: float64 `(copies, m)`, natural standard deviation along them.
+        other_axes: float64 `(d - copies m, d)`, orthonormal, by decreasing deviation.
+        other_deviation: float64 `(d - copies m,)`.
+    """
+
+    mean: Tensor
+    key_axes: Tensor
+    key_deviation: Tensor
+    other_axes: Tensor
+    other_deviation: Tensor
+
+
+def place_key(
+    batches: Callable[[], Iterable[Tensor]], dim: int, bits: int, shift: int, layout: str = "flat", channels: int = 1
+) -> PlacedAxes:
+    """Fit the axes of a stream of latents and divide them.
+
+    Args:
+        batches: starts the stream of latents `(n_i, d)` anew; called once for each channel.
+        dim: length d of a latent.
+        bits: length m of a key.
+        shift: axes of larger variance that the key leaves alone; negative counts from the end, so -m is the m axes of
+            least variance.
+        layout: one of `LAYOUTS`.
+        channels: channels of the latent, for `per_channel`.
+
+    Returns:
+        The axes of the key and the others.
+
+    Raises:
+        ValueError: an unknown layout, or a key that does not fit.
+    """
+    shift = check_layout(dim, bits, shift, layout, channels)
+    if layout != "per_channel":
+        fitted = fit_principal_axes(batches())
+        copies = REPEATS if layout == "repeated" else 1
+        key = torch.arange(shift, shift + copies * bits).view(bits, copies).T  # (copies, m)
+        mean, axes, deviation = fitted.mean, fitted.axes, fitted.deviation
+    else:
+        width = dim // channels
+        parts = [
+            fit_principal_axes(batch.reshape(len(batch), channels, width)[:, c] for batch in batches())
+            for c in range(channels)
+        ]
+        mean = torch.cat([part.mean for part in parts])
+        axes = torch.block_diag(*(part.axes for part in parts))
+        deviation = torch.cat([part.deviation for part in parts])
+        key = shift + torch.arange(bits)[None] + width * torch.arange(channels)[:, None]  # (channels, m)
+    others = torch.ones(dim, dtype=torch.bool)
+    others[key.flatten()] = False
+    order = deviation[others].argsort(descending=True, stable=True)
+    return PlacedAxes(mean, axes[key], deviation[key], axes[others][order], deviation[others][order])
+
+
+def check_layout(dim: int, bits: int, shift: int, layout: str, channels: int = 1) -> int:
+    """Return the shift counted from the first axis, if the key fits.
+
+    Raises:
+        ValueError: an unknown layout, or a key that does not fit; says what would.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"found layout {layout!r}, expected {', '.join(LAYOUTS)}")
+    if layout == "per_channel" and (channels < 1 or dim % channels):
+        raise ValueError(f"found {dim} dimensions in {channels} channels, expected a multiple of the channels")
+    width = dim // channels if layout == "per_channel" else dim
+    used = bits * (REPEATS if layout == "repeated" else 1)
+    first = shift if shift >= 0 else width + shift
+    if bits < 1 or first < 0 or first + used > width:
+        raise ValueError(
+            f"found {bits} bits from axis {shift} in layout {layout}, which needs axes {first} to {first + used}; "
+            f"expected at least 1 bit within {width} axes: lower shift or the number of bits"
+        )
+    if used == width:
+        raise ValueError(f"found a key that takes all {width} axes, expected some to be left for the image")
+    return first

@@ -1,0 +1,134 @@
+"""The registry of users: who holds which key. Keys are secrets: the file is its owner's alone, nothing is logged."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError
+from lightning_modules.fingerprints.keys import key_from_text, key_to_text, new_key
+from lightning_modules.fingerprints.private_file import replace_file
+
+FORMAT = "manifold-fingerprints registry"
+VERSION = 1
+
+
+@dataclass
+class Registry:
+    """Users and their keys, in order of registration.
+
+    Attributes:
+        bits: length of a key.
+        users: key, bool `(bits,)`, by user id; left out where the registry is printed.
+    """
+
+    bits: int
+    users: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def keys(self) -> Tensor:
+        """All keys, bool `(n, bits)`."""
+        return torch.stack(list(self.users.values())) if self.users else torch.zeros(0, self.bits, dtype=torch.bool)
+
+    @property
+    def names(self) -> list[str]:
+        """The user ids, in the order of `keys`."""
+        return list(self.users)
+
+    def create(self, user: str, minimum_distance: int = 0) -> None:
+        """Register a user with a new random key.
+
+        Args:
+            user: id of the user.
+            minimum_distance: bits in which the key must differ from every other, so that users cannot be confused.
+
+        Raises:
+            FingerprintError: a user of that id is registered, or no such key can be found.
+        """
+        self._check_new(user)
+        try:
+            self.users[user] = new_key(self.keys, self.bits, minimum_distance)
+        except ValueError as error:
+            raise FingerprintError(f"user {user!r}: {error}") from error
+
+    def add(self, user: str, key: str) -> None:
+        """Register a user with a key of their own, as hexadecimal or as 0s and 1s.
+
+        Raises:
+            FingerprintError: a user of that id or with that key is registered, or it is no key of this length.
+        """
+        self._check_new(user)
+        try:
+            bits = key_from_text(key, self.bits)
+        except ValueError as error:
+            raise FingerprintError(f"user {user!r}: {error}") from error
+        for other, taken in self.users.items():
+            if torch.equal(taken, bits):
+                raise FingerprintError(f"user {user!r}: found the key of user {other!r}, expected one of their own")
+        self.users[user] = bits
+
+    def key_of(self, user: str) -> Tensor:
+        """Key of a user, bool `(bits,)`.
+
+        Raises:
+            FingerprintError: no such user.
+        """
+        if user not in self.users:
+            known = ", ".join(self.names[:8]) + (", ..." if len(self.users) > 8 else "")
+            raise FingerprintError(f"found no user {user!r} among {len(self.users)} ({known}); register them first")
+        return self.users[user]
+
+    def _check_new(self, user: str) -> None:
+        if not user or user != user.strip():
+            raise FingerprintError(f"found user id {user!r}, expected a name without spaces around it")
+        if user in self.users:
+            raise FingerprintError(
+                f"found user {user!r} registered already; keys are never replaced, choose another id"
+            )
+
+
+def write_registry(registry: Registry, path: Path) -> None:
+    """Write a registry, atomically, readable by its owner only."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "bits": registry.bits,
+        "users": {user: key_to_text(key) for user, key in registry.users.items()},
+    }
+    replace_file(path, (json.dumps(content, indent=1) + "\n").encode(), private=True)
+
+
+def read_registry(path: Path, bits: int | None = None) -> Registry:
+    """Read a registry.
+
+    Args:
+        path: file that `write_registry` wrote.
+        bits: key length of the fingerprint it is to be used with; None does not check.
+
+    Raises:
+        FingerprintError: no such file, damaged, keys of another length, or a file that others can read.
+    """
+    if not path.is_file():
+        raise FingerprintError(f"found no registry {path}; register a user first")
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise FingerprintError(f"{path}: others can read these keys; make the file yours alone: chmod 600 {path}")
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT or content["version"] != VERSION:
+            raise FingerprintError(f"{path.name}: found no registry of version {VERSION}")
+        registry = Registry(int(content["bits"]))
+        for user, text in content["users"].items():
+            registry.add(user, text)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise FingerprintError(f"{path.name}: found a damaged registry ({type(error).__name__}); restore it") from error
+    if bits is not None and registry.bits != bits:
+        raise FingerprintError(
+            f"{path.name}: found keys of {registry.bits} bits, expected {bits} as the fingerprint has; a registry "
+            "belongs to one key length"
+        )
+    return registry

@@ -1,0 +1,169 @@
+"""Fingerprint and registry on disk: round trip, permissions, refusals; keys never leak into messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
+from lightning_modules.fingerprints.keys import hamming_distance, key_from_text, key_to_text, new_key, random_key
+from lightning_modules.fingerprints.layouts import place_key
+from lightning_modules.fingerprints.registry import Registry, read_registry, write_registry
+
+
+@pytest.fixture
+def fingerprint() -> Fingerprint:
+    torch.manual_seed(0)
+    latents = torch.randn(200, 16)
+    placed = place_key(lambda: latents.split(50), 16, 4, -4)
+    return make_fingerprint(placed, 1.5, -4, "flat", "abc123", "g.pt", noise="fixed(7)")
+
+
+def test_a_fingerprint_comes_back_as_it_was(fingerprint, tmp_path):
+    path = tmp_path / "f.safetensors"
+    write_fingerprint(fingerprint, path)
+    back = read_fingerprint(path, generator="abc123")
+    for name, value in vars(fingerprint).items():
+        found = getattr(back, name)
+        assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
+    latents, keys = torch.randn(3, 16), torch.rand(3, 4) > 0.5
+    assert torch.equal(back.embed(latents, keys), fingerprint.embed(latents, keys))
+
+
+def test_another_generator_is_refused_by_name(fingerprint, tmp_path):
+    path = tmp_path / "f.safetensors"
+    write_fingerprint(fingerprint, path)
+    with pytest.raises(
+        FingerprintError, match=r"found a fingerprint of generator g\.pt \(abc123\), expected .*\(other"
+    ):
+        read_fingerprint(path, generator="other")
+
+
+def test_damaged_fingerprints_are_refused(fingerprint, tmp_path):
+    path = tmp_path / "f.safetensors"
+    with pytest.raises(FingerprintError, match="found no file"):
+        read_fingerprint(path)
+    write_fingerprint(fingerprint, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FingerprintError, match="truncated or damaged"):
+        read_fingerprint(path)
+    path.write_bytes(whole)
+    tensors = load_file(path)
+    save_file(tensors, path)
+    with pytest.raises(FingerprintError, match="no fingerprint"):
+        read_fingerprint(path)
+
+    def rewritten(changes, **manifest):
+        write_fingerprint(fingerprint, path)
+        plain = {name: value for name, value in vars(fingerprint).items() if not isinstance(value, torch.Tensor)}
+        about = {"format": "manifold-fingerprints fingerprint", "version": 1, **plain, **manifest}
+        save_file({**load_file(path), **changes}, path, metadata={"manifest": json.dumps(about)})
+
+    rewritten({}, version=2)
+    with pytest.raises(FingerprintError, match="found format version 2, expected 1"):
+        read_fingerprint(path)
+    rewritten({}, sigma="strong")
+    with pytest.raises(FingerprintError, match="found no sigma"):
+        read_fingerprint(path)
+    rewritten({"mean": torch.zeros(3)})
+    with pytest.raises(FingerprintError, match="shapes that do not go together"):
+        read_fingerprint(path)
+    rewritten({"key_axes": torch.ones(1, 4, 16)})
+    with pytest.raises(FingerprintError, match="not orthonormal"):
+        read_fingerprint(path)
+    with pytest.raises(FingerprintError, match=r"ends in \.safetensors"):
+        write_fingerprint(fingerprint, tmp_path / "f.pt")
+
+
+def test_a_registry_is_its_owners_alone(tmp_path):
+    registry = Registry(32)
+    registry.create("alice", minimum_distance=8)
+    registry.add("bob", "0f" * 4)
+    path = tmp_path / "users.json"
+    before = os.umask(0)
+    try:
+        write_registry(registry, path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    back = read_registry(path, bits=32)
+    assert back.names == ["alice", "bob"]
+    assert torch.equal(back.keys, registry.keys)
+    path.chmod(0o644)
+    with pytest.raises(FingerprintError, match="chmod 600"):
+        read_registry(path)
+
+
+def test_keys_are_not_printed(tmp_path):
+    registry = Registry(32)
+    registry.add("bob", "deadbeef")
+    assert "deadbeef" not in repr(registry)
+    assert "True" not in repr(registry)
+    with pytest.raises(FingerprintError) as caught:
+        registry.add("eve", "deadbee")
+    assert "deadbee" not in str(caught.value)
+    with pytest.raises(FingerprintError, match="found the key of user 'bob'") as caught:
+        registry.add("eve", "deadbeef")
+    assert "deadbeef" not in str(caught.value)
+
+
+def test_users_are_not_confused():
+    registry = Registry(16)
+    registry.create("alice")
+    alice = registry.key_of("alice").clone()
+    with pytest.raises(FingerprintError, match="registered already"):
+        registry.create("alice")
+    assert torch.equal(registry.key_of("alice"), alice)
+    with pytest.raises(FingerprintError, match=r"found no user 'bob' among 1 \(alice\)"):
+        registry.key_of("bob")
+    with pytest.raises(FingerprintError, match="without spaces"):
+        registry.create(" carol")
+    for i in range(6):
+        registry.create(f"user{i}", minimum_distance=5)
+    distance = hamming_distance(registry.keys, registry.keys)
+    assert int((distance + 99 * torch.eye(7, dtype=torch.long)).min()) >= 5
+
+
+def test_a_distance_that_cannot_be_kept_is_refused():
+    with pytest.raises(ValueError, match="found no key of 3 bits at distance 2 from 8 others"):
+        new_key(torch.tensor([[b >> i & 1 for i in range(3)] for b in range(8)], dtype=torch.bool), 3, 2)
+
+
+def test_damaged_registries_are_refused(tmp_path):
+    path = tmp_path / "users.json"
+    with pytest.raises(FingerprintError, match="register a user first"):
+        read_registry(path)
+    registry = Registry(8)
+    registry.create("alice")
+    write_registry(registry, path)
+    whole = path.read_text()
+    with pytest.raises(FingerprintError, match="found keys of 8 bits, expected 32"):
+        read_registry(path, bits=32)
+    for broken in (whole[:20], "{}", '{"format": 1}', whole.replace('"alice": "', '"alice": "zz')):
+        path.write_text(broken)
+        with pytest.raises(FingerprintError):
+            read_registry(path)
+
+
+@pytest.mark.parametrize("bits", [1, 7, 8, 32, 33, 100])
+def test_keys_go_through_text(bits):
+    key = random_key(bits)
+    assert torch.equal(key_from_text(key_to_text(key), bits), key)
+    if bits > 2:
+        assert torch.equal(key_from_text("".join("1" if b else "0" for b in key), bits), key)
+    with pytest.raises(ValueError, match="expected a key of"):
+        key_from_text(key_to_text(random_key(bits + 8)), bits)
+
+
+def test_bits_are_fair_and_hamming_distances_exact():
+    keys = torch.stack([random_key(64) for _ in range(400)])
+    assert abs(float(keys.float().mean()) - 0.5) < 4 * 0.5 / (400 * 64) ** 0.5
+    expected = (keys[:, None] != keys[None, :50]).sum(dim=2)
+    assert torch.equal(hamming_distance(keys, keys[:50]), expected)
