@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -109,8 +110,8 @@ class LatentDiffusion(GeneratorTraining):
                 f"found a run of {self.updates} updates, expected more than its first_stage_updates="
                 f"{self.hparams['first_stage_updates']}: the U-Net is not trained yet; resume it"
             )
-        self.average.module.scale_factor = float(self.latent_scale)
-        return super().stored()
+        stored = super().stored()
+        return replace(stored, arguments={**stored.arguments, "scale_factor": float(self.latent_scale)})
 
     @property
     def in_first_phase(self) -> bool:

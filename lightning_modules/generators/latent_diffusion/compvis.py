@@ -36,7 +36,7 @@ LEFT_ASIDE = {
 """Beginnings of the names of tensors that are not needed, and what they are."""
 
 
-def read_compvis(path: Path, config: Path | None = None) -> StoredGenerator:
+def read_compvis(path: Path, config: str | Path | None = None) -> StoredGenerator:
     """Read an unconditional latent diffusion checkpoint; averaged (EMA) weights of the U-Net are preferred.
 
     Optimiser state, callbacks and whatever else lies in the file are left alone; nothing in it is executed.
@@ -49,7 +49,7 @@ def read_compvis(path: Path, config: Path | None = None) -> StoredGenerator:
         CheckpointError: what is wrong with the file or the configuration.
     """
     path = path / "model.ckpt" if path.is_dir() else path
-    params = model_params(config_beside(path) if config is None else config)
+    params = model_params(config_beside(path) if config is None else Path(config))
     arguments = generator_arguments(params)
     tensors = _state_dict(path)
     report, first, unet = [], params["first_stage_config"], params["unet_config"]["params"]

@@ -25,7 +25,7 @@ SHIFTS = ("shift_factor", "latents_mean", "latents_std")
 
 
 def read_diffusers(
-    path: Path, prompt_embeddings: Path | None = None, prompts: Sequence[str] | None = None
+    path: Path, prompt_embeddings: str | Path | None = None, prompts: Sequence[str] | None = None
 ) -> StoredGenerator:
     """Read a folder with `vqvae/` or `vae/`, `unet/` and `scheduler/`.
 

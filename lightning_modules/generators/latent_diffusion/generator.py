@@ -33,6 +33,9 @@ class LatentDiffusionGenerator(nn.Module):
         guidance: scale of classifier-free guidance (Ho & Salimans 2022); 1 is none. For `text` alone.
         batch: rows of latents sampled together; changes speed and memory, and results in rounding alone.
 
+    Attributes:
+        arguments: what the constructor was given, as plain values.
+
     Raises:
         ValueError: arguments that do not go together.
     """
@@ -50,7 +53,18 @@ class LatentDiffusionGenerator(nn.Module):
         batch: int = 32,
     ) -> None:
         super().__init__()
-        self._parts = copy.deepcopy({"first_stage": first_stage, "unet": unet, "scheduler": scheduler})
+        self.arguments: dict[str, Any] = copy.deepcopy(
+            {
+                "first_stage": first_stage,
+                "unet": unet,
+                "scheduler": scheduler,
+                "scale_factor": float(scale_factor),
+                "image_size": image_size,
+                "steps": steps,
+                "eta": eta,
+                "guidance": guidance,
+            }
+        )
         self.first_stage = FirstStage(**first_stage)
         self.unet = make_denoiser(**unet)
         self.scheduler = dict(scheduler)
@@ -90,12 +104,6 @@ class LatentDiffusionGenerator(nn.Module):
             raise ValueError(f"found batch={batch}, expected at least 1")
         self.steps, self.eta, self.guidance, self.batch = steps, eta, guidance, batch
         return self
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What the constructor takes to build this generator again, as it is set now: plain JSON values."""
-        numbers = ("scale_factor", "image_size", "steps", "eta", "guidance", "batch")
-        return {**self._parts, **{name: getattr(self, name) for name in numbers}}
 
     @property
     def device(self) -> torch.device:

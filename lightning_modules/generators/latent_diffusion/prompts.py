@@ -18,7 +18,7 @@ PROMPTS_FILE = "prompts.txt"
 
 
 def find_prompts(
-    folder: Path, width: int, embeddings: Path | None = None, prompts: Sequence[str] | None = None
+    folder: Path, width: int, embeddings: str | Path | None = None, prompts: Sequence[str] | None = None
 ) -> tuple[Tensor, Tensor, str]:
     """Find the prompts of a model folder.
 
@@ -37,7 +37,7 @@ def find_prompts(
     Raises:
         CheckpointError: neither of them, or embeddings of another shape.
     """
-    path = folder / EMBEDDINGS_FILE if embeddings is None else embeddings
+    path = folder / EMBEDDINGS_FILE if embeddings is None else Path(embeddings)
     if prompts is None and embeddings is None and not path.is_file() and (folder / PROMPTS_FILE).is_file():
         lines = (folder / PROMPTS_FILE).read_text(encoding="utf-8").splitlines()
         prompts = [line.strip() for line in lines if line.strip()]

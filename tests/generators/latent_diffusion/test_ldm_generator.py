@@ -151,7 +151,6 @@ def test_encode_inverts_the_scale(generator):
 
 
 def test_arguments_build_it_again(generator):
-    generator.configure(steps=7, eta=0.5)
     again = LatentDiffusionGenerator(**json.loads(json.dumps(generator.arguments)))
     again.load_state_dict(generator.state_dict())
     assert torch.equal(again.freeze().sample_latents(2, seed=0), generator.sample_latents(2, seed=0))
