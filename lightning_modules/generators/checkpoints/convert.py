@@ -1,6 +1,6 @@
 """Convert any readable checkpoint to our own file, or show what such a file holds.
 
-python -m lightning_modules.generators.checkpoints.convert network.pkl faces.safetensors --licence "NVIDIA, non-commercial"
+python -m lightning_modules.generators.checkpoints.convert network.pkl cats.safetensors --licence "non-commercial"
 python -m lightning_modules.generators.checkpoints.convert --show faces.safetensors
 """
 

@@ -27,6 +27,7 @@ class CheckpointGenerator(nn.Module):
         latent_dim: length d of a latent vector.
         image_size: height and width of an image in pixels.
         kind: key of `KINDS`.
+        arguments: what its class was built with, plain JSON values.
         origin: where the checkpoint comes from.
         report: what was matched, one line for each group of tensors.
     """
@@ -34,6 +35,7 @@ class CheckpointGenerator(nn.Module):
     latent_dim: int
     image_size: int
     kind: str
+    arguments: dict[str, Any]
     origin: dict[str, str]
     report: tuple[str, ...]
 
@@ -61,7 +63,7 @@ def build(stored: StoredGenerator) -> CheckpointGenerator:
         stored: what a reader gave.
 
     Returns:
-        The generator: float32, frozen, on the CPU, with the attributes `kind`, `origin` and `report`.
+        The generator: float32, frozen, on the CPU, with `kind`, `arguments`, `origin` and `report`.
 
     Raises:
         CheckpointError: an unknown kind, arguments that describe no such generator, tensors that are missing, left over
@@ -96,7 +98,8 @@ def build(stored: StoredGenerator) -> CheckpointGenerator:
             "damaged, or of another architecture or version"
         )
     network.load_state_dict(stored.tensors, strict=True)
-    network.kind, network.origin, network.report = stored.kind, dict(stored.origin), stored.report
+    network.kind, network.arguments = stored.kind, stored.arguments
+    network.origin, network.report = dict(stored.origin), stored.report
     return network.freeze()
 
 

@@ -27,8 +27,8 @@ READERS = {
 """The reader of each format."""
 
 EXPECTED = (
-    "a StyleGAN2 .pt of rosinality (g_ema), a .pkl of stylegan2-ada-pytorch (G_ema), a latent diffusion model.ckpt with "
-    "its config.yaml beside it, a diffusers folder, or a .safetensors of the convert command"
+    "a StyleGAN2 .pt of rosinality (g_ema), a .pkl of stylegan2-ada-pytorch (G_ema), a latent diffusion model.ckpt "
+    "with its config.yaml beside it, a diffusers folder, or a .safetensors of the convert command"
 )
 _log = logging.getLogger(__name__)
 

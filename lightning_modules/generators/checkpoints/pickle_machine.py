@@ -137,7 +137,7 @@ class PickleMachine:
             return self._pop()
         except CheckpointError:
             raise
-        except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        except Exception as error:  # whatever it is, no pickler writes what leads to it
             raise CheckpointError(
                 f"{self._file}: the pickle is truncated or damaged near byte {position} "
                 f"({type(error).__name__}: {str(error)[:200]}); fetch the file again and compare its size or hash"

@@ -46,12 +46,16 @@ NUMBER = re.compile(r"[<>=|]?([biufc]\d{1,2}|\?)")
 OVERLAPPING_ELEMENTS = 2**24
 
 
+class Unreadable(ValueError):
+    """Something that is no tensor and no plain data; the message is a noun phrase that says what."""
+
+
 class NumpyType:
     """A numpy number type under construction."""
 
     def __init__(self, code: str) -> None:
         if not NUMBER.fullmatch(code):
-            raise CheckpointError(f"numpy dtype {code!r}")
+            raise Unreadable(f"numpy dtype {code!r}")
         self.dtype = np.dtype(code)
 
     def set_order(self, state: Any) -> None:
@@ -122,16 +126,18 @@ class CheckpointGlobals:
             raise CheckpointError(f"{self._file}: found contents that grow far beyond the size of the file; refused")
         try:
             return constructor(*arguments)
-        except CheckpointError as error:
-            if str(error).startswith(self._file):
-                raise
-            raise CheckpointError(f"{self._file}: found {error}; expected tensors and plain data") from error
+        except Unreadable as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Unreadable) -> CheckpointError:
+        return CheckpointError(f"{self._file}: found {error}; expected tensors and plain data, so the file is refused")
 
     def fill(self, target: Any, state: Any) -> None:
         """Set the state of a numpy array or type.
 
         Raises:
-            Damaged: any other target, or a state that does not fit.
+            CheckpointError: a state that does not fit.
+            Damaged: any other target, or a state of the wrong kind.
         """
         if isinstance(target, NumpyType):
             target.set_order(state)
@@ -140,7 +146,10 @@ class CheckpointGlobals:
             if not isinstance(number, NumpyType):
                 raise Damaged("a numpy array has no number type")
             content = content.encode("latin1") if isinstance(content, str) else content
-            _check_array(content, number, shape)
+            try:
+                _check_array(content, number, shape)
+            except Unreadable as error:
+                raise self._refusal(error) from error
             # numpy's own method, given a number type and exactly as many bytes as its shape needs
             target.__setstate__((1, tuple(shape), number.dtype, bool(column_order), bytes(content)))  # type: ignore[attr-defined]
         else:
@@ -157,7 +166,7 @@ def strided(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
         stride: steps in elements.
 
     Raises:
-        CheckpointError: the view reaches outside the storage.
+        Unreadable: the view reaches outside the storage.
         Damaged: arguments of the wrong kind.
     """
     if not isinstance(storage, Tensor) or storage.dim() != 1:
@@ -168,7 +177,7 @@ def strided(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
     elements = math.prod(size)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if elements else offset
     if (elements and last >= storage.numel()) or elements > max(storage.numel(), OVERLAPPING_ELEMENTS):
-        raise CheckpointError(
+        raise Unreadable(
             f"a tensor of size {tuple(size)} and stride {tuple(stride)} from element {offset} of a storage of "
             f"{storage.numel()} elements, which it reaches outside of"
         )
@@ -188,7 +197,7 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 def _rebuild_from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
     inner = TENSOR_CONSTRUCTORS.get(str(function))
     if inner is None:
-        raise CheckpointError(f"a tensor made by '{function}'")
+        raise Unreadable(f"a tensor made by '{function}'")
     return inner(*arguments)
 
 
@@ -219,7 +228,7 @@ def _set(members: Any = ()) -> set[Any]:
 
 def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise CheckpointError(f"bytes in the encoding {encoding!r}")
+        raise Unreadable(f"bytes in the encoding {encoding!r}")
     return text.encode("latin1")
 
 
@@ -239,7 +248,7 @@ def _check_array(content: Any, number: Any, shape: Any) -> None:
     if not all(type(length) is int and length >= 0 for length in shape):
         raise Damaged(f"a numpy array has the shape {shape}")
     if len(content) != math.prod(shape) * number.dtype.itemsize:
-        raise CheckpointError(f"a numpy value of shape {tuple(shape)} and type {number.dtype} in {len(content)} bytes")
+        raise Unreadable(f"a numpy value of shape {tuple(shape)} and type {number.dtype} in {len(content)} bytes")
 
 
 def _scalar(number: Any, content: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,7 @@ def _storage_type(saved: Any, file: str) -> tuple[torch.dtype, str, int]:
 def _read_zip(content: mmap.mmap, file: str) -> Any:
     try:
         records = {info.filename: info for info in zipfile.ZipFile(content).infolist()}
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(
             f"{file}: found a torch file without its table of contents: it is truncated; fetch it again and compare "
             "its size or hash"
@@ -206,8 +207,8 @@ def _read_stream(stream: mmap.mmap | io.BytesIO, file: str, size: int, depth: in
         data = stream.read(storage.nbytes)
         if count != storage.numel() or len(data) != storage.nbytes:
             raise CheckpointError(
-                f"{file}: found {len(data)} bytes of storage {key}, expected {storage.nbytes}: it is truncated; fetch "
-                "it again and compare its size or hash"
+                f"{file}: found {len(data)} bytes for {count} elements of storage {key}, expected {storage.nbytes} "
+                f"bytes for {storage.numel()}: it is truncated or damaged; fetch it again and compare its size or hash"
             )
         if data:
             storage.copy_(torch.frombuffer(bytearray(data), dtype=storage.dtype))
