@@ -35,6 +35,8 @@ class FirstStage(nn.Module):
         config = {key: value for key, value in config.items() if not key.startswith("_")}
         classes: dict[str, Any] = {"vq": VQModel, "kl": AutoencoderKL}
         self.model: Any = classes[kind](**config)
+        if self.model.config.get("lookup_from_codebook"):
+            raise ValueError("found a VQ model whose latents are numbers of codes, expected vectors")
         self.channels = int(self.model.quant_conv.out_channels if kind == "vq" else self.model.config.latent_channels)
         self.factor = 2 ** (len(self.model.config.block_out_channels) - 1)
 

@@ -80,6 +80,12 @@ class LatentDiffusionGenerator(nn.Module):
                 f"found a U-Net for {self.unet.channels} channels and a first stage with {self.first_stage.channels} "
                 "latent channels, expected the same number"
             )
+        given = int(self.unet.model.config.out_channels)
+        if given != self.unet.channels:
+            raise ValueError(
+                f"found a U-Net that gives {given} channels for {self.unet.channels}, expected as many: one that "
+                "predicts its variance as well is not supported"
+            )
         side = image_size // self.first_stage.factor
         self.latent_shape = (self.first_stage.channels, side, side)
         self.latent_dim = self.first_stage.channels * side**2

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+
 
 def make_scheduler(config: dict[str, Any]) -> Any:
     """Build diffusers' DDIMScheduler from the config of any scheduler of the DDPM family.
@@ -23,8 +25,12 @@ def check_sampling(scheduler: Any, steps: int, eta: float) -> None:
     """Refuse numbers that the sampler cannot use.
 
     Raises:
-        ValueError: `steps` not in 1 .. T, or `eta` not in [0, 1].
+        ValueError: `steps` not in 1 .. T, `eta` not in [0, 1], or a network that predicts something unknown.
     """
+    if scheduler.config.prediction_type not in PREDICTIONS:
+        raise ValueError(
+            f"found prediction_type {scheduler.config.prediction_type!r}, expected one of {', '.join(PREDICTIONS)}"
+        )
     levels = scheduler.config.num_train_timesteps
     if not 1 <= steps <= levels:
         raise ValueError(f"found steps={steps}, expected 1 .. {levels}, the noise levels the network was trained with")

@@ -136,6 +136,15 @@ def test_options_are_checked(generator):
         ({"first_stage": {"kind": "vae", "config": {}}}, "found first stage 'vae', expected vq or kl"),
         ({"unet": {"kind": "text", "config": {}}}, "found a U-Net of kind 'text' with prompts=None"),
         ({"unet": {"kind": "image", "config": {"in_channels": 4}}}, "U-Net for 4 channels and a first stage with 3"),
+        ({"unet": {"kind": "image", "config": {"out_channels": 6}}}, "U-Net that gives 6 channels for 3"),
+        (
+            {"scheduler": {"prediction_type": "flow_prediction"}},
+            "prediction_type 'flow_prediction', expected one of ep",
+        ),
+        (
+            {"first_stage": {"kind": "vq", "config": {"lookup_from_codebook": True}}},
+            "VQ model whose latents are numbers of codes",
+        ),
     ],
 )
 def test_arguments_are_checked(small_arguments, change, message):
