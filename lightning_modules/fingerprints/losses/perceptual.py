@@ -1,0 +1,88 @@
+"""LPIPS (Zhang et al. 2018): the paper's loss, with weights by path where the download is out of reach."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.fingerprints.losses.image_loss import ImageLoss
+
+TRUNKS = {"vgg": "vgg16", "squeeze": "squeezenet1_1", "alex": "alexnet"}
+
+
+class Perceptual(ImageLoss):
+    """LPIPS version 0.1: weighted squared differences of unit-normalised activations, averaged over the image.
+
+    Args:
+        network: `vgg` (the paper's), `squeeze` or `alex`.
+        trunk: file of the ImageNet weights of torchvision's network (a state dict); None looks where torch keeps
+            downloads and fetches them if it may.
+
+    Raises:
+        ValueError: an unknown network.
+        FileNotFoundError: no weights; names the file to get and where to put it.
+    """
+
+    def __init__(self, network: str = "vgg", trunk: str | None = None) -> None:
+        super().__init__()
+        if network not in TRUNKS:
+            raise ValueError(f"found network {network!r}, expected {', '.join(TRUNKS)}")
+        import lpips
+
+        self.metric: nn.Module = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
+        _load_trunk(self.metric.net, network, trunk)
+        self.eval().requires_grad_(False)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Unit-normalised activations of each layer, scaled by the root of LPIPS's weights."""
+        metric = self.metric
+        found = []
+        for activation, linear in zip(
+            metric.net(metric.scaling_layer(images * 2.0 - 1.0)),  # type: ignore[operator]
+            metric.lins,  # type: ignore[arg-type]
+            strict=True,
+        ):
+            unit = activation / (activation.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+            found.append(unit * linear.model[-1].weight.clamp_min(0.0).sqrt())
+        return found
+
+    def distance(self, features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """Sum over layers and channels, mean over positions, `(n,)`."""
+        total = features[0].new_zeros(len(features[0]))
+        for a, b in zip(features, targets, strict=True):
+            total = total + (a - b).square().sum(dim=1).flatten(1).mean(dim=1)
+        return total
+
+
+def _load_trunk(net: nn.Module, network: str, trunk: str | None) -> None:
+    """Fill the slices of LPIPS's network, whose layers keep torchvision's numbers, from torchvision's weights."""
+    import torchvision
+
+    name = TRUNKS[network]
+    if trunk is None:
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        if not file.is_file():
+            try:
+                state = weights.get_state_dict(progress=False, check_hash=True)
+            except OSError as error:
+                raise FileNotFoundError(
+                    f"found no {file} and could not fetch {weights.url} ({error}); put that file there, name it as "
+                    "trunk, or choose a loss that needs no download: pixels"
+                ) from error
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    else:
+        if not os.path.isfile(trunk):  # noqa: PTH113 - a plain string from a config
+            raise FileNotFoundError(f"found no file {trunk}, expected the weights of torchvision's {name}")
+        state = torch.load(trunk, map_location="cpu", weights_only=True)
+    features = {key[len("features.") :]: value for key, value in state.items() if key.startswith("features.")}
+    wanted = {key.split(".", 1)[1]: key for key in net.state_dict()}  # "slice1.0.weight" -> "0.weight"
+    missing = sorted(set(wanted) - set(features))
+    if missing:
+        raise ValueError(f"found weights without features.{missing[0]}, expected those of torchvision's {name}")
+    net.load_state_dict({full: features[short] for short, full in wanted.items()}, strict=True)
