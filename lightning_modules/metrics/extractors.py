@@ -130,6 +130,8 @@ class _Scaled(nn.Module):
         self.network = network
         self.side = tuple(settings["input_size"][1:])
         self.mode = settings["interpolation"] if settings["interpolation"] in ("bilinear", "bicubic") else "bicubic"
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(settings["mean"]).reshape(3, 1, 1))
         self.register_buffer("std", torch.tensor(settings["std"]).reshape(3, 1, 1))
 

@@ -121,7 +121,7 @@ class FrechetImageDistance(FrechetInceptionDistance):
 
     def reset(self) -> None:
         """Forget what was seen, except the reals if they are to be kept."""
-        kept = self.real_index
+        kept = list(self.real_index)
         super().reset()
         if not self.reset_real_features:
             self.real_index = kept

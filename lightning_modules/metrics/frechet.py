@@ -34,7 +34,8 @@ from lightning_modules.metrics.symmetric_products import gram, lower_congruence
 TOLERANCE = 1e-5
 """Largest bound of the rounding, relative to the distance, that is accepted of squared singular values.
 
-The bound adds up every eigenvalue's worst case; errors are less than a fiftieth of it (tests/metrics/test_frechet.py).
+The bound adds up every eigenvalue's worst case, with the sum of each covariance's eigenvalues for its largest; the
+errors met are far smaller (tests/metrics/test_frechet_rounding.py).
 """
 
 
@@ -65,10 +66,9 @@ class GaussianFactor:
         n, d = features.shape
         if n < 2:
             raise ValueError(f"found {n} sample(s); a covariance needs at least 2")
-        mean = as_float64(features).mean(dim=0)
+        mean, centred = _centred(features)
         if not mean.isfinite().all():
             raise ValueError("the features hold NaN or infinity; no Frechet distance is defined for them")
-        centred = _centred(features)
         gaussian = cls(mean, centred.square().sum(), gram(centred) if n > d else None, features)
         if n <= d:
             gaussian.factor = _full_rank(centred)
@@ -106,7 +106,7 @@ class GaussianFactor:
     def factor(self) -> Tensor:
         """`(r, d)` float64 with `factor.T @ factor` = covariance, as exact for singular covariances as for others."""
         if self._features is not None:
-            triangle: Tensor = torch.linalg.qr(_centred(self._features), mode="r").R
+            triangle: Tensor = torch.linalg.qr(_centred(self._features)[1], mode="r").R
             return triangle
         assert self.covariance is not None  # one of the two is always given
         values, vectors = torch.linalg.eigh(self.covariance)
@@ -115,7 +115,8 @@ class GaussianFactor:
         # An eigenvalue of 0 comes out as rounding, whose square root would be far larger: cut below the numerical rank.
         rounding = len(values) * torch.finfo(values.dtype).eps * values[-1]
         scales: Tensor = torch.where(values > rounding, values, 0.0).sqrt()
-        return scales[:, None] * vectors.T
+        rows: Tensor = scales[:, None] * vectors.T
+        return rows
 
     def distance(self, other: GaussianFactor) -> Tensor:
         """Frechet distance to `other`: scalar float64, >= 0.
@@ -164,10 +165,11 @@ def as_float64(tensor: Tensor) -> Tensor:
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
 
 
-def _centred(features: Tensor) -> Tensor:
-    """Rows whose products sum to the unbiased covariance: `(n, d)` float64."""
+def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean `(d,)`, and rows whose products sum to the unbiased covariance `(n, d)`, float64."""
     rows = as_float64(features)
-    return (rows - rows.mean(dim=0)) / math.sqrt(len(rows) - 1)
+    mean = rows.mean(dim=0)
+    return mean, (rows - mean).div_(math.sqrt(len(rows) - 1))
 
 
 def _full_rank(centred: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 256
+BLOCK = 192
 
 
 def gram(rows: Tensor) -> Tensor:
-    """`rows.T @ rows`, symmetric to the last digit.
+    """`rows.T @ rows`.
 
     Args:
         rows: `(n, d)`.
@@ -22,11 +22,13 @@ def gram(rows: Tensor) -> Tensor:
         `(d, d)`.
     """
     d = rows.shape[1]
-    lower = rows.new_zeros(d, d)
+    result = rows.new_empty(d, d)
     for start in range(0, d, BLOCK):
-        columns = slice(start, start + BLOCK)
-        lower[start:, columns] = rows[:, start:].T @ rows[:, columns]
-    return lower.tril() + lower.tril(-1).T
+        stop = min(start + BLOCK, d)
+        below = rows[:, start:].T @ rows[:, start:stop]
+        result[start:, start:stop] = below
+        result[start:stop, stop:] = below[stop - start :].T
+    return result
 
 
 def lower_congruence(lower: Tensor, symmetric: Tensor) -> Tensor:
