@@ -1,8 +1,8 @@
 """Writing a generator's images as PNG files: the same bytes on any number of processes, resumed where it stopped.
 
 What a convolution gives for one image can differ in the last bits with the number of images computed beside it and
-with the number of threads. So samples are always computed in the same blocks, aligned to multiples of `BLOCK`, each
-wholly by one process on one thread; a block is computed whole even where only a part of it is wanted.
+with the number of threads. So samples are always computed in the same blocks, aligned to multiples of `block_size`,
+each wholly by one process on one thread; a block is computed whole even where only a part of it is wanted.
 """
 
 from __future__ import annotations
@@ -28,20 +28,24 @@ from lightning_modules.generators.bundled import load_bundled
 from lightning_modules.generators.protocol import Generator, to_uint8
 
 BLOCK = 32
-"""Images computed together; part of what defines the bytes."""
+"""Images computed together, up to 64 px; part of what defines the bytes."""
+
+BLOCK_PIXELS = BLOCK * 64**2
+"""Pixels computed together at most: what a generator of large images needs in memory for one block stays bounded."""
 
 _loaded: dict[str, Generator] = {}  # the generators of this process, so that each is loaded once
 
 
 @dataclass(frozen=True)
 class Block:
-    """One unit of work: samples `start .. stop - 1` of a source, all within one aligned block."""
+    """One unit of work: samples `start .. stop - 1` of a source, all within one aligned block of `size`."""
 
     source: str
     folder: Path
     seed: int
     start: int
     stop: int
+    size: int
 
 
 def generate_images(
@@ -58,7 +62,7 @@ def generate_images(
         progress: show a progress bar.
 
     Raises:
-        ValueError: n or processes below 1.
+        ValueError: n or processes below 1, or a generator whose images cannot be made again.
     """
     source = generator if isinstance(generator, str) else folder.name
     generate_sources({source: generator}, {source: folder}, n, seed, processes, progress)
@@ -83,16 +87,19 @@ def generate_sources(
         progress: show a progress bar.
 
     Raises:
-        ValueError: n or processes below 1.
+        ValueError: n or processes below 1, or a generator whose images cannot be made again.
     """
     if n < 1 or processes < 1:
         raise ValueError(f"expected at least 1 image and 1 process, found n={n}, processes={processes}")
+    for generator in generators.values():
+        check_reproducible(generator)
     blocks = []
     for source, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
-        for start in range(0, n, BLOCK):
-            block = Block(source, folder, seed, start, min(start + BLOCK, n))
+        size = block_size(generators[source])
+        for start in range(0, n, size):
+            block = Block(source, folder, seed, start, min(start + size, n), size)
             if any(not image_path(folder, i).is_file() for i in range(block.start, block.stop)):
                 blocks.append(block)
     processes = min(processes, len(blocks))
@@ -104,24 +111,54 @@ def generate_sources(
             bar.update(block.stop - block.start)
 
 
+def block_size(generator: Generator | str) -> int:
+    """Images of a generator that are computed together: a power of two that depends on its image size alone.
+
+    Args:
+        generator: a generator, or the name of a bundled source, all of which make small images.
+
+    Returns:
+        32 up to 64 px, then 8 at 128 px, 2 at 256 px and 1 from 512 px.
+    """
+    if isinstance(generator, str):
+        return BLOCK
+    fitting = BLOCK_PIXELS // generator.image_size**2
+    return 1 << (min(max(fitting, 1), BLOCK).bit_length() - 1)
+
+
+def check_reproducible(generator: Generator | str) -> None:
+    """Refuse a generator that says of itself that its images cannot be made again.
+
+    Raises:
+        ValueError: its attribute `reproducible` is False.
+    """
+    if not getattr(generator, "reproducible", True):
+        raise ValueError(
+            "found a generator that draws new noise for each image, so that no image can be made again; expected noise "
+            "fixed, buffers or none: configure it so"
+        )
+
+
 def synthesize_block(generator: Generator, seed: int, start: int) -> Tensor:
     """Images of one aligned block as a file will hold them.
 
     Args:
         generator: the generator.
         seed: seed of the latents.
-        start: index of the first sample, a multiple of `BLOCK`.
+        start: index of the first sample, a multiple of `block_size(generator)`.
 
     Returns:
-        uint8 `(BLOCK, 3, H, W)`.
+        uint8 `(block_size, 3, H, W)`.
 
     Raises:
-        ValueError: start is not a multiple of `BLOCK`.
+        ValueError: start is not a multiple of the block size, or a generator whose images cannot be made again.
     """
-    if start % BLOCK:
-        raise ValueError(f"found start {start}, expected a multiple of {BLOCK}")
+    size = block_size(generator)
+    if start % size:
+        raise ValueError(f"found start {start}, expected a multiple of {size}")
+    check_reproducible(generator)
     with _one_thread(), torch.no_grad():
-        return to_uint8(generator.synthesize(generator.sample_latents(BLOCK, seed, start)))
+        return to_uint8(generator.synthesize(generator.sample_latents(size, seed, start)))
 
 
 def image_path(folder: Path, index: int) -> Path:
@@ -150,11 +187,11 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _write_block(block: Block) -> Block:
-    images = synthesize_block(_loaded[block.source], block.seed, block.start - block.start % BLOCK)
+    images = synthesize_block(_loaded[block.source], block.seed, block.start - block.start % block.size)
     for index in range(block.start, block.stop):
         path = image_path(block.folder, index)
         if not path.is_file():
-            write_png(images[index % BLOCK].permute(1, 2, 0).numpy(), path)
+            write_png(images[index % block.size].permute(1, 2, 0).numpy(), path)
     return block
 
 

@@ -15,6 +15,7 @@ from lightning_modules.generators.dcgan import DCGANGenerator
 from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.generators.sampling import (
     BLOCK,
+    block_size,
     generate_images,
     generate_sources,
     image_path,
@@ -114,6 +115,52 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(generator, tmp_path
 def test_a_block_starts_at_a_multiple_of_its_size(generator):
     with pytest.raises(ValueError, match="multiple"):
         synthesize_block(generator, 0, 5)
+
+
+class Grey:
+    """Images whose level is the latent."""
+
+    latent_dim = 1
+
+    def __init__(self, image_size):
+        self.image_size = image_size
+        self.counts = []
+
+    def sample_latents(self, n, seed, start=0):
+        self.counts.append((start, n))
+        return torch.arange(start, start + n)[:, None] / 255.0
+
+    def synthesize(self, latents):
+        return latents[:, :, None, None].expand(-1, 3, self.image_size, self.image_size)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "size"), [(4, 32), (32, 32), (64, 32), (100, 8), (128, 8), (256, 2), (512, 1), (1024, 1)]
+)
+def test_large_images_are_computed_in_smaller_blocks(image_size, size):
+    large = Grey(image_size)
+    assert block_size(large) == size
+    assert synthesize_block(large, 0, 2 * size)[:, 0, 0, 0].tolist() == list(range(2 * size, 3 * size))
+
+
+def test_every_index_has_its_own_image_whatever_the_block(tmp_path):
+    large = Grey(128)
+    generate_images(large, tmp_path, 19, seed=0, progress=False)
+    for index in range(19):
+        with Image.open(image_path(tmp_path, index)) as image:
+            assert image.getpixel((0, 0)) == (index,) * 3
+    assert large.counts == [(0, 8), (8, 8), (16, 8)]
+
+
+def test_a_generator_that_cannot_repeat_its_images_is_refused(generator, tmp_path):
+    generator.reproducible = False
+    for refuse in (
+        lambda: generate_images(generator, tmp_path / "a", 4, seed=0),
+        lambda: synthesize_block(generator, 0, 0),
+    ):
+        with pytest.raises(ValueError, match=r"draws new noise for each image.*expected noise fixed, buffers or none"):
+            refuse()
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(("n", "processes"), [(0, 1), (4, 0)])

@@ -98,8 +98,7 @@ def build(stored: StoredGenerator) -> CheckpointGenerator:
             "damaged, or of another architecture or version"
         )
     network.load_state_dict(stored.tensors, strict=True)
-    network.kind, network.arguments = stored.kind, stored.arguments
-    network.origin, network.report = dict(stored.origin), stored.report
+    network.kind, network.origin, network.report = stored.kind, dict(stored.origin), stored.report
     return network.freeze()
 
 

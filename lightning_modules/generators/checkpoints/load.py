@@ -143,6 +143,11 @@ def _recognise_file(path: Path) -> str:
         raise CheckpointError(f"{path.name}: found a pickled {_described(content)}; expected {EXPECTED}")
     if isinstance(content.get("G_ema"), PickledObject):
         return "stylegan2-ada-pytorch"
+    if isinstance(content.get("g_ema"), PickledObject):
+        raise CheckpointError(
+            f"{path.name}: found g_ema that is a pickled {content['g_ema'].class_name}, expected its state dict; save "
+            "g_ema.state_dict() under that name where the file was made"
+        )
     if isinstance(content.get("g_ema"), dict) or "style.1.weight" in content:
         return "rosinality"
     state = content.get("state_dict")

@@ -1,0 +1,127 @@
+"""A folder of one generator's images, which says in `generation.json` what made them and takes no others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lightning_modules.generators.checkpoints.own_file import content_hash
+from lightning_modules.generators.protocol import Generator
+from lightning_modules.generators.sampling import block_size, check_reproducible, generate_images, write_bytes
+
+RECORD_NAME = "generation.json"
+FORMAT = 1
+
+
+def write_image_folder(
+    generator: Generator, folder: Path, n: int, seed: int, processes: int = 1, progress: bool = True
+) -> None:
+    """Write samples 0 .. n-1 of a generator to `folder/0000000.png` and so on, and `folder/generation.json`.
+
+    The bytes depend on the generator, its settings and the seed alone. A run that was interrupted goes on where it
+    stopped, a larger `n` adds to the images that are there. Images of other weights, settings or seeds are not mixed.
+
+    Args:
+        generator: the generator.
+        folder: where the images go; made if needed.
+        n: number of images.
+        seed: seed of the latents.
+        processes: processes that share the work.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: the folder holds something else, n or processes below 1, or a generator whose images cannot be made
+            again.
+    """
+    if n < 1 or processes < 1:
+        raise ValueError(f"expected at least 1 image and 1 process, found n={n}, processes={processes}")
+    check_reproducible(generator)
+    record = describe_generation(generator, n, seed)
+    check_image_folder(folder, record)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes((json.dumps(record, indent=2, sort_keys=True) + "\n").encode(), folder / RECORD_NAME)
+    generate_images(generator, folder, n, seed, processes, progress)
+
+
+def describe_generation(generator: Generator, n: int, seed: int) -> dict[str, Any]:
+    """What decides the bytes of a folder of images, as plain values.
+
+    Args:
+        generator: the generator; a module, whose weights are hashed.
+        n: number of images.
+        seed: seed of the latents.
+    """
+    module = generator if isinstance(generator, nn.Module) else None
+    arguments = json.dumps(getattr(generator, "arguments", None), sort_keys=True)
+    return {
+        "format": FORMAT,
+        "images": n,
+        "seed": seed,
+        "block": block_size(generator),
+        "generator": type(generator).__name__,
+        "architecture": hashlib.sha256(arguments.encode()).hexdigest(),
+        "weights": content_hash(module.state_dict()) if module is not None else None,
+        "settings": _settings(generator),
+    }
+
+
+def check_image_folder(folder: Path, record: dict[str, Any]) -> None:
+    """Refuse a folder that holds anything but images of the same generation, no more than are asked for.
+
+    Raises:
+        ValueError: says what the folder holds, what was expected, and what to do.
+    """
+    path = folder / RECORD_NAME
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"found the file {folder}, expected a folder or a new name; choose another --out")
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(
+                f"found files but no {RECORD_NAME} in {folder}, expected a new folder or images of this command; "
+                "choose another --out"
+            )
+        return
+    try:
+        found = json.loads(path.read_text())
+        images = int(found["images"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"found {path} unreadable ({error}); choose another --out") from error
+    names = sorted({*found, *record} - {"images", "settings"})
+    differences = _differences(found, record, names)
+    if not differences and isinstance(found.get("settings"), dict):
+        settings: dict[str, Any] = record["settings"]
+        differences = _differences(found["settings"], settings, sorted({*found["settings"], *settings}))
+    if differences:
+        raise ValueError(f"{folder}: found images made otherwise: {'; '.join(differences)}; choose another --out")
+    if images > record["images"]:
+        raise ValueError(
+            f"{folder}: found a folder of {images} images, asked for {record['images']} of the same; its first "
+            f"{record['images']} are those: use them, or choose another --out"
+        )
+
+
+def _differences(found: dict[str, Any], expected: dict[str, Any], names: list[str]) -> list[str]:
+    return [
+        f"{name} {found.get(name)!r}, expected {expected.get(name)!r}"
+        for name in names
+        if found.get(name) != expected.get(name)
+    ]
+
+
+def _settings(generator: Any) -> dict[str, Any]:
+    """Plain attributes of a generator and of the generators in it: how it samples, besides its weights."""
+    parts = {"": generator}
+    if isinstance(generator, nn.Module):
+        parts |= {f"{name}.": part for name, part in generator.named_modules() if name and hasattr(part, "configure")}
+    return {
+        f"{prefix}{name}": value
+        for prefix, part in parts.items()
+        for name, value in sorted(vars(part).items())
+        if not name.startswith("_")
+        and name not in ("training", "kind")
+        and isinstance(value, (bool, int, float, str, type(None)))
+    }
