@@ -156,6 +156,19 @@ class InversionDecoder:
                     rows = _best_rows(rows, kept[stop])
             return self._estimate(_joined([*done, rows]), targets)
 
+    @torch.no_grad()
+    def judge(self, images: Tensor, alpha: Tensor, logits: Tensor) -> Tensor:
+        """Loss of given answers `(n,)`: alpha `(n, k)` in the units of the search, key logits `(n, m)`."""
+        targets = self._in_parts(self.loss.features, images)
+        image = torch.arange(len(images), device=images.device)
+        values = torch.cat([alpha, logits], dim=1)
+        return torch.cat(
+            [
+                self._losses(values[part], part, [target[part] for target in targets], self.settings.steps)
+                for part in image.split(self.settings.batch)
+            ]
+        )
+
     def _rows(self, alpha: Tensor, logits: Tensor, n: int, starts: int) -> Rows:
         logits = logits.expand(n, starts, self.fingerprint.bits)
         values = torch.cat([alpha, logits], dim=2).flatten(0, 1)
@@ -225,14 +238,8 @@ class InversionDecoder:
     def _estimate(self, rows: Rows, targets: list[Tensor]) -> KeyEstimate:
         """The row of least loss of each image, by the loss of the values it ended with."""
         with torch.no_grad():
-            rows.loss = torch.cat(
-                [
-                    self._losses(values, image, [target[image] for target in targets], rows.step)
-                    for values, image in zip(
-                        rows.values.split(self.settings.batch), rows.image.split(self.settings.batch), strict=True
-                    )
-                ]
-            )
+            parts = zip(rows.values.split(self.settings.batch), rows.image.split(self.settings.batch), strict=True)
+            rows.loss = torch.cat([self._losses(v, i, [target[i] for target in targets], rows.step) for v, i in parts])
             best = _best_rows(rows, 1)
             return KeyEstimate(best.values[:, self.axes :], best.loss, self._latents(best.values))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from smooth_generator import BITS, Smooth
 
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.inversion import (
@@ -17,26 +18,7 @@ from lightning_modules.fingerprints.inversion import (
 from lightning_modules.fingerprints.keys import seeded_keys
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.losses import make_loss
-from lightning_modules.generators.latents import standard_normal_latents
 from lightning_modules.generators.protocol import to_uint8
-
-BITS = 6
-
-
-class Smooth(torch.nn.Module):
-    """A generator whose images follow from their latents through one nonlinear layer: every key can be found."""
-
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.weight = torch.nn.Parameter(torch.randn(16, 3 * 16 * 16, generator=generator) / 2, requires_grad=False)
-        self.scale = torch.linspace(2.0, 0.5, 16)
-
-    def sample_latents(self, n, seed):
-        return standard_normal_latents(n, 16, seed) * self.scale
-
-    def synthesize(self, latents):
-        return torch.sigmoid(latents @ self.weight).view(-1, 3, 16, 16)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,95 @@
+"""Reading a key with a network: one forward pass instead of an optimisation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.fingerprints.decoding import KeyEstimate
+from lightning_modules.networks import SourceNetwork
+
+
+class KeyNetwork(nn.Module):
+    """An image to the logits of its key and to its latent's coordinates outside the key.
+
+    Knowing where the image lies among all images is what separates a key from an unusual garment or face; the second
+    head makes the features carry it, and gives an inversion its start.
+
+    Args:
+        bits: length m of a key.
+        axes: number k of coordinates to estimate, those of largest deviation first.
+        backbone: a timm network.
+        stem: see `networks.SourceNetwork`.
+        weights: see `networks.SourceNetwork`.
+    """
+
+    log_temperature: Tensor
+
+    def __init__(
+        self, bits: int, axes: int, backbone: str = "resnet18", stem: str = "patch", weights: str = "none"
+    ) -> None:
+        super().__init__()
+        self.bits = bits
+        self.axes = axes
+        self.network = SourceNetwork(backbone, bits + axes, stem, weights)
+        self.register_buffer("log_temperature", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images `(n, 3, H, W)` in [0, 1] to key logits `(n, m)` and alpha in standard deviations `(n, k)`."""
+        output, _ = self.network(images * 2.0 - 1.0)
+        return output[:, : self.bits] / self.log_temperature.exp(), output[:, self.bits :]
+
+    def calibrate(self, logits: Tensor, keys: Tensor) -> float:
+        """Set the temperature that makes logits log odds, on images it was not trained on (Guo et al. 2017).
+
+        Args:
+            logits: what `forward` gave, `(n, m)`.
+            keys: the keys of those images, bool `(n, m)`.
+
+        Returns:
+            The factor by which logits are divided from now on, in addition to before.
+        """
+        change = fit_temperature(logits, keys)
+        self.log_temperature += torch.log(torch.tensor(change))
+        return change
+
+
+def fit_temperature(logits: Tensor, keys: Tensor) -> float:
+    """The temperature of least cross-entropy, by golden-section search in its logarithm over [1/20, 20]."""
+    low, high = torch.log(torch.tensor([1.0 / 20.0, 20.0], dtype=torch.float64)).tolist()
+    values, truth = logits.detach().double(), keys.double()
+
+    def entropy(log_temperature: float) -> float:
+        scaled = values * float(torch.exp(torch.tensor(-log_temperature, dtype=torch.float64)))
+        return float(F.binary_cross_entropy_with_logits(scaled, truth))
+
+    golden = (5.0**0.5 - 1.0) / 2.0
+    for _ in range(40):
+        a, b = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, b) if entropy(a) < entropy(b) else (a, high)
+    return float(torch.exp(torch.tensor((low + high) / 2.0)))
+
+
+class AmortisedDecoder:
+    """Decodes keys by a trained network.
+
+    Args:
+        network: the network, in evaluation mode.
+        batch: images computed together.
+    """
+
+    def __init__(self, network: KeyNetwork, batch: int = 256) -> None:
+        self.network = network.eval()
+        self.batch = batch
+
+    def decode(self, images: Tensor) -> KeyEstimate:
+        """Decode images `(n, 3, H, W)` in [0, 1]; nothing is minimised, so the loss is nan."""
+        logits, _ = self.starts(images)
+        return KeyEstimate(logits, torch.full((len(images),), float("nan"), device=images.device))
+
+    @torch.no_grad()
+    def starts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Key logits `(n, m)` and alpha in standard deviations `(n, k)`."""
+        parts = [self.network(part) for part in images.split(self.batch)]
+        return torch.cat([logits for logits, _ in parts]), torch.cat([alpha for _, alpha in parts])
