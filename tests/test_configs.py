@@ -13,6 +13,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 ATTRIBUTION = sorted([CONFIGS / "quickstart.yaml", *(CONFIGS / "attribution").glob("*.yaml")])
 ZOO = sorted((CONFIGS / "zoo").glob("*.yaml"))
 GM_FASHION = sorted((CONFIGS / "gm_fashion").glob("*.yaml"))
+GENERATE = sorted((CONFIGS / "generate").glob("*.yaml"))
+ATTACKS = sorted((CONFIGS / "attacks").glob("*.yaml"))  # lists of attacks, run by tests/attacks
 SHORT = [
     "--trainer.accelerator=cpu",
     "--trainer.max_epochs=1",
@@ -28,7 +30,7 @@ def name(path: Path) -> str:
 
 
 def test_every_config_is_run_here():
-    assert sorted([*ATTRIBUTION, *ZOO, *GM_FASHION]) == sorted(CONFIGS.rglob("*.yaml"))
+    assert sorted([*ATTRIBUTION, *ZOO, *GM_FASHION, *ATTACKS]) == sorted(CONFIGS.rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=name)
@@ -66,3 +68,12 @@ def test_gm_fashion_config_writes_a_data_set(config, tmp_path):
     assert set(counts.values()) == {2}
     assert "real-fashion" in counts
     assert {source.partition("-")[0] for source in counts} == {"real", "gan", "vae", "flow", "score"}
+
+
+@pytest.mark.parametrize("config", GENERATE, ids=name)
+def test_generate_config_writes_images(config, tmp_path):
+    folder = evaluate.main(
+        ["generate", "--config", str(config), f"--out={tmp_path / 'images'}", "--n=2", "--processes=1"]
+    )
+    assert len(list(folder.glob("*.png"))) == 2
+    assert (folder / "generation.json").is_file()

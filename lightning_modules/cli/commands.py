@@ -77,7 +77,7 @@ def predict(args: list[str]) -> Path:
 
 
 def generate(args: list[str]) -> Path:
-    """Write a GM data set; returns its folder."""
+    """Write images of one generator, or a GM data set of several; returns the folder."""
     from lightning_modules.cli import generate as command
 
     out = command.generate(args)

@@ -20,7 +20,8 @@ from lightning_modules.generators.sampling import check_reproducible
 PROG = "evaluate.py generate"
 DESCRIPTION = """Write images: of one generator (key `generator`), or a GM data set (key `sources`).
 
-The same bytes for the same seed on any number of processes; a run that was interrupted goes on where it stopped."""
+The same bytes for the same seed on any number of processes; a run that was interrupted goes on where it stopped.
+`--generator NAME --help` lists the options of the one, the list below is of the other."""
 
 
 def write_data_set(
