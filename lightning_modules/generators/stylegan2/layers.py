@@ -21,9 +21,23 @@ GAIN = math.sqrt(2.0)
 EPSILON = 1e-8
 
 
-def activate(x: Tensor, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU with slope 0.2 and gain sqrt(2), which keeps the variance; then limit to +- clamp."""
-    x = F.leaky_relu(x, SLOPE) * GAIN
+def activate(x: Tensor) -> Tensor:
+    """Leaky ReLU with slope 0.2 and gain sqrt(2), which keeps the variance."""
+    return F.leaky_relu(x, SLOPE) * GAIN
+
+
+def activate_modulated(x: Tensor, factor: Tensor, offset: Tensor, clamp: float | None = None) -> Tensor:
+    """`activate(factor x + offset)`, limited to +- clamp, in two passes over the features.
+
+    A positive gain can be applied before the leaky ReLU as well, so it goes into factor and offset, which are small.
+
+    Args:
+        x: features `(n, c, h, w)`.
+        factor: `(n, c, 1, 1)`.
+        offset: anything that broadcasts to x.
+        clamp: limit, or None.
+    """
+    x = F.leaky_relu(torch.addcmul(offset * GAIN, x, factor * GAIN), SLOPE, inplace=True)
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
@@ -50,7 +64,7 @@ class EqualisedLinear(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """Convolution whose input channels are scaled by a style and whose output is brought back to unit variance.
+    """Convolution whose input channels are scaled by a style, and the factor that brings back unit variance.
 
     Args:
         w_dim: length of a style latent w.
@@ -58,7 +72,6 @@ class ModulatedConv(nn.Module):
         outputs: channels out.
         kernel_size: 3, or 1 for the layers that make RGB.
         up: double height and width: transposed convolution, then the filter.
-        demodulate: divide by the expected standard deviation (section 2.2, equation 3).
         scale_before_demodulation: whether the small constant of the demodulation is added to the scaled weights'
             energy or to the stored ones'; public implementations differ in this, by 1e-8 times the fan-in.
     """
@@ -70,20 +83,29 @@ class ModulatedConv(nn.Module):
         outputs: int,
         kernel_size: int,
         up: bool = False,
-        demodulate: bool = True,
         scale_before_demodulation: bool = True,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel_size, kernel_size))
         self.affine = EqualisedLinear(w_dim, inputs, bias_init=1.0)
         self.up = up
-        self.demodulate = demodulate
         fan_in = inputs * kernel_size**2
         self.gain = 1.0 / math.sqrt(fan_in)
         self.epsilon = EPSILON if scale_before_demodulation else EPSILON / fan_in
 
-    def forward(self, x: Tensor, w: Tensor, kernel: Tensor) -> Tensor:
-        """Filter `(n, inputs, h, w)` in the style of latents `(n, w_dim)`; `kernel` are the taps of the up-sampling."""
+    def forward(self, x: Tensor, w: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Filter features in the style of a latent.
+
+        Args:
+            x: `(n, inputs, h, w)`.
+            w: latents `(n, w_dim)`.
+            kernel: taps of the up-sampling filter.
+
+        Returns:
+            The modulated features `(n, outputs, h, w)`, twice as large if `up`, and the factor `(n, outputs, 1, 1)`
+            that demodulates them (section 2.2, equation 3): one over their expected standard deviation. Left to the
+            caller, who has other factors to apply in the same pass, or wants none.
+        """
         weight = self.weight * self.gain
         style = self.affine(w)  # (n, inputs)
         x = x * style[:, :, None, None]
@@ -93,7 +115,5 @@ class ModulatedConv(nn.Module):
             x = blur(x, kernel, ((taps - 1) // 2, (taps - 2) // 2), gain=4.0)
         else:
             x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        if self.demodulate:
-            energy = style.square() @ weight.square().sum(dim=(2, 3)).t()  # (n, outputs)
-            x = x * torch.rsqrt(energy + self.epsilon)[:, :, None, None]
-        return x
+        energy = style.square() @ weight.square().sum(dim=(2, 3)).t()  # (n, outputs)
+        return x, torch.rsqrt(energy + self.epsilon)[:, :, None, None]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.pickle_machine import PickledObject
+from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import module_tensors, read_tensor_pickle
 from lightning_modules.generators.stylegan2.checkpoint_tensors import ForeignTensors
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator

@@ -41,9 +41,11 @@ def blur(x: Tensor, kernel: Tensor, pad: tuple[int, int], gain: float = 1.0) -> 
     """
     channels = x.shape[1]
     taps = (kernel.flip(0) * gain**0.5).to(x.dtype)
-    x = F.pad(x, (pad[0], pad[1], pad[0], pad[1]))
-    x = F.conv2d(x, taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-    return F.conv2d(x, taps.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    both = pad[0] if pad[0] == pad[1] >= 0 else 0  # equal sides are padded by the convolution, without a copy
+    if not both:
+        x = F.pad(x, (pad[0], pad[1], pad[0], pad[1]))
+    x = F.conv2d(x, taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), padding=(0, both), groups=channels)
+    return F.conv2d(x, taps.view(1, 1, -1, 1).expand(channels, 1, -1, 1), padding=(both, 0), groups=channels)
 
 
 def upsample(x: Tensor, kernel: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.generators.stylegan2.layers import ModulatedConv, activate
+from lightning_modules.generators.stylegan2.layers import ModulatedConv, activate_modulated
 from lightning_modules.generators.stylegan2.resampling import DEFAULT_FILTER, normalised_filter, upsample
 
 
@@ -38,7 +38,7 @@ class StyledConv(nn.Module):
         scale_before_demodulation: bool,
     ) -> None:
         super().__init__()
-        self.conv = ModulatedConv(w_dim, inputs, outputs, 3, up, True, scale_before_demodulation)
+        self.conv = ModulatedConv(w_dim, inputs, outputs, 3, up, scale_before_demodulation)
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("noise_map", torch.randn(1, 1, size, size))
@@ -46,10 +46,10 @@ class StyledConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, kernel: Tensor) -> Tensor:
         """Map features `(n, inputs, h, w)` to `(n, outputs, size, size)`; `noise` is `(1 or n, 1, size, size)`."""
-        x = self.conv(x, w, kernel)
+        x, factor = self.conv(x, w, kernel)
         offset = self.bias[:, None, None]
-        x = x + (offset if noise is None else offset + noise * self.noise_strength)
-        return activate(x, self.clamp)
+        offset = offset if noise is None else offset + noise * self.noise_strength
+        return activate_modulated(x, factor, offset, self.clamp)
 
 
 class ToImage(nn.Module):
@@ -57,13 +57,13 @@ class ToImage(nn.Module):
 
     def __init__(self, w_dim: int, inputs: int, outputs: int, clamp: float | None) -> None:
         super().__init__()
-        self.conv = ModulatedConv(w_dim, inputs, outputs, 1, demodulate=False)
+        self.conv = ModulatedConv(w_dim, inputs, outputs, 1)
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.clamp = clamp
 
     def forward(self, x: Tensor, w: Tensor, kernel: Tensor) -> Tensor:
         """Map features `(n, inputs, h, w)` to `(n, outputs, h, w)`."""
-        x = self.conv(x, w, kernel) + self.bias[:, None, None]
+        x = self.conv(x, w, kernel)[0] + self.bias[:, None, None]
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
