@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 
@@ -123,7 +123,7 @@ class PickleMachine:
         """
         position: int | None = 0
         try:
-            for opcode, argument, position in pickletools.genops(self._stream):  # noqa: B007
+            for opcode, argument, position in pickletools.genops(cast(IO[bytes], self._stream)):  # noqa: B007
                 name = opcode.name
                 if name in LITERALS:
                     self._stack.append(argument)

@@ -151,7 +151,7 @@ class CheckpointGlobals:
             except Unreadable as error:
                 raise self._refusal(error) from error
             # numpy's own method, given a number type and exactly as many bytes as its shape needs
-            target.__setstate__((1, tuple(shape), number.dtype, bool(column_order), bytes(content)))  # type: ignore[attr-defined]
+            target.__setstate__((1, tuple(shape), number.dtype, bool(column_order), bytes(content)))  # type: ignore[arg-type]
         else:
             raise Damaged(f"attributes are set on a {type(target).__name__}")
 

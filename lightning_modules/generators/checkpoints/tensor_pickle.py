@@ -58,7 +58,7 @@ def read_tensor_pickle(path: Path) -> Any:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     start = content[:512]
     if start.startswith(b"PK\x03\x04"):
-        return _read_zip(content, path.name)
+        return _read_zip(content, path)
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path.name}: found a Git LFS pointer, not the file itself; run `git lfs pull` for it")
     if start.lstrip()[:1] == b"<":
@@ -119,9 +119,11 @@ def _storage_type(saved: Any, file: str) -> tuple[torch.dtype, str, int]:
     return STORAGES[str(kind)], str(key), count
 
 
-def _read_zip(content: mmap.mmap, file: str) -> Any:
+def _read_zip(content: mmap.mmap, path: Path) -> Any:
+    file = path.name
     try:
-        records = {info.filename: info for info in zipfile.ZipFile(content).infolist()}
+        with zipfile.ZipFile(path) as archive:
+            records = {info.filename: info for info in archive.infolist()}
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(
             f"{file}: found a torch file without its table of contents: it is truncated; fetch it again and compare "
