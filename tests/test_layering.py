@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PURE = ("generators", "artifacts", "metrics", "networks", "reporting")
+PURE = ("generators", "artifacts", "metrics", "networks", "reporting", "attacks")
 LIGHTNING = ("pytorch_lightning", "lightning")
 ENTRY = ("train", "evaluate")
 
@@ -45,11 +45,12 @@ def test_pure_packages_import_no_lightning_no_data_and_no_module(package):
     assert offenders(ROOT / "lightning_modules" / package, (*LIGHTNING, *ENTRY, "datamodules", *above)) == []
 
 
-def test_metrics_artifacts_and_generators_do_not_know_each_other():
+def test_metrics_artifacts_generators_and_attacks_do_not_know_each_other():
     for package, others in (
         ("metrics", ("artifacts", "generators", "networks", "reporting")),
         ("artifacts", ("metrics", "generators", "networks", "reporting")),
         ("generators", ("metrics", "artifacts", "networks", "reporting")),
+        ("attacks", ("metrics", "artifacts", "generators", "networks", "reporting")),
     ):
         banned = tuple(f"lightning_modules.{other}" for other in others)
         assert offenders(ROOT / "lightning_modules" / package, banned) == []

@@ -1,0 +1,118 @@
+"""The contract of every attack: two faces of the same draw, and a strength."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+MARGIN = 0.02  # how far beyond [0, 1] an image may reach: 5 grey levels of overshoot, far less than [-1, 1] images do
+
+
+class Attack(ABC):
+    """Something that happens to an image, with parameters that the image's own seed draws.
+
+    Both faces take images float32 `(n, 3, H, W)`, RGB, in [0, 1], and seeds int64 `(n,)`, one per image
+    (`streams.image_seeds`), and give float32 images of the same shape on the same device. They use the same parameters
+    and the same noise for the same seed, whatever the batch, its order, the rank or the device.
+
+    - `real`, also called by `attack(images, seeds)`: rounds to 8 bits, attacks, rounds to 8 bits, as saved files do;
+      computed on the CPU, in float64 and through the real codec, one image independent of the others: the same bytes
+      whatever the batch. Carries no gradient. For evaluation.
+    - `differentiable`: stays on the device in float32, without rounding; gradients reach the images. Its last bits
+      may change with the batch, as those of a convolution do. For training and inside an inversion.
+
+    Attributes:
+        kind: name of the class in the registry.
+        name: what it was asked for by (`jpeg_50`, `paper-blur`); names rows and log keys.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.name = self.kind
+
+    def __call__(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """Attack as a saved file is attacked: the same as `real`."""
+        return self.real(images, seeds)
+
+    def real(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """Attack 8-bit images and give what a saved 8-bit file holds: multiples of 1/255.
+
+        Raises:
+            ValueError: images or seeds that break the contract of the class.
+        """
+        keys = _checked(images, seeds)
+        pixels = to_levels(images).double() / 255.0
+        return (to_levels(self.attack_pixels(pixels, keys)).float() / 255.0).to(images.device)
+
+    def differentiable(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """Attack on the device, with gradients.
+
+        Raises:
+            ValueError: images or seeds that break the contract of the class.
+        """
+        keys = _checked(images, seeds)
+        return self.attack_smoothly(images, keys) if len(keys) else images
+
+    @abstractmethod
+    def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
+        """Give the parameters that images of these seeds meet, each `(n,)`.
+
+        Args:
+            seeds: int64 `(n,)`.
+            size: shorter side of the images in pixels (only parameters that scale with it use it).
+        """
+
+    @abstractmethod
+    def at_strength(self, strength: float) -> Self:
+        """Give this attack with its parameters scaled, for a curriculum: 1 as it is, 0 does nothing.
+
+        Scaling is relative to the attack as it stands; parameters come from the same draws.
+
+        Raises:
+            ValueError: a strength outside [0, 1].
+        """
+
+    @abstractmethod
+    def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Attack checked images float64 `(n, 3, H, W)` on the CPU; may leave [0, 1], the caller rounds and clamps."""
+
+    @abstractmethod
+    def attack_smoothly(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Attack checked images float32 `(n, 3, H, W)` on their device, with gradients; n at least 1."""
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """Clamp to [0, 1] and round to 256 levels, halves to even: uint8 on the CPU, the same shape."""
+    return (images.detach().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).cpu()
+
+
+def checked_strength(strength: float) -> float:
+    """Return the strength, or raise ValueError for one outside [0, 1]."""
+    if not 0.0 <= strength <= 1.0:
+        raise ValueError(f"found an attack strength of {strength}, expected 0 (does nothing) to 1 (as specified)")
+    return float(strength)
+
+
+def _checked(images: Tensor, seeds: Tensor) -> NDArray[np.int64]:
+    """Refuse what the attacks would silently spoil; return the seeds as numpy."""
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:
+        raise ValueError(f"expected images float32 (n, 3, H, W), found {images.dtype} {tuple(images.shape)}")
+    if seeds.ndim != 1 or seeds.dtype != torch.int64 or len(seeds) != len(images):
+        raise ValueError(
+            f"expected one int64 seed per image, ({len(images)},), found {seeds.dtype} {tuple(seeds.shape)}: "
+            "make them with image_seeds(experiment_seed, sample_index)"
+        )
+    if images.numel():
+        low, high = (float(bound) for bound in torch.aminmax(images.detach()))
+        if not (low >= -MARGIN and high <= 1.0 + MARGIN):  # written so that NaN is refused too
+            raise ValueError(
+                f"found images from {low:.3g} to {high:.3g}, expected [0, 1]: "
+                "map [-1, 1] images by (x + 1) / 2, clamp what a generator gives"
+            )
+    return seeds.detach().cpu().numpy()

@@ -1,0 +1,129 @@
+"""Gaussian blur (Nie et al. 2023, Sec. 4: kernel 3, 7, 9, 16 or 25 taps, standard deviation 0.5 to 2 pixels)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any, Self
+
+import numpy as np
+import torch
+from kornia.filters import filter2d_separable
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_modules.attacks.base import Attack, checked_strength
+from lightning_modules.attacks.draws import Parameter, parse_draw
+from lightning_modules.attacks.gaussian_taps import blur_exactly, gaussian_taps, taps_of_enlarged
+from lightning_modules.attacks.streams import draw_streams
+
+
+class Blur(Attack):
+    """Blur each image with its own Gaussian; the border is mirrored (edge pixel not repeated).
+
+    **Even kernels.** The paper's set holds 16, which has no middle tap. Its 16 taps are sampled about a centre half a
+    pixel to the right of and below the output pixel (Kornia's `force_even`): besides being blurred, the image moves
+    half a pixel to the left and up. This is deliberate; 17 taps would not move it.
+
+    **Scaling with the image.** With `reference_size` the parameters are those of an image whose shorter side has that
+    many pixels: sigma is multiplied by `size / reference_size`, and so is the kernel, which is then rounded to the
+    nearest odd count, ties up, at least 3. At the reference size itself nothing is rounded (16 stays 16).
+    At 32 px and reference 256 all of the paper's kernels become 3 taps with sigma 0.0625 to 0.25 px, whose outer taps
+    are at most 0.00034: the blur vanishes in 8 bits. With `scaling="image"` the parameters stay, and the image is
+    blurred as if it had been enlarged to `reference_size`, blurred there and averaged back, which no sampling of a
+    narrow Gaussian loses: sigma 2 at 256 px is then 0.10, 0.80, 0.10 at 32 px.
+
+    The strength of `at_strength` multiplies sigma, and the half pixel of an even kernel; kernels keep their taps.
+
+    Args:
+        sigma: standard deviation in pixels, at least 0.
+        kernel: number of taps per axis; None takes the odd count that reaches 4 sigma on both sides.
+        reference_size: shorter side in pixels of the image that sigma and kernel are meant for; None: every image.
+        scaling: what is brought to the other's size: `parameters` or `image`.
+
+    Raises:
+        ValueError: parameters out of range; in a call, an image too small to be mirrored as far as its kernel reaches,
+            or one larger than `reference_size` where `scaling` is `image`.
+    """
+
+    kind = "blur"
+
+    def __init__(
+        self,
+        sigma: Parameter,
+        kernel: Parameter | None = None,
+        reference_size: int | None = None,
+        scaling: str = "parameters",
+    ) -> None:
+        super().__init__()
+        self.sigma = parse_draw("blur.sigma", sigma, 0.0, 100.0, "standard deviation in pixels")
+        self.kernel = None if kernel is None else parse_draw("blur.kernel", kernel, 1, 999, "taps per axis", whole=True)
+        if reference_size is not None and (not isinstance(reference_size, int) or reference_size < 1):
+            raise ValueError(f"blur.reference_size: found {reference_size!r}, expected a whole number of pixels")
+        if scaling not in ("parameters", "image") or (scaling == "image" and reference_size is None):
+            raise ValueError(
+                f"blur.scaling: found {scaling!r} with reference_size {reference_size}, "
+                "expected 'parameters', or 'image' together with a reference_size"
+            )
+        self.reference_size, self.scaling = reference_size, scaling
+        self.strength = 1.0
+
+    def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
+        """Give `sigma` float64 `(n,)` in pixels and `kernel` int64 `(n,)` in taps, of an image of this size.
+
+        Where `scaling` is `image` they are those of the enlarged image.
+        """
+        uniform = draw_streams(seeds, self.kind, uniforms=2)[0]
+        scale = size / self.reference_size if self.reference_size and self.scaling == "parameters" else 1.0
+        full = self.sigma.at(uniform[:, 0]) * scale
+        if self.kernel is None:
+            taps = 2 * np.ceil(4.0 * full) + 1
+        else:
+            taps = self.kernel.at(uniform[:, 1])
+            if scale != 1.0:
+                taps = np.maximum(3, 2 * np.floor(taps * scale / 2) + 1)
+        return {"sigma": self.strength * full, "kernel": taps.astype(np.int64)}
+
+    def at_strength(self, strength: float) -> Self:
+        """Multiply the standard deviations, and the half pixel of even kernels, by `strength`."""
+        weaker = copy(self)
+        weaker.strength = self.strength * checked_strength(strength)
+        return weaker
+
+    def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Blur in float64, tap by tap."""
+        return self._by_kernel(pixels, seeds, blur_exactly)
+
+    def attack_smoothly(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Blur on the device, one separable convolution per kernel size."""
+        return self._by_kernel(images, seeds, lambda some, taps: filter2d_separable(some, taps, taps, "reflect"))
+
+    def _by_kernel(
+        self, images: Tensor, seeds: NDArray[np.int64], filtered: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        size = min(images.shape[-2:])
+        drawn = self.draw(seeds, size)
+        blurred = torch.empty_like(images)
+        for taps in np.unique(drawn["kernel"]):
+            chosen = np.flatnonzero(drawn["kernel"] == taps)
+            weights = self._weights(int(taps), drawn["sigma"][chosen], size)
+            where = torch.from_numpy(chosen).to(images.device)
+            blurred[where] = filtered(images[where], torch.from_numpy(weights).to(images))
+        return blurred
+
+    def _weights(self, taps: int, sigma: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+        weights = gaussian_taps(taps, sigma, shift=0.5 * self.strength)
+        if self.reference_size and self.scaling == "image":
+            if size > self.reference_size:
+                raise ValueError(
+                    f"found images of {size} px, blur scaling 'image' enlarges them to {self.reference_size} px: "
+                    "raise reference_size, or scale the parameters"
+                )
+            weights = taps_of_enlarged(weights, self.reference_size / size)
+        reach = weights.shape[1] // 2
+        if reach >= size:
+            raise ValueError(
+                f"a blur kernel of {taps} taps reaches {reach} px beyond the border, images of {size} px can be "
+                f"mirrored by {size - 1} px: name a smaller kernel, or scale it by reference_size"
+            )
+        return weights

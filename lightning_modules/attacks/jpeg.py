@@ -1,0 +1,84 @@
+"""JPEG compression (Nie et al. 2023, Sec. 4: quality 80, 70, 60 or 50): the real codec, and a differentiable one."""
+
+from __future__ import annotations
+
+from copy import copy
+from io import BytesIO
+from typing import Any, Self
+
+import numpy as np
+import torch
+from kornia.enhance import jpeg_codec_differentiable
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lightning_modules.attacks.base import Attack, checked_strength, to_levels
+from lightning_modules.attacks.draws import Parameter, parse_draw
+from lightning_modules.attacks.streams import draw_streams
+
+SUBSAMPLINGS = ("4:2:0", "4:4:4")
+
+
+class Jpeg(Attack):
+    """Compress and decompress each image at its own quality.
+
+    `real` is Pillow's encoder and decoder (libjpeg) on 8-bit pixels. `differentiable` is Kornia's codec (Reich et al.
+    2024), which smooths the rounding of coefficients and knows 4:2:0 alone: with `subsampling="4:4:4"` it still
+    halves the colours, so it is harsher on them than the real codec. `codec_table.py` measures how far the two differ.
+
+    The strength s of `at_strength` turns a quality q into `round(100 - s (100 - q))`; at 0 there is no compression.
+
+    Args:
+        quality: 1 (worst) to 100, whole numbers.
+        subsampling: of the real codec: `4:2:0`, what most software writes, or `4:4:4`.
+
+    Raises:
+        ValueError: a quality or a subsampling there is not.
+    """
+
+    kind = "jpeg"
+
+    def __init__(self, quality: Parameter, subsampling: str = "4:2:0") -> None:
+        super().__init__()
+        self.quality = parse_draw("jpeg.quality", quality, 1, 100, "JPEG quality", whole=True)
+        if subsampling not in SUBSAMPLINGS:
+            raise ValueError(f"jpeg.subsampling: found {subsampling!r}, expected one of {', '.join(SUBSAMPLINGS)}")
+        self.subsampling = subsampling
+        self.strength = 1.0
+
+    def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
+        """Give `quality`, int64 `(n,)`."""
+        full = self.quality.at(draw_streams(seeds, self.kind, uniforms=1)[0][:, 0])
+        return {"quality": np.rint(100.0 - self.strength * (100.0 - full)).astype(np.int64)}
+
+    def at_strength(self, strength: float) -> Self:
+        """Move the quality from 100 towards the specified one; 0 leaves images uncompressed."""
+        weaker = copy(self)
+        weaker.strength = self.strength * checked_strength(strength)
+        return weaker
+
+    def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Round to 8 bits and send each image through Pillow."""
+        if self.strength == 0.0 or not len(seeds):
+            return pixels
+        qualities = self.draw(seeds, min(pixels.shape[-2:]))["quality"]
+        levels = to_levels(pixels).permute(0, 2, 3, 1).numpy()
+        coded = [pillow_jpeg(image, int(q), self.subsampling) for image, q in zip(levels, qualities, strict=True)]
+        return torch.from_numpy(np.stack(coded)).permute(0, 3, 1, 2).double() / 255.0
+
+    def attack_smoothly(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Send the batch through Kornia's codec, one quality per image."""
+        if self.strength == 0.0:
+            return images
+        qualities = torch.from_numpy(self.draw(seeds, min(images.shape[-2:]))["quality"]).to(images)
+        coded: Tensor = jpeg_codec_differentiable(images, qualities)
+        return coded
+
+
+def pillow_jpeg(image: NDArray[np.uint8], quality: int, subsampling: str = "4:2:0") -> NDArray[np.uint8]:
+    """Write an RGB image `(H, W, 3)` as JPEG in memory and read it back."""
+    file = BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    with Image.open(file) as decoded:
+        return np.asarray(decoded.convert("RGB"))

@@ -1,0 +1,101 @@
+"""The real face is what a JPEG file written by Pillow holds; the differentiable one is close to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from coloured_images import some_images, some_seeds
+from PIL import Image
+from torchvision.io import decode_jpeg, encode_jpeg
+
+from lightning_modules.attacks import make_attack
+from lightning_modules.attacks.codec_table import main, psnr
+from lightning_modules.attacks.registry import read_attacks
+from lightning_modules.generators.protocol import to_uint8
+
+
+@pytest.mark.parametrize("size", [32, 45])
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+@pytest.mark.parametrize("quality", [95, 50])
+def test_real_jpeg_is_pillows_file(tmp_path, quality, subsampling, size):
+    images = some_images(3, size)
+    attacked = make_attack({"kind": "jpeg", "quality": quality, "subsampling": subsampling})(images, some_seeds(3))
+    for image, ours in zip(images, attacked, strict=True):
+        Image.fromarray(to_uint8(image).permute(1, 2, 0).numpy()).save(tmp_path / "clean.png")
+        code = {"4:4:4": 0, "4:2:0": 2}[subsampling]
+        Image.open(tmp_path / "clean.png").save(tmp_path / "file.jpg", quality=quality, subsampling=code)
+        file = np.asarray(Image.open(tmp_path / "file.jpg"))
+        assert np.array_equal(to_uint8(ours).permute(1, 2, 0).numpy(), file)
+
+
+def test_real_jpeg_equals_torchvisions_codec():
+    images = some_images(6)
+    attacked = to_uint8(make_attack("jpeg_60")(images, some_seeds(6)))
+    for image, ours in zip(images, attacked, strict=True):
+        theirs = decode_jpeg(encode_jpeg(to_uint8(image), quality=60))
+        # two builds of libjpeg may round a value differently
+        assert int((theirs.int() - ours.int()).abs().max()) <= 2
+        assert float((theirs != ours).float().mean()) < 0.02
+
+
+def test_each_image_has_its_own_quality():
+    images, seeds = some_images(20), some_seeds(20)
+    attack = make_attack("paper-jpeg")
+    qualities = attack.draw(seeds.numpy(), 32)["quality"].tolist()
+    assert set(qualities) == {50, 60, 70, 80}
+    for face in ("real", "differentiable"):
+        whole = getattr(attack, face)(images, seeds)
+        for row, quality in enumerate(qualities):
+            alone = getattr(make_attack(f"jpeg_{quality}"), face)(images[row : row + 1], seeds[:1])
+            assert psnr(alone, whole[row : row + 1])[0] > 55
+
+
+def test_strength_moves_the_quality_from_100():
+    attack, seeds = make_attack("jpeg_50"), some_seeds(3).numpy()
+    drawn = [attack.at_strength(s).draw(seeds, 32)["quality"].tolist() for s in (0.1, 0.5, 1.0)]
+    assert drawn == [[95] * 3, [75] * 3, [50] * 3]
+
+
+def test_combination_rounds_once_before_the_encoder():
+    images, seeds = some_images(4), some_seeds(4)
+    strongest = {kind: make_attack(f"paper-strongest-{kind}") for kind in ("blur", "noise", "jpeg", "combination")}
+    pixels, keys = to_uint8(images).double() / 255, seeds.numpy()
+    before = strongest["noise"].attack_pixels(strongest["blur"].attack_pixels(pixels, keys), keys)
+    by_hand = strongest["jpeg"](before.clamp(0, 1).float(), seeds)
+    assert psnr(strongest["combination"](images, seeds), by_hand).min() > 45  # float32 may round another way at a half
+    other_order = strongest["noise"](strongest["blur"](strongest["jpeg"](images, seeds), seeds), seeds)
+    assert psnr(strongest["combination"](images, seeds), other_order).max() < 40
+
+
+def test_the_table_of_codecs_says_what_training_needs(capsys):
+    main(["--size", "32"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| 4:")]
+    table = {(r[0].strip(), int(r[1])): [float(cell.split("±")[0]) for cell in r[2:]] for r in rows}
+    assert len(table) == 12
+    for (subsampling, quality), (agreement, real, smooth) in table.items():
+        assert agreement > (40 if subsampling == "4:2:0" else 35)
+        assert agreement > real - 3 if subsampling == "4:4:4" else agreement > real + 5
+        assert abs(real - smooth) < 3, quality
+
+
+def test_the_table_reads_a_folder_of_images(tmp_path, capsys):
+    for number, image in enumerate(some_images(3, 45)):
+        Image.fromarray(to_uint8(image).permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+    main(["--images", str(tmp_path), "--size", "40"])
+    assert "n = 3 images of 40 px" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--images", str(tmp_path / "empty")])
+    assert "found no image" in capsys.readouterr().err
+
+
+def test_the_config_that_ships_makes_its_attacks_and_runs():
+    attacks = read_attacks(Path(__file__).parents[2] / "configs" / "attacks" / "robustness.yaml")
+    assert len(attacks) == 1 + 4 * 4 + 6 + 6 + 8 + 5 + 1
+    images, seeds = some_images(1), some_seeds(1)
+    results = {name: attack(images, seeds) for name, attack in attacks.items()}
+    assert torch.equal(results["jpeg_50"], results["paper-strongest-jpeg"])
+    assert not torch.equal(results["jpeg_50_444"], results["jpeg_50"])
+    assert torch.equal(results["combination_1"], results["paper-strongest-combination"])
