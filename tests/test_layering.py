@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PURE = ("generators", "artifacts", "metrics", "networks", "reporting", "attacks")
+PURE = ("generators", "artifacts", "metrics", "networks", "reporting", "attacks", "fingerprints")
 LIGHTNING = ("pytorch_lightning", "lightning")
 ENTRY = ("train", "evaluate")
 

@@ -91,5 +91,5 @@ class AmortisedDecoder:
     @torch.no_grad()
     def starts(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Key logits `(n, m)` and alpha in standard deviations `(n, k)`."""
-        parts = [self.network(part) for part in images.split(self.batch)]
+        parts = [self.network(part) for part in torch.split(images, self.batch)]
         return torch.cat([logits for logits, _ in parts]), torch.cat([alpha for _, alpha in parts])

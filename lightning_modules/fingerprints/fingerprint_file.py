@@ -76,7 +76,8 @@ def read_fingerprint(path: Path, generator: str | None = None) -> Fingerprint:
     missing += [name for name, kind in PLAIN.items() if not isinstance(manifest.get(name), kind)]
     if missing:
         raise FingerprintError(f"{path.name}: found no {', '.join(missing)}; the file is damaged, restore it")
-    fingerprint = Fingerprint(**tensors, **{name: manifest[name] for name in PLAIN})
+    values: dict[str, Any] = {**tensors, **{name: manifest[name] for name in PLAIN}}
+    fingerprint = Fingerprint(**values)
     _check_shapes(fingerprint, path.name)
     if generator is not None and fingerprint.generator != generator:
         raise FingerprintError(

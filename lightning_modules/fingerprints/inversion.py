@@ -92,7 +92,7 @@ class Rows:
 
     def take(self, index: Tensor) -> Rows:
         """The rows of an index, as copies."""
-        return Rows(*(getattr(self, name)[index] for name in ROW_TENSORS), step=self.step)
+        return _rows_of({name: getattr(self, name)[index] for name in ROW_TENSORS}, self.step)
 
 
 ROW_TENSORS = ("image", "values", "first", "second", "loss", "best", "waited")
@@ -165,7 +165,7 @@ class InversionDecoder:
         return torch.cat(
             [
                 self._losses(values[part], part, [target[part] for target in targets], self.settings.steps)
-                for part in image.split(self.settings.batch)
+                for part in torch.split(image, self.settings.batch)
             ]
         )
 
@@ -180,7 +180,8 @@ class InversionDecoder:
     def _run(self, rows: Rows, targets: list[Tensor], stop: int) -> tuple[Rows, list[Rows]]:
         """Update all rows up to a step; the rows of images that have settled are returned apart."""
         parts, finished = [], []
-        for index in torch.arange(len(rows.image), device=rows.image.device).split(self.settings.batch):
+        every = torch.arange(len(rows.image), device=rows.image.device)
+        for index in torch.split(every, self.settings.batch):
             part = rows.take(index)
             while part.step < stop and len(part.image):
                 self._update(part, targets)
@@ -238,14 +239,16 @@ class InversionDecoder:
     def _estimate(self, rows: Rows, targets: list[Tensor]) -> KeyEstimate:
         """The row of least loss of each image, by the loss of the values it ended with."""
         with torch.no_grad():
-            parts = zip(rows.values.split(self.settings.batch), rows.image.split(self.settings.batch), strict=True)
+            parts = zip(
+                torch.split(rows.values, self.settings.batch), torch.split(rows.image, self.settings.batch), strict=True
+            )
             rows.loss = torch.cat([self._losses(v, i, [target[i] for target in targets], rows.step) for v, i in parts])
             best = _best_rows(rows, 1)
             return KeyEstimate(best.values[:, self.axes :], best.loss, self._latents(best.values))
 
     def _in_parts(self, function: Callable[[Tensor], list[Tensor]], images: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            parts = [function(part) for part in images.split(self.settings.batch)]
+            parts = [function(part) for part in torch.split(images, self.settings.batch)]
         return [torch.cat(group) for group in zip(*parts, strict=True)]
 
 
@@ -255,10 +258,14 @@ def latin_hypercube(starts: int, axes: int, seed: int) -> Tensor:
     return torch.from_numpy(2.0 * points - 1.0).float()
 
 
+def _rows_of(tensors: dict[str, Tensor], step: int) -> Rows:
+    return Rows(**tensors, step=step)
+
+
 def _joined(groups: list[Rows]) -> Rows:
     """Rows of several groups as one, at the last group's step."""
-    tensors = (torch.cat([getattr(group, name) for group in groups]) for name in ROW_TENSORS)
-    return Rows(*tensors, step=groups[-1].step)
+    joined = {name: torch.cat([getattr(group, name) for group in groups]) for name in ROW_TENSORS}
+    return _rows_of(joined, groups[-1].step)
 
 
 def _best_rows(rows: Rows, restarts: int) -> Rows:

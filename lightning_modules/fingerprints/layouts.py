@@ -71,7 +71,7 @@ def place_key(
             for c in range(channels)
         ]
         mean = torch.cat([part.mean for part in parts])
-        axes = torch.block_diag(*(part.axes for part in parts))
+        axes = torch.block_diag(*(part.axes for part in parts))  # type: ignore[no-untyped-call]
         deviation = torch.cat([part.deviation for part in parts])
         key = shift + torch.arange(bits)[None] + width * torch.arange(channels)[:, None]  # (channels, m)
     others = torch.ones(dim, dtype=torch.bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -29,7 +30,7 @@ class NetworkFeatures(ImageLoss):
 
     def __init__(self, network: str, weights: str | None = None, stages: Sequence[int] | None = None) -> None:
         super().__init__()
-        options = {} if stages is None else {"out_indices": tuple(stages)}
+        options: dict[str, Any] = {} if stages is None else {"out_indices": tuple(stages)}
         self.network: nn.Module = timm.create_model(network, pretrained=weights is None, features_only=True, **options)
         if weights not in (None, "random"):
             file = Path(str(weights))
@@ -39,7 +40,7 @@ class NetworkFeatures(ImageLoss):
             found = self.network.load_state_dict(state, strict=False)
             if found.missing_keys:
                 raise ValueError(f"{file.name}: found no {found.missing_keys[0]}, expected the weights of {network}")
-        config = self.network.pretrained_cfg if hasattr(self.network, "pretrained_cfg") else {}
+        config: Any = getattr(self.network, "pretrained_cfg", {})
         for name, default in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):
             self.register_buffer(name, torch.tensor(config.get(name, default)).view(3, 1, 1))
         self.eval().requires_grad_(False)

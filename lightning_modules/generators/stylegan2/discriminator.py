@@ -45,8 +45,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Map `(n, inputs, h, w)` to `(n, outputs, h / 2, w / 2)`."""
-        y = activate(self.conv1(activate(self.conv0(x, kernel)), kernel))
-        return (y + self.skip(x, kernel)) * math.sqrt(0.5)
+        y: Tensor = activate(self.conv1(activate(self.conv0(x, kernel)), kernel))
+        skipped: Tensor = self.skip(x, kernel)
+        return (y + skipped) * math.sqrt(0.5)
 
 
 def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
