@@ -51,13 +51,16 @@ class Attack(ABC):
         return (to_levels(self.attack_pixels(pixels, keys)).float() / 255.0).to(images.device)
 
     def differentiable(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """Attack on the device, with gradients.
+        """Attack on the device, with gradients; in float32 even where autocast is on.
 
         Raises:
             ValueError: images or seeds that break the contract of the class.
         """
         keys = _checked(images, seeds)
-        return self.attack_smoothly(images, keys) if len(keys) else images
+        if not len(keys):
+            return images
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would round coarser than 8 bits do
+            return self.attack_smoothly(images, keys)
 
     @abstractmethod
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:

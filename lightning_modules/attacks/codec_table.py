@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import sem
+from scipy.stats import t as student
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
@@ -28,7 +30,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 @dataclass(frozen=True)
 class Agreement:
-    """One row: mean PSNR in dB over the images, with the half width of its 95 % interval (normal approximation).
+    """One row: mean PSNR in dB over the images, with the half width of its 95 % interval (Student).
 
     Attributes:
         quality: JPEG quality.
@@ -141,8 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
-    half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return float(values.mean()), half
+    if len(values) < 2:
+        return float(values.mean()), float("nan")
+    return float(values.mean()), float(student.ppf(0.975, len(values) - 1) * sem(values))
 
 
 def _tensor(tiles: Sequence[NDArray[np.uint8]]) -> Tensor:

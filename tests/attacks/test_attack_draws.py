@@ -103,3 +103,15 @@ def test_splitmix_agrees_with_its_definition():
 def test_impossible_seeds_are_refused(seed, index):
     with pytest.raises(ValueError, match="expected"):
         image_seeds(seed, index)
+
+
+def test_draws_stay_what_they_were():  # results of a published experiment must come back in a later version
+    seeds = image_seeds(7, [0, 1, 2])
+    assert seeds.tolist() == [8409816773569330625, 4369894418777901244, 8708118445994454870]
+    drawn = make_attack("paper-combination").draw(seeds.numpy(), 32)
+    assert drawn["blur.sigma"].tolist() == [0.5, 1.0, 2.0]
+    assert drawn["blur.kernel"].tolist() == [16, 16, 9]
+    assert drawn["jpeg.quality"].tolist() == [80, 80, 60]
+    assert drawn["noise.std"].tolist() == pytest.approx([0.07409424796224834, 0.0390880566910397, 0.001431471695122977])
+    field = draw_streams(seeds.numpy(), "noise", 1, normals=(2,))[1]
+    assert field[0].tolist() == pytest.approx([-1.3458949327, -1.6361844540], rel=1e-6)

@@ -57,6 +57,25 @@ def test_two_faces_agree(name):
     assert agreement.mean() > MEAN[attack.kind]
 
 
+@pytest.mark.parametrize("name", ["paper-mixture", "paper-strongest-combination"])
+def test_autocast_does_not_coarsen_the_differentiable_face(name):
+    attack, images, seeds = make_attack(name), some_images(12), some_seeds(12)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = attack.differentiable(images, seeds)
+    assert cast.dtype == torch.float32
+    assert torch.equal(cast, attack.differentiable(images, seeds))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cuda_device_meets_the_same_attack(name):
+    attack, images, seeds = make_attack(name), some_images(12), some_seeds(12)
+    here, there = images, images.cuda()
+    assert attack(there, seeds.cuda()).device.type == "cuda"
+    assert torch.equal(attack(there, seeds.cuda()).cpu(), attack(here, seeds))
+    assert psnr(attack.differentiable(there, seeds.cuda()).cpu(), attack.differentiable(here, seeds)).min() > 45
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_every_image(name):
     attack, seeds = make_attack(name), some_seeds(6)
