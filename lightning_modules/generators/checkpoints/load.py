@@ -15,7 +15,7 @@ from lightning_modules.generators.bundled import WEIGHTS_FOLDER, bundled_sources
 from lightning_modules.generators.checkpoints.file_hash import file_hash
 from lightning_modules.generators.checkpoints.kinds import KINDS, CheckpointGenerator, build
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.checkpoints.tensor_pickle import PickledObject, read_tensor_pickle
+from lightning_modules.generators.checkpoints.tensor_pickle import PickledObject, read_tensor_pickle, shown
 
 READERS = {
     "rosinality": "lightning_modules.generators.stylegan2.read_rosinality:read_rosinality",
@@ -93,7 +93,9 @@ def _read(path: str | Path, kind: str, options: Mapping[str, Any]) -> tuple[Stor
     taken = set(inspect.signature(reader).parameters) - {"path"}
     stored = reader(place, **{key: value for key, value in options.items() if key in taken})
     if kind not in ("auto", stored.kind):
-        raise CheckpointError(f"{place.name}: found a {stored.kind} generator, expected {kind}; give --kind auto or it")
+        raise CheckpointError(
+            f"{place.name}: found a {stored.kind} generator, expected {kind}; give kind auto or {stored.kind}"
+        )
     origin = {"file": place.name, **stored.origin}
     if "sha256" not in origin:
         origin["sha256"] = file_hash(place)
@@ -112,8 +114,9 @@ def _find(path: str | Path) -> Path:
                 "with generators.bundled.load_bundled"
             )
         return WEIGHTS_FOLDER / str(entry["weights"])
-    beside = [str(other) for other in place.parent.iterdir()] if place.parent.is_dir() else []
-    near = difflib.get_close_matches(str(place), beside, n=3) + difflib.get_close_matches(str(path), bundled_sources())
+    beside = [other.name for other in place.parent.iterdir()] if place.parent.is_dir() else []
+    near = [str(place.parent / name) for name in difflib.get_close_matches(place.name, beside)]
+    near += difflib.get_close_matches(str(path), bundled_sources())
     hint = f"did you mean {' or '.join(near)}?" if near else f"expected {EXPECTED}, or the name of a bundled source"
     raise CheckpointError(f"found no {path}; {hint}")
 
@@ -159,6 +162,6 @@ def _recognise_file(path: Path) -> str:
 
 def _described(value: Any) -> str:
     if isinstance(value, dict):
-        names = ", ".join(str(key)[:60] for key in list(value)[:8])
+        names = ", ".join(shown(key).strip("'") for key in list(value)[:8])
         return f"{len(value)} entries ({names}{', ...' if len(value) > 8 else ''})"
     return value.class_name if isinstance(value, PickledObject) else type(value).__name__

@@ -8,6 +8,7 @@ by a table of names (`pickled_globals.py`), so the only functions that run are f
 from __future__ import annotations
 
 import pickletools
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol, cast
@@ -21,6 +22,8 @@ LITERALS = frozenset(
     | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 )
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 SKIPPED = frozenset(("PROTO", "FRAME"))
 
 
@@ -48,10 +51,15 @@ class PickledObject:
     """
 
     class_name: str
-    arguments: tuple[Any, ...] = ()
-    state: Any = field(default_factory=dict)
-    items: dict[Any, Any] = field(default_factory=dict)
-    elements: list[Any] = field(default_factory=list)
+    arguments: tuple[Any, ...] = field(default=(), repr=False)
+    state: Any = field(default_factory=dict, repr=False)
+    items: dict[Any, Any] = field(default_factory=dict, repr=False)
+    elements: list[Any] = field(default_factory=list, repr=False)
+
+
+def shown(value: Any) -> str:
+    """A value for a message: shortened, since what a small file describes can be endless when it is written out."""
+    return _SHORT.repr(value)[:200]
 
 
 class Damaged(ValueError):

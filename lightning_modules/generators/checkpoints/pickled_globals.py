@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.generators.checkpoints.pickle_machine import Damaged, PickledGlobal, PickledObject, as_key
+from lightning_modules.generators.checkpoints.pickle_machine import Damaged, PickledGlobal, PickledObject, as_key, shown
 from lightning_modules.generators.checkpoints.pickled_numbers import (
     TENSOR_CONSTRUCTORS,
     NumpyType,
@@ -140,12 +140,22 @@ class CheckpointGlobals:
 
 def _reconstruct_persistent(meta: Any, *_: Any) -> PickledObject:
     # the key module_src holds source code, which is dropped here
-    state = meta.get("state")
-    return PickledObject(str(meta.get("class_name")), state={} if state is None else state)
+    name, state = meta.get("class_name"), meta.get("state")
+    if not isinstance(name, str):
+        raise Damaged("an object has no class name")
+    return PickledObject(name, state={} if state is None else state)
 
 
 def _reconstruct_object(kind: Any, *_: Any) -> Any:
+    if not isinstance(kind, PickledGlobal):
+        raise Damaged("an object is made of something that is no class")
     return {} if str(kind) in ("dnnlib.util.EasyDict", "builtins.dict") else PickledObject(str(kind))
+
+
+def _device(kind: Any, index: Any = None) -> str:
+    if not isinstance(kind, str) or not (index is None or isinstance(index, int)):
+        raise Damaged("a device is named by something that is no text")
+    return kind if index is None else f"{kind}:{index}"
 
 
 def _dictionary(*arguments: Any) -> dict[Any, Any]:
@@ -165,7 +175,7 @@ def _set(members: Any = ()) -> set[Any]:
 
 def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise Unreadable(f"bytes in the encoding {encoding!r}")
+        raise Unreadable(f"bytes in the encoding {shown(encoding)}")
     return text.encode("latin1")
 
 
@@ -178,8 +188,7 @@ def _bytes(*arguments: Any) -> bytes:
 CONSTRUCTORS: dict[str, Callable[..., Any]] = TENSOR_CONSTRUCTORS | {
     "torch._tensor._rebuild_from_type_v2": rebuild_from_type,
     "torch.Size": lambda size=(): tuple(size),
-    "torch.device": lambda *parts: ":".join(map(str, parts)),
-    "torch.serialization._get_layout": lambda name: str(name),
+    "torch.device": _device,
     "torch_utils.persistence._reconstruct_persistent_obj": _reconstruct_persistent,
     "copyreg._reconstructor": _reconstruct_object,
     "dnnlib.util.EasyDict": lambda *_: {},

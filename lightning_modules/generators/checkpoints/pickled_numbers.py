@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lightning_modules.generators.checkpoints.pickle_machine import Damaged
+from lightning_modules.generators.checkpoints.pickle_machine import Damaged, PickledGlobal, shown
 
 NUMBER = re.compile(r"[<>=|]?([biufc]\d{1,2}|\?)")
 OVERLAPPING_ELEMENTS = 2**24
@@ -32,7 +32,7 @@ class NumpyType:
     def set_order(self, state: Any) -> None:
         """Set the byte order from the state that numpy pickles."""
         if state[1] not in ("<", ">", "|", "="):
-            raise Damaged(f"a numpy type has the byte order {state[1]!r}")
+            raise Damaged(f"a numpy type has the byte order {shown(state[1])}")
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
@@ -53,7 +53,7 @@ def strided(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
         raise Damaged("a tensor is made of something that is no storage")
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise Damaged(f"a tensor has offset {offset}, size {size} and stride {stride}")
+        raise Damaged(f"a tensor has offset {shown(offset)}, size {shown(size)} and stride {shown(stride)}")
     elements = math.prod(size)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if elements else offset
     if (elements and last >= storage.numel()) or elements > max(storage.numel(), OVERLAPPING_ELEMENTS):
@@ -76,9 +76,9 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 def rebuild_from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
     """A tensor of a subclass, or with attributes: the tensor alone."""
-    inner = TENSOR_CONSTRUCTORS.get(str(function))
+    inner = TENSOR_CONSTRUCTORS.get(str(function)) if isinstance(function, PickledGlobal) else None
     if inner is None:
-        raise Unreadable(f"a tensor made by '{function}'")
+        raise Unreadable(f"a tensor made by {shown(function)}")
     return inner(*arguments)
 
 
@@ -105,7 +105,7 @@ def _check_array(content: Any, number: Any, shape: Any) -> None:
     if not isinstance(number, NumpyType) or not isinstance(content, (bytes, bytearray)):
         raise Damaged("a numpy value has no number type or no bytes")
     if not all(type(length) is int and length >= 0 for length in shape):
-        raise Damaged(f"a numpy array has the shape {shape}")
+        raise Damaged(f"a numpy array has the shape {shown(shape)}")
     if len(content) != math.prod(shape) * number.dtype.itemsize:
         raise Unreadable(f"a numpy value of shape {tuple(shape)} and type {number.dtype} in {len(content)} bytes")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.generators.checkpoints.pickle_machine import PickledGlobal, PickledObject
+from lightning_modules.generators.checkpoints.pickle_machine import PickledGlobal, PickledObject, shown
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 from lightning_modules.generators.checkpoints.torch_files import read_stream, read_zip
 
-__all__ = ["PickledGlobal", "PickledObject", "module_tensors", "read_tensor_pickle"]
+__all__ = ["PickledGlobal", "PickledObject", "module_tensors", "read_tensor_pickle", "shown"]
 
 MAX_DEPTH = 64
 MAX_TENSORS = 100_000
@@ -64,8 +64,11 @@ def module_tensors(record: PickledObject) -> dict[str, Tensor]:
         CheckpointError: modules that hold themselves, or more tensors than a network has.
     """
     tensors: dict[str, Tensor] = {}
+    visits = 0
 
     def walk(module: Any, prefix: str, depth: int) -> None:
+        nonlocal visits
+        visits += 1
         state = module.state if isinstance(module, PickledObject) else None
         if state is None:
             return
@@ -75,8 +78,10 @@ def module_tensors(record: PickledObject) -> dict[str, Tensor]:
             for name, value in _items(state, group):
                 if isinstance(value, Tensor):
                     tensors[f"{prefix}{name}"] = value
-        if len(tensors) > MAX_TENSORS:
-            raise CheckpointError(f"found more than {MAX_TENSORS} tensors in {record.class_name}, expected a network")
+        if max(len(tensors), visits) > MAX_TENSORS:
+            raise CheckpointError(
+                f"found more than {MAX_TENSORS} tensors or modules in {record.class_name}, expected a network"
+            )
         for name, child in _items(state, "_modules"):
             walk(child, f"{prefix}{name}.", depth + 1)
 

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.generators.checkpoints.pickle_machine import Damaged, PickleMachine, Readable
+from lightning_modules.generators.checkpoints.pickle_machine import (
+    Damaged,
+    PickledGlobal,
+    PickleMachine,
+    Readable,
+    shown,
+)
 from lightning_modules.generators.checkpoints.pickled_globals import STORAGES, CheckpointGlobals
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 
@@ -122,7 +128,8 @@ def read_stream(stream: mmap.mmap | io.BytesIO, file: str, size: int, depth: int
 
     content = _machine(stream, load_persistent, file, size, depth).run()
     keys = _machine(stream, _no_storage(file), file, size, depth).run()
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+    named = isinstance(keys, list) and all(isinstance(key, (str, int)) for key in keys)
+    if not named or sorted(map(str, keys)) != sorted(storages):
         raise CheckpointError(
             f"{file}: found a list of storages that are not those of its tensors; fetch the file again"
         )
@@ -153,9 +160,7 @@ def _machine(
 
 def _no_storage(file: str) -> Callable[[Any], Any]:
     def refuse(saved: Any) -> Any:
-        raise CheckpointError(
-            f"{file}: found a reference {str(saved)[:80]!r} to data outside the pickle; fetch it again"
-        )
+        raise CheckpointError(f"{file}: found a reference {shown(saved)} to data outside the pickle; fetch it again")
 
     return refuse
 
@@ -177,12 +182,16 @@ def _view(content: mmap.mmap, begin: int, count: int, dtype: torch.dtype) -> Ten
 def _storage_type(saved: Any, file: str) -> tuple[torch.dtype, str, int]:
     """Element type, key and element count of a persistent id."""
     if not isinstance(saved, tuple) or len(saved) not in (5, 6) or saved[0] not in ("storage", b"storage"):
-        raise CheckpointError(f"{file}: found a reference {str(saved)[:80]!r}, expected one to a storage of numbers")
+        raise CheckpointError(f"{file}: found a reference {shown(saved)}, expected one to a storage of numbers")
     kind, key, _, count = saved[1:5]
     if len(saved) == 6 and saved[5] is not None:
         raise CheckpointError(
             f"{file}: found a view of a storage, as torch 0.3 wrote; save it again with today's torch"
         )
-    if str(kind) not in STORAGES or type(count) is not int or count < 0:
-        raise CheckpointError(f"{file}: found a storage {kind} of {count} elements, expected a known number type")
+    known = isinstance(kind, PickledGlobal) and str(kind) in STORAGES
+    if not known or not isinstance(key, (str, int)) or type(count) is not int or count < 0:
+        raise CheckpointError(
+            f"{file}: found a storage {shown(key)} of {shown(count)} elements of {shown(kind)}, expected a name, a "
+            "count and a known number type"
+        )
     return STORAGES[str(kind)], str(key), count

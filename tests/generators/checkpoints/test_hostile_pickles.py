@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError
-from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
+from lightning_modules.generators.checkpoints.tensor_pickle import module_tensors, read_tensor_pickle
 
 
 def text(value):
@@ -146,7 +146,7 @@ def test_records_do_not_behave(tmp_path, touched):
         (b"\x80\x02]K\x01K\x02s.", "items are set on a list"),
         (b"\x80\x02}K\x01a.", "elements are appended to a dict"),
         (b"\x82\x01.", "extension code 1"),
-        (b"\x80\x02K\x01Q.", "a reference '1' to data outside the pickle"),
+        (b"\x80\x02K\x01Q.", "a reference 1 to data outside the pickle"),
         (b"\x80\x02]}\x86}s.", "TypeError|used as a key|never put"),
         (b"\x80\x05\x97.", "NEXT_BUFFER has no place"),
         (b"\x80\x02h\x07.", "near byte 2"),
@@ -168,6 +168,45 @@ def test_deep_nesting_neither_recurses_nor_hashes_for_ever(tmp_path):
     assert isinstance(read_tensor_pickle(path), list)
     doubled = b"\x80\x02}K\x01" + b"2\x86" * 64 + b"K\x01s."  # a key with 2**64 leaves
     assert "a tuple is used as a key" in refused(path, doubled)
+
+
+DOUBLED = b"]" + b"\x94" + b"".join(b"0](h" + bytes([i]) + b"h" + bytes([i]) + b"e\x94" for i in range(90))
+"""A list of two lists, which are the same, of two lists, and so on: a kilobyte that takes for ever to write out."""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", b"Q."),
+        (b"(" + text("storage"), b"NNK\x01tQ."),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00", b"]tR."),
+        (b"ctorch\ndevice\n", b"\x85R."),
+        (b"cargparse\nNamespace\n)\x81", b"bQ."),
+        (b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n}" + text("class_name"), b"s\x85R."),
+        (b"ctorch._tensor\n_rebuild_from_type_v2\n(", b"]]]tR."),
+        (b"ccopyreg\n_reconstructor\n", b"\x85R."),
+        (b"c_codecs\nencode\n" + text("x"), b"\x86R."),
+        (b"cnumpy\ndtype\n", b"\x85R."),
+    ],
+)
+@pytest.mark.timeout(20)
+def test_no_message_writes_out_what_is_endless(before, after, tmp_path):
+    assert len(refused(tmp_path / "a.pkl", b"\x80\x04" + before + DOUBLED + after)) < 1000
+
+
+@pytest.mark.timeout(20)
+def test_records_within_records_neither_recurse_nor_double(tmp_path):
+    path = tmp_path / "a.pkl"
+    empty = b"cargparse\nNamespace\n)\x81"
+    path.write_bytes(b"\x80\x04" + empty * 30_000 + b"b" * 29_999 + b".")
+    assert "Namespace" in repr(read_tensor_pickle(path))
+    inner = b"cargparse\nNamespace\n)\x81\x94"
+    for i in range(60):
+        children = text("_modules") + b"}(" + b"".join(text(name) + b"h" + bytes([i]) for name in "ab") + b"u"
+        inner += b"0cargparse\nNamespace\n)\x81}" + children + b"sb\x94"
+    path.write_bytes(b"\x80\x04" + inner + b".")
+    with pytest.raises(CheckpointError, match="more than 100000 tensors or modules"):
+        module_tensors(read_tensor_pickle(path))
 
 
 def test_copies_of_copies_are_stopped(tmp_path):
