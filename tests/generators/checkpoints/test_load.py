@@ -99,6 +99,40 @@ def test_converted_generators_give_the_same_bits(form, written, tmp_path):
     assert torch.equal(one.synthesize(z), other.synthesize(z))
 
 
+def test_a_text_conditional_folder_takes_prompts_with_it(tmp_path):
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4}
+    UNet2DConditionModel(
+        sample_size=4,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=6,
+        attention_head_dim=2,
+        **sizes,
+    ).save_pretrained(tmp_path / "unet")
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        **sizes,
+    ).save_pretrained(tmp_path / "vae")
+    DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(CheckpointError, match="prompt"):
+        load_generator(tmp_path)
+    prompts = {"prompt_embeds": torch.randn(3, 5, 6), "negative_prompt_embeds": torch.randn(1, 5, 6)}
+    save_file(prompts, tmp_path / "prompts.safetensors")
+    given = {"prompt_embeddings": tmp_path / "prompts.safetensors"}
+    one = load_generator(tmp_path, steps=2, guidance=3.0, **given)
+    write_generator(read_generator(tmp_path, **given), tmp_path / "a.safetensors")
+    other = load_generator(tmp_path / "a.safetensors", steps=2, guidance=3.0)
+    images = one.synthesize(one.sample_latents(2, seed=0))
+    assert images.shape == (2, 3, 8, 8)
+    assert torch.equal(images, other.synthesize(other.sample_latents(2, seed=0)))
+
+
 def test_options_reach_the_generator_and_the_reader(written, tmp_path):
     path = written("rosinality")
     assert load_generator(path, truncation=0.5, noise="none").truncation == 0.5
