@@ -46,10 +46,10 @@ class LatentDiffusion(GeneratorTraining):
         ema_decay: weight of the past in the averaged U-Net.
     """
 
-    source = "diffusion-ldm"
+    source = "score-ldm"
     kind = "latent_diffusion"
     description: ClassVar[dict[str, str]] = {
-        "family": "diffusion",
+        "family": "score",
         "upsampling": "nearest",
         "downsampling": "strided convolution",
         "normalisation": "group norm",

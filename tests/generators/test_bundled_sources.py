@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from lightning_modules.generators import load_generator
 from lightning_modules.generators.bundled import (
     MANIFEST_NAME,
     NETWORKS,
@@ -38,8 +39,8 @@ FIELDS = {
     "licence",
     "weights",
     "sha256",
-    "arguments",
 }
+FILES = {"gan-stylegan2", "score-ldm"}  # stored as generator files, which say themselves what to build
 
 
 @pytest.fixture(scope="module", params=SOURCES)
@@ -53,7 +54,7 @@ def generator(source):
 
 
 def test_all_sources_and_families_are_shipped():
-    assert set(SOURCES) == set(NETWORKS)
+    assert set(SOURCES) == set(NETWORKS) | FILES
     assert {read_manifest()[source]["family"] for source in SOURCES} == FAMILIES
 
 
@@ -66,6 +67,7 @@ def test_manifest_entry_is_complete(source):
     assert set(entry) >= FIELDS
     assert source.startswith(f"{entry['family']}-")
     assert entry["steps"] > 0
+    assert ("arguments" in entry) == (source not in FILES)
     assert hashlib.sha256((WEIGHTS_FOLDER / entry["weights"]).read_bytes()).hexdigest() == entry["sha256"]
 
 
@@ -80,7 +82,9 @@ def test_latents_belong_to_seed_and_index_alone(generator):
     whole = generator.sample_latents(7, seed=3)
     assert whole.shape == (7, generator.latent_dim)
     assert whole.dtype == torch.float32
-    torch.testing.assert_close(generator.sample_latents(2, seed=3, start=4), whole[4:6], rtol=0, atol=0)
+    alone = generator.sample_latents(2, seed=3, start=4)
+    exact = not hasattr(generator, "generator")  # a network that makes latents may round otherwise in another batch
+    torch.testing.assert_close(alone, whole[4:6], rtol=0, atol=0.0 if exact else 1e-4)
     assert not torch.equal(generator.sample_latents(7, seed=4), whole)
 
 
@@ -133,6 +137,19 @@ def test_shipped_images_are_what_the_weights_give(source, generator):
     # another processor adds in another order, and a pixel on the edge between two levels may fall to the other side
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_generator_files_load_by_name_as_they_were_trained(name):
+    generator = load_generator(name)
+    latents = generator.sample_latents(2, seed=0)
+    raw, framed = generator.synthesize(latents), load_bundled(name).synthesize(latents)
+    torch.testing.assert_close(raw.mean(dim=1)[:, 2:-2, 2:-2], framed[:, 0, 2:-2, 2:-2], rtol=0, atol=1e-5)
+    frame = raw.clone()
+    frame[:, :, 2:-2, 2:-2] = 0
+    assert (
+        0 < float(frame.abs().max()) < 0.5
+    )  # the network makes the whole image, and has learnt that the frame is dark
 
 
 def test_changed_weights_are_refused(tmp_path):
