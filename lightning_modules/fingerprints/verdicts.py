@@ -10,41 +10,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from lightning_modules.fingerprints.keys import hamming_distance
+from lightning_modules.metrics.binomial import bits_needed, match_p_value
 
+__all__ = [
+    "Verdict",
+    "attribute",
+    "bits_needed",
+    "combine",
+    "family_p_value",
+    "identification_rate",
+    "match_p_value",
+    "matching_bits",
+]
 
-def match_p_value(matching: int, bits: int) -> float:
-    """Probability that at least so many of `bits` fair bits match by chance.
-
-    Raises:
-        ValueError: more matches than bits, or a negative number.
-    """
-    if not 0 <= matching <= bits:
-        raise ValueError(f"found {matching} matching of {bits} bits, expected 0 to {bits}")
-    return float(binom.sf(matching - 1, bits, 0.5))
+KEYS_AT_ONCE = 65_536  # keys compared in one step: a registry of a million needs no million floats per bit
 
 
 def family_p_value(p_value: float, users: int) -> float:
     """Bonferroni's correction of the smallest of `users` p-values: valid however the keys depend on each other."""
     return min(1.0, p_value * users)
-
-
-def bits_needed(bits: int, false_positive_rate: float, users: int = 1) -> int | None:
-    """Fewest matching bits whose corrected p-value stays within a false-positive rate; None where all would not do.
-
-    Raises:
-        ValueError: a rate outside (0, 1).
-    """
-    if not 0.0 < false_positive_rate < 1.0:
-        raise ValueError(f"found false-positive rate {false_positive_rate}, expected a number between 0 and 1")
-    p_values = binom.sf(np.arange(bits + 1) - 1, bits, 0.5) * users
-    enough = np.flatnonzero(p_values <= false_positive_rate)
-    return int(enough[0]) if len(enough) else None
 
 
 @dataclass(frozen=True)
@@ -92,7 +80,7 @@ def attribute(bits: Tensor, names: Sequence[str], keys: Tensor, false_positive_r
     needed = bits_needed(len(bits), false_positive_rate, max(1, len(names)))
     if not names:
         return Verdict(None, None, 0, len(bits), 1.0, 1.0, false_positive_rate)
-    matching = len(bits) - hamming_distance(bits[None], keys)[0]
+    matching = matching_bits(bits, keys)
     best = int(matching.argmax())
     count = int(matching[best])
     alone = int((matching == count).sum()) == 1
@@ -129,6 +117,13 @@ def identification_rate(bits: Tensor, keys: Tensor, true_user: Tensor) -> Tensor
         keys: keys of all users, bool `(k, m)`.
         true_user: int64 `(n,)`, row of the key that each image carries.
     """
-    distance = hamming_distance(bits, keys)
-    own = distance.gather(1, true_user[:, None])
-    return (distance <= own).sum(dim=1) == torch.ones_like(true_user)
+    own = (bits == keys[true_user]).sum(dim=1, keepdim=True)  # matching bits with the image's own key, (n, 1)
+    as_good = torch.zeros_like(true_user)
+    for some in torch.split(keys, KEYS_AT_ONCE // 8):
+        as_good += (bits.shape[1] - hamming_distance(bits, some) >= own).sum(dim=1)
+    return as_good == 1
+
+
+def matching_bits(bits: Tensor, keys: Tensor) -> Tensor:
+    """Bits that match each of many keys: bits `(m,)` and keys `(n, m)`, bool; returns int64 `(n,)`."""
+    return torch.cat([(some == bits).sum(dim=1) for some in torch.split(keys, KEYS_AT_ONCE)])

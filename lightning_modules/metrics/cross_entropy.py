@@ -34,6 +34,7 @@ class CrossEntropy(Metric):
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
+    unit = "nat"
 
     loss_sum: Tensor
     square_sum: Tensor
@@ -49,16 +50,19 @@ class CrossEntropy(Metric):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add a batch: `preds` `(B, K)` logits, `target` `(B,)` integer labels."""
-        loss = as_float64(F.cross_entropy(preds.detach().float(), target, reduction="none"))
+        self._add(as_float64(F.cross_entropy(preds.detach().float(), target, reduction="none")))
+
+    def _add(self, loss: Tensor) -> None:
+        """Add the losses of samples, float64 `(B,)`."""
         undefined = loss.isnan()
         loss = torch.where(undefined, 0.0, loss.clamp(max=_LARGEST))
         for state, values in ((self.loss_sum, loss / _LOSS_UNIT), (self.square_sum, loss.square() / _SQUARE_UNIT)):
             state += values.round().long().sum().to(state.device)
-        self.count += len(target)
+        self.count += len(loss)
         self.undefined += undefined.sum().to(self.undefined.device)
 
     def compute(self) -> Tensor:
-        """Mean cross entropy in nats: scalar float64; NaN without samples or with an undefined one."""
+        """Mean cross entropy: scalar float64; NaN without samples or with an undefined one."""
         self._moments = (int(self.count), int(self.square_sum) * _SQUARE_UNIT)
         mean = math.nan if self.undefined or not self.count else self.loss_sum.item() * _LOSS_UNIT / self.count.item()
         return torch.tensor(mean, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
@@ -68,9 +72,9 @@ class CrossEntropy(Metric):
         mean = float(self.compute())
         n, squares = self._moments
         if n < 2 or math.isnan(mean):
-            return Estimate(mean, None, None, n, "none", {"unit": "nat"})
+            return Estimate(mean, None, None, n, "none", {"unit": self.unit})
         variance = max(0.0, squares - n * mean * mean) / (n - 1)
         half = student_half_width(math.sqrt(variance / n), n - 1, self.confidence)
         return Estimate(
-            mean, max(0.0, mean - half), mean + half, n, f"student t {percent(self.confidence)}", {"unit": "nat"}
+            mean, max(0.0, mean - half), mean + half, n, f"student t {percent(self.confidence)}", {"unit": self.unit}
         )

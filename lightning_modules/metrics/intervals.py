@@ -84,16 +84,16 @@ def _z(confidence: float) -> float:
     return float(ndtri(0.5 + confidence / 2))
 
 
-def _check_counts(successes: int, n: int) -> None:
+def _check_counts(successes: float, n: float) -> None:
     if n < 0 or not 0 <= successes <= n:
         raise ValueError(f"found {successes} successes of {n}; expected 0 <= successes <= n")
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a proportion (Wilson 1927), without continuity correction.
 
     Args:
-        successes: how many of the `n` independent trials succeeded.
+        successes: how many of the `n` independent trials succeeded; a fraction where `n` is an effective number.
         n: number of trials; with 0 trials nothing is known and the interval is (0, 1).
         confidence: nominal coverage in (0, 1).
 

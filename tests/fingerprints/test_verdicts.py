@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from math import comb
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_modules.fingerprints.keys import seeded_keys
 from lightning_modules.fingerprints.verdicts import (
@@ -15,6 +17,7 @@ from lightning_modules.fingerprints.verdicts import (
     family_p_value,
     identification_rate,
     match_p_value,
+    matching_bits,
 )
 
 
@@ -91,3 +94,38 @@ def test_identification_counts_ties_as_failures():
     keys = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
     bits = torch.tensor([[0, 0, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
     assert identification_rate(bits, keys, torch.tensor([0, 0, 2])).tolist() == [True, False, False]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest tensor that an operation made, in bytes; views of the input are not made."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.given, self.bytes = given.untyped_storage().data_ptr(), 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (list, tuple)) else [made]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() != self.given:
+                self.bytes = max(self.bytes, tensor.nbytes)
+        return made
+
+
+def test_a_large_registry_fits_into_memory():
+    n = 200_000
+    packed = np.random.default_rng(0).integers(0, 256, size=(n, 8), dtype=np.uint8)
+    keys = torch.from_numpy(np.unpackbits(packed, axis=1).astype(bool))
+    bits = keys[123_456].clone()
+    bits[[3, 60]] ^= True
+    names = [f"user{i}" for i in range(n)]
+    with LargestTensor(keys) as largest:
+        verdict = attribute(bits, names, keys)
+    assert (verdict.user, verdict.matching_bits) == ("user123456", 62)
+    assert 0 < largest.bytes < 5e6  # as floats, the keys alone would be 51 MB
+    of_bytes = np.array([i.bit_count() for i in range(256)])
+    differing = of_bytes[packed ^ np.packbits(bits.numpy())].sum(axis=1)
+    assert np.array_equal(matching_bits(bits, keys).numpy(), 64 - differing)
+    with LargestTensor(keys) as largest:
+        found = identification_rate(bits[None].repeat(3, 1), keys, torch.tensor([123_456, 7, n - 1]))
+    assert found.tolist() == [True, False, False]
+    assert 0 < largest.bytes < 5e6

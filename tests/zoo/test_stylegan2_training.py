@@ -20,7 +20,8 @@ def module():
 
 def test_r1_is_half_gamma_times_the_squared_gradient(module):
     direction = torch.randn(3, 8, 8)
-    module.discriminator.forward = lambda images: (images * direction).flatten(1).sum(dim=1)  # its gradient is the direction
+    # its gradient is the direction
+    module.discriminator.forward = lambda images: (images * direction).flatten(1).sum(dim=1)
     penalty = module._r1(torch.rand(5, 3, 8, 8))
     assert float(penalty) == pytest.approx(module.hparams["r1"] / 2 * float(direction.square().sum()), rel=1e-5)
 
