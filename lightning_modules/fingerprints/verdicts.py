@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 KEYS_AT_ONCE = 65_536  # keys compared in one step: a registry of a million needs no million floats per bit
+PAIRS_AT_ONCE = 2_000_000  # of an image and a key
 
 
 def family_p_value(p_value: float, users: int) -> float:
@@ -119,7 +120,8 @@ def identification_rate(bits: Tensor, keys: Tensor, true_user: Tensor) -> Tensor
     """
     own = (bits == keys[true_user]).sum(dim=1, keepdim=True)  # matching bits with the image's own key, (n, 1)
     as_good = torch.zeros_like(true_user)
-    for some in torch.split(keys, KEYS_AT_ONCE // 8):
+    at_once = max(1, min(KEYS_AT_ONCE // 4, PAIRS_AT_ONCE // max(1, len(bits))))
+    for some in torch.split(keys, at_once):
         as_good += (bits.shape[1] - hamming_distance(bits, some) >= own).sum(dim=1)
     return as_good == 1
 
