@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +33,7 @@ class Registry:
 
     bits: int
     users: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _owners: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # user by key's text
 
     @property
     def keys(self) -> Tensor:
@@ -67,10 +72,10 @@ class Registry:
             bits = key_from_text(key, self.bits)
         except ValueError as error:
             raise FingerprintError(f"user {user!r}: {error}") from error
-        for other, taken in self.users.items():
-            if torch.equal(taken, bits):
-                raise FingerprintError(f"user {user!r}: found the key of user {other!r}, expected one of their own")
+        if (other := self.owner_of(bits)) is not None:
+            raise FingerprintError(f"user {user!r}: found the key of user {other!r}, expected one of their own")
         self.users[user] = bits
+        self._owners[key_to_text(bits)] = user
 
     def key_of(self, user: str) -> Tensor:
         """Key of a user, bool `(bits,)`.
@@ -83,13 +88,24 @@ class Registry:
             raise FingerprintError(f"found no user {user!r} among {len(self.users)} ({known}); register them first")
         return self.users[user]
 
+    def owner_of(self, key: Tensor) -> str | None:
+        """The user who holds a key, bool `(bits,)`, or None."""
+        if len(self._owners) != len(self.users):
+            self._owners = {key_to_text(taken): user for user, taken in self.users.items()}
+        return self._owners.get(key_to_text(key))
+
     def _check_new(self, user: str) -> None:
-        if not user or user != user.strip():
-            raise FingerprintError(f"found user id {user!r}, expected a name without spaces around it")
+        if not is_user_id(user):
+            raise FingerprintError(f"found user id {user!r}, expected a printable name without spaces around it")
         if user in self.users:
             raise FingerprintError(
                 f"found user {user!r} registered already; keys are never replaced, choose another id"
             )
+
+
+def is_user_id(name: str) -> bool:
+    """Whether a name can be registered: printable, on one line, no spaces around it."""
+    return bool(name) and name == name.strip() and name.isprintable()
 
 
 def write_registry(registry: Registry, path: Path) -> None:
@@ -124,7 +140,9 @@ def read_registry(path: Path, bits: int | None = None) -> Registry:
         registry = Registry(int(content["bits"]))
         for user, text in content["users"].items():
             registry.add(user, text)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except FingerprintError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FingerprintError(f"{path.name}: found a damaged registry ({type(error).__name__}); restore it") from error
     if bits is not None and registry.bits != bits:
         raise FingerprintError(
@@ -132,3 +150,32 @@ def read_registry(path: Path, bits: int | None = None) -> Registry:
             "belongs to one key length"
         )
     return registry
+
+
+@contextmanager
+def changing_registry(path: Path, bits: int | None = None) -> Iterator[Registry]:
+    """Read a registry, let the caller change it, write it; nothing is written if the caller fails.
+
+    Processes that change one registry at once take turns, so that none overwrites what another added: the whole change
+    is made under a lock on the file `.<name>.lock` beside it. The system frees that lock when its holder ends, however
+    it ends; the empty file stays.
+
+    Args:
+        path: the registry.
+        bits: key length that it must have, and that a registry which is not there yet is begun with.
+
+    Raises:
+        FingerprintError: as `read_registry`; no such folder; or no registry and no key length to begin one with.
+    """
+    path = path.resolve()
+    if not path.parent.is_dir():
+        raise FingerprintError(f"found no folder {path.parent} for the registry {path.name}; make it first")
+    if bits is None and not path.exists():
+        raise FingerprintError(
+            f"found no registry {path}; a new one takes the length of its keys from a fingerprint, name its file"
+        )
+    with os.fdopen(os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        registry = Registry(bits) if bits is not None and not path.exists() else read_registry(path, bits)
+        yield registry
+        write_registry(registry, path)
