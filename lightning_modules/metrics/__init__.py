@@ -23,7 +23,6 @@ from lightning_modules.metrics.intervals import (
     proportion,
     wilson,
 )
-from lightning_modules.metrics.key_metrics import key_estimates, key_metrics, negative_metrics
 
 __all__ = [
     "CrossEntropy",
@@ -37,10 +36,7 @@ __all__ = [
     "estimates_from_confusion",
     "frechet_distance",
     "frechet_distance_of_features",
-    "key_estimates",
-    "key_metrics",
     "mean_and_std",
-    "negative_metrics",
     "over_seeds",
     "pairwise_frechet",
     "proportion",
