@@ -92,16 +92,17 @@ class LatentFingerprint(pl.LightningModule):
         """The frozen generator."""
         return self._frozen[0]
 
-    def setup(self, stage: str) -> None:
-        """Fit the fingerprint where there is none yet; bring the generator to the device."""
+    def on_fit_start(self) -> None:
+        """Fit the fingerprint where neither file nor checkpoint gave one, and leave it in the run's folder."""
         self.generator.to(self.device)
         if self.fingerprint is None:
             self.fingerprint = self._fit()
-            if self.trainer.is_global_zero:
-                write_fingerprint(self.fingerprint, Path(self.trainer.default_root_dir) / "fingerprint.safetensors")
-        self.marked = MarkedImages(
-            self.generator, self.fingerprint.to(self.device), self.hparams["stream_seed"], self._bank()
-        )
+        self.fingerprint = self.fingerprint.to(self.device)
+        self.marked = MarkedImages(self.generator, self.fingerprint, self.hparams["stream_seed"], self._bank())
+        if self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_fingerprint(self.fingerprint, folder / "fingerprint.safetensors")
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with warm-up and half a cosine."""

@@ -1,0 +1,119 @@
+"""LatentFingerprint: fits and keeps its fingerprint, trains a decoder, resumes."""
+
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from datamodules.sample_numbers import SampleNumbersDataModule
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
+from lightning_modules.fingerprints.marked_images import MarkedImages, runs
+from lightning_modules.generators.checkpoints.own_file import write_generator
+from lightning_modules.generators.checkpoints.stored import StoredGenerator
+from lightning_modules.generators.stylegan2 import StyleGAN2Generator
+from lightning_modules.latent_fingerprint import LatentFingerprint
+
+SMALL = {"bits": 4, "shift": -4, "sigma": 3.0, "fit_latents": 300, "backbone": "test_resnet", "stem": "small"}
+
+
+def written(path, seed=0):
+    torch.manual_seed(seed)
+    generator = StyleGAN2Generator(16, 12, 12, 2, [8, 8, 8])
+    write_generator(StoredGenerator("stylegan2", generator.arguments, generator.state_dict(), {"format": "test"}), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("generator") / "g.safetensors")
+
+
+def fit(module, folder, epochs=1, checkpoint=None):
+    data = SampleNumbersDataModule(train_images=64, val_images=10, batch_size=16)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+def test_a_run_leaves_its_fingerprint_and_no_generator_in_the_checkpoint(generator, tmp_path):
+    module = LatentFingerprint(generator, **SMALL)
+    trainer = fit(module, tmp_path)
+    fingerprint = read_fingerprint(tmp_path / "fingerprint.safetensors", module.fingerprint.generator)
+    assert (fingerprint.bits, fingerprint.sigma, fingerprint.noise) == (4, 3.0, "fixed(0)")
+    assert {name.split(".")[0] for name in module.state_dict()} == {"network"}
+    scores = trainer.callback_metrics
+    assert {"train/bit_accuracy", "val/clean/bit_accuracy", "val/attacked/bit_accuracy"} <= set(scores)
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    content = torch.load(path, weights_only=True)
+    assert torch.equal(content["fingerprint"]["mean"], fingerprint.mean)
+    assert not any("synthesis" in name for name in content["state_dict"])
+
+
+def test_a_resumed_run_keeps_the_fingerprint_of_its_checkpoint(generator, tmp_path):
+    first = LatentFingerprint(generator, **SMALL)
+    trainer = fit(first, tmp_path / "a")
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    second = LatentFingerprint(generator, **SMALL | {"fit_latents": 50})
+    resumed = fit(second, tmp_path / "b", epochs=2, checkpoint=tmp_path / "last.ckpt")
+    assert torch.equal(second.marked.fingerprint.key_axes, first.fingerprint.key_axes)
+    kept = read_fingerprint(tmp_path / "b" / "fingerprint.safetensors")
+    assert torch.equal(kept.mean, first.fingerprint.mean)
+    assert resumed.global_step == 8
+
+
+def test_a_fingerprint_file_is_used_and_one_of_another_generator_refused(generator, tmp_path):
+    fit(LatentFingerprint(generator, **SMALL), tmp_path)
+    file = str(tmp_path / "fingerprint.safetensors")
+    module = LatentFingerprint(generator, fingerprint=file, backbone="test_resnet", stem="small")
+    assert module.network.bits == 4
+    other = written(tmp_path / "other.safetensors", seed=1)
+    with pytest.raises(FingerprintError, match=r"found a fingerprint of generator .*g\.safetensors"):
+        LatentFingerprint(other, fingerprint=file)
+
+
+def test_a_key_that_does_not_fit_is_refused_before_anything_runs(generator):
+    with pytest.raises(ValueError, match="expected at least 1 bit within 12 axes"):
+        LatentFingerprint(generator, bits=32, shift=-32)
+
+
+def test_a_decoder_learns_to_read_keys(generator, tmp_path):
+    pl.seed_everything(0, verbose=False)
+    settings = SMALL | {"attack": "identity", "learning_rate": 3e-3, "sigma": 12.0}
+    module = LatentFingerprint(generator, **settings)
+    data = SampleNumbersDataModule(train_images=1600, val_images=200, batch_size=32)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        max_epochs=4,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, data)
+    assert float(trainer.callback_metrics["val/clean/bit_accuracy"]) > 0.8
+
+
+def test_marked_samples_follow_from_their_number(generator, tmp_path):
+    module = LatentFingerprint(generator, **SMALL)
+    fit(module, tmp_path)
+    marked: MarkedImages = module.marked
+    together = marked.make(torch.tensor([5, 6, 7, 40]))
+    alone = marked.make(torch.tensor([40]))
+    assert torch.equal(together.keys[3:], alone.keys)
+    assert torch.allclose(together.images[3:], alone.images, atol=1e-5)
+    assert torch.allclose(together.alpha[3:], alone.alpha, atol=1e-4)
+    assert runs(torch.tensor([5, 6, 7, 40, 2, 3])) == [(5, 8), (40, 41), (2, 4)]
+    banked = MarkedImages(module.generator, module.fingerprint, bank=torch.randn(3, 12))
+    assert torch.equal(banked.make(torch.tensor([1])).latents, banked.make(torch.tensor([4])).latents)
+    assert not torch.equal(banked.make(torch.tensor([1])).keys, banked.make(torch.tensor([4])).keys)
