@@ -30,7 +30,7 @@ def name(path: Path) -> str:
 
 
 def test_every_config_is_run_here():
-    assert sorted([*ATTRIBUTION, *ZOO, *GM_FASHION, *ATTACKS]) == sorted(CONFIGS.rglob("*.yaml"))
+    assert sorted([*ATTRIBUTION, *ZOO, *GM_FASHION, *GENERATE, *ATTACKS]) == sorted(CONFIGS.rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=name)

@@ -105,6 +105,8 @@ def write_images(
     """
     if n < 1 or processes < 1:
         raise SystemExit(f"{PROG}: found n={n} and processes={processes}, expected at least 1 of each")
+    if not 0 <= seed < 2**64:
+        raise SystemExit(f"{PROG}: found seed {seed}, expected 0 <= seed < 2**64")
     folder = Path(out)
     try:  # a mistake of input is known before the first image
         loaded = _load(generator, kind, options or {})

@@ -18,3 +18,6 @@ def run_command(main: Callable[[], object]) -> None:
     except INPUT_ERRORS as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; what is finished is kept, and the same command goes on from there\n")
+        raise SystemExit(130) from None

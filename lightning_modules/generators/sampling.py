@@ -10,6 +10,9 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -135,7 +138,7 @@ def check_reproducible(generator: Generator | str) -> None:
     if not getattr(generator, "reproducible", True):
         raise ValueError(
             "found a generator that draws new noise for each image, so that no image can be made again; expected noise "
-            "fixed, buffers or none: configure it so"
+            "fixed(SEED), buffers or none"
         )
 
 
@@ -195,9 +198,18 @@ def _write_block(block: Block) -> Block:
     return block
 
 
-def _load(generators: Mapping[str, Generator | str]) -> None:
+def _begin_worker(generators: Mapping[str, Generator | str], parent: int) -> None:
+    """Prepare a process that shares the work: interrupts are for its parent, and it ends when that has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     _set_loaded(generators)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)  # a parent that was killed could not end us; no file is left half-written
 
 
 def _set_loaded(generators: Mapping[str, Generator | str]) -> None:
@@ -217,7 +229,8 @@ def _run_here(generators: dict[str, Generator | str], blocks: list[Block]) -> It
 def _run_in_processes(generators: dict[str, Generator | str], blocks: list[Block], processes: int) -> Iterator[Block]:
     # spawned, not forked: a fork of a process whose OpenMP threads have run can hang
     context: Any = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_load, initargs=(generators,))
+    begin = (generators, os.getpid())
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin_worker, initargs=begin)
     try:
         for future in as_completed([pool.submit(_write_block, block) for block in blocks]):
             yield future.result()

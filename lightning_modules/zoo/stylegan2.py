@@ -89,6 +89,11 @@ class StyleGAN2(GeneratorTraining):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update the discriminator, then the generator, each with its regulariser when its turn has come."""
         real = self._as_seen(batch["image"])
+        if real.shape[-1] != self.generator.image_size:
+            raise ValueError(
+                f"found images of {real.shape[-1]} px, expected {self.generator.image_size}: set the model's "
+                "image_size to that of the images, a power of two, or resize the images"
+            )
         discriminator_optimiser, generator_optimiser = self.optimizers()
         update = self.updates
 

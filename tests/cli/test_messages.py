@@ -24,3 +24,13 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
     with pytest.raises(KeyError):
         run_command(broken)
+
+
+def test_an_interrupt_says_that_nothing_is_lost(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as left:
+        run_command(interrupted)
+    assert left.value.code == 130
+    assert "the same command goes on from there" in capsys.readouterr().err

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,7 +163,9 @@ def test_a_generator_that_cannot_repeat_its_images_is_refused(generator, tmp_pat
         lambda: generate_images(generator, tmp_path / "a", 4, seed=0),
         lambda: synthesize_block(generator, 0, 0),
     ):
-        with pytest.raises(ValueError, match=r"draws new noise for each image.*expected noise fixed, buffers or none"):
+        with pytest.raises(
+            ValueError, match=r"draws new noise for each image.*expected noise fixed.SEED., buffers or none"
+        ):
             refuse()
     assert not (tmp_path / "a").exists()
 
@@ -175,3 +182,26 @@ def test_png_holds_the_pixels_and_leaves_nothing_beside_them(tmp_path):
     with Image.open(io.BytesIO((tmp_path / "a.png").read_bytes())) as image:
         np.testing.assert_array_equal(np.asarray(image), pixels)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    """A killed parent cannot end its workers; they see it themselves, and stop writing."""
+    command = (
+        "from pathlib import Path; from lightning_modules.generators.sampling import generate_images\n"
+        "if __name__ == '__main__':\n"
+        f"    generate_images('flow-realnvp', Path({str(tmp_path / 'out')!r}), 200_000, 0, 2, False)"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(command)
+    root = str(Path(__file__).parents[2])
+    process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": root})
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    time.sleep(3)
+    there = len(list((tmp_path / "out").iterdir()))
+    assert there > 0
+    time.sleep(1.5)
+    assert len(list((tmp_path / "out").iterdir())) == there

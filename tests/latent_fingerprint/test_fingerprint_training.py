@@ -90,18 +90,18 @@ def test_a_decoder_learns_to_read_keys(generator, tmp_path):
     pl.seed_everything(0, verbose=False)
     settings = SMALL | {"attack": "identity", "learning_rate": 3e-3, "sigma": 12.0}
     module = LatentFingerprint(generator, **settings)
-    data = SampleNumbersDataModule(train_images=1600, val_images=200, batch_size=32)
+    data = SampleNumbersDataModule(train_images=1280, val_images=100, batch_size=32)
     trainer = pl.Trainer(
         accelerator="cpu",
         default_root_dir=tmp_path,
-        max_epochs=4,
+        max_epochs=2,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
     trainer.fit(module, data)
-    assert float(trainer.callback_metrics["val/clean/bit_accuracy"]) > 0.8
+    assert float(trainer.callback_metrics["val/clean/bit_accuracy"]) > 0.7
 
 
 def test_marked_samples_follow_from_their_number(generator, tmp_path):

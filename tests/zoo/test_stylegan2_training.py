@@ -65,3 +65,8 @@ def test_adam_is_corrected_for_lazy_regularisation(module):
     assert discriminator.param_groups[0]["lr"] == pytest.approx(2e-3 * share)
     assert discriminator.param_groups[0]["betas"] == pytest.approx((0.0, 0.99**share))
     assert generator.param_groups[0]["lr"] == pytest.approx(2e-3 * 8 / 9)
+
+
+def test_images_of_another_size_are_refused_in_words(module):
+    with pytest.raises(ValueError, match="found images of 16 px, expected 8: set the model's image_size"):
+        module.training_step({"image": torch.rand(4, 3, 16, 16)}, 0)

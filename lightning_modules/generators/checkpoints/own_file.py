@@ -66,6 +66,7 @@ def write_generator(stored: StoredGenerator, path: Path, half: bool = False) -> 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata={"manifest": text})
+        temporary.chmod(0o644)  # safetensors writes files for their owner alone; these are no secrets
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from typing import Any, Self
@@ -107,11 +108,13 @@ class StyleGAN2Generator(nn.Module):
         """
         unknown = sorted(set(options) - {"noise", "truncation"})
         if unknown:
-            raise ValueError(f"found option {unknown[0]!r} for StyleGAN2, expected noise or truncation")
+            near = difflib.get_close_matches(unknown[0], ["noise", "truncation"], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"found option {unknown[0]!r} for StyleGAN2, expected noise or truncation{hint}")
         if "noise" in options:
             self.noise = check_noise(str(options["noise"]))
         if "truncation" in options:
-            self.truncation = float(options["truncation"])
+            self.truncation = _checked_truncation(options["truncation"])
         return self
 
     def sample_latents(self, n: int, seed: int, start: int = 0) -> Tensor:
@@ -174,6 +177,18 @@ class StyleGAN2Generator(nn.Module):
     def freeze(self) -> Self:
         """Switch to inference for good: evaluation mode, no parameter takes a gradient."""
         return self.eval().requires_grad_(False)
+
+
+def _checked_truncation(value: Any) -> float:
+    try:
+        psi = float(value)
+    except (TypeError, ValueError):
+        psi = math.nan
+    if not 0.0 <= psi <= 2.0:
+        raise ValueError(
+            f"found truncation {value!r}, expected a number from 0 (the mean image) to 1 (none), at most 2"
+        )
+    return psi
 
 
 def _check_size(image_size: int) -> None:

@@ -47,6 +47,11 @@ def test_everything_comes_back(stored, path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_others_may_read_what_is_no_secret(stored, path):
+    write_generator(stored, path)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_the_same_generator_gives_the_same_bytes(stored, path, tmp_path):
     write_generator(stored, path)
     write_generator(read_own(path), tmp_path / "b.safetensors")

@@ -124,6 +124,17 @@ def test_arguments_that_do_not_go_together_are_refused(arguments: dict, message:
         StyleGAN2Generator(**({"z_dim": 4, "w_dim": 4} | arguments))
 
 
+@pytest.mark.parametrize("value", ["nan", -1, "abc", 7, None])
+def test_a_truncation_that_makes_no_images_is_refused(generator: StyleGAN2Generator, value: object) -> None:
+    with pytest.raises(ValueError, match=r"found truncation .*, expected a number from 0"):
+        generator.configure(truncation=value)
+
+
+def test_an_option_mistyped_is_answered_with_the_nearest(generator: StyleGAN2Generator) -> None:
+    with pytest.raises(ValueError, match=r"found option 'truncaton' .* did you mean truncation"):
+        generator.configure(truncaton=0.5)
+
+
 def test_unknown_options_are_refused(generator: StyleGAN2Generator) -> None:
     with pytest.raises(ValueError, match="found option 'psi' for StyleGAN2, expected noise or truncation"):
         generator.configure(psi=0.5)
