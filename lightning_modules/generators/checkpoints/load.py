@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning_modules.generators.bundled import WEIGHTS_FOLDER, bundled_sources, read_manifest
 from lightning_modules.generators.checkpoints.file_hash import file_hash
+from lightning_modules.generators.checkpoints.file_type import file_type
 from lightning_modules.generators.checkpoints.kinds import KINDS, CheckpointGenerator, build
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import PickledObject, read_tensor_pickle, shown
@@ -111,7 +112,7 @@ def _find(path: str | Path) -> Path:
         if "arguments" in entry:
             raise CheckpointError(
                 f"found the bundled source {path}, which is weights of a small network and no generator file; load it "
-                "with generators.bundled.load_bundled"
+                "with lightning_modules.generators.bundled.load_bundled"
             )
         return WEIGHTS_FOLDER / str(entry["weights"])
     beside = [other.name for other in place.parent.iterdir()] if place.parent.is_dir() else []
@@ -135,9 +136,8 @@ def _recognise_folder(path: Path) -> str:
 
 
 def _recognise_file(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[8:9] == b"{" or path.suffix == ".safetensors":
+    kind = file_type(path)
+    if kind == "safetensors" or (kind == "pickle" and path.suffix == ".safetensors"):
         if any((folder / "model_index.json").is_file() for folder in (path.parent, path.parent.parent)):
             raise CheckpointError(f"{path.name}: found one file of a diffusers folder; give the folder itself")
         return "own"
@@ -154,6 +154,11 @@ def _recognise_file(path: Path) -> str:
     if isinstance(content.get("g_ema"), dict) or "style.1.weight" in content:
         return "rosinality"
     state = content.get("state_dict")
+    if isinstance(state, dict) and any(str(name).startswith("average.module.") for name in state):
+        raise CheckpointError(
+            f"{path.name}: found a training run of this project, expected the generator it made; write that with "
+            f"`python -m lightning_modules.zoo.export {path} OUT` and load the .safetensors in OUT"
+        )
     if isinstance(state, dict) and any(str(name).startswith("first_stage_model.") for name in state):
         return "compvis"
     inner = f", its state_dict with {_described(state)}" if isinstance(state, dict) else ""

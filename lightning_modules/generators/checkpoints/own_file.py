@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_modules.generators.checkpoints.file_type import file_type
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 
 FORMAT = "manifold-fingerprints generator"
@@ -81,6 +82,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"found no file {path}, expected a generator's .safetensors; check the path")
+    kind = file_type(path)
+    if kind not in ("safetensors", "pickle"):  # what none of the known beginnings has may be a damaged one
+        raise CheckpointError(
+            f"{path.name}: found a {kind} file, expected a generator's .safetensors; a checkpoint of another format is "
+            "loaded by load_generator, or made one of ours by the convert command"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("manifest")

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_modules.generators.checkpoints.file_type import file_type
 from lightning_modules.generators.checkpoints.pickle_machine import PickledGlobal, PickledObject, shown
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 from lightning_modules.generators.checkpoints.torch_files import read_stream, read_zip
@@ -51,7 +52,16 @@ def read_tensor_pickle(path: Path) -> Any:
         raise CheckpointError(f"{path.name}: found a web page, expected a checkpoint; the download failed, repeat it")
     if start[257:262] == b"ustar":
         raise CheckpointError(f"{path.name}: found a tar archive; unpack it, or save the state dict with today's torch")
-    return read_stream(content, path.name, len(content))
+    kind = file_type(path)
+    other = f"{path.name}: found a {kind} file, expected a checkpoint (.pt, .pkl, .ckpt or .safetensors)"
+    if kind not in ("pickle", "text", "safetensors"):
+        raise CheckpointError(other)
+    try:
+        return read_stream(content, path.name, len(content))
+    except CheckpointError as error:
+        if kind == "text" and "truncated or damaged" in str(error):
+            raise CheckpointError(other) from error
+        raise
 
 
 def module_tensors(record: PickledObject) -> dict[str, Tensor]:

@@ -126,7 +126,13 @@ def _scheduler(folder: Path) -> tuple[dict[str, Any], list[str]]:
         )
     if name not in ("DDIMScheduler", "DDPMScheduler"):  # these never clip, and do not write that they do not
         written["clip_sample"] = False
-    scheduler = make_scheduler(written)
+    try:
+        scheduler = make_scheduler(written)
+    except (NotImplementedError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / 'scheduler_config.json'}: found values that diffusers cannot use ({error}), expected those of "
+            "a scheduler of the DDPM family, such as beta_schedule linear or scaled_linear; mend the file"
+        ) from error
     options = inspect.signature(type(scheduler).__init__).parameters
     config = {key: value for key, value in dict(scheduler.config).items() if key in options}
     aside = sorted(key for key in written if not key.startswith("_") and key not in options)

@@ -338,7 +338,7 @@ def test_every_cut_is_noticed_and_no_change_of_a_byte_does_harm(name, tmp_path):
         (b"", "empty file"),
         (b"<!DOCTYPE html><html>Sign in", "found a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (b"GIF89a", "truncated or damaged"),
+        (b"GIF89a", "found a GIF image"),
         (bytes(257) + b"ustar" + bytes(300), "tar archive"),
     ],
 )

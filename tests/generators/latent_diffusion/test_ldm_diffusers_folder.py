@@ -275,3 +275,10 @@ def test_refuses_broken_weights(folder):
     torch.save({"a": torch.nn.Linear(1, 1)}, path.with_suffix(".bin"))
     with pytest.raises(CheckpointError):
         read_diffusers(folder)
+
+
+def test_a_schedule_that_diffusers_does_not_know_names_the_file(folder):
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "beta_schedule": "foo"}))
+    with pytest.raises(CheckpointError, match=r"scheduler_config\.json: found values that diffusers cannot use .*foo"):
+        read_diffusers(folder)
