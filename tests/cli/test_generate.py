@@ -81,7 +81,8 @@ def test_mistakes_are_said_before_anything_is_written(checkpoint, tmp_path, caps
     near = checkpoint.with_name("smal.safetensors")
     assert f"did you mean {checkpoint}" in said(capsys, "--generator", near, *out)
     assert "found option 'steps' for StyleGAN2" in said(capsys, *known, "--options.steps", 3)
-    assert "expected noise fixed, buffers or none" in said(capsys, *known, "--options.noise", "random")
+    assert "found seed -1, expected 0 <= seed < 2**64" in said(capsys, *known, "--seed=-1")
+    assert "expected noise fixed(SEED), buffers or none" in said(capsys, *known, "--options.noise", "random")
     assert "found a stylegan2 generator, expected latent_diffusion" in said(
         capsys, *known, "--kind", "latent_diffusion"
     )
