@@ -3,5 +3,6 @@
 from datamodules.gm import GMDataModule
 from datamodules.image_files import ImageFilesDataModule
 from datamodules.real_images import RealImagesDataModule
+from datamodules.sample_numbers import SampleNumbersDataModule
 
-__all__ = ["GMDataModule", "ImageFilesDataModule", "RealImagesDataModule"]
+__all__ = ["GMDataModule", "ImageFilesDataModule", "RealImagesDataModule", "SampleNumbersDataModule"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.networks import warmup_cosine
 
 FIT_BATCH = 256
+KEPT_AXES = 2048
+"""Axes outside the key that are stored and estimated one by one."""
 
 
 class LatentFingerprint(pl.LightningModule):
@@ -38,7 +41,8 @@ class LatentFingerprint(pl.LightningModule):
         layout: ``flat``, ``repeated`` or ``per_channel``.
         latent_prior: ``projected`` or ``gaussian``.
         fit_latents: Latents the axes are fitted to.
-        bank: Train on this many natural latents, each with ever new keys, where sampling latents is slow; 0 for none.
+        bank: Train on this many of the latents that the axes are fitted to, each with ever new keys, where sampling
+            latents is slow; 0 samples every latent anew.
         backbone: timm network of the decoder.
         stem: ``imagenet``, ``small`` or ``patch``.
         weights: ``none``, ``imagenet`` or a path.
@@ -84,7 +88,8 @@ class LatentFingerprint(pl.LightningModule):
         self.fingerprint: Fingerprint | None = None if fingerprint is None else self._read(Path(fingerprint))
         bits = bits if self.fingerprint is None else self.fingerprint.bits
         self.attack = make_attack(attack)
-        self.network = KeyNetwork(bits, dim - bits * self._copies(), backbone, stem, weights)
+        axes = min(dim - bits * self._copies(), KEPT_AXES)
+        self.network = KeyNetwork(bits, axes, backbone, stem, weights, self.generator.image_size)
         self.val_scores = torch.nn.ModuleDict({name: MeanMetric() for name in ("clean", "attacked")})
 
     @property
@@ -95,10 +100,15 @@ class LatentFingerprint(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Fit the fingerprint where neither file nor checkpoint gave one, and leave it in the run's folder."""
         self.generator.to(self.device)
+        bank = self.hparams["bank"]
+        self._banked = self.generator.sample_latents(bank, self.hparams["stream_seed"] + 1) if bank else torch.empty(0)
         if self.fingerprint is None:
             self.fingerprint = self._fit()
         self.fingerprint = self.fingerprint.to(self.device)
-        self.marked = MarkedImages(self.generator, self.fingerprint, self.hparams["stream_seed"], self._bank())
+        self.training_stream = MarkedImages(
+            self.generator, self.fingerprint, self.hparams["stream_seed"], self._banked if bank else None
+        )
+        self.fresh_stream = MarkedImages(self.generator, self.fingerprint, self.hparams["stream_seed"])
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +124,7 @@ class LatentFingerprint(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of the bits and squared error of alpha, on marked and attacked images."""
-        marked, images = self._marked(batch)
+        marked, images = self._marked(batch, self.training_stream)
         progress = self.global_step / max(1.0, self.hparams["curriculum"] * self.trainer.estimated_stepping_batches)
         attack = self.attack.at_strength(min(1.0, progress))
         with torch.no_grad():
@@ -130,7 +140,7 @@ class LatentFingerprint(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Bit accuracy on 8-bit images, clean and under the training's attack with the real codec."""
-        marked, images = self._marked(batch)
+        marked, images = self._marked(batch, self.fresh_stream)
         attacked = self.attack.real(images, image_seeds(self.hparams["stream_seed"], batch["sample"]))
         for name, seen in (("clean", images), ("attacked", attacked)):
             right = ((self.network(seen)[0] > 0) == marked.keys).float()
@@ -146,9 +156,9 @@ class LatentFingerprint(pl.LightningModule):
         """Go on with the checkpoint's fingerprint."""
         self.fingerprint = Fingerprint(**checkpoint["fingerprint"])
 
-    def _marked(self, batch: dict[str, Tensor]) -> tuple[Marked, Tensor]:
+    def _marked(self, batch: dict[str, Tensor], stream: MarkedImages) -> tuple[Marked, Tensor]:
         """Marked samples and their images as 8-bit files hold them."""
-        marked = self.marked.make(batch["sample"])
+        marked = stream.make(batch["sample"])
         return marked, (marked.images.clamp(0.0, 1.0) * 255.0).round() / 255.0
 
     def _copies(self) -> int:
@@ -164,15 +174,9 @@ class LatentFingerprint(pl.LightningModule):
     @torch.no_grad()
     def _fit(self) -> Fingerprint:
         hparams, generator = self.hparams, self.generator
-
-        def latents() -> Any:
-            for start in range(0, hparams["fit_latents"], FIT_BATCH):
-                count = min(FIT_BATCH, hparams["fit_latents"] - start)
-                yield generator.sample_latents(count, hparams["stream_seed"] + 1, start)
-
         channels = getattr(generator, "latent_shape", (1,))[0]
         placed = place_key(
-            latents, generator.latent_dim, hparams["bits"], hparams["shift"], hparams["layout"], channels
+            self._natural, generator.latent_dim, hparams["bits"], hparams["shift"], hparams["layout"], channels
         )
         return make_fingerprint(
             placed,
@@ -183,8 +187,15 @@ class LatentFingerprint(pl.LightningModule):
             str(hparams["generator"]),
             hparams["latent_prior"],
             str(getattr(generator, "noise", "")),
+            KEPT_AXES,
         ).to(self.device)
 
-    def _bank(self) -> Tensor | None:
-        count = self.hparams["bank"]
-        return self.generator.sample_latents(count, self.hparams["stream_seed"] + 2) if count else None
+    def _natural(self) -> Iterator[Tensor]:
+        """Latents that the axes are fitted to, in batches; the bank's are sampled once."""
+        fitted = int(self.hparams["fit_latents"])
+        for start in range(0, fitted, FIT_BATCH):
+            stop = min(start + FIT_BATCH, fitted)
+            if stop <= len(self._banked):
+                yield self._banked[start:stop]
+            else:
+                yield self.generator.sample_latents(stop - start, self.hparams["stream_seed"] + 1, start)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +17,8 @@ class KeyNetwork(nn.Module):
     """An image to the logits of its key and to its latent's coordinates outside the key.
 
     Knowing where the image lies among all images is what separates a key from an unusual garment or face; the second
-    head makes the features carry it, and gives an inversion its start.
+    head makes the features carry it, and gives an inversion its start. Both heads see several levels of the backbone
+    with their positions: what a key changes is a faint pattern in place, which pooling over the image would blur away.
 
     Args:
         bits: length m of a key.
@@ -22,23 +26,49 @@ class KeyNetwork(nn.Module):
         backbone: a timm network.
         stem: see `networks.SourceNetwork`.
         weights: see `networks.SourceNetwork`.
+        image_size: height and width of the images in pixels.
+        levels: stages of the backbone that the heads see, as timm counts them.
+        grid: levels of more positions than this on a side are averaged down to it.
     """
 
     log_temperature: Tensor
 
     def __init__(
-        self, bits: int, axes: int, backbone: str = "resnet18", stem: str = "patch", weights: str = "none"
+        self,
+        bits: int,
+        axes: int,
+        backbone: str = "resnet18",
+        stem: str = "patch",
+        weights: str = "none",
+        image_size: int = 32,
+        levels: Sequence[int] = (1, 2, 3),
+        grid: int = 8,
     ) -> None:
         super().__init__()
         self.bits = bits
         self.axes = axes
-        self.network = SourceNetwork(backbone, bits + axes, stem, weights)
+        self.levels = list(levels)
+        self.grid = grid
+        self.backbone: Any = SourceNetwork(backbone, 0, stem, weights).backbone
+        self.backbone.prune_intermediate_layers(self.levels, prune_head=True)
+        with torch.no_grad():
+            width = self.eval().features(torch.zeros(1, 3, image_size, image_size)).shape[1]
+        self.train()
+        self.heads = nn.Linear(width, bits + axes)
         self.register_buffer("log_temperature", torch.zeros(()))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images `(n, 3, H, W)` in [0, 1] to key logits `(n, m)` and alpha in standard deviations `(n, k)`."""
-        output, _ = self.network(images * 2.0 - 1.0)
+        output = self.heads(self.features(images))
         return output[:, : self.bits] / self.log_temperature.exp(), output[:, self.bits :]
+
+    def features(self, images: Tensor) -> Tensor:
+        """All levels of images `(n, 3, H, W)` in [0, 1], position by position, `(n, f)`."""
+        maps = self.backbone.forward_intermediates(images * 2.0 - 1.0, indices=self.levels, intermediates_only=True)
+        return torch.cat([self._shrunk(level).flatten(1) for level in maps], dim=1)
+
+    def _shrunk(self, level: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(level, self.grid) if level.shape[-1] > self.grid else level
 
     def calibrate(self, logits: Tensor, keys: Tensor) -> float:
         """Set the temperature that makes logits log odds, on images it was not trained on (Guo et al. 2017).
