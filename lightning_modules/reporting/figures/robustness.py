@@ -1,0 +1,139 @@
+"""Robustness curves: bit accuracy against the strength of an attack, a panel for each kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lightning_modules.metrics.binomial import bits_needed
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.figures.style import ACCENT, FAINT, INK, MUTED, new_figure, styled
+from lightning_modules.reporting.formatting import format_percent, interval_name
+
+_NEEDED = "#d55e00"
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    unit: str
+    stronger_is_smaller: bool = False
+
+
+_PANELS = {
+    "noise": _Panel("Noise", "standard deviation (images in [0, 1])"),
+    "blur": _Panel("Blur", "standard deviation in pixels"),
+    "jpeg": _Panel("JPEG", "quality", stronger_is_smaller=True),
+    "combination": _Panel("Combination", "share of paper-strongest"),
+}
+KINDS = tuple(_PANELS)
+"""Kinds of attack that have a panel, in the order shown."""
+
+
+def attack_strength(attack: str) -> tuple[str, float] | None:
+    """Kind and strength of an attack of a grid: `("noise", 0.05)` of `noise_0.05`; None for any other name."""
+    kind, _, strength = attack.partition("_")
+    try:
+        return (kind, float(strength)) if kind in KINDS and math.isfinite(float(strength)) else None
+    except ValueError:
+        return None
+
+
+@styled
+def robustness_curves(
+    curves: Mapping[str, Sequence[tuple[float, Estimate]]],
+    *,
+    bits: int,
+    clean: Estimate | None = None,
+    false_positive_rate: float = 1e-6,
+) -> Figure:
+    """Bit accuracy against strength, with intervals, beside the share of bits that a convincing match needs.
+
+    Every panel gets stronger to the right: JPEG's quality falls. Images without attack stand at the left end.
+
+    Args:
+        curves: points (strength, bit accuracy) by kind, of `KINDS`; kinds without points get no panel.
+        bits: length m of a key.
+        clean: bit accuracy without attack.
+        false_positive_rate: of the dashed line at `bits_needed / m`; a key too short for the rate has no line.
+
+    Raises:
+        ValueError: an unknown kind, or no point at all.
+    """
+    if unknown := sorted(set(curves) - set(KINDS)):
+        raise ValueError(f"found curves of {unknown}; expected kinds of {list(KINDS)}")
+    kinds = [kind for kind in KINDS if any(not math.isnan(estimate.value) for _, estimate in curves.get(kind, ()))]
+    if not kinds:
+        raise ValueError("found no point to draw; expected (strength, bit accuracy) pairs of at least one kind")
+    needed = bits_needed(bits, false_positive_rate)
+    figure = new_figure(max(4.6, 2.6 * len(kinds) + 0.3), 3.35)
+    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
+        _draw(axes, _PANELS[kind], curves[kind], clean)
+        axes.axhline(0.5, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.1, label="chance")
+        if needed is not None:
+            rate = f"{false_positive_rate:.0e}".replace("e-0", "e-")
+            label = f"match that convinces at a false-positive rate of {rate}: {needed} of {bits} bits"
+            axes.axhline(needed / bits, color=_NEEDED, linestyle=(0, (5, 3)), linewidth=1.3, label=label)
+    shown = [estimate.value for kind in kinds for _, estimate in curves[kind] if not math.isnan(estimate.value)]
+    panels[0].set_ylim(min(0.46, min(shown) - 0.04), 1.025)
+    panels[0].set_yticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    panels[0].yaxis.set_major_formatter(lambda value, _: format_percent(value, 0))
+    panels[0].set_ylabel("bit accuracy")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(kinds) > 2 else 1, handlelength=2.6)
+    return figure
+
+
+def _draw(axes: Axes, panel: _Panel, points: Sequence[tuple[float, Estimate]], clean: Estimate | None) -> None:
+    sign = -1 if panel.stronger_is_smaller else 1
+    known = sorted(((s, e) for s, e in points if not math.isnan(e.value)), key=lambda point: sign * point[0])
+    strengths = [strength for strength, _ in known]
+    ticks = strengths
+    if clean is not None and not math.isnan(clean.value):
+        # there is no quality that leaves an image as it is: a step beyond the best one
+        none = strengths[0] + 0.12 * max(1.0, strengths[0] - strengths[-1]) if panel.stronger_is_smaller else 0.0
+        known.insert(0, (none, clean))
+        ticks = [none, *strengths]
+    places, values = zip(*((strength, estimate.value) for strength, estimate in known), strict=True)
+    bounded = [(s, e.low, e.high) for s, e in known if e.low is not None and e.high is not None]
+    if bounded:
+        across, lows, highs = zip(*bounded, strict=True)
+        name = interval_name(next(estimate for _, estimate in known if estimate.low is not None))
+        axes.fill_between(across, lows, highs, color=ACCENT, alpha=0.18, linewidth=0)
+        reach = [
+            [max(0.0, e.value - e.low) for _, e in known if e.low is not None and e.high is not None],
+            [max(0.0, e.high - e.value) for _, e in known if e.low is not None and e.high is not None],
+        ]
+        centres = [e.value for _, e in known if e.low is not None and e.high is not None]
+        axes.errorbar(across, centres, yerr=reach, fmt="none", ecolor=ACCENT, elinewidth=1, capsize=2)
+        label = f"bit accuracy ({name})"
+    else:
+        label = "bit accuracy"
+    axes.plot(places, values, color=ACCENT, linewidth=1.7, marker="o", markersize=4, label=label, zorder=4)
+    axes.set_title(panel.title, loc="left")
+    axes.set_xlabel(panel.unit)
+    names = [f"{tick:g}" for tick in ticks]
+    if len(ticks) > len(strengths):
+        names[0] = "none"
+    _set_ticks(axes, ticks, names)
+    if panel.stronger_is_smaller:
+        axes.invert_xaxis()
+    axes.grid(color=FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(color=MUTED, labelcolor=INK)
+
+
+def _set_ticks(axes: Axes, ticks: Sequence[float], names: Sequence[str]) -> None:
+    """Name the strengths that were measured, but not two so near to each other that their names would touch."""
+    span = max(ticks) - min(ticks) or 1.0
+    kept: list[int] = []
+    for place in range(len(ticks)):
+        room = 0.045 * (len(names[place]) + len(names[kept[-1]]) + 1) / 2 if kept else 0.0
+        if not kept or abs(ticks[place] - ticks[kept[-1]]) / span >= room:
+            kept.append(place)
+    axes.set_xticks([ticks[place] for place in kept], [names[place] for place in kept])

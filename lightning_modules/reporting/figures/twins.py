@@ -1,0 +1,116 @@
+"""Images beside their fingerprinted twins: what the key changed, and what attacks make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_modules.reporting.figures.style import INK, new_figure, styled
+from lightning_modules.reporting.formatting import format_number
+
+_PIXELS = 128  # a tile is enlarged by whole factors to about this size, so that its pixels stay square
+_MARGIN = 5  # white pixels around a tile
+_FACTORS = (1, 2, 5, 10, 20, 50, 100)
+
+
+@dataclass(frozen=True)
+class TwinExample:
+    """One latent, drawn without and with a key; images are float `(3, H, W)` in [0, 1].
+
+    Attributes:
+        index: position in the test split.
+        image: the image without key.
+        twin: the image of the same latent with the key.
+        attacked: the twin after each attack, by the attack's name.
+    """
+
+    index: int
+    image: Tensor
+    twin: Tensor
+    attacked: dict[str, Tensor] = field(default_factory=dict)
+
+
+def shown_attacks(examples: Sequence[TwinExample], order: Sequence[str], most: int) -> list[str]:
+    """The first attacks of an order that every example has, at most so many."""
+    return [name for name in order if all(name in example.attacked for example in examples)][:most]
+
+
+def difference_factor(examples: Sequence[TwinExample]) -> int:
+    """The largest of 1, 2, 5, ..., 100 that keeps 99.5 % of all differences, times it, within ±0.5."""
+    differences = np.concatenate([np.abs(_hwc(one.twin) - _hwc(one.image)).ravel() for one in examples])
+    limit = float(np.quantile(differences, 0.995))
+    return max((factor for factor in _FACTORS if factor * limit <= 0.5), default=_FACTORS[0])
+
+
+@styled
+def twin_rows(examples: Sequence[TwinExample], attacks: Sequence[str] = (), *, factor: float | None = None) -> Figure:
+    """For each example a row: image, fingerprinted twin, their difference, the twin after each attack.
+
+    The difference is signed, twin minus image, times a factor that the column's title states, around mid-grey, and cut
+    to [0, 1]: grey is no change.
+
+    Args:
+        examples: the rows, images of one size.
+        attacks: whose results to show, in order.
+        factor: of the difference; by default `difference_factor`.
+
+    Raises:
+        ValueError: no example, images of different sizes, or an attack that an example lacks.
+    """
+    if not examples:
+        raise ValueError("found no pair of twins to show; expected at least one TwinExample")
+    factor = difference_factor(_checked(examples, attacks)) if factor is None else factor
+    rows = []
+    for example in examples:
+        image, twin = _hwc(example.image), _hwc(example.twin)
+        difference = np.clip(0.5 + factor * (twin - image), 0, 1)
+        shown = [image, twin, difference, *(_hwc(example.attacked[name]) for name in attacks)]
+        rows.append(np.concatenate([_tile(picture) for picture in shown], axis=1))
+    canvas = np.concatenate(rows)
+    columns = 3 + len(attacks)
+    pitch = canvas.shape[1] / columns
+    cell = min(1.05, 10.4 / columns)  # inches; the page is about 10.5 wide
+    titles = ["image", "fingerprinted\ntwin", f"difference\n×{format_number(factor)}", *map(_wrapped, attacks)]
+    height = len(examples) * cell * canvas.shape[0] / len(examples) / pitch
+    figure = new_figure(columns * cell, height + 0.13 * max(title.count("\n") + 1 for title in titles) + 0.1)
+    axes = figure.add_subplot()
+    axes.imshow(canvas, interpolation="antialiased")
+    axes.set_xticks([pitch * (place + 0.5) for place in range(columns)], titles, fontsize=7.5)
+    axes.xaxis.tick_top()
+    axes.set_yticks([])
+    axes.tick_params(length=0, colors=INK)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _checked(examples: Sequence[TwinExample], attacks: Sequence[str]) -> Sequence[TwinExample]:
+    size = tuple(examples[0].image.shape)
+    for example in examples:
+        if missing := [name for name in attacks if name not in example.attacked]:
+            raise ValueError(f"example {example.index} has no image after {missing}; found {sorted(example.attacked)}")
+        found = {tuple(picture.shape) for picture in (example.image, example.twin, *example.attacked.values())}
+        if found != {size}:
+            raise ValueError(f"example {example.index} has images {sorted(found)}; expected all to be {size}")
+    return examples
+
+
+def _hwc(image: Tensor) -> NDArray[np.float64]:
+    pixels = image.detach().cpu().double().clamp(0, 1).numpy()
+    return np.asarray(np.moveaxis(pixels, 0, -1))
+
+
+def _tile(picture: NDArray[np.float64]) -> NDArray[np.float64]:
+    factor = max(1, _PIXELS // max(picture.shape[:2]))
+    enlarged = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    return np.pad(enlarged, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), constant_values=1.0)
+
+
+def _wrapped(attack: str) -> str:
+    """`paper-scaled-blur` in two lines, `paper-scaled` and `blur`: a column is narrow."""
+    head, _, tail = attack.rpartition("-")
+    return f"{head}-\n{tail}" if head else attack
