@@ -4,6 +4,7 @@ python evaluate.py test     --ckpt_path RUN [--config C] [overrides]     numbers
 python evaluate.py predict  --ckpt_path RUN --images PATH [--out FILE]   JSON lines: file, predicted, probabilities
 python evaluate.py generate --config configs/gm_fashion/quickstart.yaml  a GM data set from generators
 python evaluate.py compare  RUN RUN ... [--out FOLDER]                   runs in one table, mean and spread over seeds
+python evaluate.py sweep    --config configs/sweeps/bits.yaml            a W&B sweep file, run here: table and figure
 
 The last line printed is the folder (predict: the file) of the results.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import sys
 
-COMMANDS = ("test", "predict", "generate", "compare")
+COMMANDS = ("test", "predict", "generate", "compare", "sweep")
 
 
 def main(args: list[str] | None = None) -> object:

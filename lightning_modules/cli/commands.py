@@ -1,16 +1,20 @@
-"""What evaluate.py does: test, predict, generate, compare."""
+"""What evaluate.py does: test, predict, generate, compare, sweep."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-import torch
+import pytorch_lightning as pl
 
 from datamodules import ImageFilesDataModule
+from lightning_modules.attributor import Attributor
 from lightning_modules.callbacks import PredictionRows
+from lightning_modules.callbacks.verdict_rows import VerdictRows
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
+from lightning_modules.latent_fingerprint import LatentFingerprint
 from lightning_modules.reporting.compare import Comparison, compare_runs
 from lightning_modules.reporting.run_files import write_text
 
@@ -55,25 +59,45 @@ def test(args: list[str]) -> dict[str, float]:
 
 
 def predict(args: list[str]) -> Path:
-    """Name the source of loose image files; returns the path of the JSON lines."""
+    """Name the source of loose image files, or the user whose key they carry; returns the path of the JSON lines."""
     if "-h" not in args and "--help" not in args:
         args = _with_config(args, "predict")
     cli = FrameworkCLI(args, purpose="predict")
-    out = Path(cli.config["out"]) if cli.config["out"] else cli.run_dir / "predictions.jsonl"
-    saved = torch.load(cli.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    out = (Path(cli.config["out"]) if cli.config["out"] else cli.run_dir / "predictions.jsonl").resolve()
+    plan = cli.plan
+    _check_module(cli.model, plan.kind)
     seen = cli.datamodule.hparams if cli.datamodule is not None else {}
     files = ImageFilesDataModule(
         images=cli.config["images"],
-        image_size=saved["attributor"]["image_size"] if "attributor" in saved else None,
+        image_size=plan.image_size,
         **{key: seen[key] for key in ("batch_size", "num_workers", *PIXEL_PATH) if key in seen},
     )
-    cli.trainer.callbacks.append(PredictionRows(out.resolve()))
+    rows: PredictionRows | VerdictRows
+    if plan.registry is None:
+        rows = PredictionRows(out)
+    else:
+        rows = VerdictRows(out, plan.registry, plan.false_positive_rate, plan.combine, plan.show_bits)
+    cli.trainer.callbacks.append(rows)
+    if cli.trainer.is_global_zero and (warning := plan.cannot_name()) is not None:
+        sys.stderr.write(f"warning: {warning}\n")
     cli.trainer.predict(
         cli.model, datamodule=files, return_predictions=False, ckpt_path=cli.ckpt_path, weights_only=True
     )
     if cli.trainer.is_global_zero:
+        if isinstance(rows, VerdictRows):
+            print(rows.summary)
         print(out)
     return out
+
+
+def _check_module(module: pl.LightningModule, kind: str) -> None:
+    """Refuse a config of one kind with a checkpoint of the other, which `load_state_dict` would call missing keys."""
+    expected = Attributor if kind == "attributor" else LatentFingerprint
+    if not isinstance(module, expected):
+        raise SystemExit(
+            f"evaluate.py predict: found a config of {type(module).__name__} with a checkpoint of "
+            f"{expected.__name__}; leave out --config, or name the one that the checkpoint was trained with"
+        )
 
 
 def generate(args: list[str]) -> Path:
@@ -105,3 +129,10 @@ def compare(args: list[str]) -> Comparison:
         comparison.write_html(out / "comparison.html", asked.metrics)
         print(out)
     return comparison
+
+
+def sweep(args: list[str]) -> Path:
+    """Run the points of a W&B sweep file without a server; returns the folder of points, tables and figure."""
+    from lightning_modules.cli import sweep as command
+
+    return command.sweep(args)

@@ -1,0 +1,157 @@
+"""The results of a sweep: a table to read, a table to compute with, and the points of its figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.figures.trade_off import TradeOffPoint
+from lightning_modules.reporting.formatting import MISSING, format_estimate
+
+CLEAN, ATTRIBUTION = "test/clean/bit_accuracy", "test/clean/attribution_accuracy"
+FID_OWN, FID_BEFORE, FID_AFTER = (f"test/quality/fid_{name}" for name in ("own", "before", "after"))
+_HEADINGS = {
+    CLEAN: "bit accuracy, clean",
+    ATTRIBUTION: "attribution accuracy, clean",
+    FID_OWN: "FID, marked to unmarked",
+    FID_BEFORE: "FID to reals, unmarked",
+    FID_AFTER: "FID to reals, marked",
+}
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """What one point of a sweep gave.
+
+    Attributes:
+        label: the point in one line.
+        settings: values of what varies over the sweep, by name.
+        state: `finished`, or in words what became of it.
+        folder: name of its run folder.
+        metrics: its `metrics.json`; empty where it has not finished.
+        mark: whether it is the setting that the sweep's config has by itself.
+    """
+
+    label: str
+    settings: Mapping[str, Any]
+    state: str
+    folder: str
+    metrics: Mapping[str, Estimate] = field(default_factory=dict)
+    mark: bool = False
+
+
+def table_columns(points: Sequence[SweepPoint], metric: str | None) -> list[str]:
+    """Metrics that the readable table shows: the known ones that some point has, and the sweep's own metric.
+
+    Args:
+        points: of the sweep.
+        metric: the metric that the sweep file names; it stands in the table even where no point has it.
+    """
+    found = {name for point in points for name in point.metrics}
+    attacked = metric.rpartition("/")[0] + "/attribution_accuracy" if metric else ""
+    wanted = [CLEAN, metric, ATTRIBUTION, attacked, FID_OWN, FID_BEFORE, FID_AFTER]
+    return [name for name in dict.fromkeys(wanted) if name and (name in found or name == metric)]
+
+
+def sweep_markdown(points: Sequence[SweepPoint], title: str, metric: str | None) -> str:
+    """One row a point: value, interval and n of each metric of `table_columns`; what did not finish says so.
+
+    Args:
+        points: in the order of the table.
+        title: the heading.
+        metric: see `table_columns`.
+    """
+    columns = table_columns(points, metric)
+    headings = [_HEADINGS.get(name, name) for name in columns]
+    lines = [f"# {title}", "", _row(["point", *headings]), "|---|" + "---:|" * len(columns)]
+    for point in points:
+        label = f"{point.label} (the config's own)" if point.mark else point.label
+        shown = [_shown(name, point.metrics.get(name)) for name in columns]
+        lines.append(_row([label if point.metrics else f"{label}: {point.state}", *shown]))
+    done = sum(bool(point.metrics) for point in points)
+    lines += [
+        "",
+        f"{done} of {len(points)} points finished. Each cell: value (interval; n). {_intervals(points, columns)}",
+    ]
+    if metric is not None and done and not any(metric in point.metrics for point in points):
+        lines.append(f"No point has {metric}, the metric that the sweep file names.")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def sweep_csv(points: Sequence[SweepPoint]) -> str:
+    """One line a point: settings, state, folder, then value, low, high and n of every metric, in full precision."""
+    settings = list(dict.fromkeys(name for point in points for name in point.settings))
+    names = sorted({name for point in points for name in point.metrics})
+    parts = ("", "/low", "/high", "/n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*settings, "state", "folder", *(name + part for name in names for part in parts)])
+    for point in points:
+        cells: list[Any] = [point.settings.get(name, "") for name in settings]
+        cells += [point.state, point.folder]
+        for name in names:
+            estimate = point.metrics.get(name)
+            cells += ["", "", "", ""] if estimate is None else _cells(estimate)
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def trade_off_points(points: Sequence[SweepPoint], metric: str | None) -> tuple[list[TradeOffPoint], str]:
+    """Finished points for `trade_off_figure`: the sweep's metric against the FID of marked to unmarked images.
+
+    Points share a line where they differ in one setting alone: `sigma` where it varies, else the first number.
+
+    Args:
+        points: of the sweep.
+        metric: the accuracy; None for the clean bit accuracy.
+
+    Returns:
+        The points, and the name of the setting along the lines; no point where none has both numbers.
+    """
+    accuracy = metric or CLEAN
+    drawn = [point for point in points if accuracy in point.metrics and FID_OWN in point.metrics]
+    drawn = [point for point in drawn if all(math.isfinite(point.metrics[name].value) for name in (accuracy, FID_OWN))]
+    numbers = [
+        name
+        for name in (points[0].settings if points else {})
+        if all(isinstance(point.settings[name], int | float) for point in points)
+    ]
+    along = "sigma" if "sigma" in numbers else next(iter(numbers), "")
+    return [
+        TradeOffPoint(
+            label=point.label,
+            quality=point.metrics[FID_OWN],
+            accuracy=point.metrics[accuracy],
+            group=", ".join(f"{name} {value}" for name, value in point.settings.items() if name != along) or "all",
+            order=float(point.settings[along]) if along else float(place),
+            mark=point.mark,
+        )
+        for place, point in enumerate(drawn)
+    ], along
+
+
+def _shown(name: str, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return MISSING
+    text = format_estimate(estimate, percent=name.endswith("accuracy"))
+    return f"{text[:-1]}; {estimate.n:,})" if text.endswith(")") else f"{text} ({estimate.n:,})"
+
+
+def _intervals(points: Sequence[SweepPoint], columns: Sequence[str]) -> str:
+    kinds = {point.metrics[name].interval for point in points for name in columns if name in point.metrics}
+    named = sorted(kind for kind in kinds if kind != "none")
+    return f"Intervals: {', '.join(named)}." if named else ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _cells(estimate: Estimate) -> list[Any]:
+    numbers = [estimate.value, estimate.low, estimate.high]
+    return ["" if number is None or math.isnan(number) else repr(number) for number in numbers] + [estimate.n]
