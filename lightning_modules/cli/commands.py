@@ -69,7 +69,7 @@ def predict(args: list[str]) -> Path:
     seen = cli.datamodule.hparams if cli.datamodule is not None else {}
     files = ImageFilesDataModule(
         images=cli.config["images"],
-        image_size=plan.image_size,
+        image_size=plan.image_size or cli.model.generator.image_size,
         **{key: seen[key] for key in ("batch_size", "num_workers", *PIXEL_PATH) if key in seen},
     )
     rows: PredictionRows | VerdictRows

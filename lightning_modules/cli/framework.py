@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_modules.callbacks import EvaluationReport
 from lightning_modules.cli.parser import SuggestingParser
+from lightning_modules.cli.prediction_plan import FALSE_POSITIVE_RATE, plan_prediction
 from lightning_modules.cli.run_folder import (
     experiment_name,
     new_run_folder,
@@ -85,6 +86,24 @@ class FrameworkCLI(LightningCLI):
             parser.add_argument(
                 "--out", type=str | None, default=None, help="JSON lines; default: in a new folder below runs/predict"
             )
+            parser.add_argument(
+                "--registry", type=str | None, default=None, help="users and keys to compare with (fingerprints only)"
+            )
+            parser.add_argument(
+                "--false_positive_rate",
+                type=float,
+                default=FALSE_POSITIVE_RATE,
+                help="largest chance of naming any user for an image without key (fingerprints only)",
+            )
+            parser.add_argument(
+                "--combine", type=bool, default=False, help="one verdict more, over all images (fingerprints only)"
+            )
+            parser.add_argument(
+                "--show_bits",
+                type=bool,
+                default=False,
+                help="write decoded bits, which may equal a user's key, into a file of yours alone (fingerprints only)",
+            )
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint file, run folder, or `last`")
         parser.add_argument("--run_dir", type=str | None, default=None, help="folder of this run; default: a new one")
         parser.add_argument("--runs_dir", type=str, default="runs", help="folder of all runs")
@@ -100,6 +119,11 @@ class FrameworkCLI(LightningCLI):
         asked = Path(config["run_dir"]) if config["run_dir"] else None
         resumed = asked if self.purpose == "train" else None
         self.ckpt_path = resolve_checkpoint(config["ckpt_path"], self.experiment, root, resumed)
+        if self.purpose == "predict":
+            try:
+                self.plan = plan_prediction(self.ckpt_path, config)
+            except ValueError as error:
+                raise SystemExit(f"evaluate.py predict: {error}") from error
         if asked is not None:
             self.run_dir = asked
         elif self.purpose == "train" and self.ckpt_path is not None:
@@ -123,6 +147,8 @@ class FrameworkCLI(LightningCLI):
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
             kwargs["logger"] = False if self.purpose == "predict" else self._loggers()
+        if getattr(self.model, "needs_gradients", False):
+            kwargs["inference_mode"] = False  # tensors made in inference mode can never have gradients
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.is_global_zero:
             self._write_provenance()

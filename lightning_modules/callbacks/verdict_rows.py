@@ -1,0 +1,159 @@
+"""VerdictRows: what `predict` says of images that may carry a user's key, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from lightning_modules.callbacks.rows import gather_rows
+from lightning_modules.fingerprints.decoding import KeyEstimate
+from lightning_modules.fingerprints.keys import key_to_text
+from lightning_modules.fingerprints.private_file import replace_file
+from lightning_modules.fingerprints.registry import Registry
+from lightning_modules.fingerprints.verdicts import Verdict, attribute, bits_needed, combine
+from lightning_modules.reporting.run_files import write_jsonl
+
+SHOWN_USERS = 10
+
+
+class VerdictRows(Callback):
+    """Compares decoded keys with a registry when all images are done; writes one row an image, in order of the files.
+
+    A row holds `file`, `content_id` (hex), `bits_matching` and `bits` (the length of a key), `best_user` (of several
+    equally good ones the first registered, and then no verdict), `p_value` (chance of so good a match with that user
+    alone), `family_p_value` (with any user, by Bonferroni), `verdict` (the user's name, or null),
+    `false_positive_rate`, `confidence` (mean probability of the decoded bits, in [0.5, 1], as good as the decoder's
+    calibration) and, where the decoder minimises one, `loss`.
+
+    Decoded bits are left out unless asked for. They are nobody's secret in themselves, but where the verdict is right
+    they are a user's key, or close to it: a file with them can be read by its owner alone.
+
+    Args:
+        out: the file to write.
+        registry: users and their keys.
+        false_positive_rate: largest chance of naming anybody for one image without key, over all users together; each
+            image is tested by itself, and the images combined are one test more.
+        combined: whether a last row `{"combined": true, "files": n, ...}` tells the verdict over all images together,
+            which are then taken to carry one key.
+        show_bits: whether rows hold the bits, as `decoded_bits` in hexadecimal.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        registry: Registry,
+        false_positive_rate: float = 1e-6,
+        combined: bool = False,
+        show_bits: bool = False,
+    ) -> None:
+        self.out = out
+        self.false_positive_rate, self.combined, self.show_bits = false_positive_rate, combined, show_bits
+        self.names, self.keys = registry.names, registry.keys
+        self.decoded: list[dict[str, Any]] = []
+        self.summary = ""
+        """What to tell a person, once all is written; on the first process only."""
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's evidence: `index`, `path`, `content_id`, `logits` (n, m) and `loss` (n,)."""
+        names = ("index", "path", "content_id", "logits", "loss")
+        columns = [value.tolist() if isinstance(value := outputs[name], Tensor) else value for name in names]
+        self.decoded.extend(dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather from all processes; the first one compares and writes."""
+        decoded = gather_rows(self.decoded)
+        self.decoded = []
+        if not trainer.is_global_zero:
+            return
+        logits = torch.tensor([row["logits"] for row in decoded], dtype=torch.float64)  # (n, m)
+        logits = logits.nan_to_num(nan=0.0)  # no evidence, rather than no verdict on all images together
+        rows = [
+            {"file": row["path"], "content_id": f"{row['content_id']:016x}", **self._compare(evidence)}
+            | ({"loss": row["loss"]} if math.isfinite(row["loss"]) else {})
+            for row, evidence in zip(decoded, logits, strict=True)
+        ]
+        together = [{"combined": True, "files": len(rows), **self._compare(logits)}] if self.combined else []
+        self._write([*rows, *together])
+        self.summary = summarise(rows, together, len(self.names))
+
+    def _compare(self, logits: Tensor) -> dict[str, Any]:
+        """Verdict on one image's logits `(m,)`, or on those of several that carry one key, `(n, m)`."""
+        together = logits.reshape(-1, logits.shape[-1])
+        bits = combine(together)
+        total = together.sum(dim=0)
+        row = verdict_row(attribute(bits, self.names, self.keys, self.false_positive_rate))
+        row["confidence"] = float(KeyEstimate(total, torch.empty(0)).confidence.mean())
+        return row | ({"decoded_bits": key_to_text(bits)} if self.show_bits else {})
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        if self.show_bits:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+            replace_file(self.out, lines.encode(), private=True)
+        else:
+            write_jsonl(self.out, rows)
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as the columns of a row; no bit of a key is in it."""
+    return {
+        "bits_matching": verdict.matching_bits,
+        "bits": verdict.bits,
+        "best_user": verdict.best_user,
+        "p_value": verdict.p_value,
+        "family_p_value": verdict.family_p_value,
+        "verdict": verdict.user,
+        "false_positive_rate": verdict.false_positive_rate,
+    }
+
+
+def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]], users: int) -> str:
+    """What the rows say, for people: how many images go to whom, and how many to nobody.
+
+    Args:
+        rows: one an image, at least one.
+        together: the combined row, or none.
+        users: users in the registry.
+
+    Returns:
+        A few lines without the last line break.
+    """
+    bits, rate = rows[0]["bits"], rows[0]["false_positive_rate"]
+    needed = bits_needed(bits, rate, users)
+    enough = f"{needed} of {bits} bits must match" if needed is not None else f"no match of {bits} bits is enough"
+    named = Counter(row["verdict"] for row in rows if row["verdict"] is not None)
+    lines = [
+        f"{_count(len(rows), 'file')}: {named.total()} attributed, {len(rows) - named.total()} abstained "
+        f"({_count(users, 'user')}, false-positive rate {rate:g} an image: {enough})"
+    ]
+    lines += [f"  {user}: {number}" for user, number in named.most_common(SHOWN_USERS)]
+    if len(named) > SHOWN_USERS:
+        lines.append(f"  and {_count(len(named) - SHOWN_USERS, 'user')} more")
+    for row in together:
+        who = row["verdict"] or f"nobody (closest: {row['best_user']})"
+        lines.append(
+            f"all together: {who}, {row['bits_matching']} of {bits} bits match, p-value {row['p_value']:.2g}, over all "
+            f"users {row['family_p_value']:.2g}"
+        )
+    return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,129 @@
+"""What `evaluate.py predict` is to do, by checkpoint and options; mistakes are found before anything is built."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_modules.cli.run_folder import run_folder_of
+from lightning_modules.fingerprints.registry import Registry, read_registry
+from lightning_modules.fingerprints.verdicts import bits_needed
+
+FALSE_POSITIVE_RATE = 1e-6
+FINGERPRINT_OPTIONS = {
+    "registry": None,
+    "false_positive_rate": FALSE_POSITIVE_RATE,
+    "combine": False,
+    "show_bits": False,
+}
+"""Options that only fingerprints know, with their defaults."""
+CREATE = "python -m lightning_modules.fingerprints.users create users.json NAME --fingerprint"
+
+
+@dataclass(frozen=True)
+class PredictionPlan:
+    """What a checkpoint lets `predict` do.
+
+    Attributes:
+        kind: ``attributor`` or ``fingerprint``, by what the checkpoint holds.
+        image_size: [height, width] in pixels that images must have; None where the checkpoint does not say.
+        registry: users and keys that a fingerprint's images are compared with; None for an attributor.
+        false_positive_rate: largest chance, over all users together, of naming anybody for an image without key.
+        combine: whether all images get one verdict together.
+        show_bits: whether decoded bits are written.
+    """
+
+    kind: str
+    image_size: list[int] | None
+    registry: Registry | None = None
+    false_positive_rate: float = FALSE_POSITIVE_RATE
+    combine: bool = False
+    show_bits: bool = False
+
+    def cannot_name(self) -> str | None:
+        """Why no image whatever could be attributed at this rate, for a warning; None where one can be."""
+        if self.registry is None or not len(self.registry.users):
+            return None
+        bits, users = self.registry.bits, len(self.registry.users)
+        if bits_needed(bits, self.false_positive_rate, users) is not None:
+            return None
+        return (
+            f"found keys of {bits} bits, {users} users and a false-positive rate of {self.false_positive_rate:g}: not "
+            "even a match of all bits is enough, so nobody can be named; expected longer keys, or a rate of at least "
+            f"--false_positive_rate {_round_up(users * 0.5**bits)}"
+        )
+
+
+def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionPlan:
+    """Read what a checkpoint holds and check the options against it.
+
+    Args:
+        checkpoint: file of a training run.
+        options: values of `FINGERPRINT_OPTIONS` by name.
+
+    Returns:
+        The plan; a fingerprint's has its registry read.
+
+    Raises:
+        ValueError: a checkpoint of something else, options of the other kind, no registry, one that cannot be used or
+            has keys of another length, or a rate outside (0, 1).
+    """
+    saved = _load(checkpoint)
+    if "attributor" in saved:
+        given = [name for name, default in FINGERPRINT_OPTIONS.items() if options[name] != default]
+        if given:
+            raise ValueError(
+                f"found {' and '.join(f'--{name}' for name in given)} with the checkpoint of an attributor, which has "
+                "sources and no users; expected none of them, or --ckpt_path of a training of a fingerprint"
+            )
+        return PredictionPlan("attributor", list(saved["attributor"]["image_size"]))
+    if "fingerprint" not in saved:
+        raise ValueError(
+            f"{checkpoint}: found neither an attributor nor a fingerprint, expected a checkpoint of one of the two; "
+            "train one with train.py"
+        )
+    file = run_folder_of(checkpoint) / "fingerprint.safetensors"
+    if options["registry"] is None:
+        raise ValueError(
+            "found no --registry, expected the file of users and keys to compare images with; make one with "
+            f"`{CREATE} {file}`"
+        )
+    rate = float(options["false_positive_rate"])
+    if not 0.0 < rate < 1.0:
+        raise ValueError(f"found --false_positive_rate {rate:g}, expected a number between 0 and 1, such as 1e-6")
+    registry = read_registry(Path(options["registry"]), bits=int(saved["fingerprint"]["key_axes"].shape[1]))
+    if not registry.users:
+        raise ValueError(
+            f"{options['registry']}: found no user, expected at least one; register one with `{CREATE} {file}`"
+        )
+    size = saved.get("image_size")
+    return PredictionPlan(
+        "fingerprint",
+        None if size is None else [int(side) for side in size],
+        registry,
+        rate,
+        bool(options["combine"]),
+        bool(options["show_bits"]),
+    )
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{checkpoint}: found no checkpoint of a training run ({type(error).__name__}); name a run folder or the "
+            "last.ckpt in its checkpoints"
+        ) from error
+    return saved if isinstance(saved, dict) else {}
+
+
+def _round_up(rate: float) -> str:
+    """A rate in two digits, not below itself."""
+    text = f"{rate:.1e}"
+    return text if float(text) >= rate else f"{rate * 1.05:.1e}"
