@@ -5,20 +5,24 @@ and every bit shows in the image. Gradient descent, which the paper uses, creeps
 steps: the key lies on the axes of least variance, whose slopes are the faintest.
 
 The key is searched for as numbers without bounds rather than through a sigmoid, whose slope vanishes where it should
-decide. Latents are pulled to the mean as strongly as the residual is noisy (the posterior's mode for alpha ~ N(0, I)),
-and the residual's variance is measured as the search goes on, so that clean and damaged images need no setting.
+decide; its bits are decided together at the end (`decide`). Latents are pulled to the mean as strongly as the residual
+is noisy (the posterior's mode for alpha ~ N(0, I)), and the residual's variance is measured as the search goes on, so
+that clean and damaged images need no setting.
+
+Jacobians are secants over a step of the latent: half the work of forward-mode differentiation, and they see through
+what has no slope, such as pixels beyond black and white or the codes of a vector quantisation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jacfwd, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_modules.fingerprints.binary_decision import decide
 from lightning_modules.fingerprints.decoding import KeyEstimate
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.losses import ImageLoss
@@ -26,6 +30,8 @@ from lightning_modules.fingerprints.losses import ImageLoss
 KEY_CENTRE, KEY_DEVIATION = 0.5, 0.5  # of a fair bit
 FLOOR = (1.0 / 255.0) ** 2 / 12.0
 """Variance of rounding to 8 bits: no saved image's residual is smaller."""
+LEAK = 0.02
+"""Slope of a pixel beyond black or white: a saved file has none, a search without any would never come back."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +39,50 @@ class LeastSquaresSettings:
     """How a least-squares search is run.
 
     Attributes:
-        iterations: most Jacobians computed.
+        iterations: most Jacobians computed of an image.
+        steps: most steps taken on one Jacobian, which each of them corrects as Broyden does; they cost next to nothing.
         damping: first damping, relative to the diagonal of the normal equations.
         tolerance: relative fall of the cost below which an image is done.
-        batch: images whose Jacobians are computed together.
+        secant: step of the secants in standard deviations; a larger one sees past the cells of a quantised latent.
+        batch: images searched for together; each takes as many rows of the generator as it has coordinates.
     """
 
     iterations: int = 12
+    steps: int = 6
     damping: float = 1e-2
     tolerance: float = 1e-3
+    secant: float = 0.05
     batch: int = 8
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be run."""
-        if min(self.iterations, self.batch) < 1 or not self.damping > 0.0 or not 0.0 <= self.tolerance < 1.0:
-            raise ValueError(f"found {self}, expected iterations and batch of at least 1, damping > 0, tolerance < 1")
+        counts = min(self.iterations, self.steps, self.batch)
+        if counts < 1 or not self.damping > 0.0 or not 0.0 <= self.tolerance < 1.0:
+            raise ValueError(
+                f"found {self}, expected iterations, steps and batch of at least 1, damping > 0, tolerance < 1"
+            )
+        if not self.secant > 0.0:
+            raise ValueError(f"found a secant of {self.secant}, expected a step above 0")
+
+
+class Found(NamedTuple):
+    """Where the steps on one Jacobian have led: values `(n, k + m)`, features `(n, q)`, damping `(n,)`.
+
+    And the precision of the values `(n, k + m, k + m)` and the relative fall of the cost `(n,)`.
+    """
+
+    values: Tensor
+    made: Tensor
+    damping: Tensor
+    precision: Tensor
+    fell: Tensor
 
 
 class LeastSquaresDecoder:
     """Improves given starts by Levenberg-Marquardt.
 
     Args:
-        synthesize: latents `(n, d)` to images `(n, 3, H, W)`, differentiable in forward mode.
+        synthesize: latents `(n, d)` to images `(n, 3, H, W)`, of which no derivative is asked.
         fingerprint: the fingerprint of that generator, on its device.
         loss: an image loss whose distance is the mean squared difference of its features.
         settings: how to run.
@@ -90,52 +118,60 @@ class LeastSquaresDecoder:
             Log odds of the bits under the Gaussian approximation, and the mean squared residual. They are too sure
             where residuals depend on each other, as those of three equal colours do: calibrate before use as odds.
         """
-        with torch.inference_mode(False):
-            images = images.detach().clone()
-            key = torch.sigmoid(logits).expand(len(images), self.fingerprint.bits)
-            start = torch.cat([alpha, key], dim=1).clone()
-            parts = [
-                self._search(values, image)
-                for values, image in zip(
-                    torch.split(start, self.settings.batch), torch.split(images, self.settings.batch), strict=True
-                )
-            ]
-            values, evidence, residual = (torch.cat(group) for group in zip(*parts, strict=True))
-            return KeyEstimate(evidence, residual, self._latents(values))
+        key = torch.sigmoid(logits).expand(len(images), self.fingerprint.bits)
+        start = torch.cat([alpha, key], dim=1)
+        parts = [
+            self._search(values, image)
+            for values, image in zip(
+                torch.split(start, self.settings.batch), torch.split(images, self.settings.batch), strict=True
+            )
+        ]
+        values, evidence, residual = (torch.cat(group) for group in zip(*parts, strict=True))
+        return KeyEstimate(evidence, residual, self._latents(values))
 
     def _search(self, values: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values found `(n, k + m)`, evidence of the bits `(n, m)` and mean squared residual `(n,)` of one batch."""
         target = self._flat(images)
-        weight, centre = self._prior(values)
         made = self._made(values)
-        variance = (target - made).square().mean(dim=1).clamp_min(FLOOR)
-        damping = torch.full_like(variance, self.settings.damping)
-        active = torch.ones_like(variance, dtype=torch.bool)
-        normal = torch.zeros(0)
+        damping = torch.full_like(made[:, 0], self.settings.damping)
+        evidence = values.new_zeros(len(values), self.fingerprint.bits)
+        active = torch.arange(len(values), device=values.device)
         for _ in range(self.settings.iterations):
-            jacobian = self._jacobian(values)  # (n, q, k + m)
-            pull = variance[:, None] * weight
+            found = self._steps(values[active], made[active], target[active], damping[active])
+            values, made = values.index_copy(0, active, found.values), made.index_copy(0, active, found.made)
+            damping = damping.index_copy(0, active, found.damping)
+            evidence[active] = decide(found.values[:, self.axes :], found.precision, self.axes)
+            active = active[found.fell > self.settings.tolerance]
+            if not len(active):
+                break
+        return values, evidence, (target - made).square().mean(dim=1)
+
+    def _steps(self, values: Tensor, made: Tensor, target: Tensor, damping: Tensor) -> Found:
+        """Compute one Jacobian and step on it while that helps."""
+        jacobian = self._jacobian(values, made)  # (n, q, k + m)
+        weight, centre = self._prior(values)
+        variance = (target - made).square().mean(dim=1).clamp_min(FLOOR)
+        pull = variance[:, None] * weight
+        start = cost = _cost(target - made, pull, values - centre)
+        normal = torch.zeros(0)
+        for _ in range(self.settings.steps):
             normal = jacobian.mT @ jacobian + torch.diag_embed(pull)
             slope = (jacobian.mT @ (target - made)[:, :, None])[:, :, 0] - pull * (values - centre)
-            cost = _cost(target - made, pull, values - centre)
             damped = normal + torch.diag_embed(damping[:, None] * normal.diagonal(dim1=1, dim2=2))
-            trial = values + torch.linalg.solve(damped, slope[:, :, None])[:, :, 0]
-            made_trial = self._made(trial)
-            cost_trial = _cost(target - made_trial, pull, trial - centre)
-            better = active & (cost_trial < cost)
-            values = torch.where(better[:, None], trial, values)
-            made = torch.where(better[:, None], made_trial, made)
-            damping = torch.where(better, damping / 5.0, damping * 5.0)
-            variance = (target - made).square().mean(dim=1).clamp_min(FLOOR)
-            settled = better & (cost_trial > (1.0 - self.settings.tolerance) * cost)
-            active &= ~settled & (damping < 1e6)
-            if not bool(active.any()):
+            step = torch.linalg.solve(damped, slope[:, :, None])[:, :, 0]
+            trial = self._made(values + step)
+            cost_trial = _cost(target - trial, pull, values + step - centre)
+            surprise = trial - made - (jacobian @ step[:, :, None])[:, :, 0]
+            jacobian = jacobian + surprise[:, :, None] * (step / step.square().sum(dim=1, keepdim=True))[:, None]
+            better = cost_trial < cost
+            little = better & (cost_trial > (1.0 - self.settings.tolerance) * cost)
+            values = torch.where(better[:, None], values + step, values)
+            made = torch.where(better[:, None], trial, made)
+            cost = torch.where(better, cost_trial, cost)
+            damping = torch.where(better, damping / 3.0, damping * 4.0).clamp(1e-8, 1e8)
+            if bool((little | (damping > 1e6)).all()):
                 break
-        # variance of each bit with all other coordinates free; the log odds of 1 against 0 follow from it, for a
-        # Gaussian likelihood: (bit - 1/2) / variance, in which the key's own prior cancels
-        spread = torch.linalg.inv(normal).diagonal(dim1=1, dim2=2)[:, self.axes :] * variance[:, None]
-        evidence = (values[:, self.axes :] - KEY_CENTRE) / spread
-        return values, evidence, (target - made).square().mean(dim=1)
+        return Found(values, made, damping, normal / variance[:, None, None], 1.0 - cost / start)
 
     def _prior(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Inverse variance and mean of each coordinate, `(k + m,)`."""
@@ -144,16 +180,17 @@ class LeastSquaresDecoder:
         centre[self.axes :] = KEY_CENTRE
         return weight, centre
 
-    def _jacobian(self, values: Tensor) -> Tensor:
-        def one(row: Tensor) -> Tensor:
-            return self._made(row[None])[0]
-
-        with sdpa_kernel(SDPBackend.MATH):  # the fused attentions have no forward mode
-            jacobian: Tensor = vmap(jacfwd(one))(values)
-        return jacobian.detach()
+    def _jacobian(self, values: Tensor, made: Tensor) -> Tensor:
+        """Secants of the features along every coordinate, `(n, q, k + m)`."""
+        n, width = values.shape
+        steps = self.settings.secant * torch.eye(width, device=values.device)
+        moved = self._made((values[:, None] + steps).flatten(0, 1)).view(n, width, -1)
+        return ((moved - made[:, None]) / self.settings.secant).mT
 
     def _made(self, values: Tensor) -> Tensor:
-        return self._flat(self.synthesize(self._latents(values)))
+        made = self.synthesize(self._latents(values))
+        shown = made.clamp(0.0, 1.0)
+        return self._flat(shown + LEAK * (made - shown))
 
     def _flat(self, images: Tensor) -> Tensor:
         """Features of images as one row each, every scale weighted so that squares add up to the loss, `(n, q)`."""

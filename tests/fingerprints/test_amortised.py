@@ -17,7 +17,7 @@ from lightning_modules.fingerprints.losses import make_loss
 
 @pytest.fixture
 def network() -> KeyNetwork:
-    return KeyNetwork(BITS, 10, backbone="test_resnet", stem="small")
+    return KeyNetwork(BITS, 10, backbone="test_resnet", stem="small", image_size=16)
 
 
 def test_the_network_gives_logits_and_alpha(network):
