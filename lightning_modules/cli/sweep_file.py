@@ -41,10 +41,13 @@ class Choice:
     Attributes:
         values: at least one.
         probabilities: of each value in a random sweep; None where all are alike.
+        fixed: whether the file gives a `value`, no list; a list of one is part of a point's name, so that the list can
+            grow and the point keeps its folder.
     """
 
     values: tuple[Any, ...]
     probabilities: tuple[float, ...] | None = None
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,11 @@ class Sweep:
     run_cap: int | None
 
     def varying(self) -> dict[tuple[str, ...], str]:
-        """Parameters that are not the same at all points, by path, with the last dotted part as name.
+        """Parameters that the file gives lists or ranges for, by path, with the last dotted part as name.
 
         Where two names would be alike, all of the path is the name.
         """
-        varying = [path for path, entry in self.parameters.items() if isinstance(entry, Range) or len(entry.values) > 1]
+        varying = [path for path, entry in self.parameters.items() if isinstance(entry, Range) or not entry.fixed]
         ends = [path[-1].rpartition(".")[2] for path in varying]
         return {path: end if ends.count(end) == 1 else ".".join(path) for path, end in zip(varying, ends, strict=True)}
 
@@ -196,7 +199,7 @@ def _parameter(entry: dict[str, Any], name: str, method: str) -> Choice | Range:
     if len(kinds) != 1 or ("min" in entry) != ("max" in entry):
         raise SweepError(f"parameter {name} has {sorted(entry)}, expected one of value, values, or min and max")
     if kinds[0] == "value":
-        return Choice((entry["value"],))
+        return Choice((entry["value"],), fixed=True)
     if kinds[0] == "values":
         return _choice(entry, name)
     if method == "grid":

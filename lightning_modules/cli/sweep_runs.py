@@ -136,11 +136,13 @@ def _ended(each: _Running) -> str:
     if status != 0:
         lines = (run.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         said = f": {lines[-1].strip()}" if lines else ""
-        return f"failed with status {status}, see {run.folder / LOG}{said}"
+        return f"failed with status {status}, see {run.folder.name}/{LOG}{said}"
     try:
         read_metrics(run.folder)
     except FileNotFoundError:
-        return f"failed: no {METRICS_FILE} in {run.folder}; the program has to evaluate and write it to --run_dir"
+        return (
+            f"failed: no {METRICS_FILE} in {run.folder.name}; the program has to evaluate and write it into --run_dir"
+        )
     except ValueError as error:
         return f"failed: {error}"
     return "finished"
