@@ -77,7 +77,7 @@ def robustness_curves(
         axes.axhline(0.5, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.1, label="chance")
         if needed is not None:
             rate = f"{false_positive_rate:.0e}".replace("e-0", "e-")
-            label = f"match that convinces at a false-positive rate of {rate}: {needed} of {bits} bits"
+            label = f"what a match needs at a false-positive rate of {rate}: {needed} of {bits} bits"
             axes.axhline(needed / bits, color=_NEEDED, linestyle=(0, (5, 3)), linewidth=1.3, label=label)
     shown = [estimate.value for kind in kinds for _, estimate in curves[kind] if not math.isnan(estimate.value)]
     panels[0].set_ylim(min(0.46, min(shown) - 0.04), 1.025)

@@ -64,7 +64,8 @@ def twin_rows(examples: Sequence[TwinExample], attacks: Sequence[str] = (), *, f
     """
     if not examples:
         raise ValueError("found no pair of twins to show; expected at least one TwinExample")
-    factor = difference_factor(_checked(examples, attacks)) if factor is None else factor
+    _check(examples, attacks)
+    factor = difference_factor(examples) if factor is None else factor
     rows = []
     for example in examples:
         image, twin = _hwc(example.image), _hwc(example.twin)
@@ -88,7 +89,7 @@ def twin_rows(examples: Sequence[TwinExample], attacks: Sequence[str] = (), *, f
     return figure
 
 
-def _checked(examples: Sequence[TwinExample], attacks: Sequence[str]) -> Sequence[TwinExample]:
+def _check(examples: Sequence[TwinExample], attacks: Sequence[str]) -> None:
     size = tuple(examples[0].image.shape)
     for example in examples:
         if missing := [name for name in attacks if name not in example.attacked]:
@@ -96,7 +97,6 @@ def _checked(examples: Sequence[TwinExample], attacks: Sequence[str]) -> Sequenc
         found = {tuple(picture.shape) for picture in (example.image, example.twin, *example.attacked.values())}
         if found != {size}:
             raise ValueError(f"example {example.index} has images {sorted(found)}; expected all to be {size}")
-    return examples
 
 
 def _hwc(image: Tensor) -> NDArray[np.float64]:
@@ -111,6 +111,5 @@ def _tile(picture: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _wrapped(attack: str) -> str:
-    """`paper-scaled-blur` in two lines, `paper-scaled` and `blur`: a column is narrow."""
-    head, _, tail = attack.rpartition("-")
-    return f"{head}-\n{tail}" if head else attack
+    """`paper-scaled-blur` in three lines: a column is narrow."""
+    return attack.replace("-", "-\n")

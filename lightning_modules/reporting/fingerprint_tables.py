@@ -1,0 +1,187 @@
+"""The tables of a fingerprint's evaluation, made from results by name; whatever was not measured is left out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.figures.robustness import KINDS, attack_strength
+from lightning_modules.reporting.page import Cell, Table
+
+Results = Mapping[str, Estimate]
+
+KIND_TITLES = {
+    "unmarked": "no fingerprint",
+    "wrong_key": "another key",
+    "other_generator": "another generator",
+    "real": "real images",
+    "all": "all together",
+}
+QUALITY_TITLES = {
+    "fid_before": ("FID, images without fingerprint", "against real images"),
+    "fid_after": ("FID, fingerprinted images", "against real images"),
+    "fid_own": ("FID, what the fingerprint adds", "fingerprinted images against the generator's own"),
+    "fid_own_floor": ("FID, its floor", "two halves of the generator's own images"),
+    "psnr": ("PSNR in dB", "image against fingerprinted twin, higher is nearer"),
+    "ssim": ("SSIM", "image against fingerprinted twin, 1 is equal"),
+    "lpips": ("LPIPS", "image against fingerprinted twin, 0 is equal"),
+    "perceptual": ("perceptual distance", "image against fingerprinted twin, 0 is equal; not LPIPS"),
+}
+_ACCURACIES = {"bit_accuracy": "bit accuracy", "attribution_accuracy": "attribution accuracy"}
+
+
+def preset_attacks(attacks: Sequence[str]) -> list[str]:
+    """The attacks that belong to no strength grid, without `clean`."""
+    return [name for name in attacks if name != "clean" and attack_strength(name) is None]
+
+
+def strength_curves(results: Results, attacks: Sequence[str]) -> dict[str, list[tuple[float, Estimate]]]:
+    """Points (strength, bit accuracy) by kind of attack; kinds without any are absent."""
+    curves: dict[str, list[tuple[float, Estimate]]] = {}
+    for name in attacks:
+        place, estimate = attack_strength(name), results.get(f"test/{name}/bit_accuracy")
+        if place is not None and estimate is not None and not math.isnan(estimate.value):
+            curves.setdefault(place[0], []).append((place[1], estimate))
+    return {kind: curves[kind] for kind in KINDS if kind in curves}
+
+
+def worst_attack(results: Results, attacks: Sequence[str]) -> tuple[str, Estimate] | None:
+    """The attack outside the grids with the least bit accuracy, and that accuracy; None where there is none."""
+    measured = [(name, results.get(f"test/{name}/bit_accuracy")) for name in preset_attacks(attacks)]
+    known = [(name, found) for name, found in measured if found is not None and not math.isnan(found.value)]
+    return min(known, key=lambda entry: entry[1].value, default=None)
+
+
+def rate_text(rate: float) -> str:
+    """A false-positive rate as written: `0.05`, `0.001`, `1e-6`."""
+    return f"{rate:g}".replace("e-0", "e-")
+
+
+def robustness_table(results: Results, attacks: Sequence[str], caption: str = "") -> Table | None:
+    """Attack by bit accuracy, attribution accuracy and true-positive rates, with intervals."""
+    rates = {name: f"TPR at {rate_text(rate)}" for rate, name in _numbers(results, "tpr_at_")}
+    return _by_attack(results, attacks, {**_ACCURACIES, **rates}, caption, percent=True)
+
+
+def identification_table(results: Results, attacks: Sequence[str], caption: str = "") -> Table | None:
+    """Attack by share of images whose user is found among N."""
+    users = {name: f"among {int(n):,} users" for n, name in sorted(_numbers(results, "identification_"))}
+    return _by_attack(results, attacks, users, caption, percent=True)
+
+
+def calibration_table(results: Results, attacks: Sequence[str], caption: str = "") -> Table | None:
+    """Attack by cross-entropy, calibration error and overconfidence."""
+    names = {"cross_entropy": "cross-entropy in bits", "calibration_error": "calibration error"}
+    table = _by_attack(results, attacks, names, caption, percent=False)
+    if table is None or "calibration error" not in table.columns:
+        return table
+    found = {name: results.get(f"test/{name}/calibration_error") for name in attacks}
+    over = {name: None if one is None else one.details.get("overconfidence") for name, one in found.items()}
+    if all(value is None for value in over.values()):
+        return table
+    rows = [[*row, over[str(row[0])]] for row in table.rows]
+    return Table([*table.columns, "overconfidence"], rows, caption)
+
+
+def false_positive_table(results: Results, caption: str = "") -> Table | None:
+    """Kind of negative by nominal rate: observed against nominal and theory, in words whether either is missed."""
+    rows: list[list[Cell]] = []
+    for kind in _kinds(results):
+        prefix = f"test/negatives/{kind}/false_positive_rate_"
+        for rate, name in sorted(_numbers(results, prefix, whole=True), reverse=True):
+            found = results[name]
+            facts = found.details
+            nominal = float(facts.get("nominal", rate))
+            rows.append(
+                [
+                    KIND_TITLES.get(kind, kind),
+                    rate_text(nominal),
+                    _needed(facts),
+                    facts.get("theory"),
+                    found,
+                    _count(facts.get("false_positives"), found.n),
+                    _passed(None if found.low is None or not found.n else found.low <= nominal),
+                    _passed(facts.get("theory_inside") if found.n else None),
+                ]
+            )
+    columns = ["negatives", "nominal", "needed", "theory", "observed", "found", "at most nominal", "as theory"]
+    right = ["nominal", "needed", "found", "at most nominal", "as theory"]
+    return Table(columns, rows, caption, right=right) if rows else None
+
+
+def negative_bits_table(results: Results, caption: str = "") -> Table | None:
+    """Kind of negative by bit accuracy, which is 1/2 where nothing is read that is not there."""
+    rows: list[list[Cell]] = []
+    for kind in _kinds(results):
+        found = results.get(f"test/negatives/{kind}/bit_accuracy")
+        if found is not None:
+            half = None if found.low is None or found.high is None or not found.n else found.low <= 0.5 <= found.high
+            rows.append([KIND_TITLES.get(kind, kind), found, found.n, _passed(half)])
+    columns = ["negatives", "bit accuracy", "images", "interval holds 50 %"]
+    return Table(columns, rows, caption, percent=["bit accuracy"], right=columns[-1:]) if rows else None
+
+
+def quality_table(results: Results, caption: str = "") -> Table | None:
+    """FIDs and what separates an image from its fingerprinted twin."""
+    measured = {name.removeprefix("test/quality/"): found for name, found in results.items() if "/quality/" in name}
+    order = [name for name in QUALITY_TITLES if name in measured] + sorted(set(measured) - set(QUALITY_TITLES))
+    rows: list[list[Cell]] = []
+    for name in order:
+        title, meaning = QUALITY_TITLES.get(name, (name.replace("_", " "), ""))
+        rows.append([title, meaning, measured[name], measured[name].n])
+    return Table(["measure", "of what", "value", "images"], rows, caption) if rows else None
+
+
+def _by_attack(
+    results: Results, attacks: Sequence[str], names: Mapping[str, str], caption: str, *, percent: bool
+) -> Table | None:
+    """One row an attack, one column a metric; rows and columns without a number are left out."""
+    shown = {name: title for name, title in names.items() if any(f"test/{a}/{name}" in results for a in attacks)}
+    rows: list[list[Cell]] = []
+    for attack in attacks:
+        found = [results.get(f"test/{attack}/{name}") for name in shown]
+        known = [estimate for estimate in found if estimate is not None]
+        if known:
+            rows.append([attack, max(estimate.n for estimate in known), *found])
+    if not rows:
+        return None
+    columns = list(shown.values())
+    return Table(["attack", "images", *columns], rows, caption, percent=columns if percent else [])
+
+
+def _numbers(results: Results, part: str, *, whole: bool = False) -> list[tuple[float, str]]:
+    """Numbers that end names after `part` (`1e-3` of `tpr_at_1e-3`), largest first, with the name.
+
+    The name is the last part of a result's name, or all of it where `part` is the `whole` beginning.
+    """
+    pattern = re.compile(rf"{re.escape(part)}(\d[\d_e+-]*)$")
+    found = {}
+    for name in results:
+        if (match := (pattern.match(name) if whole else pattern.search(name))) is not None:
+            number = float(re.sub(r"(?<=\d)_(?=\d)", ".", match[1]))  # rates are named without a point: 2_5e-3
+            found[name if whole else name.rpartition("/")[2]] = number
+    return sorted(((number, name) for name, number in found.items()), reverse=True)
+
+
+def _kinds(results: Results) -> list[str]:
+    found = {name.split("/")[2] for name in results if name.startswith("test/negatives/")}
+    return [kind for kind in KIND_TITLES if kind in found and kind != "all"] + [
+        *sorted(found - set(KIND_TITLES)),
+        *(["all"] if "all" in found else []),
+    ]
+
+
+def _needed(facts: Mapping[str, object]) -> str | None:
+    if "bits_needed" not in facts:
+        return None
+    return "none suffices" if facts["bits_needed"] is None else f"{facts['bits_needed']} of {facts.get('bits', '?')}"
+
+
+def _count(found: object, n: int) -> str | None:
+    return None if found is None else f"{found:,} of {n:,}"
+
+
+def _passed(holds: object) -> str | None:
+    return None if holds is None else ("pass" if holds else "fail")
