@@ -145,7 +145,7 @@ def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]]
     ]
     lines += [f"  {user}: {number}" for user, number in named.most_common(SHOWN_USERS)]
     if len(named) > SHOWN_USERS:
-        lines.append(f"  and {_count(len(named) - SHOWN_USERS, 'user')} more")
+        lines.append(f"  and {len(named) - SHOWN_USERS} more")
     for row in together:
         who = row["verdict"] or f"nobody (closest: {row['best_user']})"
         lines.append(

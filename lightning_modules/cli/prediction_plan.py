@@ -53,8 +53,8 @@ class PredictionPlan:
         if bits_needed(bits, self.false_positive_rate, users) is not None:
             return None
         return (
-            f"found keys of {bits} bits, {users} users and a false-positive rate of {self.false_positive_rate:g}: not "
-            "even a match of all bits is enough, so nobody can be named; expected longer keys, or a rate of at least "
+            f"found keys of {bits} bits, {_users(users)} and a false-positive rate of {self.false_positive_rate:g}: "
+            "not even a match of all bits is enough, so nobody can be named; expected longer keys, or a rate of at least "
             f"--false_positive_rate {_round_up(users * 0.5**bits)}"
         )
 
@@ -121,6 +121,10 @@ def _load(checkpoint: Path) -> dict[str, Any]:
             "last.ckpt in its checkpoints"
         ) from error
     return saved if isinstance(saved, dict) else {}
+
+
+def _users(number: int) -> str:
+    return "1 user" if number == 1 else f"{number} users"
 
 
 def _round_up(rate: float) -> str:

@@ -1,0 +1,188 @@
+"""Verdicts of `predict`: what a row says, what it keeps to itself, and what several images say together."""
+
+from __future__ import annotations
+
+import json
+import stat
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy.stats import binom
+from torch import distributed
+
+from lightning_modules.callbacks.verdict_rows import VerdictRows
+from lightning_modules.fingerprints.keys import key_from_text, key_to_text, seeded_keys
+from lightning_modules.fingerprints.registry import Registry
+
+BITS = 32
+
+
+@pytest.fixture
+def registry():
+    users = Registry(BITS)
+    for name, key in zip(("alice", "bob", "carol"), seeded_keys(3, BITS, seed=1), strict=True):
+        users.add(name, key_to_text(key))
+    return users
+
+
+def evidence(key, wrong=0, strength=2.0):
+    """Logits of a key whose first bits are read wrong."""
+    logits = torch.where(key, strength, -strength)
+    logits[:wrong] *= -1.0
+    return logits
+
+
+def run(callback, logits, order=None, loss=None):
+    """Give the callback batches of two, in any order of the files, and return the rows written."""
+    feed(callback, logits, order, loss)
+    callback.on_predict_end(SimpleNamespace(is_global_zero=True), None)
+    return [json.loads(line) for line in callback.out.read_text().splitlines()]
+
+
+def feed(callback, logits, order=None, loss=None):
+    order = list(range(len(logits))) if order is None else order
+    loss = torch.full((len(logits),), float("nan")) if loss is None else loss
+    for start in range(0, len(order), 2):
+        chosen = order[start : start + 2]
+        outputs = {
+            "index": torch.tensor(chosen),
+            "path": [f"{index}.png" for index in chosen],
+            "content_id": torch.tensor([2**62 + index for index in chosen]),
+            "logits": logits[chosen],
+            "loss": loss[chosen],
+        }
+        callback.on_predict_batch_end(None, None, outputs, None, 0)
+
+
+def test_a_row_names_the_user_and_says_how_likely_that_is_chance(registry, tmp_path):
+    bob = registry.key_of("bob")
+    rows = run(VerdictRows(tmp_path / "out.jsonl", registry, 1e-6), torch.stack([evidence(bob, wrong=1)]))
+    assert rows == [
+        {
+            "file": "0.png",
+            "content_id": "4000000000000000",
+            "bits_matching": 31,
+            "bits": 32,
+            "best_user": "bob",
+            "p_value": pytest.approx(33 * 0.5**32),
+            "family_p_value": pytest.approx(3 * 33 * 0.5**32),
+            "verdict": "bob",
+            "false_positive_rate": 1e-6,
+            "confidence": pytest.approx(1.0 / (1.0 + 2.718281828**-2.0)),
+        }
+    ]
+
+
+def test_a_match_that_chance_explains_is_no_verdict(registry, tmp_path):
+    wrong = 8
+    callback = VerdictRows(tmp_path / "out.jsonl", registry, 1e-6)
+    (row,) = run(callback, evidence(registry.key_of("alice"), wrong)[None])
+    assert (row["verdict"], row["best_user"], row["bits_matching"]) == (None, "alice", BITS - wrong)
+    assert row["family_p_value"] == pytest.approx(3 * binom.sf(BITS - wrong - 1, BITS, 0.5))
+    assert row["family_p_value"] > 1e-6
+    assert callback.summary.startswith("1 file: 0 attributed, 1 abstained (3 users, false-positive rate 1e-06 an image")
+    lenient = VerdictRows(tmp_path / "out.jsonl", registry, 0.02)
+    assert run(lenient, evidence(registry.key_of("alice"), wrong)[None])[0]["verdict"] == "alice"
+
+
+def test_rows_come_in_the_order_of_the_files_whatever_the_order_of_work(registry, tmp_path):
+    logits = torch.stack([evidence(registry.key_of(name)) for name in ("carol", "alice", "bob")])
+    rows = run(VerdictRows(tmp_path / "a.jsonl", registry), logits, order=[2, 0, 1])
+    assert [(row["file"], row["verdict"]) for row in rows] == [("0.png", "carol"), ("1.png", "alice"), ("2.png", "bob")]
+    assert (tmp_path / "a.jsonl").read_text().count("index") == 0
+
+
+def test_the_first_process_writes_the_images_of_all(registry, tmp_path, monkeypatch):
+    logits = torch.stack([evidence(registry.key_of(name)) for name in registry.names])
+    alone = run(VerdictRows(tmp_path / "alone.jsonl", registry, combined=True), logits)
+    first, second = (VerdictRows(tmp_path / f"{name}.jsonl", registry, combined=True) for name in ("first", "second"))
+    feed(first, logits, order=[0, 2])
+    feed(second, logits, order=[1])
+    shares = [first.decoded, second.decoded]
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_gather_object", lambda into, mine: into.__setitem__(slice(None), shares))
+    second.on_predict_end(SimpleNamespace(is_global_zero=False), None)
+    first.on_predict_end(SimpleNamespace(is_global_zero=True), None)
+    assert not second.out.exists()
+    assert [json.loads(line) for line in first.out.read_text().splitlines()] == alone
+
+
+def test_images_together_name_a_user_whom_none_names_alone(registry, tmp_path):
+    carol = registry.key_of("carol")
+    generator = torch.Generator().manual_seed(0)
+    logits = evidence(carol, strength=1.0) + 2.0 * torch.randn(24, BITS, generator=generator)
+    callback = VerdictRows(tmp_path / "out.jsonl", registry, 1e-6, combined=True)
+    *rows, together = run(callback, logits)
+    assert len(rows) == 24
+    assert sum(row["verdict"] is not None for row in rows) == 0
+    assert (together["combined"], together["files"], together["verdict"]) == (True, 24, "carol")
+    assert together["confidence"] > max(row["confidence"] for row in rows)
+    assert "file" not in together
+    assert "all together: carol" in callback.summary
+
+
+def test_what_a_decoder_always_answers_is_no_evidence_however_many_images_say_it(registry, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    always = torch.randn(BITS, generator=generator)
+    *_, together = run(VerdictRows(tmp_path / "out.jsonl", registry, combined=True), always.expand(50, BITS))
+    assert together["verdict"] is None
+    assert together["p_value"] > 1e-4
+
+
+def test_bits_are_written_only_when_asked_for_and_then_for_the_owner_alone(registry, tmp_path):
+    alice = registry.key_of("alice")
+    logits = torch.stack([evidence(alice), evidence(registry.key_of("bob"))])
+    silent = VerdictRows(tmp_path / "silent.jsonl", registry, combined=True)
+    run(silent, logits)
+    for name in registry.names:
+        assert key_to_text(registry.key_of(name)) not in (tmp_path / "silent.jsonl").read_text() + silent.summary
+    asked = VerdictRows(tmp_path / "new" / "asked.jsonl", registry, combined=True, show_bits=True)
+    rows = run(asked, logits)
+    assert torch.equal(key_from_text(rows[0]["decoded_bits"], BITS), alice)
+    assert len(rows[2]["decoded_bits"]) == BITS // 4
+    assert stat.S_IMODE((tmp_path / "new" / "asked.jsonl").stat().st_mode) == 0o600
+    assert key_to_text(alice) not in asked.summary
+
+
+def test_the_loss_is_told_where_the_decoder_has_one(registry, tmp_path):
+    logits = torch.stack([evidence(registry.key_of("alice"))] * 2)
+    rows = run(VerdictRows(tmp_path / "a.jsonl", registry), logits, loss=torch.tensor([0.25, float("nan")]))
+    assert rows[0]["loss"] == 0.25
+    assert "loss" not in rows[1]
+
+
+def test_an_image_without_evidence_spoils_neither_the_file_nor_the_common_verdict(registry, tmp_path):
+    alice = evidence(registry.key_of("alice"))
+    callback = VerdictRows(tmp_path / "a.jsonl", registry, combined=True, show_bits=True)
+    good, broken, together = run(callback, torch.stack([alice, torch.full((BITS,), float("nan"))]))
+    assert (good["verdict"], broken["confidence"], together["verdict"]) == ("alice", 0.5, "alice")
+
+
+def test_two_users_who_match_equally_well_are_not_told_apart(tmp_path):
+    twins = Registry(BITS)
+    key = seeded_keys(1, BITS, seed=3)[0]
+    for name, flipped in (("one", 0), ("two", 1)):
+        other = key.clone()
+        other[flipped] = ~other[flipped]
+        twins.add(name, key_to_text(other))
+    (row,) = run(VerdictRows(tmp_path / "a.jsonl", twins), evidence(key)[None])
+    assert (row["bits_matching"], row["best_user"], row["verdict"]) == (31, "one", None)
+    assert row["family_p_value"] < 1e-6
+
+
+def test_the_summary_counts_images_by_user_and_cuts_a_long_list(tmp_path):
+    many = Registry(BITS)
+    keys = seeded_keys(12, BITS, seed=5)
+    for number, key in enumerate(keys):
+        many.add(f"user{number}", key_to_text(key))
+    callback = VerdictRows(tmp_path / "a.jsonl", many, 1e-5)
+    run(callback, torch.stack([evidence(key) for key in (*keys, keys[7])]))
+    lines = callback.summary.splitlines()
+    assert lines[0] == (
+        "13 files: 13 attributed, 0 abstained (12 users, false-positive rate 1e-05 an image: 30 of 32 bits must match)"
+    )
+    assert lines[1] == "  user7: 2"
+    assert lines[-1] == "  and 2 more"
+    assert len(lines) == 12

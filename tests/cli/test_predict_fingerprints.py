@@ -1,0 +1,172 @@
+"""`evaluate.py predict` with a fingerprint's training: images in, a verdict an image out."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import pytest
+import torch
+import yaml
+
+import evaluate
+import train
+from datamodules.image_io import save_png
+from lightning_modules.fingerprints.keys import key_from_text, key_to_text
+from lightning_modules.fingerprints.registry import Registry, write_registry
+from lightning_modules.generators import load_generator
+from lightning_modules.generators.checkpoints.own_file import write_generator
+from lightning_modules.generators.checkpoints.stored import StoredGenerator
+from lightning_modules.generators.stylegan2 import StyleGAN2Generator
+from lightning_modules.latent_fingerprint import LatentFingerprint
+
+BITS = 10
+RATE = 0.01  # of keys of 10 bits and one user, all bits or all but none must match
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A hardly trained fingerprint of a tiny generator: folder with run/, images/ (three) and no registry yet."""
+    folder = tmp_path_factory.mktemp("fingerprint")
+    torch.manual_seed(0)
+    generator = StyleGAN2Generator(16, 12, 12, 2, [8, 8, 8])
+    write_generator(
+        StoredGenerator("stylegan2", generator.arguments, generator.state_dict(), {"format": "test"}),
+        folder / "g.safetensors",
+    )
+    module = {"generator": str(folder / "g.safetensors"), "bits": BITS, "shift": -BITS, "sigma": 3.0}
+    module |= {"fit_latents": 300, "backbone": "test_resnet", "stem": "small", "attack": "identity"}
+    config = {
+        "seed_everything": 0,
+        "trainer": {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_progress_bar": False},
+        "model": {"class_path": "lightning_modules.latent_fingerprint.LatentFingerprint", "init_args": module},
+        "data": {
+            "class_path": "datamodules.SampleNumbersDataModule",
+            "init_args": {"train_images": 32, "val_images": 8, "batch_size": 2},
+        },
+        "test_after_fit": False,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    train.main(["--config", str(folder / "config.yaml"), "--run_dir", str(folder / "run")])
+    (folder / "images").mkdir()
+    made = load_generator(str(folder / "g.safetensors"))
+    for index, image in enumerate(made.synthesize(made.sample_latents(3, seed=5)).clamp(0, 1)):
+        save_png(folder / "images" / f"{index}.png", (image * 255).round().byte().permute(1, 2, 0).numpy())
+    return folder
+
+
+def predict(run, *options, registry=None, images=None):
+    """Rows of the command, and its file."""
+    chosen = [] if registry is None else ["--registry", str(registry)]
+    out = evaluate.main(
+        ["predict", "--ckpt_path", str(run / "run"), "--images", str(images or run / "images"), *chosen, *options]
+    )
+    return [json.loads(line) for line in out.read_text().splitlines()], out
+
+
+def write_users(path, **keys):
+    registry = Registry(BITS)
+    for name, key in keys.items():
+        registry.add(name, key_to_text(key))
+    write_registry(registry, path)
+    return path
+
+
+def decoded(run, tmp_path):
+    """What the module reads from the first image."""
+    users = write_users(tmp_path / "anybody.json", anybody=torch.arange(BITS) % 2 == 0)
+    (row, *_), out = predict(run, "--show_bits", "true", "--run_dir", str(tmp_path / "bits"), registry=users)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    return key_from_text(row["decoded_bits"], BITS)
+
+
+def test_the_holder_of_the_decoded_key_is_named_and_others_are_not(run, tmp_path, capsys):
+    bits = decoded(run, tmp_path)
+    other = bits.clone()
+    other[: BITS // 2] = ~other[: BITS // 2]
+    users = write_users(tmp_path / "users.json", holder=bits, other=other)
+    capsys.readouterr()
+    rows, out = predict(
+        run, "--combine", "true", "--false_positive_rate", str(RATE), "--out", str(tmp_path / "named.jsonl"),
+        "--run_dir", str(tmp_path / "p"), registry=users,
+    )  # fmt: skip
+    assert out == tmp_path / "named.jsonl"
+    assert [row.get("file", "").rpartition("/")[2] for row in rows] == ["0.png", "1.png", "2.png", ""]
+    first = rows[0]
+    assert (first["verdict"], first["bits_matching"], first["bits"]) == ("holder", BITS, BITS)
+    assert first["p_value"] == 0.5**BITS
+    assert first["family_p_value"] == 2 * 0.5**BITS
+    assert rows[3]["files"] == 3
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == str(out)
+    named = sum(row["verdict"] is not None for row in rows[:3])
+    assert f"3 files: {named} attributed, {3 - named} abstained" in "\n".join(told)
+    assert key_to_text(bits) not in out.read_text() + "\n".join(told)
+    stranger = write_users(tmp_path / "stranger.json", stranger=other)
+    rows, _ = predict(
+        run, "--false_positive_rate", str(RATE), "--run_dir", str(tmp_path / "q"), registry=stranger,
+        images=run / "images" / "0.png",
+    )  # fmt: skip
+    assert [(row["verdict"], row["best_user"], row["bits_matching"]) for row in rows] == [(None, "stranger", BITS // 2)]
+
+
+def test_one_image_alone_decodes_as_among_others(run, tmp_path):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    together, _ = predict(run, "--run_dir", str(tmp_path / "a"), registry=users)
+    alone, _ = predict(run, "--run_dir", str(tmp_path / "b"), registry=users, images=run / "images" / "2.png")
+    assert alone[0]["content_id"] == together[2]["content_id"]
+    assert alone[0]["bits_matching"] == together[2]["bits_matching"]
+    assert alone[0]["confidence"] == pytest.approx(together[2]["confidence"], rel=1e-4)
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_module_that_needs_gradients_is_not_run_in_inference_mode(run, tmp_path, monkeypatch, needed):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    seen = []
+
+    def look(module, batch, batch_idx):
+        seen.append(torch.is_inference_mode_enabled())
+        n = len(batch["image"])
+        columns = {name: batch[name] for name in ("index", "path", "content_id")}
+        return columns | {"logits": torch.ones(n, BITS), "loss": torch.zeros(n)}
+
+    monkeypatch.setattr(LatentFingerprint, "predict_step", look, raising=False)
+    monkeypatch.setattr(LatentFingerprint, "needs_gradients", needed, raising=False)
+    rows, _ = predict(run, "--run_dir", str(tmp_path / "r"), registry=users)
+    assert [row["loss"] for row in rows] == [0.0] * 3
+    assert seen == [not needed] * 2
+
+
+def test_a_rate_that_no_key_can_meet_is_a_warning(run, tmp_path, capsys):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    rows, _ = predict(run, "--run_dir", str(tmp_path / "a"), registry=users)
+    assert [row["verdict"] for row in rows] == [None] * 3
+    told = capsys.readouterr()
+    assert "warning: found keys of 10 bits, 1 user and a false-positive rate of 1e-06" in told.err
+    assert "no match of 10 bits is enough" in told.out
+
+
+@pytest.mark.parametrize("mistake", ["no registry", "another length"])
+def test_a_mistake_is_told_before_a_folder_is_made_or_a_network_built(run, tmp_path, mistake):
+    longer = Registry(BITS + 1)
+    longer.create("someone")
+    write_registry(longer, tmp_path / "longer.json")
+    registry = None if mistake == "no registry" else tmp_path / "longer.json"
+    message = "found no --registry" if registry is None else "found keys of 11 bits, expected 10"
+    with pytest.raises(SystemExit, match=f"evaluate.py predict: .*{message}"):
+        predict(run, "--run_dir", str(tmp_path / "r"), "--model.init_args.generator", "nowhere", registry=registry)
+    assert not (tmp_path / "r").exists()
+
+
+def test_images_of_another_size_are_refused_by_name_before_decoding(run, tmp_path):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    (tmp_path / "large").mkdir()
+    save_png(tmp_path / "large" / "large.png", torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())
+    with pytest.raises(ValueError, match=r"large\.png: 32x32 .*expected 16x16"):
+        predict(run, "--run_dir", str(tmp_path / "r"), registry=users, images=tmp_path / "large")
+
+
+def test_a_config_of_another_module_is_refused(run, tmp_path):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    with pytest.raises(SystemExit, match="found a config of Attributor with a checkpoint of LatentFingerprint"):
+        predict(run, "--config", "configs/quickstart.yaml", "--run_dir", str(tmp_path / "r"), registry=users)
