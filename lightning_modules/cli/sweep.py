@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.cli.framework import FrameworkCLI
-from lightning_modules.cli.sweep_file import Sweep, SweepError, read_sweep
+from lightning_modules.cli.sweep_file import Choice, Sweep, SweepError, read_sweep
 from lightning_modules.cli.sweep_points import Point, command_of, program_arguments, sweep_points
 from lightning_modules.cli.sweep_runs import PointRun, run_points
 from lightning_modules.reporting.figures.style import to_png
@@ -85,7 +85,9 @@ def write_results(out: Path, results: list[SweepPoint], file: Sweep) -> None:
     figure = out / "trade_off.png"
     if drawn:
         name = (file.metric or CLEAN).removeprefix("test/").replace("/", ", ").replace("_", " ")
-        labels = {"quality_name": "FID of marked to unmarked images", "accuracy_name": name, "order_name": along}
+        counts = " / ".join(f"{count:,}" for count in sorted({point.quality.n for point in drawn}))
+        quality = f"FID of marked to unmarked images, n = {counts}"  # the distance depends on n
+        labels = {"quality_name": quality, "accuracy_name": name, "order_name": along}
         write_bytes(figure, to_png(trade_off_figure(drawn, **labels)))
     else:
         figure.unlink(missing_ok=True)  # of an earlier call, with other points
@@ -122,8 +124,8 @@ def _check_arguments(file: Sweep, points: list[Point], commands: list[list[str]]
     """Let train.py's parser read every point's arguments, so that a wrong name ends the sweep before it starts.
 
     Returns:
-        The settings that the config has without the sweep's parameters, or None where that is not known: another
-        program, or a name that it does not have.
+        The settings that the config has by itself, or None where no point can have them: another program, a name
+        that the config lacks, or a parameter that the sweep fixes at another value.
     """
     if Path(file.program).resolve() != TRAIN:
         return None
@@ -135,8 +137,13 @@ def _check_arguments(file: Sweep, points: list[Point], commands: list[list[str]]
             config = _Parsed(bare, purpose="sweep").config
     except SystemExit:
         return None  # the parameters give what a run cannot be without, such as its config
-    own = {name: config.get(".".join(path)) for path, name in file.varying().items()}
-    return None if None in own.values() else own
+    found = {path: config.get(".".join(path)) for path in file.parameters}
+    fixed = {
+        path: entry.values[0] for path, entry in file.parameters.items() if isinstance(entry, Choice) and entry.fixed
+    }
+    if None in found.values() or any(found[path] != value for path, value in fixed.items()):
+        return None
+    return {name: found[path] for path, name in file.varying().items()}
 
 
 def _result(point: Point, out: Path, state: str, mark: bool) -> SweepPoint:

@@ -149,7 +149,10 @@ def _ended(each: _Running) -> str:
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End processes and whatever they started."""
+    """End processes and whatever they started; a second Ctrl-C does not leave some of them behind."""
+    if not processes:
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     _signal(processes, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
@@ -157,6 +160,8 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
     _signal(processes, signal.SIGKILL)
     for process in processes:
         process.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _signal(processes: list[subprocess.Popen[bytes]], number: int) -> None:

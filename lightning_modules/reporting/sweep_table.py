@@ -14,11 +14,13 @@ from lightning_modules.reporting.figures.trade_off import TradeOffPoint
 from lightning_modules.reporting.formatting import MISSING, format_estimate
 
 CLEAN, ATTRIBUTION = "test/clean/bit_accuracy", "test/clean/attribution_accuracy"
-FID_OWN, FID_BEFORE, FID_AFTER = (f"test/quality/fid_{name}" for name in ("own", "before", "after"))
+FID_OWN, FID_FLOOR = "test/quality/fid_own", "test/quality/fid_own_floor"
+FID_BEFORE, FID_AFTER = "test/quality/fid_before", "test/quality/fid_after"
 _HEADINGS = {
     CLEAN: "bit accuracy, clean",
     ATTRIBUTION: "attribution accuracy, clean",
     FID_OWN: "FID, marked to unmarked",
+    FID_FLOOR: "its floor: two sets of unmarked",
     FID_BEFORE: "FID to reals, unmarked",
     FID_AFTER: "FID to reals, marked",
 }
@@ -54,7 +56,7 @@ def table_columns(points: Sequence[SweepPoint], metric: str | None) -> list[str]
     """
     found = {name for point in points for name in point.metrics}
     attacked = metric.rpartition("/")[0] + "/attribution_accuracy" if metric else ""
-    wanted = [CLEAN, metric, ATTRIBUTION, attacked, FID_OWN, FID_BEFORE, FID_AFTER]
+    wanted = [CLEAN, metric, ATTRIBUTION, attacked, FID_OWN, FID_FLOOR, FID_BEFORE, FID_AFTER]
     return [name for name in dict.fromkeys(wanted) if name and (name in found or name == metric)]
 
 

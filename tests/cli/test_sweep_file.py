@@ -10,6 +10,7 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 import evaluate
+from lightning_modules.cli.sweep import _check_arguments
 from lightning_modules.cli.sweep_file import SweepError, read_sweep
 from lightning_modules.cli.sweep_points import command_of, sweep_points
 from lightning_modules.fingerprints.layouts import check_layout
@@ -175,6 +176,16 @@ def test_every_point_of_a_sweep_that_ships_is_accepted_by_train_and_fits_its_gen
         given = dict(word.removeprefix("--model.init_args.").split("=") for word in point.arguments)
         bits, shift = (int(given.get(name, fixed[name])) for name in ("bits", "shift"))
         check_layout(dim, bits, shift, "flat", 1)
+
+
+def test_the_setting_of_the_config_is_known_unless_the_sweep_fixes_another(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = {}
+    for path in SWEEPS:
+        sweep = read_sweep(path)
+        points = sweep_points(sweep)
+        found[path.stem] = _check_arguments(sweep, points, [command_of(sweep, point) for point in points])
+    assert found == {"bits": None, "ldm": {"shift": 60, "sigma": 1.0}, "stylegan2": {"shift": -32, "sigma": 4.0}}
 
 
 def test_an_unknown_parameter_ends_the_sweep_before_it_starts_and_names_the_nearest(tmp_path, monkeypatch, capsys):
