@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class PredictionPlan:
             return None
         return (
             f"found keys of {bits} bits, {_users(users)} and a false-positive rate of {self.false_positive_rate:g}: "
-            "not even a match of all bits is enough, so nobody can be named; expected longer keys, or a rate of at least "
+            "not even a match of all bits is enough, so nobody can be named; expected longer keys, or at least "
             f"--false_positive_rate {_round_up(users * 0.5**bits)}"
         )
 
@@ -113,12 +114,14 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
 
 
 def _load(checkpoint: Path) -> dict[str, Any]:
+    expected = "name a run folder or the last.ckpt in its checkpoints"
+    if not zipfile.is_zipfile(checkpoint):  # what torch.load says of other files helps nobody
+        raise ValueError(f"{checkpoint}: found no checkpoint of a training run; {expected}")
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(
-            f"{checkpoint}: found no checkpoint of a training run ({type(error).__name__}); name a run folder or the "
-            "last.ckpt in its checkpoints"
+            f"{checkpoint}: found no checkpoint that can be read ({type(error).__name__}); {expected}"
         ) from error
     return saved if isinstance(saved, dict) else {}
 

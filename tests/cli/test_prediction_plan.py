@@ -95,10 +95,14 @@ def test_keys_too_short_for_the_rate_are_told_with_the_rate_that_they_allow(fing
     assert plan(fingerprint, registry=users, false_positive_rate=allowed).cannot_name() is None
 
 
-def test_other_checkpoints_and_other_files_are_named(tmp_path):
+def test_a_checkpoint_of_something_else_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"last\.ckpt: found neither an attributor nor a fingerprint"):
         plan(saved(tmp_path, state_dict={}))
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(b"\x89PNG not a checkpoint")
-    with pytest.raises(ValueError, match=r"picture\.png: found no checkpoint of a training run"):
-        plan(picture)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG no checkpoint", b'{"users": {}}', b"PK\x05\x06" + bytes(18)])
+def test_a_file_of_another_kind_is_named(tmp_path, content):
+    file = tmp_path / "other.file"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"other\.file: found no checkpoint"):
+        plan(file)
