@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,7 @@ from lightning_modules.reporting.page import (
     render_report,
 )
 from lightning_modules.reporting.run_files import write_bytes
+from lightning_modules.reporting.training_log import epoch_means
 
 __all__ = ["FingerprintResults", "TwinExample", "write_fingerprint_page"]
 
@@ -130,7 +130,7 @@ def _figures(folder: Path, shown: FingerprintResults) -> dict[str, Figure]:
         )
     if examples := shown.examples[:_MOST_ROWS]:
         figures["twins"] = twin_rows(examples, _pictured(shown))
-    if curves := _curves(folder / "logs" / "metrics.csv"):
+    if curves := epoch_means(folder / "logs" / "metrics.csv", _CURVES):
         figures["training"] = training_curves(curves)
     return figures
 
@@ -140,23 +140,6 @@ def _pictured(shown: FingerprintResults) -> list[str]:
     presets = preset_attacks(shown.attacks)
     grids = [name for name in shown.attacks if name not in presets and name != "clean"]
     return shown_attacks(shown.examples[:_MOST_ROWS], [*presets, *grids], _MOST_ATTACKS)
-
-
-def _curves(log: Path) -> dict[str, list[tuple[float, float]]]:
-    """Means over each epoch of what the training logged."""
-    if not log.is_file():
-        return {}
-    with log.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    curves = {}
-    for name, title in _CURVES.items():
-        epochs: dict[float, list[float]] = {}
-        for line in lines:
-            if line.get(name) and line.get("epoch"):
-                epochs.setdefault(float(line["epoch"]), []).append(float(line[name]))
-        if len(epochs) > 1:
-            curves[title] = [(epoch, sum(values) / len(values)) for epoch, values in sorted(epochs.items())]
-    return curves
 
 
 def _summary(shown: FingerprintResults) -> Summary:

@@ -11,11 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from numpy.typing import NDArray
 
+from lightning_modules.reporting.figures.style import MUTED
+
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the figure
 _LINE = 1.25  # height of a line of text, in font sizes
 # first choice first: right above, right below, left above, left below, above, below, right, left; then farther out
 _SIDES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
-_REACHES = (5.0, 12.0, 20.0)
+_REACHES = (5.0, 13.0, 22.0, 32.0, 43.0)
+_LED_FROM = 13.0  # from this reach a thin line leads from the label to its point
+
+_LEADER = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
 
 
 def label_points(
@@ -69,6 +74,7 @@ def label_points(
                 ha=("center", "left", "right")[int(np.sign(x))],
                 va=("center", "bottom", "top")[int(np.sign(y))],
                 fontsize=fontsize,
+                arrowprops=_LEADER if max(abs(x), abs(y)) >= _LED_FROM else None,
                 zorder=8,
             )
         )
@@ -98,6 +104,9 @@ def _cost(label: Box, dots: NDArray[np.float64], taken: Sequence[Box], frame: Bo
         & (dots[:, 1] > bottom - margin)
         & (dots[:, 1] < top + margin)
     )
-    overlaps = sum(left < box[2] and box[0] < right and bottom < box[3] and box[1] < top for box in taken)
+    overlaps = sum(
+        left < box[2] + margin and box[0] < right + margin and bottom < box[3] + margin and box[1] < top + margin
+        for box in taken
+    )
     outside = left < frame[0] or bottom < frame[1] or right > frame[2] or top > frame[3]
     return float(inside.sum()) * 0.3 + 20.0 * overlaps + 50.0 * outside

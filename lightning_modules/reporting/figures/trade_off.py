@@ -94,7 +94,7 @@ def trade_off_figure(
         figure,
         axes,
         [_place(point) for point in known],
-        [format_number(point.order) for point in known],
+        [f"{point.order:g}" for point in known],
         [*lines, *whiskers],
     )
     return figure
@@ -124,8 +124,8 @@ def _draw_group(axes: Axes, group: str, members: Sequence[TradeOffPoint], place:
         zorder=4,
     )
     for (x, y), point in zip(corners, members, strict=True):
-        whiskers = {"xerr": _reach(point.quality), "yerr": _reach(point.accuracy)}
-        axes.errorbar(x, y, **whiskers, color=colour, alpha=0.75, linewidth=1, capsize=2, fmt="none", zorder=3)
+        across, upright = _reach(point.quality), _reach(point.accuracy)
+        axes.errorbar(x, y, upright, across, "none", color=colour, alpha=0.75, linewidth=1, capsize=2, zorder=3)
     return corners
 
 
