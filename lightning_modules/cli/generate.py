@@ -1,27 +1,30 @@
-"""`evaluate.py generate`: images of one generator, or a GM data set from several bundled ones and a real set."""
+"""`evaluate.py generate`: images of one generator, with a user's key or without, or a GM data set of several."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from datamodules.real import load_real_set
+from lightning_modules.cli.generate_fingerprinted import write_fingerprinted_images
+from lightning_modules.cli.generate_images import PROG, write_images
 from lightning_modules.cli.parser import SuggestingParser, nearest_keys
-from lightning_modules.generators.bundled import bundled_sources, load_bundled, read_manifest
-from lightning_modules.generators.checkpoints.load import load_generator
 from lightning_modules.generators.gm_fashion import Reals, build_gm_data_set
-from lightning_modules.generators.image_folder import check_image_folder, describe_generation, write_image_folder
-from lightning_modules.generators.protocol import Generator
-from lightning_modules.generators.sampling import check_reproducible
 
-PROG = "evaluate.py generate"
-DESCRIPTION = """Write images: of one generator (key `generator`), or a GM data set (key `sources`).
+DESCRIPTION = """Write images: of one generator (key `generator`), those with a user's key in them (keys `fingerprint`
+and `user`), or a GM data set (key `sources`).
 
 The same bytes for the same seed on any number of processes; a run that was interrupted goes on where it stopped.
-`--generator NAME --help` lists the options of the one, the list below is of the other."""
+`--generator NAME --help` and `--fingerprint FILE --help` list the options of those, the list below is of the last."""
+
+DECIDING_KEYS = ("generator", "fingerprint", "sources")
+"""Keys one of which must be given: they say what is to be made."""
+
+MARKING_KEYS = {"fingerprint", "user", "registry"}
+"""Keys that ask for fingerprinted images."""
 
 
 def write_data_set(
@@ -80,85 +83,50 @@ def write_data_set(
     return folder
 
 
-def write_images(
-    out: str,
-    generator: str,
-    n: int,
-    seed: int = 0,
-    kind: str = "auto",
-    options: dict[str, Any] | None = None,
-    processes: int = 1,
-) -> Path:
-    """Write `<out>/0000000.png` and so on, and `<out>/generation.json`, which says what made them.
-
-    Args:
-        out: Folder of the images.
-        generator: A checkpoint (.pt, .pkl, model.ckpt, diffusers folder, .safetensors), or a bundled source's name.
-        n: Number of images.
-        seed: Of the latents.
-        kind: What the checkpoint must be, `stylegan2` or `latent_diffusion`; `auto` for either.
-        options: How images are sampled, such as `truncation: 0.7` or `steps: 50`.
-        processes: Processes that share the sampling.
-
-    Returns:
-        The folder.
-    """
-    if n < 1 or processes < 1:
-        raise SystemExit(f"{PROG}: found n={n} and processes={processes}, expected at least 1 of each")
-    if not 0 <= seed < 2**64:
-        raise SystemExit(f"{PROG}: found seed {seed}, expected 0 <= seed < 2**64")
-    folder = Path(out)
-    try:  # a mistake of input is known before the first image
-        loaded = _load(generator, kind, options or {})
-        check_reproducible(loaded)
-        check_image_folder(folder, describe_generation(loaded, n, seed))
-    except ValueError as error:
-        raise SystemExit(f"{PROG}: {error}") from error
-    for line in getattr(loaded, "report", ()):
-        print(line)
-    write_image_folder(loaded, folder, n, seed, processes)
-    return folder
-
-
 def generate(args: list[str]) -> Path:
     """Parse the command line, write what it asks for, return the folder."""
-    keys = _keys(args)
-    if {"generator", "sources"} <= keys:
-        raise SystemExit(f"{PROG}: found both `generator` (images of one) and `sources` (a data set); give one of them")
-    if not {"generator", "sources"} & keys:
+    keys, readable = _keys(args)
+    marks = sorted(keys & MARKING_KEYS)
+    others = ["generator"] if "generator" in keys else marks
+    if "sources" in keys and others:
+        raise SystemExit(
+            f"{PROG}: found both `{others[0]}` (images of one) and `sources` (a data set); give one of them"
+        )
+    named = bool(keys & {*DECIDING_KEYS, *marks})
+    if not named:
         for key in sorted(keys):
-            if near := nearest_keys(key, ["generator", "sources"]):
+            if near := nearest_keys(key, list(DECIDING_KEYS)):
                 raise SystemExit(f"{PROG}: unknown key '{key}': did you mean {near[0]}?")
-    command = write_images if "generator" in keys else write_data_set
-    about = DESCRIPTION if not {"generator", "sources"} & keys else command.__doc__
-    parser = SuggestingParser(prog=PROG, description=about, allow_abbrev=False)
+        if readable and not any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in args):
+            raise SystemExit(
+                f"{PROG}: found none of `generator` (images of one), `fingerprint` (those with a user's key in them) "
+                "and `sources` (a data set); give one of them, or a --config of configs/generate or configs/gm_fashion"
+            )
+    command: Callable[..., Path] = write_data_set
+    if marks:
+        command = write_fingerprinted_images
+    elif "generator" in keys:
+        command = write_images
+    parser = SuggestingParser(prog=PROG, description=command.__doc__ if named else DESCRIPTION, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="config")
     parser.add_function_arguments(command)
     settings = parser.parse_args(args)
     settings.pop("config", None)
-    folder: Path = command(**settings.as_dict())
-    return folder
+    return command(**settings.as_dict())
 
 
-def _load(name: str, kind: str, options: dict[str, Any]) -> Generator:
-    small = not Path(name).exists() and name in bundled_sources() and "arguments" in read_manifest()[name]
-    if not small:
-        return load_generator(name, kind, **options)
-    if options or kind != "auto":
-        raise ValueError(f"found options or a kind for the bundled source {name}, which has none; leave them out")
-    return load_bundled(name)
-
-
-def _keys(args: list[str]) -> set[str]:
-    """Keys that the command line and its config files set, without their values."""
+def _keys(args: list[str]) -> tuple[set[str], bool]:
+    """Keys that the command line and its config files set, without their values; and whether all files were read."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     configs, rest = parser.parse_known_args(args)
+    readable = True
     keys = {arg[2:].partition("=")[0].partition(".")[0] for arg in rest if arg.startswith("--")}
     for config in configs.config:
         try:
             content = yaml.safe_load(Path(config).read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            continue  # the parser itself says what is wrong with it
+            readable = False  # the parser itself says what is wrong with it
+            continue
         keys |= {str(key) for key in content} if isinstance(content, dict) else set()
-    return keys
+    return keys, readable

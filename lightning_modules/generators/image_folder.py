@@ -7,11 +7,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import nn
 
 from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.generators.protocol import Generator
-from lightning_modules.generators.sampling import block_size, check_reproducible, generate_images, write_bytes
+from lightning_modules.generators.sampling import (
+    block_size,
+    check_reproducible,
+    generate_images,
+    image_path,
+    synthesize_block,
+    write_bytes,
+)
 
 RECORD_NAME = "generation.json"
 FORMAT = 1
@@ -42,31 +52,37 @@ def write_image_folder(
     check_reproducible(generator)
     record = describe_generation(generator, n, seed)
     check_image_folder(folder, record)
+    if "fingerprint" in record:
+        _check_same_key(generator, folder, n, seed)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes((json.dumps(record, indent=2, sort_keys=True) + "\n").encode(), folder / RECORD_NAME)
     generate_images(generator, folder, n, seed, processes, progress)
 
 
 def describe_generation(generator: Generator, n: int, seed: int) -> dict[str, Any]:
-    """What decides the bytes of a folder of images, as plain values.
+    """What decides the bytes of a folder of images, as plain values; of a user's key only whose it is.
 
     Args:
-        generator: the generator; a module, whose weights are hashed.
+        generator: the generator, a module whose weights are hashed; or one that marks images, whose attributes are
+            `unmarked`, the generator that makes them, and `mark`, what it puts into them as plain values.
         n: number of images.
         seed: seed of the latents.
     """
-    module = generator if isinstance(generator, nn.Module) else None
-    arguments = json.dumps(getattr(generator, "arguments", None), sort_keys=True)
-    return {
+    maker = getattr(generator, "unmarked", generator)
+    module = maker if isinstance(maker, nn.Module) else None
+    arguments = json.dumps(getattr(maker, "arguments", None), sort_keys=True)
+    record = {
         "format": FORMAT,
         "images": n,
         "seed": seed,
         "block": block_size(generator),
-        "generator": type(generator).__name__,
+        "generator": type(maker).__name__,
         "architecture": hashlib.sha256(arguments.encode()).hexdigest(),
         "weights": content_hash(module.state_dict()) if module is not None else None,
-        "settings": _settings(generator),
+        "settings": _settings(maker),
     }
+    mark = getattr(generator, "mark", None)
+    return record if mark is None else {**record, "fingerprint": mark}
 
 
 def check_image_folder(folder: Path, record: dict[str, Any]) -> None:
@@ -90,11 +106,11 @@ def check_image_folder(folder: Path, record: dict[str, Any]) -> None:
         images = int(found["images"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"found {path} unreadable ({error}); choose another --out") from error
-    names = sorted({*found, *record} - {"images", "settings"})
+    names = sorted({*found, *record} - {"images", "settings", "fingerprint"})
     differences = _differences(found, record, names)
-    if not differences and isinstance(found.get("settings"), dict):
-        settings: dict[str, Any] = record["settings"]
-        differences = _differences(found["settings"], settings, sorted({*found["settings"], *settings}))
+    for part, prefix in (("settings", ""), ("fingerprint", "fingerprint's ")):
+        if not differences:
+            differences = _differences(_mapping(found.get(part)), _mapping(record.get(part)), prefix=prefix)
     if differences:
         raise ValueError(f"{folder}: found images made otherwise: {'; '.join(differences)}; choose another --out")
     if images > record["images"]:
@@ -104,10 +120,36 @@ def check_image_folder(folder: Path, record: dict[str, Any]) -> None:
         )
 
 
-def _differences(found: dict[str, Any], expected: dict[str, Any], names: list[str]) -> list[str]:
+def _check_same_key(generator: Generator, folder: Path, n: int, seed: int) -> None:
+    """Refuse images that carry another key: the record cannot say so, since what tells keys apart gives them away."""
+    index = next((index for index in range(n) if image_path(folder, index).is_file()), None)
+    if index is None:
+        return
+    size = block_size(generator)
+    expected = synthesize_block(generator, seed, index - index % size)[index % size].permute(1, 2, 0)
+    path = image_path(folder, index)
+    try:
+        with Image.open(path) as image:
+            found = torch.from_numpy(np.array(image.convert("RGB")))
+    except OSError as error:
+        raise ValueError(f"found {path} unreadable ({error}); remove it, or choose another --out") from error
+    if not torch.equal(found, expected):
+        raise ValueError(
+            f"{folder}: found {path.name} of other pixels than the same seed and user give here, so it carries another "
+            "key or was made on another machine; choose another --out"
+        )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _differences(
+    found: dict[str, Any], expected: dict[str, Any], names: list[str] | None = None, prefix: str = ""
+) -> list[str]:
     return [
-        f"{name} {found.get(name)!r}, expected {expected.get(name)!r}"
-        for name in names
+        f"{prefix}{name} {found.get(name)!r}, expected {expected.get(name)!r}"
+        for name in (sorted({*found, *expected}) if names is None else names)
         if found.get(name) != expected.get(name)
     ]
 

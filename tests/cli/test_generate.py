@@ -106,11 +106,24 @@ def test_the_keys_say_which_of_the_two_is_meant(checkpoint, tmp_path, capsys):
     assert not (tmp_path / "images").exists()
 
 
-def test_help_names_both(capsys):
+def test_no_key_that_says_what_to_make_is_said_by_the_names_of_all_three(tmp_path, capsys):
+    message = said(capsys, "--n", 5)
+    assert (
+        "found none of `generator` (images of one), `fingerprint` (those with a user's key in them) and `sources`"
+        in (message)
+    )
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"n": 5, "out": str(tmp_path / "images")}))
+    assert "found none of `generator`" in said(capsys, "--config", tmp_path / "a.yaml")
+    assert "none.yaml" in said(capsys, "--config", tmp_path / "none.yaml", "--n", 5)
+    assert "unknown key 'fingerprnt': did you mean fingerprint?" in said(capsys, "--fingerprnt", "a", "--n", 5)
+
+
+def test_help_names_all_three(capsys):
     with pytest.raises(SystemExit):
         generate("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert "key `generator`" in text
+    assert "keys `fingerprint` and `user`" in text
     assert "key `sources`" in text
 
 

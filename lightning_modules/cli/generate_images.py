@@ -1,0 +1,76 @@
+"""Images of one generator: what `evaluate.py generate` does with the key `generator`, and what others share of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.generators.bundled import bundled_sources, load_bundled, read_manifest
+from lightning_modules.generators.checkpoints.load import load_generator
+from lightning_modules.generators.image_folder import check_image_folder, describe_generation, write_image_folder
+from lightning_modules.generators.sampling import check_reproducible
+
+PROG = "evaluate.py generate"
+
+
+def write_images(
+    out: str,
+    generator: str,
+    n: int,
+    seed: int = 0,
+    kind: str = "auto",
+    options: dict[str, Any] | None = None,
+    processes: int = 1,
+) -> Path:
+    """Write `<out>/0000000.png` and so on, and `<out>/generation.json`, which says what made them.
+
+    Args:
+        out: Folder of the images.
+        generator: A checkpoint (.pt, .pkl, model.ckpt, diffusers folder, .safetensors), or a bundled source's name.
+        n: Number of images.
+        seed: Of the latents.
+        kind: What the checkpoint must be, `stylegan2` or `latent_diffusion`; `auto` for either.
+        options: How images are sampled, such as `truncation: 0.7` or `steps: 50`.
+        processes: Processes that share the sampling.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(out)
+    try:  # a mistake of input is known before the first image
+        check_numbers(n, seed, processes)
+        loaded = load_named(generator, kind, options or {})
+        check_reproducible(loaded)
+        check_image_folder(folder, describe_generation(loaded, n, seed))
+    except ValueError as error:
+        raise SystemExit(f"{PROG}: {error}") from error
+    for line in getattr(loaded, "report", ()):
+        print(line)
+    write_image_folder(loaded, folder, n, seed, processes)
+    return folder
+
+
+def check_numbers(n: int, seed: int, processes: int) -> None:
+    """Refuse numbers of images, seeds or processes that there cannot be.
+
+    Raises:
+        ValueError: says which.
+    """
+    if n < 1 or processes < 1:
+        raise ValueError(f"found n={n} and processes={processes}, expected at least 1 of each")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"found seed {seed}, expected 0 <= seed < 2**64")
+
+
+def load_named(name: str, kind: str, options: dict[str, Any]) -> Any:
+    """Load a generator by the path of its checkpoint or the name of a bundled source.
+
+    Raises:
+        ValueError: as `load_generator`; or options or a kind for a bundled source that has none.
+    """
+    small = not Path(name).exists() and name in bundled_sources() and "arguments" in read_manifest()[name]
+    if not small:
+        return load_generator(name, kind, **options)
+    if options or kind != "auto":
+        raise ValueError(f"found options or a kind for the bundled source {name}, which has none; leave them out")
+    return load_bundled(name)

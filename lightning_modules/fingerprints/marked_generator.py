@@ -1,0 +1,96 @@
+"""A generator that puts one user's key into every image, for whatever writes images of generators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.fingerprints.fingerprint import Fingerprint
+from lightning_modules.generators.latents import standard_normal_latents
+from lightning_modules.generators.protocol import Generator
+
+
+class MarkedGenerator:
+    """A frozen generator whose latents carry one user's key (Nie et al. 2023, equation 2); follows `Generator`.
+
+    The key is kept as plain values in a private attribute: other processes get it through the pipe over which they get
+    the generator, not in shared memory, a file or an argument, and no hash of weights includes it. A hash would give a
+    short key away to whoever tries all of them.
+
+    Args:
+        unmarked: the frozen generator, on the fingerprint's device.
+        fingerprint: its fingerprint.
+        key: bool `(bits,)`.
+        user: id of the user who holds the key, for records.
+        file: SHA-256 of the fingerprint's file, for records.
+
+    Attributes:
+        latent_dim: length d of a latent.
+        image_size: height and width of an image in pixels.
+
+    Raises:
+        ValueError: a key of another length or type, a generator whose latents have another length, or one that adds
+            other noise than the fingerprint was made for.
+    """
+
+    def __init__(self, unmarked: Generator, fingerprint: Fingerprint, key: Tensor, user: str, file: str) -> None:
+        if key.shape != (fingerprint.bits,) or key.dtype != torch.bool:
+            raise ValueError(
+                f"found a key of shape {tuple(key.shape)} and type {key.dtype}, expected {fingerprint.bits} bits as "
+                "bool; the key belongs to another fingerprint"
+            )
+        if unmarked.latent_dim != fingerprint.latent_dim:
+            raise ValueError(
+                f"found a generator of latents of length {unmarked.latent_dim}, expected {fingerprint.latent_dim} as "
+                "the fingerprint has; use the generator that it was made for"
+            )
+        noise = str(getattr(unmarked, "noise", ""))
+        if noise != fingerprint.noise:
+            raise ValueError(
+                f"found a generator with noise {noise!r}, expected {fingerprint.noise!r} as in the fingerprint, since "
+                f"keys are searched for with that noise; leave the option out or set noise to {fingerprint.noise!r}"
+            )
+        self.latent_dim = unmarked.latent_dim
+        self.image_size = unmarked.image_size
+        self.unmarked = unmarked
+        self.fingerprint = fingerprint
+        self.user = user
+        self.file = file
+        self._key = tuple(bool(bit) for bit in key)
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether equal latents give equal images, as the generator says of itself."""
+        return bool(getattr(self.unmarked, "reproducible", True))
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """What is in the images, as plain values without the key."""
+        return {
+            "user": self.user,
+            "file": self.file,
+            "bits": self.fingerprint.bits,
+            "sigma": self.fingerprint.sigma,
+            "layout": self.fingerprint.layout,
+            "latent_prior": self.fingerprint.latent_prior,
+        }
+
+    def sample_latents(self, n: int, seed: int, start: int = 0) -> Tensor:
+        """Return latents `(n, d)` that carry the key; row i depends on `(seed, start + i)` and the key alone.
+
+        The other coordinates come from where the fingerprint's prior says: the generator's own latents of that seed
+        (`projected`), or a Gaussian (`gaussian`).
+        """
+        mean = self.fingerprint.mean
+        if self.fingerprint.latent_prior == "gaussian":
+            normals = standard_normal_latents(n, self.latent_dim, seed, start)
+            latents = self.fingerprint.gaussian_latents(normals.to(mean))
+        else:
+            latents = self.unmarked.sample_latents(n, seed, start).to(mean)
+        return self.fingerprint.embed(latents, torch.tensor([self._key], device=mean.device))
+
+    def synthesize(self, latents: Tensor) -> Tensor:
+        """Map latents `(n, d)`, taken as they are, to images `(n, 3, H, W)`, about [0, 1], as the generator does."""
+        return self.unmarked.synthesize(latents)
