@@ -58,7 +58,7 @@ def sweep_points(sweep: Sweep, count: int | None = None, seed: int = 0) -> list[
         seed: of a random sweep.
 
     Raises:
-        SweepError: a count for a grid, or none for a random sweep.
+        SweepError: a count for a grid, or none for a random sweep; a negative seed.
     """
     paths = list(sweep.parameters)
     drawn: list[tuple[Any, ...]]
@@ -69,6 +69,8 @@ def sweep_points(sweep: Sweep, count: int | None = None, seed: int = 0) -> list[
         drawn = list(itertools.product(*choices))
     else:
         count = sweep.run_cap if count is None else count
+        if seed < 0:
+            raise SweepError(f"found --seed {seed}, expected 0 or more")
         if count is None or count < 1:
             raise SweepError(f"{sweep.path} is random: say how many points with --count, at least 1, or with run_cap")
         drawn = [

@@ -153,6 +153,7 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
     if not processes:
         return
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    print(f"ending {len(processes)} running points, up to {GRACE_SECONDS:.0f} s", flush=True)
     _signal(processes, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:

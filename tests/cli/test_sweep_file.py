@@ -140,6 +140,8 @@ def test_random_points_follow_from_seed_and_position_and_keep_to_their_ranges(tm
     assert sweep_points(fewer, count=1)[0].settings["whole"] == column["whole"][0]
     with pytest.raises(SweepError, match="say how many points"):
         sweep_points(fewer)
+    with pytest.raises(SweepError, match="found --seed -1"):
+        sweep_points(fewer, count=1, seed=-1)
 
 
 def test_a_command_takes_environment_variables_and_says_which_one_is_missing(tmp_path, monkeypatch):
