@@ -1,4 +1,4 @@
-"""Train anything: an attributor, a small generator.
+"""Train anything: an attributor, a fingerprint and its decoder, a small generator.
 
 python train.py --config configs/quickstart.yaml [--model.init_args.learning_rate 3e-4 ...] [--ckpt_path last]
 
@@ -24,6 +24,8 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     """
     cli = FrameworkCLI(args, purpose="train")
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    if cli.trainer.max_epochs == 0:  # a fingerprint without a trained decoder is a run like any other
+        cli.trainer.save_checkpoint(cli.run_dir / "checkpoints" / "last.ckpt")
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     if cli.config["test_after_fit"] and is_overridden("test_step", cli.model):
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)

@@ -1,7 +1,7 @@
 """SampleNumbersDataModule: numbers of samples, from which a module makes latents, keys, images and attacks.
 
-No image is read: all about sample i follows from i and the experiment's seed. The numbers of training, validation
-and test are far apart, so that no latent, key or attack is met twice.
+Only the reals of the test are read: all else about sample i follows from i and the experiment's seed. The numbers of
+training, validation and test are far apart, so that no latent, key or attack is met twice.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from datamodules.real import load_real_set
+from datamodules.real_images import RealImages
 from datamodules.samplers import evaluation_sampler, rank_and_world
 
-FIRST = {"train": 0, "val": 2**40, "test": 2**41}
-"""First sample number of each split."""
+FIRST = {"train": 0, "val": 2**40, "test": 2**41, "unmarked": 2**42, "other_generator": 2**43}
+"""First sample number of each split, and of the negatives that are generated for the test."""
 
 
 class SampleNumbers(Dataset[dict[str, int]]):
@@ -69,13 +71,23 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         val_images: Samples of the validation, the same every time.
         test_images: Samples of the test.
         batch_size: Samples per process and step.
+        negative_images: Images of each kind of negative in the test: unmarked, another generator's, real; 0 for none.
+        reals: Real set whose test split gives the real ones (``datamodules.real.REAL_SETS``); None for none.
+        reals_root: Folder of its files; None for its default place.
 
     Raises:
         ValueError: A count below 1, or fewer training samples than a batch has.
     """
 
     def __init__(
-        self, train_images: int = 50_000, val_images: int = 1_000, test_images: int = 1_000, batch_size: int = 64
+        self,
+        train_images: int = 50_000,
+        val_images: int = 1_000,
+        test_images: int = 1_000,
+        batch_size: int = 64,
+        negative_images: int = 2_500,
+        reals: str | None = None,
+        reals_root: str | None = None,
     ) -> None:
         super().__init__()
         if min(train_images, val_images, test_images, batch_size) < 1 or train_images < batch_size:
@@ -83,7 +95,28 @@ class SampleNumbersDataModule(pl.LightningDataModule):
                 f"found train_images={train_images}, val_images={val_images}, test_images={test_images}, "
                 f"batch_size={batch_size}; expected at least 1 each and no fewer training images than a batch has"
             )
+        if negative_images < 0:
+            raise ValueError(f"found negative_images={negative_images}, expected 0 or more")
         self.save_hyperparameters()
+        self.reals: RealImages | None = None
+
+    def setup(self, stage: str) -> None:
+        """Open the real set where the test needs it: a missing set is an error here."""
+        name, count = self.hparams["reals"], self.hparams["negative_images"]
+        if stage in ("fit", "test") and name is not None and count and self.reals is None:
+            self.reals = RealImages(load_real_set(name, self.hparams["reals_root"], "test"))
+
+    def test_parts(self) -> list[str]:
+        """What each of the test's loaders gives: marked samples, and the kinds of negatives."""
+        if not self.hparams["negative_images"]:
+            return ["marked"]
+        return ["marked", "unmarked", "other_generator", *(["real"] if self.reals is not None else [])]
+
+    def describe(self) -> dict[str, str]:
+        """What a report says of the data."""
+        counts = {name: self.hparams[name] for name in ("test_images", "negative_images")}
+        reals = f"{self.reals.real_set.name}, {self.reals.real_set.split} split" if self.reals is not None else "none"
+        return {**{name: f"{count:,}" for name, count in counts.items()}, "reals": reals}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Full batches of numbers never seen before."""
@@ -96,14 +129,28 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         """The validation's numbers, each once over all processes."""
         return self._evaluation("val")
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The test's numbers, each once over all processes."""
-        return self._evaluation("test")
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """One loader for each of `test_parts`; the real images come as `{"image", "index", ...}`."""
+        return [self._part(name) for name in self.test_parts()]
+
+    def _part(self, name: str) -> DataLoader[Any]:
+        if name == "marked":
+            return self._evaluation("test")
+        count = self.hparams["negative_images"]
+        chosen: Dataset[Any]
+        if name == "real":
+            assert self.reals is not None
+            chosen = Subset(self.reals, range(min(count, len(self.reals))))
+        else:
+            chosen = SampleNumbers(count, FIRST[name])
+        return self._loader(chosen)
 
     def _numbers(self, split: str) -> SampleNumbers:
         return SampleNumbers(self.hparams[f"{split}_images"], FIRST[split])
 
     def _evaluation(self, split: str) -> DataLoader[Any]:
-        numbers = self._numbers(split)
-        sampler = evaluation_sampler(numbers, self.trainer)
-        return DataLoader(numbers, batch_size=self.hparams["batch_size"], sampler=sampler)
+        return self._loader(self._numbers(split))
+
+    def _loader(self, items: Dataset[Any]) -> DataLoader[Any]:
+        sampler = evaluation_sampler(items, self.trainer)
+        return DataLoader(items, batch_size=self.hparams["batch_size"], sampler=sampler)

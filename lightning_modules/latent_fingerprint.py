@@ -13,13 +13,20 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lightning_modules.attacks import image_seeds, make_attack
+from lightning_modules.fingerprint_evaluation import FingerprintEvaluation
 from lightning_modules.fingerprints.amortised import KeyNetwork
+from lightning_modules.fingerprints.decoders import check_decoder, make_decoder
+from lightning_modules.fingerprints.decoding import KeyDecoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
-from lightning_modules.fingerprints.fingerprint_file import read_fingerprint, write_fingerprint
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.layouts import check_layout, place_key
+from lightning_modules.fingerprints.losses import make_loss
 from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
+from lightning_modules.fingerprints.resumable import ResumableDecoder
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import content_hash
+from lightning_modules.metrics import Estimate
+from lightning_modules.metrics.fingerprint_scores import FingerprintScores
 from lightning_modules.networks import warmup_cosine
 
 FIT_BATCH = 256
@@ -52,7 +59,20 @@ class LatentFingerprint(pl.LightningModule):
         learning_rate: Peak of AdamW's learning rate.
         weight_decay: AdamW's.
         stream_seed: Of latents, keys and attacks.
+        decoder: What test and predict read keys with: ``amortised``, ``hybrid``, ``inversion`` or ``paper``
+            (``fingerprints.decoders``).
+        decoder_options: Its settings that differ from its preset.
+        resume_decoding: Keep each decoded batch in this folder and take it from there; None keeps nothing.
+        loss: What a search's answers are judged by (``fingerprints.losses``): a mapping with ``name`` and arguments.
+        simulate: Attack to simulate while inverting (``paper`` only), where post-processing is known or guessed.
+        attribution_noise: Noise of a StyleGAN2 while reading keys; None for the one that marked images have.
+        test_attacks: What test images meet, with the real codec: names, sets of names or mappings.
+        other_generator: Source of the negatives from elsewhere: a checkpoint or a bundled name; None for none.
+        features: Extractor of the Frechet distances of the test; None for none.
+        perceptual: Loss whose mean over twins is reported; None for none.
     """
+
+    needs_gradients = True
 
     def __init__(
         self,
@@ -76,6 +96,16 @@ class LatentFingerprint(pl.LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         stream_seed: int = 0,
+        decoder: str = "amortised",
+        decoder_options: dict[str, Any] | None = None,
+        resume_decoding: str | None = None,
+        loss: dict[str, Any] | None = None,
+        simulate: str | dict[str, Any] | None = None,
+        attribution_noise: str | None = None,
+        test_attacks: list[str | dict[str, Any]] | None = None,
+        other_generator: str | None = None,
+        features: str | None = None,
+        perceptual: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -87,7 +117,10 @@ class LatentFingerprint(pl.LightningModule):
             check_layout(dim, bits, shift, layout, channels)
         self.fingerprint: Fingerprint | None = None if fingerprint is None else self._read(Path(fingerprint))
         bits = bits if self.fingerprint is None else self.fingerprint.bits
+        check_decoder(decoder, decoder_options or {})
         self.attack = make_attack(attack)
+        self.results: dict[str, Estimate] = {}
+        self.rows: list[dict[str, Any]] = []
         axes = min(dim - bits * self._copies(), KEPT_AXES)
         self.network = KeyNetwork(bits, axes, backbone, stem, weights, self.generator.image_size)
         self.val_scores = torch.nn.ModuleDict({name: MeanMetric() for name in ("clean", "attacked")})
@@ -100,15 +133,13 @@ class LatentFingerprint(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Fit the fingerprint where neither file nor checkpoint gave one, and leave it in the run's folder."""
         self.generator.to(self.device)
-        bank = self.hparams["bank"]
-        self._banked = self.generator.sample_latents(bank, self.hparams["stream_seed"] + 1) if bank else torch.empty(0)
+        self._sample_bank()
         if self.fingerprint is None:
             self.fingerprint = self._fit()
         self.fingerprint = self.fingerprint.to(self.device)
         self.training_stream = MarkedImages(
-            self.generator, self.fingerprint, self.hparams["stream_seed"], self._banked if bank else None
+            self.generator, self.fingerprint, self.hparams["stream_seed"], self._banked if len(self._banked) else None
         )
-        self.fresh_stream = MarkedImages(self.generator, self.fingerprint, self.hparams["stream_seed"])
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -138,28 +169,163 @@ class LatentFingerprint(pl.LightningModule):
         )
         return entropy + self.hparams["alpha_weight"] * error
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self._judged: list[tuple[Tensor, Tensor, Tensor]] = []
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Bit accuracy on 8-bit images, clean and under the training's attack with the real codec."""
-        marked, images = self._marked(batch, self.fresh_stream)
+        marked, images = self._marked(batch, self._fresh())
         attacked = self.attack.real(images, image_seeds(self.hparams["stream_seed"], batch["sample"]))
         for name, seen in (("clean", images), ("attacked", attacked)):
-            right = ((self.network(seen)[0] > 0) == marked.keys).float()
-            self.val_scores[name].update(right)
+            logits, alpha = self.network(seen)
+            self.val_scores[name].update(((logits > 0) == marked.keys).float())
             self.log(f"val/{name}/bit_accuracy", self.val_scores[name], prog_bar=True)
+        self._judged.append((logits, marked.keys, alpha - marked.alpha))
+
+    def on_validation_epoch_end(self) -> None:
+        """Calibrate the network on the attacked images of the validation."""
+        if self.trainer.sanity_checking:
+            return
+        logits, keys, errors = (torch.cat(part) for part in zip(*self._judged, strict=True))
+        if self.trainer.world_size > 1:
+            logits, keys, errors = (_over_processes(part) for part in (logits, keys, errors))
+        self.network.calibrate(logits, keys, errors)
+
+    # --- test and predict --------------------------------------------------------------------------------------------
+
+    def on_test_start(self) -> None:
+        """Build decoder and metrics.
+
+        Raises:
+            ValueError: Nothing to read keys with, or settings that do not fit each other.
+        """
+        hparams, data = self.hparams, self.trainer.datamodule
+        self._require_fingerprint()
+        assert self.fingerprint is not None
+        self.parts = data.test_parts()
+        marked, negatives = data.hparams["test_images"], data.hparams["negative_images"]
+        self.evaluation = FingerprintEvaluation(
+            self._fresh(),
+            self._decoder(),
+            hparams["test_attacks"] or [],
+            hparams["other_generator"] if "other_generator" in self.parts else None,
+            hparams["stream_seed"],
+            negatives,
+            marked,
+        )
+        names = self.evaluation.names
+        features = hparams["features"] if {"unmarked", "real"} <= set(self.parts) else None
+        judged = hparams["perceptual"]
+        perceptual = None
+        if judged is not None:
+            perceptual = (f"perceptual_{judged['name']}", make_loss(**judged).to(self.device))
+        self.scores = FingerprintScores(self.fingerprint.bits, names, features, perceptual, min(marked, negatives // 2))
+        self.scores.to(self.device)
+        self.rows = []
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Decode marked images under every attack, or negatives."""
+        kind = self.parts[dataloader_idx]
+        if kind == "marked":
+            self.rows += self.evaluation.marked(batch["sample"], batch["index"], self.scores)
+        elif kind != "other_generator" or self.hparams["other_generator"] is not None:
+            self.evaluation.negative(kind, batch, self.scores)
+
+    def on_test_epoch_end(self) -> None:
+        """Turn counts into estimates with intervals; every process computes the same."""
+        self.results = self.scores.estimates()
+        for name, estimate in self.results.items():
+            self.log(name, estimate.value, rank_zero_only=False)
+
+    def on_predict_start(self) -> None:
+        """Build the decoder."""
+        self._require_fingerprint()
+        self.reader = self._decoder()
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Decoded keys of image files: columns `logits` `(n, m)` and `loss` `(n,)` beside those that name the file."""
+        estimate = self.reader.decode(batch["image"])
+        kept = {key: batch[key] for key in ("index", "path", "content_id")}
+        return {**kept, "logits": estimate.logits, "loss": estimate.loss}
+
+    def describe_decoder(self) -> str:
+        """The decoder and its settings in a few words."""
+        options = ", ".join(f"{name} {value}" for name, value in (self.hparams["decoder_options"] or {}).items())
+        return f"{self.hparams['decoder']}{f' ({options})' if options else ''}"
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Carry the fingerprint: tensors and plain values."""
         if self.fingerprint is not None:
             checkpoint["fingerprint"] = dict(vars(self.fingerprint.to("cpu")))
+        checkpoint["image_size"] = [self.generator.image_size] * 2
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the checkpoint's fingerprint."""
+        """Go on with the checkpoint's fingerprint.
+
+        Raises:
+            FingerprintError: It belongs to another generator.
+        """
         self.fingerprint = Fingerprint(**checkpoint["fingerprint"])
+        found = content_hash(self.generator.state_dict())
+        if self.fingerprint.generator != found:
+            raise FingerprintError(
+                f"found the generator {self.hparams['generator']} with hash {found[:12]}, expected that of the "
+                f"checkpoint's fingerprint, {self.fingerprint.generator[:12]} ({self.fingerprint.generator_name}); "
+                "name the generator that the fingerprint was made for"
+            )
 
     def _marked(self, batch: dict[str, Tensor], stream: MarkedImages) -> tuple[Marked, Tensor]:
         """Marked samples and their images as 8-bit files hold them."""
         marked = stream.make(batch["sample"])
         return marked, (marked.images.clamp(0.0, 1.0) * 255.0).round() / 255.0
+
+    def _fresh(self) -> MarkedImages:
+        """Marked images whose latents are sampled anew."""
+        self._require_fingerprint()
+        assert self.fingerprint is not None
+        self.generator.to(self.device)
+        return MarkedImages(self.generator, self.fingerprint.to(self.device), self.hparams["stream_seed"])
+
+    def _require_fingerprint(self) -> None:
+        """A decoder without a training fits the fingerprint itself."""
+        if self.fingerprint is None:
+            if self.hparams["decoder"] in ("amortised", "hybrid"):
+                raise ValueError(
+                    f"found no checkpoint for the decoder {self.hparams['decoder']}, expected a trained network; name "
+                    "one with --ckpt_path, or choose the decoder inversion or paper"
+                )
+            self._sample_bank()
+            self.fingerprint = self._fit()
+
+    def _decoder(self) -> KeyDecoder:
+        hparams = self.hparams
+        assert self.fingerprint is not None
+        generator = self.generator
+        if hparams["attribution_noise"] is not None:  # a copy: marked images keep the noise they have
+            generator = load_generator(hparams["generator"], hparams["kind"], **(hparams["options"] or {}))
+            generator.configure(noise=hparams["attribution_noise"])
+        generator.to(self.device)
+        loss = make_loss(**(hparams["loss"] or {"name": "pixels"})).to(self.device)
+        simulated = None if hparams["simulate"] is None else make_attack(hparams["simulate"]).differentiable
+        fingerprint = self.fingerprint.to(self.device)
+        decoder = make_decoder(
+            hparams["decoder"], generator, fingerprint, self.network, loss, hparams["decoder_options"], simulated
+        )
+        if hparams["resume_decoding"] is None:
+            return decoder
+        identity = repr(
+            [
+                fingerprint.generator,
+                content_hash(self.network.state_dict()),
+                *(hparams[name] for name in ("decoder", "decoder_options", "loss", "simulate", "attribution_noise")),
+                fingerprint.sigma,
+                content_hash({"axes": fingerprint.key_axes.flatten(0, 1).cpu()}),
+            ]
+        )
+        return ResumableDecoder(decoder, Path(hparams["resume_decoding"]), identity)
 
     def _copies(self) -> int:
         if self.fingerprint is not None:
@@ -190,6 +356,11 @@ class LatentFingerprint(pl.LightningModule):
             KEPT_AXES,
         ).to(self.device)
 
+    def _sample_bank(self) -> None:
+        bank = self.hparams["bank"]
+        seed = self.hparams["stream_seed"] + 1
+        self._banked = self.generator.sample_latents(bank, seed) if bank else torch.empty(0)
+
     def _natural(self) -> Iterator[Tensor]:
         """Latents that the axes are fitted to, in batches; the bank's are sampled once."""
         fitted = int(self.hparams["fit_latents"])
@@ -199,3 +370,10 @@ class LatentFingerprint(pl.LightningModule):
                 yield self._banked[start:stop]
             else:
                 yield self.generator.sample_latents(stop - start, self.hparams["stream_seed"] + 1, start)
+
+
+def _over_processes(rows: Tensor) -> Tensor:
+    """Rows of all processes, which may have different numbers of them."""
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, rows.cpu())
+    return torch.cat(shares).to(rows.device)

@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 
 from lightning_modules.callbacks.attribution_page import AttributionResults, Example, write_attribution_page
 from lightning_modules.callbacks.rows import gather_rows, rows_of
+from lightning_modules.callbacks.wandb_results import send_to_wandb
 from lightning_modules.reporting.run_files import write_jsonl, write_metrics
 
 SHOWN_FEATURES = 1500  # t-SNE stays legible, and quick
@@ -86,7 +87,7 @@ class EvaluationReport(Callback):
             figures = write_attribution_page(folder, shown)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    _send_to_wandb(logger, folder, figures, results)
+                    send_to_wandb(logger, folder, figures, results)
         self._reset()
 
     def _merge(self, into: dict[int, list[Example]], share: dict[int, list[Example]]) -> None:
@@ -105,15 +106,3 @@ def _gather(mine: dict[int, Any], merge: Any = dict.update) -> dict[int, Any]:
     for share in shares:
         merge(whole, share)
     return whole
-
-
-def _send_to_wandb(logger: WandbLogger, folder: Path, figures: dict[str, Path], results: dict[str, Any]) -> None:
-    import wandb
-
-    run = logger.experiment
-    run.log({f"test/{name}": wandb.Image(str(path)) for name, path in figures.items()})
-    run.log({"test/report": wandb.Html((folder / "report.html").read_text(), inject=False)})
-    for name, estimate in results.items():
-        run.summary[name] = estimate.value
-        if estimate.low is not None:
-            run.summary[f"{name}/low"], run.summary[f"{name}/high"] = estimate.low, estimate.high

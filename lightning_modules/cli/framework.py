@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from lightning_modules.callbacks import EvaluationReport
+from lightning_modules.callbacks import EvaluationReport, FingerprintReport
 from lightning_modules.cli.parser import SuggestingParser
 from lightning_modules.cli.prediction_plan import FALSE_POSITIVE_RATE, plan_prediction
 from lightning_modules.cli.run_folder import (
@@ -25,6 +25,7 @@ from lightning_modules.cli.run_folder import (
     run_folder_of,
     share_run_folder,
 )
+from lightning_modules.latent_fingerprint import LatentFingerprint
 from lightning_modules.reporting.run_files import write_json, write_text
 
 PACKAGES = (
@@ -136,7 +137,7 @@ class FrameworkCLI(LightningCLI):
         self.run_dir.mkdir(parents=True, exist_ok=True)
         share_run_folder(self.run_dir)
         config["trainer"]["default_root_dir"] = str(self.run_dir)
-        always: list[Callback] = [EvaluationReport()]
+        always: list[Callback] = []
         if self.purpose == "train" and config["trainer"]["enable_checkpointing"] is not False:
             always.append(self._last_checkpoint())
         self.trainer_defaults["callbacks"] = always
@@ -147,6 +148,8 @@ class FrameworkCLI(LightningCLI):
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
             kwargs["logger"] = False if self.purpose == "predict" else self._loggers()
+        report = FingerprintReport if isinstance(self.model, LatentFingerprint) else EvaluationReport
+        self.trainer_defaults["callbacks"].append(report())
         if getattr(self.model, "needs_gradients", False):
             kwargs["inference_mode"] = False  # tensors made in inference mode can never have gradients
         trainer = super().instantiate_trainer(**kwargs)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from datamodules.gm_index.problems import GMDataError
 from lightning_modules.artifacts import ManifoldError
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError
 
-INPUT_ERRORS = (GMDataError, ManifoldError, FileNotFoundError)
+INPUT_ERRORS = (GMDataError, ManifoldError, FingerprintError, FileNotFoundError)
 
 
 def run_command(main: Callable[[], object]) -> None:

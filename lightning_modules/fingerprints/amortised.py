@@ -32,6 +32,7 @@ class KeyNetwork(nn.Module):
     """
 
     log_temperature: Tensor
+    alpha_error: Tensor
 
     def __init__(
         self,
@@ -56,11 +57,16 @@ class KeyNetwork(nn.Module):
         self.train()
         self.heads = nn.Linear(width, bits + axes)
         self.register_buffer("log_temperature", torch.zeros(()))
+        self.register_buffer("alpha_error", torch.ones(axes))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images `(n, 3, H, W)` in [0, 1] to key logits `(n, m)` and alpha in standard deviations `(n, k)`."""
+        """Map images `(n, 3, H, W)` in [0, 1] to key logits `(n, m)` and alpha in standard deviations `(n, k)`.
+
+        The temperature acts in evaluation mode alone, so that calibrating between epochs leaves the training as it is.
+        """
         output = self.heads(self.features(images))
-        return output[:, : self.bits] / self.log_temperature.exp(), output[:, self.bits :]
+        logits = output[:, : self.bits]
+        return logits if self.training else logits / self.log_temperature.exp(), output[:, self.bits :]
 
     def features(self, images: Tensor) -> Tensor:
         """All levels of images `(n, 3, H, W)` in [0, 1], position by position, `(n, f)`."""
@@ -70,19 +76,17 @@ class KeyNetwork(nn.Module):
     def _shrunk(self, level: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(level, self.grid) if level.shape[-1] > self.grid else level
 
-    def calibrate(self, logits: Tensor, keys: Tensor) -> float:
-        """Set the temperature that makes logits log odds, on images it was not trained on (Guo et al. 2017).
+    def calibrate(self, logits: Tensor, keys: Tensor, alpha_error: Tensor) -> None:
+        """Set the temperature that makes logits log odds (Guo et al. 2017), and how far alpha is to be trusted.
 
         Args:
-            logits: what `forward` gave, `(n, m)`.
+            logits: what `forward` gave for images it was not trained on, `(n, m)`.
             keys: the keys of those images, bool `(n, m)`.
-
-        Returns:
-            The factor by which logits are divided from now on, in addition to before.
+            alpha_error: its alpha less the true one, in standard deviations, `(n, k)`.
         """
         change = fit_temperature(logits, keys)
         self.log_temperature += torch.log(torch.tensor(change))
-        return change
+        self.alpha_error.copy_(alpha_error.square().mean(dim=0).clamp_min(1e-4))
 
 
 def fit_temperature(logits: Tensor, keys: Tensor) -> float:

@@ -9,6 +9,10 @@ decide; its bits are decided together at the end (`decide`). Latents are pulled 
 is noisy (the posterior's mode for alpha ~ N(0, I)), and the residual's variance is measured as the search goes on, so
 that clean and damaged images need no setting.
 
+What attacks leave of an image is not equally sure everywhere: JPEG rounds each frequency by its own step. So every
+channel of the features is weighted by the noise that the residual shows in it (`_noise`), image by image, and a network
+that has seen the image first can say how far it trusts its own answer (`Prior`).
+
 Jacobians are secants over a step of the latent: half the work of forward-mode differentiation, and they see through
 what has no slope, such as pixels beyond black and white or the codes of a vector quantisation.
 """
@@ -30,6 +34,8 @@ from lightning_modules.fingerprints.losses import ImageLoss
 KEY_CENTRE, KEY_DEVIATION = 0.5, 0.5  # of a fair bit
 FLOOR = (1.0 / 255.0) ** 2 / 12.0
 """Variance of rounding to 8 bits: no saved image's residual is smaller."""
+SHRINKAGE = 8.0
+"""Positions of mean noise that are added to each channel's own."""
 LEAK = 0.02
 """Slope of a pixel beyond black or white: a saved file has none, a search without any would never come back."""
 
@@ -66,7 +72,7 @@ class LeastSquaresSettings:
 
 
 class Found(NamedTuple):
-    """Where the steps on one Jacobian have led: values `(n, k + m)`, features `(n, q)`, damping `(n,)`.
+    """Where the steps on one Jacobian have led: values `(n, k + m)`, features `(n, c, p)`, damping `(n,)`.
 
     And the precision of the values `(n, k + m, k + m)` and the relative fall of the cost `(n,)`.
     """
@@ -84,7 +90,7 @@ class LeastSquaresDecoder:
     Args:
         synthesize: latents `(n, d)` to images `(n, 3, H, W)`, of which no derivative is asked.
         fingerprint: the fingerprint of that generator, on its device.
-        loss: an image loss whose distance is the mean squared difference of its features.
+        loss: an image loss of one feature map, such as `spectrum` or `pixels` of one scale.
         settings: how to run.
     """
 
@@ -106,97 +112,106 @@ class LeastSquaresDecoder:
         return self.refine(images, images.new_zeros(len(images), self.axes), images.new_zeros(len(images), 1))
 
     @torch.no_grad()
-    def refine(self, images: Tensor, alpha: Tensor, logits: Tensor) -> KeyEstimate:
+    def refine(self, images: Tensor, alpha: Tensor, logits: Tensor, alpha_error: Tensor | None = None) -> KeyEstimate:
         """Decode from given starts.
 
         Args:
             images: `(n, 3, H, W)` in [0, 1].
             alpha: `(n, k)` in standard deviations.
             logits: key logits `(n, m)`, or anything that expands to it.
+            alpha_error: variance of the error of the given alpha, `(k,)`: the start is then what is known beforehand,
+                and `logits` the log odds of the bits. None takes the start for no more than a start.
 
         Returns:
             Log odds of the bits under the Gaussian approximation, and the mean squared residual. They are too sure
-            where residuals depend on each other, as those of three equal colours do: calibrate before use as odds.
+            where residuals depend on each other: calibrate before use as odds.
         """
         key = torch.sigmoid(logits).expand(len(images), self.fingerprint.bits)
         start = torch.cat([alpha, key], dim=1)
+        centre, weight = torch.zeros_like(start), torch.ones_like(start)
+        centre[:, self.axes :], weight[:, self.axes :] = KEY_CENTRE, 1.0 / KEY_DEVIATION**2
+        if alpha_error is not None:
+            weight[:, : self.axes] = 1.0 / alpha_error
+            centre[:, : self.axes] = alpha
+            odds = logits.expand_as(key)
+        else:
+            odds = torch.zeros_like(key)
+        size = self.settings.batch
+        tensors = (start, images, centre, weight, odds)
         parts = [
-            self._search(values, image)
-            for values, image in zip(
-                torch.split(start, self.settings.batch), torch.split(images, self.settings.batch), strict=True
-            )
+            self._search(*(tensor[first : first + size] for tensor in tensors)) for first in range(0, len(images), size)
         ]
         values, evidence, residual = (torch.cat(group) for group in zip(*parts, strict=True))
         return KeyEstimate(evidence, residual, self._latents(values))
 
-    def _search(self, values: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _search(
+        self, values: Tensor, images: Tensor, centre: Tensor, weight: Tensor, odds: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Values found `(n, k + m)`, evidence of the bits `(n, m)` and mean squared residual `(n,)` of one batch."""
-        target = self._flat(images)
+        target = self._features(images)
         made = self._made(values)
-        damping = torch.full_like(made[:, 0], self.settings.damping)
+        damping = torch.full_like(made[:, 0, 0], self.settings.damping)
         evidence = values.new_zeros(len(values), self.fingerprint.bits)
         active = torch.arange(len(values), device=values.device)
         for _ in range(self.settings.iterations):
-            found = self._steps(values[active], made[active], target[active], damping[active])
+            found = self._steps(
+                values[active], made[active], target[active], damping[active], centre[active], weight[active]
+            )
             values, made = values.index_copy(0, active, found.values), made.index_copy(0, active, found.made)
             damping = damping.index_copy(0, active, found.damping)
-            evidence[active] = decide(found.values[:, self.axes :], found.precision, self.axes)
+            evidence[active] = decide(found.values[:, self.axes :], found.precision, odds[active])
             active = active[found.fell > self.settings.tolerance]
             if not len(active):
                 break
-        return values, evidence, (target - made).square().mean(dim=1)
+        return values, evidence, (target - made).square().flatten(1).mean(dim=1)
 
-    def _steps(self, values: Tensor, made: Tensor, target: Tensor, damping: Tensor) -> Found:
+    def _steps(
+        self, values: Tensor, made: Tensor, target: Tensor, damping: Tensor, centre: Tensor, weight: Tensor
+    ) -> Found:
         """Compute one Jacobian and step on it while that helps."""
         jacobian = self._jacobian(values, made)  # (n, q, k + m)
-        weight, centre = self._prior(values)
-        variance = (target - made).square().mean(dim=1).clamp_min(FLOOR)
-        pull = variance[:, None] * weight
-        start = cost = _cost(target - made, pull, values - centre)
-        normal = torch.zeros(0)
+        scale = _noise(target - made).rsqrt().expand_as(made).flatten(1)  # (n, q)
+        jacobian = jacobian * scale[:, :, None]
+        residual = (target - made).flatten(1) * scale
+        start = cost = _cost(residual, weight, values - centre)
+        precision = torch.zeros(0)
         for _ in range(self.settings.steps):
-            normal = jacobian.mT @ jacobian + torch.diag_embed(pull)
-            slope = (jacobian.mT @ (target - made)[:, :, None])[:, :, 0] - pull * (values - centre)
-            damped = normal + torch.diag_embed(damping[:, None] * normal.diagonal(dim1=1, dim2=2))
+            precision = jacobian.mT @ jacobian + torch.diag_embed(weight)
+            slope = (jacobian.mT @ residual[:, :, None])[:, :, 0] - weight * (values - centre)
+            damped = precision + torch.diag_embed(damping[:, None] * precision.diagonal(dim1=1, dim2=2))
             step = torch.linalg.solve(damped, slope[:, :, None])[:, :, 0]
             trial = self._made(values + step)
-            cost_trial = _cost(target - trial, pull, values + step - centre)
-            surprise = trial - made - (jacobian @ step[:, :, None])[:, :, 0]
+            residual_trial = (target - trial).flatten(1) * scale
+            cost_trial = _cost(residual_trial, weight, values + step - centre)
+            surprise = residual - residual_trial - (jacobian @ step[:, :, None])[:, :, 0]
             jacobian = jacobian + surprise[:, :, None] * (step / step.square().sum(dim=1, keepdim=True))[:, None]
             better = cost_trial < cost
             little = better & (cost_trial > (1.0 - self.settings.tolerance) * cost)
             values = torch.where(better[:, None], values + step, values)
-            made = torch.where(better[:, None], trial, made)
+            made = torch.where(better[:, None, None], trial, made)
+            residual = torch.where(better[:, None], residual_trial, residual)
             cost = torch.where(better, cost_trial, cost)
             damping = torch.where(better, damping / 3.0, damping * 4.0).clamp(1e-8, 1e8)
             if bool((little | (damping > 1e6)).all()):
                 break
-        return Found(values, made, damping, normal / variance[:, None, None], 1.0 - cost / start)
-
-    def _prior(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Inverse variance and mean of each coordinate, `(k + m,)`."""
-        weight, centre = torch.ones_like(values[0]), torch.zeros_like(values[0])
-        weight[self.axes :] = 1.0 / KEY_DEVIATION**2
-        centre[self.axes :] = KEY_CENTRE
-        return weight, centre
+        return Found(values, made, damping, precision, 1.0 - cost / start)
 
     def _jacobian(self, values: Tensor, made: Tensor) -> Tensor:
         """Secants of the features along every coordinate, `(n, q, k + m)`."""
         n, width = values.shape
         steps = self.settings.secant * torch.eye(width, device=values.device)
         moved = self._made((values[:, None] + steps).flatten(0, 1)).view(n, width, -1)
-        return ((moved - made[:, None]) / self.settings.secant).mT
+        return ((moved - made.flatten(1)[:, None]) / self.settings.secant).mT
 
     def _made(self, values: Tensor) -> Tensor:
         made = self.synthesize(self._latents(values))
         shown = made.clamp(0.0, 1.0)
-        return self._flat(shown + LEAK * (made - shown))
+        return self._features(shown + LEAK * (made - shown))
 
-    def _flat(self, images: Tensor) -> Tensor:
-        """Features of images as one row each, every scale weighted so that squares add up to the loss, `(n, q)`."""
-        parts = [feature.flatten(1) for feature in self.loss.features(images)]
-        size = parts[0].shape[1]
-        return torch.cat([part * (size / part.shape[1]) ** 0.5 for part in parts], dim=1)
+    def _features(self, images: Tensor) -> Tensor:
+        """Features of images, position by position, `(n, c, p)`."""
+        (features,) = self.loss.features(images)
+        return features.flatten(2)
 
     def _latents(self, values: Tensor) -> Tensor:
         fingerprint = self.fingerprint
@@ -205,5 +220,16 @@ class LeastSquaresDecoder:
         return fingerprint.mean + outside + fingerprint.sigma * key @ fingerprint.key_axes.sum(dim=0)
 
 
-def _cost(residual: Tensor, pull: Tensor, offset: Tensor) -> Tensor:
-    return residual.square().sum(dim=1) + (pull * offset.square()).sum(dim=1)
+def _noise(residual: Tensor) -> Tensor:
+    """Variance of the residual `(n, c, p)` in each channel, `(n, c, 1)`, drawn to that of the whole image.
+
+    A channel's own positions are few; as many more count that have the mean variance.
+    """
+    squares = residual.square()
+    whole = squares.mean(dim=(1, 2), keepdim=True)
+    count = residual.shape[2]
+    return ((squares.sum(dim=2, keepdim=True) + SHRINKAGE * whole) / (count + SHRINKAGE)).clamp_min(FLOOR)
+
+
+def _cost(residual: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    return residual.square().sum(dim=1) + (weight * offset.square()).sum(dim=1)

@@ -65,7 +65,7 @@ def test_a_resumed_run_keeps_the_fingerprint_of_its_checkpoint(generator, tmp_pa
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     second = LatentFingerprint(generator, **SMALL | {"fit_latents": 50})
     resumed = fit(second, tmp_path / "b", epochs=2, checkpoint=tmp_path / "last.ckpt")
-    assert torch.equal(second.marked.fingerprint.key_axes, first.fingerprint.key_axes)
+    assert torch.equal(second.training_stream.fingerprint.key_axes, first.fingerprint.key_axes)
     kept = read_fingerprint(tmp_path / "b" / "fingerprint.safetensors")
     assert torch.equal(kept.mean, first.fingerprint.mean)
     assert resumed.global_step == 8
@@ -107,7 +107,7 @@ def test_a_decoder_learns_to_read_keys(generator, tmp_path):
 def test_marked_samples_follow_from_their_number(generator, tmp_path):
     module = LatentFingerprint(generator, **SMALL)
     fit(module, tmp_path)
-    marked: MarkedImages = module.marked
+    marked: MarkedImages = module.training_stream
     together = marked.make(torch.tensor([5, 6, 7, 40]))
     alone = marked.make(torch.tensor([40]))
     assert torch.equal(together.keys[3:], alone.keys)

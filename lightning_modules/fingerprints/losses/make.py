@@ -10,6 +10,7 @@ from lightning_modules.fingerprints.losses.image_loss import ImageLoss
 
 LOSSES = {
     "pixels": "lightning_modules.fingerprints.losses.pixels:MultiScalePixels",
+    "spectrum": "lightning_modules.fingerprints.losses.block_spectrum:BlockSpectrum",
     "lpips": "lightning_modules.fingerprints.losses.perceptual:Perceptual",
     "features": "lightning_modules.fingerprints.losses.network_features:NetworkFeatures",
 }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.generators.latent_diffusion.denoiser import make_denoiser
 from lightning_modules.generators.latent_diffusion.first_stage import FirstStage
+from lightning_modules.generators.latent_diffusion.quantisation import quantise
 from lightning_modules.generators.latent_diffusion.sampler import check_sampling, ddim_chain, make_scheduler
 from lightning_modules.generators.latents import standard_normal_latents
 
@@ -160,6 +161,20 @@ class LatentDiffusionGenerator(nn.Module):
             raise ValueError(f"found latents of shape {tuple(latents.shape)}, expected (n, {self.latent_dim})")
         decoded = self.first_stage.decode(latents.view(-1, *self.latent_shape) / self.scale_factor)
         return (decoded + 1.0) / 2.0
+
+    def synthesize_codes(self, latents: Tensor) -> Tensor:
+        """As `synthesize`, without vector quantisation: latents `(n, d)` stand for codes, and may lie between them."""
+        latents = latents.view(-1, *self.latent_shape) / self.scale_factor
+        stage = self.first_stage
+        return ((stage.decode_codes(latents) if stage.kind == "vq" else stage.decode(latents)) + 1.0) / 2.0
+
+    def quantisation_error(self, latents: Tensor) -> float:
+        """Root mean square of what vector quantisation changes in latents `(n, d)`, per coordinate; 0 without it."""
+        if self.first_stage.kind != "vq":
+            return 0.0
+        shaped = latents.view(-1, *self.latent_shape) / self.scale_factor
+        codes, _ = quantise(shaped, self.first_stage.codebook)
+        return float((codes - shaped).square().mean().sqrt()) * self.scale_factor
 
     def encode(self, images: Tensor) -> Tensor:
         """Map images `(n, 3, H, W)` in [0, 1] to the latents `(n, d)` that stand for them."""

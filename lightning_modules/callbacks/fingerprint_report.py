@@ -1,0 +1,51 @@
+"""FingerprintReport: what an evaluation of a fingerprint leaves in the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+
+from lightning_modules.callbacks.fingerprint_page import FingerprintResults, TwinExample, write_fingerprint_page
+from lightning_modules.callbacks.rows import gather_rows
+from lightning_modules.callbacks.wandb_results import send_to_wandb
+from lightning_modules.reporting.run_files import write_jsonl, write_metrics
+
+PUBLIC = ("bits", "shift", "sigma", "layout", "latent_prior", "generator_name")
+
+
+class FingerprintReport(Callback):
+    """Writes `metrics.json`, `rows.jsonl`, `figures/` and `report.html` of a fingerprint's test, and sends them to W&B.
+
+    Nothing of it holds a key or a decoded bit: rows count matching bits.
+    """
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather from all processes; the first one writes."""
+        module: Any = pl_module
+        rows = gather_rows(module.rows)
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        write_metrics(folder / "metrics.json", module.results)
+        write_jsonl(folder / "rows.jsonl", rows)
+        examples = [
+            TwinExample(shown.index, shown.twin, shown.image, shown.attacked) for shown in module.evaluation.shown
+        ]
+        shown = FingerprintResults(
+            results=module.results,
+            attacks=module.evaluation.names,
+            examples=examples,
+            settings=dict(module.hparams),
+            fingerprint={name: getattr(module.fingerprint, name) for name in PUBLIC},
+            data=trainer.datamodule.describe(),  # type: ignore[attr-defined]
+            decoder=module.describe_decoder(),
+            loss=str((module.hparams["loss"] or {"name": "pixels"})["name"]),
+        )
+        figures = write_fingerprint_page(folder, shown)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                send_to_wandb(logger, folder, figures, module.results)

@@ -1,0 +1,58 @@
+"""Decoding that goes on where it was stopped: each finished batch of images is kept in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lightning_modules.fingerprints.decoding import KeyDecoder, KeyEstimate
+from lightning_modules.generators.protocol import to_uint8
+
+
+class ResumableDecoder:
+    """Decodes batch by batch and keeps each answer under the content of its images.
+
+    An answer is found again whatever order or command asks for it, as long as images, decoder and their settings are
+    the same. Files hold decoded keys, so the folder can be read by its owner alone.
+
+    Args:
+        decoder: what decodes.
+        folder: where answers are kept; made if absent.
+        identity: all that the answers depend on beside the images: decoder, settings, generator, fingerprint.
+        batch: images of one file.
+    """
+
+    def __init__(self, decoder: KeyDecoder, folder: Path, identity: str, batch: int = 16) -> None:
+        self.decoder, self.folder, self.identity, self.batch = decoder, folder, identity, batch
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def decode(self, images: Tensor) -> KeyEstimate:
+        """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
+        parts = [self._one(part) for part in torch.split(images, self.batch)]
+        latents = [part.latents for part in parts if part.latents is not None]
+        return KeyEstimate(
+            torch.cat([part.logits for part in parts]),
+            torch.cat([part.loss for part in parts]),
+            torch.cat(latents) if len(latents) == len(parts) else None,
+        )
+
+    def _one(self, images: Tensor) -> KeyEstimate:
+        content = to_uint8(images).cpu().contiguous().numpy().tobytes()
+        name = hashlib.sha256(self.identity.encode() + b"\0" + str(tuple(images.shape)).encode() + content).hexdigest()
+        path = self.folder / f"{name[:32]}.safetensors"
+        if path.is_file():
+            kept = load_file(path, device=str(images.device))
+            return KeyEstimate(kept["logits"], kept["loss"], kept.get("latents"))
+        estimate = self.decoder.decode(images)
+        tensors = {"logits": estimate.logits, "loss": estimate.loss}
+        if estimate.latents is not None:
+            tensors["latents"] = estimate.latents
+        partial = path.with_suffix(".partial")
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
+        partial.chmod(0o600)
+        partial.replace(path)
+        return estimate

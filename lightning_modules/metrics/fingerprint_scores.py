@@ -1,0 +1,98 @@
+"""All that a fingerprint evaluation counts: keys under every attack, negatives, and the quality of marked images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from lightning_modules.metrics.fid import FrechetImageDistance
+from lightning_modules.metrics.image_quality import MeanOfPairs, PairScore, psnr, ssim
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.key_metrics import key_estimates, key_metrics, negative_metrics
+
+NEGATIVES = ("unmarked", "wrong_key", "other_generator", "real")
+NEGATIVE_RATES = (5e-2, 1e-3, 1e-6)
+DISTANCES = {
+    "fid_before": ("real", "unmarked"),
+    "fid_after": ("real", "marked"),
+    "fid_own": ("unmarked_others", "marked"),
+    "fid_own_floor": ("unmarked_others", "unmarked"),
+}
+"""Frechet distances: which set is the reference and which is compared with it."""
+
+
+class FingerprintScores(nn.Module):
+    """The metrics of one evaluation.
+
+    Args:
+        bits: length m of a key.
+        attacks: names of the attacks, the clean images among them.
+        features: extractor of the Frechet distances (`metrics.extractors`), or None for none.
+        perceptual: perceptual distance of pairs, under the name it is reported by; None for none.
+        equal: images of each set that enter a Frechet distance, the same number for all so that they compare.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        attacks: Sequence[str],
+        features: str | None,
+        perceptual: tuple[str, PairScore] | None,
+        equal: int,
+    ) -> None:
+        super().__init__()
+        self.attacks = list(attacks)
+        self.equal = equal
+        self.keys = nn.ModuleList(key_metrics(bits, prefix=f"test/{name}/") for name in attacks)
+        self.negatives = nn.ModuleDict(
+            {
+                kind: negative_metrics(bits, NEGATIVE_RATES, prefix=f"test/negatives/{kind}/")
+                for kind in (*NEGATIVES, "all")
+            }
+        )
+        shared = {"psnr": psnr, "ssim": ssim} | ({perceptual[0]: perceptual[1]} if perceptual else {})
+        self.pairs = nn.ModuleDict({name: MeanOfPairs(score) for name, score in shared.items()})
+        distances = {name: FrechetImageDistance(features) for name in DISTANCES} if features else {}
+        self.distances = nn.ModuleDict(distances)
+
+    def update_keys(self, attack: str, logits: Tensor, keys: Tensor) -> None:
+        """Add decoded marked images `(n, m)` under one attack, with the keys they carry."""
+        cast(Any, self.keys[self.attacks.index(attack)]).update(logits, keys)
+
+    def update_negatives(self, kind: str, logits: Tensor, keys: Tensor) -> None:
+        """Add decoded negatives `(n, m)`, each with a random key of its own."""
+        for name in (kind, "all"):
+            cast(Any, self.negatives[name]).update(logits, keys)
+
+    def update_pairs(self, images: Tensor, twins: Tensor) -> None:
+        """Add images `(n, 3, H, W)` in [0, 1] and the same without key."""
+        for metric in cast(Any, self.pairs).values():
+            metric.update(images, twins)
+
+    def update_set(self, name: str, images: Tensor, position: Tensor) -> None:
+        """Add images of the set `marked`, `unmarked` or `real` with their positions in it, int64 `(n,)`.
+
+        The first `equal` images of each set count; of the unmarked, the second `equal` are `unmarked_others`.
+        """
+        for part, first in ((name, 0), (f"{name}_others", self.equal)):
+            chosen = (position >= first) & (position < first + self.equal)
+            if not bool(chosen.any()):
+                continue
+            for distance, (reference, compared) in DISTANCES.items():
+                if distance in self.distances and part in (reference, compared):
+                    cast(Any, self.distances[distance]).update(
+                        images[chosen], real=part == reference, index=position[chosen]
+                    )
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Every number with its interval and n, by name. All processes must call it together."""
+        found: dict[str, Estimate] = {}
+        for metrics in cast(Any, (*self.keys, *self.negatives.values())):
+            estimates = key_estimates(metrics)
+            if any(estimate.n for estimate in estimates.values()):
+                found |= estimates
+        for name, metric in cast(Any, (*self.pairs.items(), *self.distances.items())):
+            found[f"test/quality/{name}"] = metric.estimate()
+        return found

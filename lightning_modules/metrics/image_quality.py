@@ -1,0 +1,80 @@
+"""How far an image is from its fingerprinted twin: PSNR, SSIM and a perceptual distance, as means with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from lightning_modules.metrics.intervals import Estimate, percent, student_half_width
+
+PairScore = Callable[[Tensor, Tensor], Tensor]
+"""Images `(n, 3, H, W)` and their twins in [0, 1] to one number a pair, `(n,)`."""
+
+
+class MeanOfPairs(Metric):
+    """Mean over pairs of images of a score, with Student's interval.
+
+    Args:
+        score: what is averaged.
+        confidence: nominal coverage of the interval.
+        **kwargs: arguments of `torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better: bool | None = None
+
+    total: Tensor
+    squares: Tensor
+    pairs: Tensor
+
+    def __init__(self, score: PairScore, confidence: float = 0.95, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.score, self.confidence = score, confidence
+        for name in ("total", "squares"):
+            self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("pairs", default=torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self._moments = (0.0, 0.0, 0)
+
+    def update(self, images: Tensor, twins: Tensor) -> None:
+        """Add pairs: images and twins `(n, 3, H, W)` in [0, 1]."""
+        values = self.score(images, twins).detach().double()
+        self.total += values.sum()
+        self.squares += values.square().sum()
+        self.pairs += len(values)
+
+    def compute(self) -> Tensor:
+        """The mean: scalar float64, NaN without pairs."""
+        self._moments = (float(self.total), float(self.squares), int(self.pairs))
+        return self.total / self.pairs
+
+    def estimate(self) -> Estimate:
+        """The mean with its interval. All processes must call it together."""
+        self.compute()
+        total, squares, n = self._moments
+        if n < 2:
+            return Estimate(total / n if n else math.nan, None, None, n, "none", {})
+        mean = total / n
+        variance = max(0.0, squares - n * mean * mean) / (n - 1)
+        half = student_half_width(math.sqrt(variance / n), n - 1, self.confidence)
+        return Estimate(
+            mean, mean - half, mean + half, n, f"student t {percent(self.confidence)}", {"std": math.sqrt(variance)}
+        )
+
+
+def psnr(images: Tensor, twins: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB for a peak of 1, at most 100, `(n,)`."""
+    return -10.0 * torch.log10((images - twins).square().flatten(1).mean(dim=1).clamp_min(1e-10))
+
+
+def ssim(images: Tensor, twins: Tensor) -> Tensor:
+    """Structural similarity with an 11-pixel Gaussian window (Wang et al. 2004), `(n,)`."""
+    value = structural_similarity_index_measure(images, twins, data_range=1.0, reduction="none")
+    assert isinstance(value, Tensor)
+    return value.reshape(len(images))
