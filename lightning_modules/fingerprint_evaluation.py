@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_modules.attacks import image_seeds, make_attacks
-from lightning_modules.cli.generate_images import load_named
 from lightning_modules.fingerprints.decoding import KeyDecoder
 from lightning_modules.fingerprints.keys import seeded_keys
 from lightning_modules.fingerprints.marked_images import MarkedImages, runs
+from lightning_modules.generators.named import load_named
 from lightning_modules.generators.protocol import Generator, to_uint8
 from lightning_modules.metrics.fingerprint_scores import FingerprintScores
 

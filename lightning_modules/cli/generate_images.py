@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.generators.bundled import bundled_sources, load_bundled, read_manifest
-from lightning_modules.generators.checkpoints.load import load_generator
 from lightning_modules.generators.image_folder import check_image_folder, describe_generation, write_image_folder
+from lightning_modules.generators.named import load_named
 from lightning_modules.generators.sampling import check_reproducible
 
 PROG = "evaluate.py generate"
@@ -60,17 +59,3 @@ def check_numbers(n: int, seed: int, processes: int) -> None:
         raise ValueError(f"found n={n} and processes={processes}, expected at least 1 of each")
     if not 0 <= seed < 2**64:
         raise ValueError(f"found seed {seed}, expected 0 <= seed < 2**64")
-
-
-def load_named(name: str, kind: str, options: dict[str, Any]) -> Any:
-    """Load a generator by the path of its checkpoint or the name of a bundled source.
-
-    Raises:
-        ValueError: as `load_generator`; or options or a kind for a bundled source that has none.
-    """
-    small = not Path(name).exists() and name in bundled_sources() and "arguments" in read_manifest()[name]
-    if not small:
-        return load_generator(name, kind, **options)
-    if options or kind != "auto":
-        raise ValueError(f"found options or a kind for the bundled source {name}, which has none; leave them out")
-    return load_bundled(name)

@@ -18,7 +18,14 @@ from lightning_modules.cli.sweep_runs import PointRun, run_points
 from lightning_modules.reporting.figures.style import to_png
 from lightning_modules.reporting.figures.trade_off import trade_off_figure
 from lightning_modules.reporting.run_files import read_metrics, write_bytes, write_text
-from lightning_modules.reporting.sweep_table import CLEAN, SweepPoint, sweep_csv, sweep_markdown, trade_off_points
+from lightning_modules.reporting.sweep_table import (
+    CLEAN,
+    SweepPoint,
+    heading,
+    sweep_csv,
+    sweep_markdown,
+    trade_off_points,
+)
 
 PROG = "evaluate.py sweep"
 DESCRIPTION = """Run every point of a W&B sweep file here, each in its own process and run folder below --out.
@@ -84,7 +91,7 @@ def write_results(out: Path, results: list[SweepPoint], file: Sweep) -> None:
     drawn, along = trade_off_points(results, file.metric)
     figure = out / "trade_off.png"
     if drawn:
-        name = (file.metric or CLEAN).removeprefix("test/").replace("/", ", ").replace("_", " ")
+        name = heading(file.metric or CLEAN)
         counts = " / ".join(f"{count:,}" for count in sorted({point.quality.n for point in drawn}))
         quality = f"FID of marked to unmarked images, n = {counts}"  # the distance depends on n
         labels = {"quality_name": quality, "accuracy_name": name, "order_name": along}

@@ -69,7 +69,7 @@ def sweep_markdown(points: Sequence[SweepPoint], title: str, metric: str | None)
         metric: see `table_columns`.
     """
     columns = table_columns(points, metric)
-    headings = [_HEADINGS.get(name, name) for name in columns]
+    headings = [heading(name) for name in columns]
     lines = [f"# {title}", "", _row(["point", *headings]), "|---|" + "---:|" * len(columns)]
     for point in points:
         label = f"{point.label} (the config's own)" if point.mark else point.label
@@ -135,6 +135,12 @@ def trade_off_points(points: Sequence[SweepPoint], metric: str | None) -> tuple[
         )
         for place, point in enumerate(drawn)
     ], along
+
+
+def heading(name: str) -> str:
+    """A metric's name as a reader wants it: `test/jpeg/bit_accuracy` is `bit accuracy, jpeg`."""
+    above, _, last = name.removeprefix("test/").rpartition("/")
+    return _HEADINGS.get(name) or ", ".join(part for part in (last.replace("_", " "), above) if part)
 
 
 def _shown(name: str, estimate: Estimate | None) -> str:
