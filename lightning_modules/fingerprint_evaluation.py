@@ -80,14 +80,14 @@ class FingerprintEvaluation:
         seeds = image_seeds(self.seed, samples)
         seen = {"clean": images} | {name: attack.real(images, seeds) for name, attack in self.attacks.items()}
         rows: list[dict[str, Any]] = [{"index": int(i), "matching_bits": {}} for i in index]
+        clean = self.decoder.decode(images).logits
         for name, attacked in seen.items():
-            estimate = self.decoder.decode(attacked)
-            scores.update_keys(name, estimate.logits, made.keys)
-            matching = (estimate.bits == made.keys).sum(dim=1).tolist()
+            logits = clean if name == "clean" else self._decoded(attacked, images, clean)
+            scores.update_keys(name, logits, made.keys)
+            matching = ((logits > 0) == made.keys).sum(dim=1).tolist()
             for row, count in zip(rows, matching, strict=True):
                 row["matching_bits"][name] = count
-            if name == "clean":
-                self._wrong_keys(estimate.logits, index, scores)
+        self._wrong_keys(clean, index, scores)
         for position in range(len(images)):
             if len(self.shown) < SHOWN:
                 attacked_images = {name: attacked[position].cpu() for name, attacked in seen.items() if name != "clean"}
@@ -103,6 +103,14 @@ class FingerprintEvaluation:
         scores.update_set(kind, images, index)
         logits = self.decoder.decode(images).logits
         scores.update_negatives(kind, logits, self._random_keys(index, logits))
+
+    def _decoded(self, attacked: Tensor, images: Tensor, clean: Tensor) -> Tensor:
+        """Logits of attacked images; where an attack has left every pixel as it was, those of the clean image."""
+        changed = (attacked != images).flatten(1).any(dim=1)
+        logits = clean.clone()
+        if bool(changed.any()):
+            logits[changed] = self.decoder.decode(attacked[changed]).logits
+        return logits
 
     def _wrong_keys(self, logits: Tensor, index: Tensor, scores: FingerprintScores) -> None:
         """Compare marked images with keys of others."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
+from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.generators.latents import standard_normal_latents
 
 BITS = 6
@@ -18,8 +20,15 @@ class Smooth(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(16, 3 * 16 * 16, generator=generator) / 2, requires_grad=False)
         self.scale = torch.linspace(2.0, 0.5, 16)
 
-    def sample_latents(self, n, seed):
-        return standard_normal_latents(n, 16, seed) * self.scale
+    def sample_latents(self, n, seed, start=0):
+        return standard_normal_latents(n, 16, seed, start) * self.scale
 
     def synthesize(self, latents):
         return torch.sigmoid(latents @ self.weight).view(-1, 3, 16, 16)
+
+
+def smooth_fingerprint(generator: Smooth, sigma: float) -> Fingerprint:
+    """A key of `BITS` bits on the axes of least variance."""
+    latents = generator.sample_latents(2000, seed=1)
+    placed = place_key(lambda: latents.split(500), 16, BITS, -BITS)
+    return make_fingerprint(placed, sigma, -BITS, "flat", "hash", "g")

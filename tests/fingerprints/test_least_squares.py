@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from smooth_generator import BITS, Smooth
+from smooth_generator import BITS, Smooth, smooth_fingerprint
 
-from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.inversion import InversionDecoder, InversionSettings
 from lightning_modules.fingerprints.keys import seeded_keys
-from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.least_squares import LeastSquaresDecoder, LeastSquaresSettings
 from lightning_modules.fingerprints.losses import make_loss
 from lightning_modules.generators.protocol import to_uint8
@@ -18,16 +16,15 @@ from lightning_modules.generators.protocol import to_uint8
 @pytest.fixture(scope="module")
 def scene():
     generator = Smooth()
-    latents = generator.sample_latents(2000, seed=1)
-    placed = place_key(lambda: latents.split(500), 16, BITS, -BITS)
-    fingerprint = make_fingerprint(placed, 0.3, -BITS, "flat", "hash", "g")
+    fingerprint = smooth_fingerprint(generator, 0.3)
     keys = seeded_keys(12, BITS, seed=5)
     images = generator.synthesize(fingerprint.embed(generator.sample_latents(12, seed=2), keys))
     return generator, fingerprint, keys, to_uint8(images).float() / 255
 
 
-def decoder(scene, **settings) -> LeastSquaresDecoder:
-    return LeastSquaresDecoder(scene[0].synthesize, scene[1], make_loss("pixels"), LeastSquaresSettings(**settings))
+def decoder(scene, loss="spectrum", **settings) -> LeastSquaresDecoder:
+    loss = make_loss("pixels", scales=1) if loss == "pixels" else make_loss(loss)
+    return LeastSquaresDecoder(scene[0].synthesize, scene[1], loss, LeastSquaresSettings(**settings))
 
 
 def test_keys_are_found_from_the_mean_latent_in_a_few_steps(scene):
@@ -58,15 +55,16 @@ def test_the_jacobian_is_that_of_finite_differences(scene):
     for column in (0, 9, 10, 15):
         step = torch.zeros_like(values)
         step[:, column] = 1e-2
-        slope = (run._made(values + step) - run._made(values - step)) / 2e-2
+        slope = ((run._made(values + step) - run._made(values - step)) / 2e-2).flatten(1)
         assert torch.allclose(jacobian[:, :, column], slope, atol=2e-3 + 0.05 * float(slope.abs().max()))
 
 
 def test_squares_add_up_to_the_loss(scene):
     run = decoder(scene)
     a, b = scene[3][:3], scene[3][3:6]
-    squares = (run._flat(a) - run._flat(b)).square().sum(dim=1) / a[0].numel()
-    assert torch.allclose(squares, make_loss("pixels")(a, b), rtol=1e-4)
+    squares = (run._features(a) - run._features(b)).square().flatten(1).mean(dim=1)
+    assert torch.allclose(squares, run.loss(a, b), rtol=1e-4)
+    assert torch.allclose(squares, make_loss("pixels", scales=1)(a, b), rtol=1e-4)
 
 
 def test_evidence_fades_with_noise(scene):
