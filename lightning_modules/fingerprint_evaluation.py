@@ -58,10 +58,7 @@ class FingerprintEvaluation:
     ) -> None:
         self.stream, self.decoder, self.seed = stream, decoder, seed
         self.attacks = {name: attack for name, attack in make_attacks(attacks).items() if name != "identity"}
-        self.other: Generator | None = None if other is None else load_named(other, "auto", {})
-        size = stream.generator.image_size
-        if self.other is not None and self.other.image_size != size:
-            raise ValueError(f"found an other generator of {self.other.image_size} px, expected {size} px")
+        self.other = None if other is None else load_other(other, stream.generator.image_size)
         self.wrong_per_image = -(-negatives // marked)
         self.negatives = negatives
         self.shown: list[Shown] = []
@@ -132,6 +129,25 @@ class FingerprintEvaluation:
         assert generator is not None
         latents = [generator.sample_latents(stop - start, self.seed, start) for start, stop in runs(samples)]
         return generator.synthesize(torch.cat(latents)).to(self.stream.fingerprint.mean.device)
+
+
+def load_other(name: str, size: int) -> Generator:
+    """Load the generator of the negatives from elsewhere.
+
+    Args:
+        name: path of a checkpoint or bundled name.
+        size: pixels on a side that its images must have.
+
+    Raises:
+        ValueError: no such generator, or images of another size.
+    """
+    other: Generator = load_named(name, "auto", {})
+    if other.image_size != size:
+        raise ValueError(
+            f"found an other generator of {other.image_size} px, expected {size} px; choose one of that size, or none "
+            "with --model.init_args.other_generator null"
+        )
+    return other
 
 
 def eight_bit(images: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lightning_modules.attacks import image_seeds, make_attack
-from lightning_modules.fingerprint_evaluation import FingerprintEvaluation
+from lightning_modules.attacks import image_seeds, make_attack, make_attacks
+from lightning_modules.fingerprint_evaluation import FingerprintEvaluation, load_other
 from lightning_modules.fingerprints.amortised import KeyNetwork
 from lightning_modules.fingerprints.decoders import check_decoder, make_decoder
 from lightning_modules.fingerprints.decoding import KeyDecoder
@@ -119,6 +119,7 @@ class LatentFingerprint(pl.LightningModule):
         bits = bits if self.fingerprint is None else self.fingerprint.bits
         check_decoder(decoder, decoder_options or {})
         self.attack = make_attack(attack)
+        make_attacks(test_attacks or [])  # an unknown name is an error now, not after the training
         self.results: dict[str, Estimate] = {}
         self.rows: list[dict[str, Any]] = []
         axes = min(dim - bits * self._copies(), KEPT_AXES)
@@ -131,8 +132,16 @@ class LatentFingerprint(pl.LightningModule):
         return self._frozen[0]
 
     def on_fit_start(self) -> None:
-        """Fit the fingerprint where neither file nor checkpoint gave one, and leave it in the run's folder."""
+        """Fit the fingerprint where neither file nor checkpoint gave one, and leave it in the run's folder.
+
+        Raises:
+            ValueError: Negatives of another size than the generator's images.
+        """
         self.generator.to(self.device)
+        self._check_reals()  # what only the test needs is looked at before the training, not after
+        parts = getattr(self.trainer.datamodule, "test_parts", list)()
+        if self.hparams["other_generator"] is not None and "other_generator" in parts:
+            load_other(self.hparams["other_generator"], self.generator.image_size)
         self._sample_bank()
         if self.fingerprint is None:
             self.fingerprint = self._fit()
@@ -204,6 +213,7 @@ class LatentFingerprint(pl.LightningModule):
         self._require_fingerprint()
         assert self.fingerprint is not None
         self.parts = data.test_parts()
+        self._check_reals()
         marked, negatives = data.hparams["test_images"], data.hparams["negative_images"]
         self.evaluation = FingerprintEvaluation(
             self._fresh(),
@@ -266,8 +276,13 @@ class LatentFingerprint(pl.LightningModule):
         """Go on with the checkpoint's fingerprint.
 
         Raises:
-            FingerprintError: It belongs to another generator.
+            FingerprintError: It holds none, or one that belongs to another generator.
         """
+        if "fingerprint" not in checkpoint:
+            raise FingerprintError(
+                "found a checkpoint without fingerprint, expected one that a training of LatentFingerprint left; name "
+                "that run with --ckpt_path"
+            )
         self.fingerprint = Fingerprint(**checkpoint["fingerprint"])
         found = content_hash(self.generator.state_dict())
         if self.fingerprint.generator != found:
@@ -299,6 +314,15 @@ class LatentFingerprint(pl.LightningModule):
                 )
             self._sample_bank()
             self.fingerprint = self._fit()
+
+    def _check_reals(self) -> None:
+        reals, size = getattr(self.trainer.datamodule, "reals", None), self.generator.image_size
+        found = (size, size) if reals is None else tuple(reals[0]["image"].shape[1:])
+        if found != (size, size):
+            raise ValueError(
+                f"found reals of {found[0]}x{found[1]} px, expected {size}x{size} px as the generator's images; choose "
+                "reals of that size, or none with --data.init_args.reals null"
+            )
 
     def _decoder(self) -> KeyDecoder:
         hparams = self.hparams
