@@ -1,0 +1,106 @@
+"""The configs of fingerprints that ship: run at small sizes, and the paper's settings to the number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_fingerprints import read_metrics, read_rows, write_stylegan2, write_vq
+
+import train
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "fingerprint"
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.logger=false"]
+QUIET += ["--trainer.accelerator=cpu"]
+
+
+def settings(name):
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    return config, config["model"]["init_args"]
+
+
+def check_folder(run, images):
+    assert len(read_rows(run)) == images
+    for name in ("report.html", "fingerprint.safetensors", "checkpoints/last.ckpt", "config.yaml"):
+        assert (run / name).stat().st_size > 0, name
+    assert list((run / "figures").glob("*.png"))
+
+
+def test_every_config_of_fingerprints_is_run_here():
+    assert {path.stem for path in CONFIGS.iterdir()} == {"stylegan2", "ldm", "stylegan2_paper", "ldm_paper"}
+
+
+@pytest.mark.parametrize("name", ["stylegan2", "ldm"])
+def test_the_config_trains_and_tests(name, tmp_path):
+    run = tmp_path / "run"
+    small = ["--data.init_args.train_images=16", "--data.init_args.val_images=8", "--data.init_args.batch_size=8"]
+    small += ["--data.init_args.test_images=8", "--data.init_args.negative_images=16", "--trainer.max_epochs=1"]
+    small += ["--data.init_args.reals=fashion_sample", "--model.init_args.test_attacks=[paper-strongest]"]
+    small += ["--model.init_args.fit_latents=300", "--model.init_args.backbone=test_resnet"]
+    if name == "ldm":
+        small += ["--model.init_args.options={steps: 1}", "--model.init_args.bank=100"]
+    metrics = train.main(["--config", str(CONFIGS / f"{name}.yaml"), "--run_dir", str(run), *QUIET, *small])
+    assert {"train/bit_accuracy", "val/clean/bit_accuracy", "val/attacked/bit_accuracy"} <= set(metrics)
+    check_folder(run, 8)
+    found = read_metrics(run)
+    assert found["test/paper-strongest-jpeg/bit_accuracy"]["value"] <= 1
+    assert found["test/quality/fid_own"]["n"] == 8
+    for kind in ("unmarked", "wrong_key", "other_generator", "real"):
+        assert found[f"test/negatives/{kind}/false_positive_rate_1e-3"]["n"] == 16
+
+
+SMALL_PAPER = {"stylegan2_paper": (write_stylegan2, {"bits": 4, "shift": 12}), "ldm_paper": (write_vq, {"shift": 100})}
+
+
+@pytest.mark.parametrize("name", SMALL_PAPER)
+def test_the_papers_preset_runs_without_training(name, tmp_path):
+    write, key = SMALL_PAPER[name]
+    file = write(tmp_path / "g.safetensors")
+    options = {"starts": 2, "steps": 3}
+    small = [f"--model.init_args.generator={file}", "--model.init_args.loss={name: pixels}"]
+    small += [
+        f"--model.init_args.{option}={value}" for option, value in ({"bits": 4, "fit_latents": 300} | key).items()
+    ]
+    small += [f"--model.init_args.decoder_options.{option}={value}" for option, value in options.items()]
+    small += ["--data.init_args.test_images=2", "--model.init_args.test_attacks=[paper-jpeg]"]
+    small += ["--model.init_args.backbone=test_resnet"]
+    if name == "ldm_paper":
+        small += ["--model.init_args.options.steps=2"]
+    run = tmp_path / "run"
+    train.main(["--config", str(CONFIGS / f"{name}.yaml"), "--run_dir", str(run), *QUIET, *small])
+    check_folder(run, 2)
+    used = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["decoder_options"]
+    # overriding two settings leaves the others as the file has them
+    assert used == settings(name)[1]["decoder_options"] | options
+    assert set(read_rows(run)[0]["matching_bits"]) == {"clean", "paper-jpeg"}
+    assert not any("negatives" in metric for metric in read_metrics(run))
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        (
+            "stylegan2_paper",
+            {"bits": 64, "shift": 448, "sigma": 1.0, "fit_latents": 10_000, "latent_prior": "gaussian"},
+        ),
+        (
+            "ldm_paper",
+            {"bits": 64, "shift": 4000, "sigma": 1.0, "fit_latents": 50_000, "latent_prior": "projected"}
+            | {"layout": "repeated", "options": {"steps": 50, "eta": 1.0}},
+        ),
+    ],
+    ids=["stylegan2", "ldm"],
+)
+def test_the_papers_settings_are_the_papers(name, own):
+    config, module = settings(name)
+    assert {key: module[key] for key in own} == own
+    assert module.get("layout", "flat") == own.get("layout", "flat")
+    assert module["decoder"] == "paper"
+    searched = {key: module["decoder_options"][key] for key in ("starts", "steps", "learning_rate", "decay", "penalty")}
+    penalty = {"stylegan2_paper": 0.1, "ldm_paper": 0.005}[name]
+    assert searched == {"starts": 20, "steps": 2000, "learning_rate": 0.2, "decay": 0.001, "penalty": penalty}
+    assert set(module["decoder_options"]) == {*searched, "batch"}  # no shortcut that the paper does not take
+    assert module["loss"] == {"name": "lpips", "network": "vgg"}
+    assert config["trainer"]["max_epochs"] == 0
+    assert module.get("simulate") is None  # the attributor does not know the attack
