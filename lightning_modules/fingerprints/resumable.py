@@ -6,10 +6,11 @@ import hashlib
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lightning_modules.fingerprints.decoding import KeyDecoder, KeyEstimate
+from lightning_modules.fingerprints.private_file import replace_file
 from lightning_modules.generators.protocol import to_uint8
 
 
@@ -41,8 +42,8 @@ class ResumableDecoder:
         )
 
     def _one(self, images: Tensor) -> KeyEstimate:
-        content = to_uint8(images).cpu().contiguous().numpy().tobytes()
-        name = hashlib.sha256(self.identity.encode() + b"\0" + str(tuple(images.shape)).encode() + content).hexdigest()
+        pixels = to_uint8(images).cpu().contiguous().numpy().tobytes()
+        name = hashlib.sha256(self.identity.encode() + b"\0" + str(tuple(images.shape)).encode() + pixels).hexdigest()
         path = self.folder / f"{name[:32]}.safetensors"
         if path.is_file():
             kept = load_file(path, device=str(images.device))
@@ -51,8 +52,6 @@ class ResumableDecoder:
         tensors = {"logits": estimate.logits, "loss": estimate.loss}
         if estimate.latents is not None:
             tensors["latents"] = estimate.latents
-        partial = path.with_suffix(".partial")
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
-        partial.chmod(0o600)
-        partial.replace(path)
+        content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+        replace_file(path, content, private=True)
         return estimate
