@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,12 +81,13 @@ class KeyNetwork(nn.Module):
         """Set the temperature that makes logits log odds (Guo et al. 2017), and how far alpha is to be trusted.
 
         Args:
-            logits: what `forward` gave for images it was not trained on, `(n, m)`.
+            logits: what `forward` gave in evaluation mode for images it was not trained on, `(n, m)`.
             keys: the keys of those images, bool `(n, m)`.
             alpha_error: its alpha less the true one, in standard deviations, `(n, k)`.
         """
-        change = fit_temperature(logits, keys)
-        self.log_temperature += torch.log(torch.tensor(change))
+        # of the logits without the last temperature: changes of it would add up while a network has learned nothing
+        temperature = fit_temperature(logits * self.log_temperature.exp(), keys)
+        self.log_temperature.fill_(math.log(temperature))
         self.alpha_error.copy_(alpha_error.square().mean(dim=0).clamp_min(1e-4))
 
 

@@ -1,23 +1,25 @@
-"""The network decoder and the hybrid: calibration, starts, the better of both."""
+"""The network decoder: shapes, calibration, batches."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from smooth_generator import BITS, Smooth
+from smooth_generator import BITS
 
 from lightning_modules.fingerprints.amortised import AmortisedDecoder, KeyNetwork, fit_temperature
-from lightning_modules.fingerprints.fingerprint import make_fingerprint
-from lightning_modules.fingerprints.hybrid import HybridDecoder
-from lightning_modules.fingerprints.inversion import InversionDecoder, InversionSettings
-from lightning_modules.fingerprints.keys import seeded_keys
-from lightning_modules.fingerprints.layouts import place_key
-from lightning_modules.fingerprints.losses import make_loss
 
 
 @pytest.fixture
 def network() -> KeyNetwork:
-    return KeyNetwork(BITS, 10, backbone="test_resnet", stem="small", image_size=16)
+    """Untrained, with logits as large as those of a trained one."""
+    torch.manual_seed(0)
+    network = KeyNetwork(BITS, 10, backbone="test_resnet", stem="small", image_size=16)
+    with torch.no_grad():
+        logits, _ = network.eval()(torch.rand(50, 3, 16, 16))
+        network.heads.weight *= 4.0 / logits.std()
+    return network.train()
 
 
 def test_the_network_gives_logits_and_alpha(network):
@@ -34,15 +36,59 @@ def test_temperature_makes_logits_log_odds():
     assert fit_temperature(odds / 4.0, keys) == pytest.approx(0.25, rel=0.05)
 
 
-def test_calibration_stays_with_the_network(network):
-    network.eval()
-    images = torch.rand(64, 3, 16, 16)
-    before, _ = network(images)
-    keys = torch.rand(64, BITS) < torch.sigmoid(before / 2)
-    change = network.calibrate(before, keys)
+def calibrated(network, factor: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Calibrate on logits that are too sure by a factor: images, what evaluation gave for them before, and errors."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(200, 3, 16, 16, generator=generator)
+    before, _ = network.eval()(images)
+    keys = torch.rand(200, BITS, generator=generator) < torch.sigmoid(before.detach() / factor)
+    errors = torch.randn(200, 10, generator=generator) * torch.linspace(0.0, 2.0, 10)
+    network.calibrate(before, keys, errors)
+    return images, before.detach(), errors
+
+
+@torch.no_grad()
+def test_the_temperature_acts_in_evaluation_alone(network):
+    network.train()
+    pictures = torch.rand(8, 3, 16, 16)
+    trained, _ = network(pictures)
+    images, before, _ = calibrated(network, 3.0)
+    temperature = float(network.log_temperature.exp())
+    assert temperature > 1.5
     after, _ = network(images)
-    assert torch.allclose(after, before / change, atol=1e-5)
-    assert float(network.state_dict()["log_temperature"]) == pytest.approx(float(torch.log(torch.tensor(change))))
+    assert torch.allclose(after, before / temperature, atol=1e-5)
+    again, _ = network.train()(pictures)
+    assert torch.allclose(again, trained, atol=1e-5)  # batch norm in training uses the batch alone
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("learned", [True, False])
+def test_calibrating_again_changes_nothing(network, learned):
+    """Nor does a network that has learned nothing, which is calibrated after every epoch, drift away."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(200, 3, 16, 16, generator=generator)
+    raw, _ = network.eval()(images)
+    keys = torch.rand(200, BITS, generator=generator) < (torch.sigmoid(raw / 2.0) if learned else 0.5)
+    found = []
+    for _ in range(3):
+        network.calibrate(network(images)[0], keys, torch.ones(200, 10))
+        found.append(float(network.log_temperature))
+    assert found[1:] == pytest.approx(found[:1] * 2, abs=1e-4)
+    expected = math.log(2.0 if learned else 20.0)  # 20 is the most that is looked for
+    assert found[0] == pytest.approx(expected, abs=0.3)
+
+
+@torch.no_grad()
+def test_calibration_is_saved_with_the_network(network):
+    images, _, errors = calibrated(network, 3.0)
+    state = network.state_dict()
+    expected = errors.square().mean(dim=0).clamp_min(1e-4)
+    assert torch.allclose(state["alpha_error"], expected)
+    assert float(state["alpha_error"][0]) == pytest.approx(1e-4)  # never sure beyond reason
+    other = KeyNetwork(BITS, 10, backbone="test_resnet", stem="small", image_size=16).eval()
+    other.load_state_dict(state)
+    assert torch.equal(other.alpha_error, network.alpha_error)
+    assert torch.allclose(other(images)[0], network(images)[0])
 
 
 def test_batches_do_not_change_the_answer(network):
@@ -51,56 +97,3 @@ def test_batches_do_not_change_the_answer(network):
     assert torch.allclose(whole.logits, parts.logits, atol=1e-4)
     assert torch.isnan(whole.loss).all()
     assert float(whole.confidence.min()) >= 0.5
-
-
-class Told:
-    """Stands in for a network's decoder: given starts."""
-
-    def __init__(self, logits, alpha):
-        self.answer = logits, alpha
-
-    def starts(self, images):
-        return self.answer
-
-
-@pytest.fixture
-def scene():
-    generator = Smooth()
-    latents = generator.sample_latents(2000, seed=1)
-    placed = place_key(lambda: latents.split(500), 16, BITS, -BITS)
-    fingerprint = make_fingerprint(placed, 1.0, -BITS, "flat", "hash", "g")
-    keys = seeded_keys(8, BITS, seed=5)
-    own = generator.sample_latents(8, seed=2)
-    images = generator.synthesize(fingerprint.embed(own, keys))
-    alpha = ((own - fingerprint.mean) @ fingerprint.other_axes.T) / fingerprint.other_deviation
-    return generator, fingerprint, keys, images, alpha
-
-
-def inversion(scene, steps) -> InversionDecoder:
-    settings = InversionSettings(starts=1, steps=steps, whitened=True, learning_rate=0.1, decay=0.01)
-    return InversionDecoder(scene[0].synthesize, scene[1], make_loss("pixels"), settings)
-
-
-def test_the_hybrid_mends_a_network_that_errs(scene):
-    _, _, keys, images, alpha = scene
-    logits = keys.float() * 4 - 2
-    logits[:, :2] *= -0.5  # two bits wrong in every image
-    near = alpha + 0.3 * torch.randn(alpha.shape, generator=torch.Generator().manual_seed(0))
-    estimate = HybridDecoder(Told(logits, near), inversion(scene, 80)).decode(images)
-    assert float((estimate.bits == keys).float().mean()) > 0.97
-    assert float((logits > 0).eq(keys).float().mean()) < 0.7
-
-
-def test_the_hybrid_keeps_the_network_where_that_explains_the_image_better(scene):
-    _, _, keys, images, alpha = scene
-    logits = keys.float() * 40 - 20
-    run = inversion(scene, 1)
-    estimate = HybridDecoder(Told(logits, alpha), run).decode(images)
-    assert torch.equal(estimate.logits, logits)
-    assert torch.allclose(estimate.loss, run.judge(images, alpha.clamp(-3, 3), logits))
-
-
-def test_the_hybrid_needs_one_unit_for_both(scene):
-    plain = InversionDecoder(scene[0].synthesize, scene[1], make_loss("pixels"), InversionSettings(starts=1, steps=2))
-    with pytest.raises(ValueError, match="not whitened"):
-        HybridDecoder(Told(None, None), plain)
