@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from smooth_generator import BITS, Smooth, smooth_fingerprint
 
 from lightning_modules.fingerprints.inversion import InversionDecoder, InversionSettings
@@ -93,7 +94,63 @@ def test_a_start_is_used(scene):
     assert float(near.loss.mean()) < 0.2 * float(one.decode(images).loss.mean())
 
 
-@pytest.mark.parametrize("settings", [{"iterations": 0}, {"damping": 0.0}, {"batch": 0}, {"tolerance": 1.0}])
+def test_noisy_company_changes_nothing(scene):
+    """Weights, damping and the end of the search are each image's own."""
+    noise = 0.4 * torch.randn(scene[3].shape, generator=torch.Generator().manual_seed(0))
+    mixed = torch.where(torch.arange(12)[:, None, None, None] % 2 == 0, scene[3], (scene[3] + noise).clamp(0, 1))
+    together = decoder(scene, batch=12).decode(mixed)
+    for number in (0, 1, 6, 7):
+        alone = decoder(scene).decode(mixed[number : number + 1])
+        assert torch.allclose(alone.latents, together.latents[number : number + 1], atol=1e-2)
+        assert torch.equal(alone.bits, together.bits[number : number + 1])
+
+
+def test_what_is_known_beforehand_pulls_where_the_image_is_noisy(scene):
+    generator, fingerprint, _, _ = scene
+    keys = seeded_keys(24, BITS, seed=5)
+    own = generator.sample_latents(24, seed=2)
+    clean = generator.synthesize(fingerprint.embed(own, keys))
+    random = torch.Generator().manual_seed(0)
+    noisy = clean + 0.5 * torch.randn(clean.shape, generator=random)
+    alpha = (own - fingerprint.mean) @ fingerprint.other_axes.T / fingerprint.other_deviation
+    start = alpha + 0.3 * torch.randn(alpha.shape, generator=random)
+    logits = 4.0 * keys.float() - 2.0
+
+    def found(images, variance):
+        error = None if variance is None else torch.full((alpha.shape[1],), variance)
+        estimate = decoder(scene).refine(images, start, logits, error)
+        at = (estimate.latents - fingerprint.mean) @ fingerprint.other_axes.T / fingerprint.other_deviation
+        return estimate, at
+
+    (free, at_free), (held, at_held), (fair, at_fair) = (found(noisy, variance) for variance in (None, 1e-4, 0.09))
+    away = [float((at - start).square().mean().sqrt()) for at in (at_held, at_fair, at_free)]
+    assert away[0] < 0.01 < 0.15 < away[1] < away[2]
+    errors = [float((at - alpha).square().mean().sqrt()) for at in (at_fair, at_free, at_held)]
+    assert errors[0] < 0.8 * min(errors[1:])  # the honest variance is the best
+    right = [float((estimate.bits == keys).float().mean()) for estimate in (free, fair, held)]
+    assert right[0] < 0.85
+    assert min(right[1:]) > 0.95
+    _, at_clean = found(clean, 0.09)
+    assert float((at_clean - alpha).square().mean().sqrt()) < 0.05  # a clean image speaks for itself
+
+
+def test_channels_that_are_noisy_count_less(scene):
+    """Noise in 7 of 192 coefficients of the blocks, none in the rest."""
+    generator, fingerprint, _, _ = scene
+    keys = seeded_keys(24, BITS, seed=5)
+    images = generator.synthesize(fingerprint.embed(generator.sample_latents(24, seed=2), keys))
+    coefficients = torch.zeros(24, 192, 2, 2)
+    noise = 2.0 * torch.randn(24, 7, 2, 2, generator=torch.Generator().manual_seed(0))
+    coefficients[:, [0, 1, 2, 3, 8, 9, 10]] = noise
+    noisy = images + F.conv_transpose2d(coefficients, make_loss("spectrum").basis, stride=8)
+    by_channel, evenly = (decoder(scene, loss).decode(noisy) for loss in ("spectrum", "pixels"))
+    assert float((by_channel.bits == keys).float().mean()) > 0.97
+    assert float((evenly.bits == keys).float().mean()) < 0.9
+
+
+@pytest.mark.parametrize(
+    "settings", [{"iterations": 0}, {"damping": 0.0}, {"batch": 0}, {"tolerance": 1.0}, {"secant": 0.0}]
+)
 def test_settings_that_cannot_be_run_are_refused(settings):
     with pytest.raises(ValueError, match="found"):
         LeastSquaresSettings(**settings)
