@@ -74,7 +74,7 @@ def psnr(images: Tensor, twins: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, twins: Tensor) -> Tensor:
-    """Structural similarity with an 11-pixel Gaussian window (Wang et al. 2004), `(n,)`."""
+    """Structural similarity with an 11-pixel Gaussian window (Wang et al. 2004), borders reflected, `(n,)`."""
     value = structural_similarity_index_measure(images, twins, data_range=1.0, reduction="none")
     assert isinstance(value, Tensor)
     return value.reshape(len(images))
