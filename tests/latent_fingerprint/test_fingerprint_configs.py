@@ -50,7 +50,7 @@ def test_the_config_trains_and_tests(name, tmp_path):
         assert found[f"test/negatives/{kind}/false_positive_rate_1e-3"]["n"] == 16
 
 
-SMALL_PAPER = {"stylegan2_paper": (write_stylegan2, {"bits": 4, "shift": 12}), "ldm_paper": (write_vq, {"shift": 100})}
+SMALL_PAPER = {"stylegan2_paper": (write_stylegan2, {"shift": 12}), "ldm_paper": (write_vq, {"shift": 100})}
 
 
 @pytest.mark.parametrize("name", SMALL_PAPER)

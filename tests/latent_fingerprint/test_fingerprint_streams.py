@@ -1,0 +1,152 @@
+"""Which latents a training meets, when its network is calibrated, and what noise an attributor renders with."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from tiny_fingerprints import read_metrics, write_config, write_stylegan2, write_vq
+
+import evaluate
+import train
+from datamodules.sample_numbers import FIRST, SampleNumbersDataModule
+from lightning_modules.fingerprints.marked_images import MarkedImages
+from lightning_modules.latent_fingerprint import LatentFingerprint
+
+SMALL = {"bits": 4, "shift": -4, "sigma": 3.0, "fit_latents": 300, "backbone": "test_resnet", "stem": "small"}
+
+
+def fit(module, folder, callback, test=False):
+    data = SampleNumbersDataModule(train_images=32, val_images=10, batch_size=16, test_images=6, negative_images=0)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        max_epochs=1,
+        logger=False,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        inference_mode=False,
+    )
+    trainer.fit(module, data)
+    if test:
+        trainer.test(module, data, verbose=False)
+
+
+def rows_among(latents, bank):
+    """Whether each latent is one of the bank."""
+    return torch.cdist(latents.double(), bank.double()).min(dim=1).values < 1e-6
+
+
+def test_training_latents_are_the_banks_and_those_of_validation_and_test_are_new(tmp_path, monkeypatch):
+    module = LatentFingerprint(write_vq(tmp_path / "g.safetensors"), bank=20, **SMALL)
+    seen: dict[str, list[torch.Tensor]] = {"train": [], "val": [], "test": []}
+    make = MarkedImages.make
+
+    def recorded(stream, samples):
+        made = make(stream, samples)
+        split = "test" if samples[0] >= FIRST["test"] else "val" if samples[0] >= FIRST["val"] else "train"
+        seen[split].append(made.latents)
+        return made
+
+    monkeypatch.setattr(MarkedImages, "make", recorded)
+    fit(module, tmp_path, Callback(), test=True)
+    latents = {split: torch.cat(parts) for split, parts in seen.items()}
+    assert len(latents["train"]) == 32
+    assert rows_among(latents["train"], module._banked).all()
+    for split in ("val", "test"):
+        assert len(latents[split]) >= 6
+        assert not rows_among(latents[split], module._banked).any()
+        assert not rows_among(latents[split], latents["train"]).any()
+
+
+class Watcher(Callback):
+    """Temperature and training logits around a validation."""
+
+    def __init__(self):
+        self.temperatures = []
+        self.images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def outputs(self, network):
+        mode = network.training
+        state = {name: value.clone() for name, value in network.state_dict().items()}
+        network.train()
+        with torch.no_grad():
+            logits, alpha = network(self.images)
+        network.load_state_dict(state)  # batch normalisation counts what it sees
+        network.train(mode)
+        return logits, alpha
+
+    def on_validation_start(self, trainer, module):
+        self.temperatures.append(float(module.network.log_temperature))
+        self.before = self.outputs(module.network)
+
+    def on_validation_end(self, trainer, module):
+        self.temperatures.append(float(module.network.log_temperature))
+        self.after = self.outputs(module.network)
+
+
+def test_a_validation_calibrates_and_leaves_training_outputs_as_they_are(tmp_path):
+    module = LatentFingerprint(write_stylegan2(tmp_path / "g.safetensors"), attack="identity", **SMALL)
+    watcher = Watcher()
+    fit(module, tmp_path, watcher)
+    first_start, first_end, *last = watcher.temperatures
+    assert first_start == first_end == 0.0  # Lightning's sanity check calibrates nothing
+    assert last[0] == 0.0
+    assert last[1] != 0.0
+    for before, after in zip(watcher.before, watcher.after, strict=True):
+        assert torch.equal(before, after)
+    network, images = module.network.train(), watcher.images
+    trained, _ = network(images)
+    network.eval()
+    scaled, _ = network(images)
+    network.log_temperature.zero_()
+    plain, _ = network(images)
+    assert torch.allclose(scaled * torch.tensor(last[1]).exp(), plain, rtol=1e-4, atol=1e-6)
+    assert torch.isfinite(trained).all()
+
+
+def test_the_attributors_noise_changes_what_it_renders_and_no_marked_image(stylegan2):
+    module = LatentFingerprint(stylegan2, decoder="paper", decoder_options={"starts": 1, "steps": 1}, **SMALL)
+    unknown = LatentFingerprint(
+        stylegan2, decoder="paper", decoder_options={"starts": 1, "steps": 1}, attribution_noise="fixed(7)", **SMALL
+    )
+    numbers = torch.tensor([3, 4])
+    marked = [one._fresh().make(numbers) for one in (module, unknown)]
+    assert torch.equal(marked[0].images, marked[1].images)
+    latents = marked[0].latents
+    same, other = (one._decoder().synthesize(latents) for one in (module, unknown))
+    assert torch.equal(same, module.generator.synthesize(latents))
+    assert float((same - other).abs().mean()) > 1e-3
+    assert torch.equal(unknown.generator.synthesize(latents), same)  # its own generator keeps its noise
+
+
+def test_quality_does_not_depend_on_the_attributors_noise(run, tmp_path):
+    few = ["--model.init_args.decoder=paper", "--model.init_args.decoder_options={starts: 1, steps: 2}"]
+    few += ["--model.init_args.test_attacks=[]", "--data.init_args.test_images=4", "--data.init_args.negative_images=0"]
+    found = []
+    for noise in ("null", "fixed(7)"):
+        folder = tmp_path / noise.strip("()")
+        options = ["--run_dir", str(folder), f"--model.init_args.attribution_noise={noise}", *few]
+        evaluate.main(["test", "--ckpt_path", str(run), *options])
+        found.append(read_metrics(folder))
+    assert found[0]["test/quality/psnr"] == found[1]["test/quality/psnr"]
+    assert found[0]["test/clean/cross_entropy"] != found[1]["test/clean/cross_entropy"]
+
+
+def test_a_module_asks_for_gradients_and_gets_them(tmp_path):
+    """Lightning would test in inference mode, where an inversion has no gradients."""
+    assert LatentFingerprint.needs_gradients
+    config = write_config(
+        tmp_path,
+        write_vq(tmp_path / "g.safetensors"),
+        decoder="inversion",
+        decoder_options={"iterations": 1},
+        test_attacks=[],
+        other_generator=None,
+        data={"negative_images": 0, "test_images": 2},
+    )
+    train.main(["--config", str(config), "--run_dir", str(tmp_path / "r"), "--trainer.max_epochs", "0"])
+    assert read_metrics(tmp_path / "r")["test/clean/bit_accuracy"]["n"] > 0
