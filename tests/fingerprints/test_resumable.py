@@ -96,11 +96,13 @@ def test_a_half_written_answer_is_neither_used_nor_readable_by_others(images, tm
     def killed(self, target):
         raise KeyboardInterrupt
 
+    stopped = ResumableDecoder(Counting(), tmp_path, "identity")
     before = os.umask(0)
     try:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", killed)
-            ResumableDecoder(Counting(), tmp_path, "identity").decode(images)
+            with pytest.raises(KeyboardInterrupt):
+                stopped.decode(images)
     finally:
         os.umask(before)
     (left,) = tmp_path.iterdir()

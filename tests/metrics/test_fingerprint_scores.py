@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,7 +84,7 @@ def test_the_same_number_of_each_set_enters_every_distance(scores, extractor):
             found = torch.cat(getattr(metric, f"{side}_index")).sort().values + BASE[part.removesuffix("_others")]
             assert found.tolist() == expected, (distance, side)
             assert float(getattr(metric, f"{side}_features_sum")[0]) == pytest.approx(sum(expected))
-    assert sorted(set(extractor.seen)) == sorted([*sum(first.values(), []), *second])
+    assert sorted(set(extractor.seen)) == sorted([*chain.from_iterable(first.values()), *second])
     assert len(extractor.seen) == 2 * EQUAL * len(DISTANCES)
 
 
