@@ -345,6 +345,7 @@ class LatentFingerprint(pl.LightningModule):
                 fingerprint.generator,
                 content_hash(self.network.state_dict()),
                 *(hparams[name] for name in ("decoder", "decoder_options", "loss", "simulate", "attribution_noise")),
+                hparams["options"],  # a StyleGAN2 renders with their noise
                 fingerprint.sigma,
                 content_hash({"axes": fingerprint.key_axes.flatten(0, 1).cpu()}),
             ]
