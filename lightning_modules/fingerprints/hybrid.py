@@ -54,7 +54,9 @@ class HybridDecoder:
     ) -> None:
         self.start, self.search, self.space = start, search, space
         self.generator, self.fingerprint, self.judge = generator, fingerprint, judge
-        self.alpha_error = None if alpha_error is None else alpha_error / space.widening.square()
+        # a code is the latent and the quantisation's error, which no start knows
+        known = 1.0 / space.widening.square()
+        self.alpha_error = None if alpha_error is None else alpha_error * known + (1.0 - known)
         self.batch = batch
 
     def decode(self, images: Tensor) -> KeyEstimate:
