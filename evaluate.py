@@ -1,8 +1,11 @@
 """Evaluate what train.py made.
 
 python evaluate.py test     --ckpt_path RUN [--config C] [overrides]     numbers, rows, figures, report of the test
-python evaluate.py predict  --ckpt_path RUN --images PATH [--out FILE]   JSON lines: file, predicted, probabilities
+python evaluate.py predict  --ckpt_path RUN --images PATH [--out FILE]   JSON lines: source of each image (attributor),
+    [--registry users.json] [--combine true]                             or the user whose key it carries (fingerprint)
 python evaluate.py generate --config configs/gm_fashion/quickstart.yaml  a GM data set from generators
+python evaluate.py generate --generator FILE --n 100 --out FOLDER        images of one generator
+python evaluate.py generate --fingerprint RUN --user NAME --n 100 --out FOLDER         those with a user's key in them
 python evaluate.py compare  RUN RUN ... [--out FOLDER]                   runs in one table, mean and spread over seeds
 python evaluate.py sweep    --config configs/sweeps/bits.yaml            a W&B sweep file, run here: table and figure
 

@@ -1,6 +1,7 @@
 """Train anything: an attributor, a fingerprint and its decoder, a small generator.
 
 python train.py --config configs/quickstart.yaml [--model.init_args.learning_rate 3e-4 ...] [--ckpt_path last]
+python train.py --config configs/fingerprint/stylegan2.yaml [--model.init_args.generator FILE ...]
 
 The last line printed is the run's folder.
 """
