@@ -156,8 +156,8 @@ def test_a_command_takes_environment_variables_and_says_which_one_is_missing(tmp
 def test_the_sweeps_that_ship_are_these():
     assert {path.stem: len(sweep_points(read_sweep(path))) for path in SWEEPS} == {
         "bits": 3,
-        "ldm": 12,
-        "stylegan2": 15,
+        "ldm": 6,
+        "stylegan2": 9,
     }
 
 
