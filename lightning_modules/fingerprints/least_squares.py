@@ -50,7 +50,8 @@ class LeastSquaresSettings:
         damping: first damping, relative to the diagonal of the normal equations.
         tolerance: relative fall of the cost below which an image is done.
         secant: step of the secants in standard deviations; a larger one sees past the cells of a quantised latent.
-        batch: images searched for together; each takes as many rows of the generator as it has coordinates.
+        batch: images searched for together.
+        rows: images synthesised together for a Jacobian; on a CPU few, since large blocks of memory are mapped anew.
     """
 
     iterations: int = 12
@@ -58,14 +59,15 @@ class LeastSquaresSettings:
     damping: float = 1e-2
     tolerance: float = 1e-3
     secant: float = 0.05
-    batch: int = 8
+    batch: int = 1
+    rows: int = 64
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be run."""
-        counts = min(self.iterations, self.steps, self.batch)
+        counts = min(self.iterations, self.steps, self.batch, self.rows)
         if counts < 1 or not self.damping > 0.0 or not 0.0 <= self.tolerance < 1.0:
             raise ValueError(
-                f"found {self}, expected iterations, steps and batch of at least 1, damping > 0, tolerance < 1"
+                f"found {self}, expected iterations, steps, batch and rows of at least 1, damping > 0, tolerance < 1"
             )
         if not self.secant > 0.0:
             raise ValueError(f"found a secant of {self.secant}, expected a step above 0")
@@ -200,7 +202,8 @@ class LeastSquaresDecoder:
         """Secants of the features along every coordinate, `(n, q, k + m)`."""
         n, width = values.shape
         steps = self.settings.secant * torch.eye(width, device=values.device)
-        moved = self._made((values[:, None] + steps).flatten(0, 1)).view(n, width, -1)
+        rows = torch.split((values[:, None] + steps).flatten(0, 1), self.settings.rows)
+        moved = torch.cat([self._made(some) for some in rows]).view(n, width, -1)
         return ((moved - made.flatten(1)[:, None]) / self.settings.secant).mT
 
     def _made(self, values: Tensor) -> Tensor:
