@@ -173,16 +173,16 @@ def test_help_tells_of_the_users_keys(known, capsys):
 def test_the_config_that_ships_is_run(room, tmp_path):
     fields = yaml.safe_load(CONFIG.read_text())
     assert "user" not in fields
-    generator = load_generator(fields["generator"], **fields["options"])
-    latents = generator.sample_latents(200, seed=5)
+    generator = load_generator(fields["generator"])
+    latents = torch.randn(400, generator.latent_dim, generator=torch.Generator().manual_seed(5))
     placed = place_key(lambda: iter([latents]), generator.latent_dim, BITS, -BITS)
     file = tmp_path / "run" / "fingerprint.safetensors"
     file.parent.mkdir()
     hashed = content_hash(generator.state_dict())
-    write_fingerprint(make_fingerprint(placed, 4.0, -BITS, "flat", hashed, "g", noise="fixed(0)"), file)
+    write_fingerprint(make_fingerprint(placed, 4.0, -BITS, "flat", hashed, "g"), file)
     given = ("--fingerprint", file.parent, "--registry", room / "users.json", "--user", "alice")
     folder = generate("--config", CONFIG, *given, "--n", 2, "--processes", 1, "--out", tmp_path / "images")
     assert len(list(folder.glob("*.png"))) == 2
     key = read_registry(room / "users.json").key_of("alice")
-    expected = to_uint8(generator.synthesize(read_fingerprint(file).embed(generator.sample_latents(32, 0), key[None])))
-    np.testing.assert_array_equal(pixels(folder, 2), expected[:2].permute(0, 2, 3, 1).numpy())
+    expected = to_uint8(generator.synthesize(read_fingerprint(file).embed(generator.sample_latents(2, 0), key[None])))
+    np.testing.assert_array_equal(pixels(folder, 2), expected.permute(0, 2, 3, 1).numpy())
