@@ -19,7 +19,7 @@ from lightning_modules.generators.protocol import Generator
 
 PRESETS: dict[str, dict[str, Any]] = {
     "amortised": {},
-    "hybrid": {"iterations": 3, "tolerance": 1e-2},
+    "hybrid": {"iterations": 10, "tolerance": 1e-2},
     "inversion": {"iterations": 10, "tolerance": 1e-3},
     "paper": {},
 }
