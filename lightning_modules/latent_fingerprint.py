@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,23 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lightning_modules.attacks import image_seeds, make_attack, make_attacks
+from lightning_modules.fingerprint_decoding import build_decoder
 from lightning_modules.fingerprint_evaluation import FingerprintEvaluation, load_other
+from lightning_modules.fingerprint_fitting import axes_outside, fit_fingerprint, sample_bank
 from lightning_modules.fingerprints.amortised import KeyNetwork
-from lightning_modules.fingerprints.decoders import check_decoder, make_decoder
+from lightning_modules.fingerprints.decoders import check_decoder
 from lightning_modules.fingerprints.decoding import KeyDecoder
-from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
+from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
-from lightning_modules.fingerprints.layouts import check_layout, place_key
+from lightning_modules.fingerprints.layouts import check_layout
 from lightning_modules.fingerprints.losses import make_loss
 from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
-from lightning_modules.fingerprints.resumable import ResumableDecoder
+from lightning_modules.fingerprints.shared_noise import take_noise
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.metrics import Estimate
 from lightning_modules.metrics.fingerprint_scores import FingerprintScores
 from lightning_modules.networks import warmup_cosine
-
-FIT_BATCH = 256
-KEPT_AXES = 2048
-"""Axes outside the key that are stored and estimated one by one."""
 
 
 class LatentFingerprint(pl.LightningModule):
@@ -115,21 +112,31 @@ class LatentFingerprint(pl.LightningModule):
         channels = getattr(self.generator, "latent_shape", (1,))[0]
         if fingerprint is None:
             check_layout(dim, bits, shift, layout, channels)
-        self.fingerprint: Fingerprint | None = None if fingerprint is None else self._read(Path(fingerprint))
-        bits = bits if self.fingerprint is None else self.fingerprint.bits
+        self.options = options
+        self.fingerprint: Fingerprint | None = None
+        if fingerprint is not None and Path(fingerprint).exists():  # else a checkpoint has to bring it: see setup
+            self._read(Path(fingerprint))
         check_decoder(decoder, decoder_options or {})
         self.attack = make_attack(attack)
         make_attacks(test_attacks or [])  # an unknown name is an error now, not after the training
         self.results: dict[str, Estimate] = {}
         self.rows: list[dict[str, Any]] = []
-        axes = min(dim - bits * self._copies(), KEPT_AXES)
-        self.network = KeyNetwork(bits, axes, backbone, stem, weights, self.generator.image_size)
+        self.network = self._network()
         self.val_scores = torch.nn.ModuleDict({name: MeanMetric() for name in ("clean", "attacked")})
 
     @property
     def generator(self) -> Any:
         """The frozen generator."""
         return self._frozen[0]
+
+    def setup(self, stage: str) -> None:
+        """Refuse a fingerprint's file that is not there, unless a checkpoint brings the fingerprint.
+
+        Raises:
+            FingerprintError: No such file.
+        """
+        if self.hparams["fingerprint"] is not None and self.fingerprint is None and self.trainer.ckpt_path is None:
+            self._read(Path(self.hparams["fingerprint"]))
 
     def on_fit_start(self) -> None:
         """Fit the fingerprint where neither file nor checkpoint gave one, and leave it in the run's folder.
@@ -142,9 +149,9 @@ class LatentFingerprint(pl.LightningModule):
         parts = getattr(self.trainer.datamodule, "test_parts", list)()
         if self.hparams["other_generator"] is not None and "other_generator" in parts:
             load_other(self.hparams["other_generator"], self.generator.image_size)
-        self._sample_bank()
+        self._banked = sample_bank(self.generator, self.hparams)
         if self.fingerprint is None:
-            self.fingerprint = self._fit()
+            self.fingerprint = fit_fingerprint(self.generator, self.hparams, self._banked)
         self.fingerprint = self.fingerprint.to(self.device)
         self.training_stream = MarkedImages(
             self.generator, self.fingerprint, self.hparams["stream_seed"], self._banked if len(self._banked) else None
@@ -276,13 +283,14 @@ class LatentFingerprint(pl.LightningModule):
         """Go on with the checkpoint's fingerprint.
 
         Raises:
-            FingerprintError: It holds none, or one that belongs to another generator.
+            FingerprintError: It holds none, one that belongs to another generator, or one of another noise.
         """
         if "fingerprint" not in checkpoint:
             raise FingerprintError(
                 "found a checkpoint without fingerprint, expected one that a training of LatentFingerprint left; name "
                 "that run with --ckpt_path"
             )
+        unsized = self.fingerprint is None and self.hparams["fingerprint"] is not None
         self.fingerprint = Fingerprint(**checkpoint["fingerprint"])
         found = content_hash(self.generator.state_dict())
         if self.fingerprint.generator != found:
@@ -291,6 +299,9 @@ class LatentFingerprint(pl.LightningModule):
                 f"checkpoint's fingerprint, {self.fingerprint.generator[:12]} ({self.fingerprint.generator_name}); "
                 "name the generator that the fingerprint was made for"
             )
+        self.options = take_noise(self.generator, self.fingerprint, self.hparams["options"])
+        if unsized:  # the network was made before its fingerprint was known
+            self.network = self._network().to(self.device)
 
     def _marked(self, batch: dict[str, Tensor], stream: MarkedImages) -> tuple[Marked, Tensor]:
         """Marked samples and their images as 8-bit files hold them."""
@@ -312,8 +323,8 @@ class LatentFingerprint(pl.LightningModule):
                     f"found no checkpoint for the decoder {self.hparams['decoder']}, expected a trained network; name "
                     "one with --ckpt_path, or choose the decoder inversion or paper"
                 )
-            self._sample_bank()
-            self.fingerprint = self._fit()
+            self._banked = sample_bank(self.generator, self.hparams)
+            self.fingerprint = fit_fingerprint(self.generator, self.hparams, self._banked).to(self.device)
 
     def _check_reals(self) -> None:
         reals, size = getattr(self.trainer.datamodule, "reals", None), self.generator.image_size
@@ -325,76 +336,19 @@ class LatentFingerprint(pl.LightningModule):
             )
 
     def _decoder(self) -> KeyDecoder:
-        hparams = self.hparams
         assert self.fingerprint is not None
-        generator = self.generator
-        if hparams["attribution_noise"] is not None:  # a copy: marked images keep the noise they have
-            generator = load_generator(hparams["generator"], hparams["kind"], **(hparams["options"] or {}))
-            generator.configure(noise=hparams["attribution_noise"])
-        generator.to(self.device)
-        loss = make_loss(**(hparams["loss"] or {"name": "pixels"})).to(self.device)
-        simulated = None if hparams["simulate"] is None else make_attack(hparams["simulate"]).differentiable
-        fingerprint = self.fingerprint.to(self.device)
-        decoder = make_decoder(
-            hparams["decoder"], generator, fingerprint, self.network, loss, hparams["decoder_options"], simulated
-        )
-        if hparams["resume_decoding"] is None:
-            return decoder
-        identity = repr(
-            [
-                fingerprint.generator,
-                content_hash(self.network.state_dict()),
-                *(hparams[name] for name in ("decoder", "decoder_options", "loss", "simulate", "attribution_noise")),
-                hparams["options"],  # a StyleGAN2 renders with their noise
-                fingerprint.sigma,
-                content_hash({"axes": fingerprint.key_axes.flatten(0, 1).cpu()}),
-            ]
-        )
-        return ResumableDecoder(decoder, Path(hparams["resume_decoding"]), identity)
+        return build_decoder(self.hparams, self.options, self.generator, self.fingerprint, self.network, self.device)
 
-    def _copies(self) -> int:
-        if self.fingerprint is not None:
-            return int(self.fingerprint.key_axes.shape[0])
-        if self.hparams["layout"] == "flat":
-            return 1
-        return 3 if self.hparams["layout"] == "repeated" else int(self.generator.latent_shape[0])
+    def _network(self) -> KeyNetwork:
+        hparams = self.hparams
+        bits = hparams["bits"] if self.fingerprint is None else self.fingerprint.bits
+        axes = axes_outside(self.generator, hparams, self.fingerprint)
+        backbone, stem, weights = hparams["backbone"], hparams["stem"], hparams["weights"]
+        return KeyNetwork(bits, axes, backbone, stem, weights, self.generator.image_size)
 
-    def _read(self, path: Path) -> Fingerprint:
-        return read_fingerprint(path, content_hash(self.generator.state_dict()))
-
-    @torch.no_grad()
-    def _fit(self) -> Fingerprint:
-        hparams, generator = self.hparams, self.generator
-        channels = getattr(generator, "latent_shape", (1,))[0]
-        placed = place_key(
-            self._natural, generator.latent_dim, hparams["bits"], hparams["shift"], hparams["layout"], channels
-        )
-        return make_fingerprint(
-            placed,
-            hparams["sigma"],
-            hparams["shift"],
-            hparams["layout"],
-            content_hash(generator.state_dict()),
-            str(hparams["generator"]),
-            hparams["latent_prior"],
-            str(getattr(generator, "noise", "")),
-            KEPT_AXES,
-        ).to(self.device)
-
-    def _sample_bank(self) -> None:
-        bank = self.hparams["bank"]
-        seed = self.hparams["stream_seed"] + 1
-        self._banked = self.generator.sample_latents(bank, seed) if bank else torch.empty(0)
-
-    def _natural(self) -> Iterator[Tensor]:
-        """Latents that the axes are fitted to, in batches; the bank's are sampled once."""
-        fitted = int(self.hparams["fit_latents"])
-        for start in range(0, fitted, FIT_BATCH):
-            stop = min(start + FIT_BATCH, fitted)
-            if stop <= len(self._banked):
-                yield self._banked[start:stop]
-            else:
-                yield self.generator.sample_latents(stop - start, self.hparams["stream_seed"] + 1, start)
+    def _read(self, path: Path) -> None:
+        self.fingerprint = read_fingerprint(path, content_hash(self.generator.state_dict()))
+        self.options = take_noise(self.generator, self.fingerprint, self.hparams["options"])
 
 
 def _over_processes(rows: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import read_fingerprint
 from lightning_modules.fingerprints.marked_generator import MarkedGenerator
 from lightning_modules.fingerprints.registry import read_registry
+from lightning_modules.fingerprints.shared_noise import take_noise
 from lightning_modules.generators.checkpoints.file_hash import file_hash
 from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.generators.image_folder import check_image_folder, describe_generation, write_image_folder
@@ -90,8 +91,7 @@ def load_marked(
     user, key = _user_and_key(user, registry, path, found.bits)
     carrier = _carrier(found, generator, kind, options or {})
     found = read_fingerprint(path, content_hash(carrier.state_dict()))  # refuses another generator by name
-    if found.noise and "noise" not in (options or {}):
-        carrier.configure(noise=found.noise)
+    take_noise(carrier, found, options)
     return MarkedGenerator(carrier, found, key, user, file_hash(path))
 
 

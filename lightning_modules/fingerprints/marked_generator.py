@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.fingerprints.fingerprint import Fingerprint
+from lightning_modules.fingerprints.shared_noise import check_same_noise
 from lightning_modules.generators.latents import standard_normal_latents
 from lightning_modules.generators.protocol import Generator
 
@@ -46,12 +47,7 @@ class MarkedGenerator:
                 f"found a generator of latents of length {unmarked.latent_dim}, expected {fingerprint.latent_dim} as "
                 "the fingerprint has; use the generator that it was made for"
             )
-        noise = str(getattr(unmarked, "noise", ""))
-        if noise != fingerprint.noise:
-            raise ValueError(
-                f"found a generator with noise {noise!r}, expected {fingerprint.noise!r} as in the fingerprint, since "
-                f"keys are searched for with that noise; leave the option out or set noise to {fingerprint.noise!r}"
-            )
+        check_same_noise(unmarked, fingerprint)
         self.latent_dim = unmarked.latent_dim
         self.image_size = unmarked.image_size
         self.unmarked = unmarked

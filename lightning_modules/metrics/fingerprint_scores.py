@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -89,10 +90,12 @@ class FingerprintScores(nn.Module):
     def estimates(self) -> dict[str, Estimate]:
         """Every number with its interval and n, by name. All processes must call it together."""
         found: dict[str, Estimate] = {}
-        for metrics in cast(Any, (*self.keys, *self.negatives.values())):
-            estimates = key_estimates(metrics)
-            if any(estimate.n for estimate in estimates.values()):
-                found |= estimates
+        with warnings.catch_warnings():  # a process without images must compute too: others may have some
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+            for metrics in cast(Any, (*self.keys, *self.negatives.values())):
+                estimates = key_estimates(metrics)
+                if any(estimate.n for estimate in estimates.values()):
+                    found |= estimates
         for name, metric in cast(Any, (*self.pairs.items(), *self.distances.items())):
             found[f"test/quality/{name}"] = metric.estimate()
         return found

@@ -81,6 +81,42 @@ def test_a_fingerprint_file_is_used_and_one_of_another_generator_refused(generat
         LatentFingerprint(other, fingerprint=file)
 
 
+def test_the_noise_of_a_fingerprint_is_taken_and_another_refused(generator, tmp_path):
+    first = LatentFingerprint(generator, options={"noise": "fixed(7)"}, **SMALL)
+    fit(first, tmp_path).save_checkpoint(tmp_path / "last.ckpt")
+    file = str(tmp_path / "fingerprint.safetensors")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    small = {"backbone": "test_resnet", "stem": "small"}
+    by_file = LatentFingerprint(generator, fingerprint=file, **small)
+    by_checkpoint = LatentFingerprint(generator, **SMALL)
+    assert by_checkpoint.generator.noise == "fixed(0)"
+    by_checkpoint.on_load_checkpoint(content)
+    for module in (by_file, by_checkpoint):
+        assert module.generator.noise == "fixed(7)"
+    other = {"noise": "fixed(1)"}
+    with pytest.raises(FingerprintError, match=r"found a generator with noise 'fixed\(1\)', expected 'fixed\(7\)'"):
+        LatentFingerprint(generator, options=other, fingerprint=file, **small)
+    with pytest.raises(FingerprintError, match="leave the option out"):
+        LatentFingerprint(generator, options=other, **SMALL).on_load_checkpoint(content)
+
+
+def test_a_checkpoint_suffices_where_its_fingerprints_file_is_gone(generator, tmp_path):
+    fit(LatentFingerprint(generator, **SMALL), tmp_path / "a")
+    file = tmp_path / "a" / "fingerprint.safetensors"
+    settings = {"fingerprint": str(file), "backbone": "test_resnet", "stem": "small"}  # bits are the file's
+    first = LatentFingerprint(generator, **settings)
+    fit(first, tmp_path / "b").save_checkpoint(tmp_path / "last.ckpt")
+    file.unlink()
+    again = LatentFingerprint.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert torch.equal(again.fingerprint.key_axes, first.fingerprint.key_axes)
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(again.network.eval()(images)[0], first.network.eval()(images)[0])
+    fit(LatentFingerprint(generator, **settings | {"bits": 2}), tmp_path / "c", 2, tmp_path / "last.ckpt")
+    with pytest.raises(FingerprintError, match="found no file"):
+        fit(LatentFingerprint(generator, **settings | {"bits": 2, "shift": -2}), tmp_path / "d")
+    assert not (tmp_path / "d" / "fingerprint.safetensors").exists()
+
+
 def test_a_key_that_does_not_fit_is_refused_before_anything_runs(generator):
     with pytest.raises(ValueError, match="expected at least 1 bit within 12 axes"):
         LatentFingerprint(generator, bits=32, shift=-32)

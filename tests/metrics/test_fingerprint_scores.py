@@ -12,7 +12,7 @@ from lightning_modules.metrics.extractors import FeatureExtractor
 from lightning_modules.metrics.fid import FrechetImageDistance
 from lightning_modules.metrics.fingerprint_scores import DISTANCES, NEGATIVES, FingerprintScores
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")  # an attack that is not seen
+pytestmark = pytest.mark.filterwarnings("error:The ``compute`` method of metric")  # nor for an attack not seen
 BITS, EQUAL = 16, 3
 BASE = {"real": 0, "unmarked": 50, "marked": 100}
 
