@@ -134,8 +134,10 @@ def wait_for(condition, seconds=20.0):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_sweep_ends_its_points_and_what_they_started(sweep, tmp_path, number):
+def test_a_stopped_sweep_ends_its_points_and_what_they_started(sweep, tmp_path, number, request):
     child = tmp_path / "out" / "sigma=1" / "child"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def stop():
         wait_for(lambda: child.is_file() and child.read_text())
