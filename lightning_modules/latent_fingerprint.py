@@ -129,21 +129,14 @@ class LatentFingerprint(pl.LightningModule):
         """The frozen generator."""
         return self._frozen[0]
 
-    def setup(self, stage: str) -> None:
-        """Refuse a fingerprint's file that is not there, unless a checkpoint brings the fingerprint.
-
-        Raises:
-            FingerprintError: No such file.
-        """
-        if self.hparams["fingerprint"] is not None and self.fingerprint is None and self.trainer.ckpt_path is None:
-            self._read(Path(self.hparams["fingerprint"]))
-
     def on_fit_start(self) -> None:
         """Fit the fingerprint where neither file nor checkpoint gave one, and leave it in the run's folder.
 
         Raises:
             ValueError: Negatives of another size than the generator's images.
+            FingerprintError: The file of the fingerprint is gone, and no checkpoint has brought it.
         """
+        self._require_file()
         self.generator.to(self.device)
         self._check_reals()  # what only the test needs is looked at before the training, not after
         parts = getattr(self.trainer.datamodule, "test_parts", list)()
@@ -317,6 +310,7 @@ class LatentFingerprint(pl.LightningModule):
 
     def _require_fingerprint(self) -> None:
         """A decoder without a training fits the fingerprint itself."""
+        self._require_file()
         if self.fingerprint is None:
             if self.hparams["decoder"] in ("amortised", "hybrid"):
                 raise ValueError(
@@ -325,6 +319,10 @@ class LatentFingerprint(pl.LightningModule):
                 )
             self._banked = sample_bank(self.generator, self.hparams)
             self.fingerprint = fit_fingerprint(self.generator, self.hparams, self._banked).to(self.device)
+
+    def _require_file(self) -> None:
+        if self.hparams["fingerprint"] is not None and self.fingerprint is None:
+            self._read(Path(self.hparams["fingerprint"]))  # it was not there before, and its absence is an error now
 
     def _check_reals(self) -> None:
         reals, size = getattr(self.trainer.datamodule, "reals", None), self.generator.image_size
@@ -342,7 +340,8 @@ class LatentFingerprint(pl.LightningModule):
     def _network(self) -> KeyNetwork:
         hparams = self.hparams
         bits = hparams["bits"] if self.fingerprint is None else self.fingerprint.bits
-        axes = axes_outside(self.generator, hparams, self.fingerprint)
+        # before a checkpoint brings its fingerprint the settings may ask for more bits than there are axes
+        axes = max(0, axes_outside(self.generator, hparams, self.fingerprint))
         backbone, stem, weights = hparams["backbone"], hparams["stem"], hparams["weights"]
         return KeyNetwork(bits, axes, backbone, stem, weights, self.generator.image_size)
 

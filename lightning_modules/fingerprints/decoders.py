@@ -20,7 +20,7 @@ from lightning_modules.generators.protocol import Generator
 PRESETS: dict[str, dict[str, Any]] = {
     "amortised": {},
     "hybrid": {"iterations": 10, "tolerance": 1e-2},
-    "inversion": {"iterations": 10, "tolerance": 1e-3},
+    "inversion": {"iterations": 15, "tolerance": 1e-3},
     "paper": {},
 }
 """What each decoder is run with; options change single settings.
@@ -30,7 +30,7 @@ generator's encoder where it has one, else from a short descent with restarts. p
 hypercube, 2000 steps (Nie et al. 2023, section 3.2)."""
 
 DESCENT = InversionSettings(
-    starts=4, steps=150, learning_rate=0.1, decay=0.01, whitened=True, keep=((40, 2), (80, 1)), patience=40
+    starts=8, steps=300, learning_rate=0.1, decay=0.01, whitened=True, keep=((60, 4), (150, 2)), patience=40
 )
 """The descent that starts an efficient inversion."""
 

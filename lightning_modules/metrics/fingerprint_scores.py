@@ -96,6 +96,6 @@ class FingerprintScores(nn.Module):
                 estimates = key_estimates(metrics)
                 if any(estimate.n for estimate in estimates.values()):
                     found |= estimates
-        for name, metric in cast(Any, (*self.pairs.items(), *self.distances.items())):
-            found[f"test/quality/{name}"] = metric.estimate()
+            for name, metric in cast(Any, (*self.pairs.items(), *self.distances.items())):
+                found[f"test/quality/{name}"] = metric.estimate()
         return found
