@@ -64,7 +64,7 @@ class HybridDecoder:
         logits, alpha = self.start.starts(images)
         found = self.search.refine(images, alpha / self.space.widening, logits, self.alpha_error)
         assert found.latents is not None
-        first, second = self._shown(alpha, logits > 0), self._with_bits(found.latents, found.bits)
+        first, second = self._shown(alpha, logits > 0), self.fingerprint.embed(found.latents, found.bits)
         loss, loss_found = self._loss(images, first), self._loss(images, second)
         better = loss_found < loss
         return KeyEstimate(
@@ -77,9 +77,6 @@ class HybridDecoder:
         fingerprint = self.fingerprint
         latents = fingerprint.mean + (alpha * fingerprint.other_deviation) @ fingerprint.other_axes
         return fingerprint.embed(latents, bits)
-
-    def _with_bits(self, latents: Tensor, bits: Tensor) -> Tensor:
-        return self.fingerprint.embed(latents, bits)
 
     @torch.no_grad()
     def _loss(self, images: Tensor, latents: Tensor) -> Tensor:
