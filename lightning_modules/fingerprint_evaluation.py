@@ -15,7 +15,7 @@ from lightning_modules.fingerprints.keys import seeded_keys
 from lightning_modules.fingerprints.marked_images import MarkedImages, runs
 from lightning_modules.generators.named import load_named
 from lightning_modules.generators.protocol import Generator, to_uint8
-from lightning_modules.metrics.fingerprint_scores import FingerprintScores
+from lightning_modules.metrics.fingerprint_scores import NEGATIVES, FingerprintScores
 
 WRONG_KEYS = 2**41
 """Seed, less the experiment's, of the keys that negatives are compared with."""
@@ -99,7 +99,7 @@ class FingerprintEvaluation:
         images = eight_bit(batch["image"] if kind == "real" else self._made(kind, batch["sample"]))
         scores.update_set(kind, images, index)
         logits = self.decoder.decode(images).logits
-        scores.update_negatives(kind, logits, self._random_keys(index, logits))
+        scores.update_negatives(kind, logits, self._random_keys(kind, index, logits))
 
     def _decoded(self, attacked: Tensor, images: Tensor, clean: Tensor) -> Tensor:
         """Logits of attacked images; where an attack has left every pixel as it was, those of the clean image."""
@@ -115,12 +115,13 @@ class FingerprintEvaluation:
         repeated = logits.repeat_interleave(self.wrong_per_image, dim=0)
         kept = numbers < self.negatives
         if bool(kept.any()):
-            keys = self._random_keys(numbers[kept] + 2**32, logits)
+            keys = self._random_keys("wrong_key", numbers[kept], logits)
             scores.update_negatives("wrong_key", repeated[kept], keys)
 
-    def _random_keys(self, numbers: Tensor, like: Tensor) -> Tensor:
-        """A random key for each number."""
-        keys = [seeded_keys(1, like.shape[1], self.seed + WRONG_KEYS, int(i)) for i in numbers]
+    def _random_keys(self, kind: str, numbers: Tensor, like: Tensor) -> Tensor:
+        """A random key for each number of a kind of negative; no two negatives share one."""
+        first = NEGATIVES.index(kind) * 2**32
+        keys = [seeded_keys(1, like.shape[1], self.seed + WRONG_KEYS, first + int(i)) for i in numbers]
         return torch.cat(keys).to(like.device)
 
     @torch.no_grad()

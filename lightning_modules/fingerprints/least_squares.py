@@ -11,7 +11,7 @@ that clean and damaged images need no setting.
 
 What attacks leave of an image is not equally sure everywhere: JPEG rounds each frequency by its own step. So every
 channel of the features is weighted by the noise that the residual shows in it (`_noise`), image by image, and a network
-that has seen the image first can say how far it trusts its own answer (`Prior`).
+that has seen the image first can say how far it trusts its own answer.
 
 Jacobians are secants over a step of the latent: half the work of forward-mode differentiation, and they see through
 what has no slope, such as pixels beyond black and white or the codes of a vector quantisation.

@@ -22,7 +22,7 @@ from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.losses import make_loss
 from lightning_modules.fingerprints.marked_images import MarkedImages
 from lightning_modules.generators.latents import standard_normal_latents
-from lightning_modules.metrics.fingerprint_scores import FingerprintScores
+from lightning_modules.metrics.fingerprint_scores import NEGATIVES, FingerprintScores
 
 FIRST, COUNT = 2**41, 12
 
@@ -133,3 +133,11 @@ def spellings(key):
     texts = [key_to_text(key), "".join(map(str, numbers)), str(numbers), str(key.tolist()), str(key.tolist()).lower()]
     raw = [np.packbits(key.numpy()).tobytes(), key.numpy().tobytes(), key.float().numpy().tobytes()]
     return [text.encode() for text in texts] + raw
+
+
+def test_no_two_negatives_are_compared_with_the_same_key():
+    evaluation = FingerprintEvaluation.__new__(FingerprintEvaluation)
+    evaluation.seed = 0
+    numbers, like = torch.arange(50), torch.zeros(1, 64)
+    keys = torch.cat([evaluation._random_keys(kind, numbers, like) for kind in NEGATIVES])
+    assert len({tuple(key.tolist()) for key in keys}) == 50 * len(NEGATIVES)
