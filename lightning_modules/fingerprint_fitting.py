@@ -52,6 +52,7 @@ def fit_fingerprint(generator: Any, hparams: Mapping[str, Any], banked: Tensor) 
         hparams["latent_prior"],
         str(getattr(generator, "noise", "")),
         KEPT_AXES,
+        hparams["centred"],
     )
 
 

@@ -38,10 +38,13 @@ class LatentFingerprint(pl.LightningModule):
         generator: Checkpoint of the generator, or the name of a bundled source (see ``load_generator``).
         kind: Kind it must be; ``auto`` takes what the file holds.
         options: How the generator samples (``noise``, ``truncation``, ``steps``, ``eta`` ...).
-        fingerprint: File of a fingerprint to go on with; None fits a new one from the four arguments that follow.
+        fingerprint: File of a fingerprint to go on with; None fits a new one from the arguments
+            that follow, down to ``fit_latents``.
         bits: Length of a key.
         shift: First axis of the key; negative counts from the axis of least variance.
-        sigma: Strength of the key, in units of the latent.
+        sigma: Strength of the key: how far a bit's two values lie apart, in units of the latent.
+        centred: Lay these on both sides of the mean latent: far better images at the same strength. The paper's lie
+            at the mean and beside it.
         layout: ``flat``, ``repeated`` or ``per_channel``.
         latent_prior: ``projected`` or ``gaussian``.
         fit_latents: Latents the axes are fitted to.
@@ -80,6 +83,7 @@ class LatentFingerprint(pl.LightningModule):
         bits: int = 32,
         shift: int = -32,
         sigma: float = 1.0,
+        centred: bool = False,
         layout: str = "flat",
         latent_prior: str = "projected",
         fit_latents: int = 10_000,

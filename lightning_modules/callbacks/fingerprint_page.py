@@ -73,7 +73,8 @@ class FingerprintResults:
         attacks: Names of the attacks in the order shown, `clean` first.
         examples: Images with their fingerprinted twins.
         settings: Hyper-parameters of the module.
-        fingerprint: What is public of it: `bits`, `shift`, `sigma`, `layout`, `latent_prior`, `generator_name`.
+        fingerprint: What is public of it: `bits`, `shift`, `sigma`, `centred`, `layout`, `latent_prior`,
+            `generator_name`.
         data: What the data say of themselves, by name.
         decoder: Name of what read the keys.
         loss: Name of what it minimised.

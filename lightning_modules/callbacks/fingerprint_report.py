@@ -14,7 +14,7 @@ from lightning_modules.callbacks.rows import gather_rows
 from lightning_modules.callbacks.wandb_results import send_to_wandb
 from lightning_modules.reporting.run_files import write_jsonl, write_metrics
 
-PUBLIC = ("bits", "shift", "sigma", "layout", "latent_prior", "generator_name")
+PUBLIC = ("bits", "shift", "sigma", "centred", "layout", "latent_prior", "generator_name")
 
 
 class FingerprintReport(Callback):

@@ -16,8 +16,10 @@ PRIORS = ("projected", "gaussian")
 class Fingerprint:
     """What embedding and decoding share (Nie et al. 2023, equation 2 and section 3.1).
 
-    A latent with key phi is `mean + (its part outside the key axes) + sigma * sum over copies of phi . key_axes`; phi
-    is 0 or 1, so that the key of zeros marks nothing and keys lie about `sigma / 2` from the mean.
+    A latent with key phi is `mean + (its part outside the key axes) + sigma * sum over copies of phi . key_axes`. In
+    the paper phi is 0 or 1: the key of zeros marks nothing, and all others move images to one side, off what the
+    generator draws. A centred fingerprint takes phi - 1/2 instead: bits lie as far apart, at half the squared distance
+    from the mean, so that images keep more of their quality; every key marks.
 
     Attributes:
         mean: float32 `(d,)`, mean latent.
@@ -26,7 +28,8 @@ class Fingerprint:
         other_axes: float32 `(k, d)`, the leading axes outside the key; all of them where k + copies m = d.
         other_deviation: float32 `(k,)`.
         rest_deviation: root mean square deviation along the axes outside the key that are not kept; 0 if all are.
-        sigma: strength of the key.
+        sigma: strength of the key: the distance between a bit's two values along its axis.
+        centred: whether these lie on both sides of the mean, or at the mean and beside it as in the paper.
         shift: first key axis, counted from the axis of largest variance.
         layout: see `layouts`.
         latent_prior: where the other coordinates come from: `projected` samples of the generator, or `gaussian`.
@@ -42,6 +45,7 @@ class Fingerprint:
     other_deviation: Tensor
     rest_deviation: float
     sigma: float
+    centred: bool
     shift: int
     layout: str
     latent_prior: str
@@ -58,6 +62,11 @@ class Fingerprint:
     def latent_dim(self) -> int:
         """Length d of a latent."""
         return len(self.mean)
+
+    @property
+    def centre(self) -> float:
+        """The value of a bit that adds nothing to a latent."""
+        return 0.5 if self.centred else 0.0
 
     def to(self, device: torch.device | str) -> Fingerprint:
         """The same on another device."""
@@ -87,7 +96,11 @@ class Fingerprint:
                 f"found latents {tuple(latents.shape)} and keys {tuple(keys.shape)}, expected {self.latent_dim} and "
                 f"{self.bits} columns; the fingerprint belongs to another generator or the keys to another fingerprint"
             )
-        return self.without_key(latents) + self.sigma * keys.to(latents.dtype) @ self.key_axes.sum(dim=0)
+        return self.without_key(latents) + self.offset(keys.to(latents.dtype))
+
+    def offset(self, keys: Tensor) -> Tensor:
+        """What keys `(n, m)`, numbers in [0, 1], add to latents, `(n, d)`; differentiable."""
+        return self.sigma * (keys - self.centre) @ self.key_axes.sum(dim=0)
 
     def gaussian_latents(self, normals: Tensor) -> Tensor:
         """Latents of the Gaussian prior without key, `alpha ~ N(0, s^2)` along the axes outside the key.
@@ -114,6 +127,7 @@ def make_fingerprint(
     latent_prior: str = "projected",
     noise: str = "",
     kept: int = 2048,
+    centred: bool = False,
 ) -> Fingerprint:
     """Bring fitted axes into the form that is stored.
 
@@ -127,6 +141,7 @@ def make_fingerprint(
         latent_prior: one of `PRIORS`.
         noise: noise mode shared by embedding and attribution.
         kept: most axes outside the key to keep one by one; of the others only the mean variance is kept.
+        centred: whether a bit's two values lie on both sides of the mean.
 
     Returns:
         The fingerprint.
@@ -147,6 +162,7 @@ def make_fingerprint(
         other_deviation=placed.other_deviation[:kept].float().contiguous(),
         rest_deviation=float(rest.square().mean().sqrt()) if len(rest) else 0.0,
         sigma=float(sigma),
+        centred=centred,
         shift=shift,
         layout=layout,
         latent_prior=latent_prior,

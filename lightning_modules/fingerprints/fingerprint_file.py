@@ -15,11 +15,12 @@ from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.private_file import replace_file
 
 FORMAT = "manifold-fingerprints fingerprint"
-VERSION = 1
+VERSION = 2
 TENSORS = ("mean", "key_axes", "key_deviation", "other_axes", "other_deviation")
 PLAIN: dict[str, type] = {
     "rest_deviation": float,
     "sigma": float,
+    "centred": bool,
     "shift": int,
     "layout": str,
     "latent_prior": str,

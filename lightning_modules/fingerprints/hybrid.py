@@ -119,7 +119,7 @@ class EncoderStarts:
         """Key logits `(n, m)`, as a linear reading of the key axes, and alpha in standard deviations `(n, k)`."""
         latents: Tensor = self.generator.encode(images)  # type: ignore[attr-defined]
         axes = self.fingerprint.key_axes.mean(dim=0)  # copies of a bit are averaged
-        key = (latents - self.fingerprint.mean) @ axes.T / self.fingerprint.sigma
+        key = (latents - self.fingerprint.mean) @ axes.T / self.fingerprint.sigma + self.fingerprint.centre
         return 8.0 * (key.clamp(0.0, 1.0) - 0.5), coordinates(latents, self.fingerprint)
 
 

@@ -233,8 +233,7 @@ class InversionDecoder:
         alpha, logits = values[:, : self.axes], values[:, self.axes :]
         if self.settings.whitened:
             alpha = alpha * fingerprint.other_deviation
-        key = torch.sigmoid(logits) @ fingerprint.key_axes.sum(dim=0)
-        return fingerprint.mean + alpha @ fingerprint.other_axes + fingerprint.sigma * key
+        return fingerprint.mean + alpha @ fingerprint.other_axes + fingerprint.offset(torch.sigmoid(logits))
 
     def _estimate(self, rows: Rows, targets: list[Tensor]) -> KeyEstimate:
         """The row of least loss of each image, by the loss of the values it ended with."""

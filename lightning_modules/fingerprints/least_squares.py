@@ -220,7 +220,7 @@ class LeastSquaresDecoder:
         fingerprint = self.fingerprint
         alpha, key = values[:, : self.axes], values[:, self.axes :]
         outside = (alpha * fingerprint.other_deviation) @ fingerprint.other_axes
-        return fingerprint.mean + outside + fingerprint.sigma * key @ fingerprint.key_axes.sum(dim=0)
+        return fingerprint.mean + outside + fingerprint.offset(key)
 
 
 def _noise(residual: Tensor) -> Tensor:

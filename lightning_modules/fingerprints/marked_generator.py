@@ -69,6 +69,7 @@ class MarkedGenerator:
             "file": self.file,
             "bits": self.fingerprint.bits,
             "sigma": self.fingerprint.sigma,
+            "centred": self.fingerprint.centred,
             "layout": self.fingerprint.layout,
             "latent_prior": self.fingerprint.latent_prior,
         }
