@@ -19,8 +19,8 @@ from lightning_modules.generators.protocol import Generator
 
 PRESETS: dict[str, dict[str, Any]] = {
     "amortised": {},
-    "hybrid": {"iterations": 10, "tolerance": 1e-2},
-    "inversion": {"iterations": 15, "tolerance": 1e-3},
+    "hybrid": {"iterations": 10, "tolerance": 1e-2, "sure": 100.0},
+    "inversion": {"iterations": 15, "tolerance": 1e-3, "sure": 1000.0},
     "paper": {},
 }
 """What each decoder is run with; options change single settings.

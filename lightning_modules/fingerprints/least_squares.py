@@ -49,6 +49,8 @@ class LeastSquaresSettings:
         steps: most steps taken on one Jacobian, which each of them corrects as Broyden does; they cost next to nothing.
         damping: first damping, relative to the diagonal of the normal equations.
         tolerance: relative fall of the cost below which an image is done.
+        sure: evidence (log odds) of the least certain bit from which an image is done, once a further Jacobian has left
+            all bits as they were; 0 goes on until the cost no longer falls.
         secant: step of the secants in standard deviations; a larger one sees past the cells of a quantised latent.
         batch: images searched for together.
         rows: images synthesised together for a Jacobian; on a CPU few, since large blocks of memory are mapped anew.
@@ -58,6 +60,7 @@ class LeastSquaresSettings:
     steps: int = 6
     damping: float = 1e-2
     tolerance: float = 1e-3
+    sure: float = 0.0
     secant: float = 0.05
     batch: int = 1
     rows: int = 64
@@ -69,8 +72,8 @@ class LeastSquaresSettings:
             raise ValueError(
                 f"found {self}, expected iterations, steps, batch and rows of at least 1, damping > 0, tolerance < 1"
             )
-        if not self.secant > 0.0:
-            raise ValueError(f"found a secant of {self.secant}, expected a step above 0")
+        if not self.secant > 0.0 or self.sure < 0.0:
+            raise ValueError(f"found secant {self.secant} and sure {self.sure}, expected a step above 0 and at least 0")
 
 
 class Found(NamedTuple):
@@ -155,14 +158,18 @@ class LeastSquaresDecoder:
         damping = torch.full_like(made[:, 0, 0], self.settings.damping)
         evidence = values.new_zeros(len(values), self.fingerprint.bits)
         active = torch.arange(len(values), device=values.device)
-        for _ in range(self.settings.iterations):
+        for iteration in range(self.settings.iterations):
             found = self._steps(
                 values[active], made[active], target[active], damping[active], centre[active], weight[active]
             )
             values, made = values.index_copy(0, active, found.values), made.index_copy(0, active, found.made)
             damping = damping.index_copy(0, active, found.damping)
-            evidence[active] = decide(found.values[:, self.axes :], found.precision, odds[active])
-            active = active[found.fell > self.settings.tolerance]
+            before = evidence[active]
+            evidence[active] = now = decide(found.values[:, self.axes :], found.precision, odds[active])
+            going = found.fell > self.settings.tolerance
+            if self.settings.sure and iteration:
+                going &= ((now > 0) != (before > 0)).any(dim=1) | (now.abs().amin(dim=1) < self.settings.sure)
+            active = active[going]
             if not len(active):
                 break
         return values, evidence, (target - made).square().flatten(1).mean(dim=1)
@@ -171,22 +178,20 @@ class LeastSquaresDecoder:
         self, values: Tensor, made: Tensor, target: Tensor, damping: Tensor, centre: Tensor, weight: Tensor
     ) -> Found:
         """Compute one Jacobian and step on it while that helps."""
-        jacobian = self._jacobian(values, made)  # (n, q, k + m)
         scale = _noise(target - made).rsqrt().expand_as(made).flatten(1)  # (n, q)
-        jacobian = jacobian * scale[:, :, None]
+        jacobian = self._jacobian(values, made).mul_(scale[:, None])  # (n, k + m, q), transposed
+        precision = torch.baddbmm(torch.diag_embed(weight), jacobian, jacobian.mT)
         residual = (target - made).flatten(1) * scale
         start = cost = _cost(residual, weight, values - centre)
-        precision = torch.zeros(0)
         for _ in range(self.settings.steps):
-            precision = jacobian.mT @ jacobian + torch.diag_embed(weight)
-            slope = (jacobian.mT @ residual[:, :, None])[:, :, 0] - weight * (values - centre)
+            slope = _product(jacobian, residual) - weight * (values - centre)
             damped = precision + torch.diag_embed(damping[:, None] * precision.diagonal(dim1=1, dim2=2))
-            step = torch.linalg.solve(damped, slope[:, :, None])[:, :, 0]
+            step = torch.linalg.solve(damped, slope)
             trial = self._made(values + step)
             residual_trial = (target - trial).flatten(1) * scale
             cost_trial = _cost(residual_trial, weight, values + step - centre)
-            surprise = residual - residual_trial - (jacobian @ step[:, :, None])[:, :, 0]
-            jacobian = jacobian + surprise[:, :, None] * (step / step.square().sum(dim=1, keepdim=True))[:, None]
+            surprise = residual - residual_trial - _product(jacobian.mT, step)
+            _correct(jacobian, precision, surprise, step / step.square().sum(dim=1, keepdim=True))
             better = cost_trial < cost
             little = better & (cost_trial > (1.0 - self.settings.tolerance) * cost)
             values = torch.where(better[:, None], values + step, values)
@@ -199,12 +204,14 @@ class LeastSquaresDecoder:
         return Found(values, made, damping, precision, 1.0 - cost / start)
 
     def _jacobian(self, values: Tensor, made: Tensor) -> Tensor:
-        """Secants of the features along every coordinate, `(n, q, k + m)`."""
+        """Secants of the features along every coordinate, `(n, k + m, q)`: the Jacobian's transpose."""
         n, width = values.shape
         steps = self.settings.secant * torch.eye(width, device=values.device)
+        moved = values.new_empty(n * width, made[0].numel())  # filled in place: with many axes it fills the memory
         rows = torch.split((values[:, None] + steps).flatten(0, 1), self.settings.rows)
-        moved = torch.cat([self._made(some) for some in rows]).view(n, width, -1)
-        return ((moved - made.flatten(1)[:, None]) / self.settings.secant).mT
+        for part, some in zip(torch.split(moved, self.settings.rows), rows, strict=True):
+            part.copy_(self._made(some).flatten(1))
+        return moved.view(n, width, -1).sub_(made.flatten(1)[:, None]).div_(self.settings.secant)
 
     def _made(self, values: Tensor) -> Tensor:
         made = self.synthesize(self._latents(values))
@@ -232,6 +239,28 @@ def _noise(residual: Tensor) -> Tensor:
     whole = squares.mean(dim=(1, 2), keepdim=True)
     count = residual.shape[2]
     return ((squares.sum(dim=2, keepdim=True) + SHRINKAGE * whole) / (count + SHRINKAGE)).clamp_min(FLOOR)
+
+
+def _product(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Matrices `(n, a, b)` times vectors `(n, b)`."""
+    return (matrices @ vectors[:, :, None])[:, :, 0]
+
+
+def _correct(jacobian: Tensor, precision: Tensor, surprise: Tensor, along: Tensor) -> None:
+    """Broyden's correction of a transposed Jacobian `(n, w, q)`, in place, and of the products of its rows with it.
+
+    `J' = J + along surprise^T` changes `J J^T` by a matrix of rank two: no product of that size is computed again.
+
+    Args:
+        jacobian: `(n, w, q)`.
+        precision: `J J^T` and what does not depend on J, `(n, w, w)`.
+        surprise: what the last step has changed beyond what the Jacobian said, `(n, q)`.
+        along: that step over its squared length, `(n, w)`.
+    """
+    half = _product(jacobian, surprise) + 0.5 * surprise.square().sum(dim=1, keepdim=True) * along
+    outer = half[:, :, None] * along[:, None]
+    precision += outer + outer.mT
+    jacobian.baddbmm_(along[:, :, None], surprise[:, None])
 
 
 def _cost(residual: Tensor, weight: Tensor, offset: Tensor) -> Tensor:

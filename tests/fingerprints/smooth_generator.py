@@ -27,8 +27,8 @@ class Smooth(torch.nn.Module):
         return torch.sigmoid(latents @ self.weight).view(-1, 3, 16, 16)
 
 
-def smooth_fingerprint(generator: Smooth, sigma: float) -> Fingerprint:
+def smooth_fingerprint(generator: Smooth, sigma: float, **options) -> Fingerprint:
     """A key of `BITS` bits on the axes of least variance."""
     latents = generator.sample_latents(2000, seed=1)
     placed = place_key(lambda: latents.split(500), 16, BITS, -BITS)
-    return make_fingerprint(placed, sigma, -BITS, "flat", "hash", "g")
+    return make_fingerprint(placed, sigma, -BITS, "flat", "hash", "g", **options)

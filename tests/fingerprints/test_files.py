@@ -22,7 +22,7 @@ def fingerprint() -> Fingerprint:
     torch.manual_seed(0)
     latents = torch.randn(200, 16)
     placed = place_key(lambda: latents.split(50), 16, 4, -4)
-    return make_fingerprint(placed, 1.5, -4, "flat", "abc123", "g.pt", noise="fixed(7)")
+    return make_fingerprint(placed, 1.5, -4, "flat", "abc123", "g.pt", noise="fixed(7)", centred=True)
 
 
 def test_a_fingerprint_comes_back_as_it_was(fingerprint, tmp_path):
@@ -63,11 +63,11 @@ def test_damaged_fingerprints_are_refused(fingerprint, tmp_path):
     def rewritten(changes, **manifest):
         write_fingerprint(fingerprint, path)
         plain = {name: value for name, value in vars(fingerprint).items() if not isinstance(value, torch.Tensor)}
-        about = {"format": "manifold-fingerprints fingerprint", "version": 1, **plain, **manifest}
+        about = {"format": "manifold-fingerprints fingerprint", "version": 2, **plain, **manifest}
         save_file({**load_file(path), **changes}, path, metadata={"manifest": json.dumps(about)})
 
-    rewritten({}, version=2)
-    with pytest.raises(FingerprintError, match="found format version 2, expected 1"):
+    rewritten({}, version=3)
+    with pytest.raises(FingerprintError, match="found format version 3, expected 2"):
         read_fingerprint(path)
     rewritten({}, sigma="strong")
     with pytest.raises(FingerprintError, match="found no sigma"):

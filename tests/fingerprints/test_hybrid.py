@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from smooth_generator import BITS, Smooth, smooth_fingerprint
 
 from lightning_modules.fingerprints.decoding import KeyEstimate
-from lightning_modules.fingerprints.hybrid import HybridDecoder, coordinates
+from lightning_modules.fingerprints.hybrid import EncoderStarts, HybridDecoder, coordinates
 from lightning_modules.fingerprints.keys import seeded_keys
 from lightning_modules.fingerprints.least_squares import LeastSquaresDecoder, LeastSquaresSettings
 from lightning_modules.fingerprints.losses import make_loss
@@ -121,3 +123,14 @@ def test_starts_and_their_variance_are_carried_into_the_space_of_the_search(scen
     assert torch.equal(search.logits, with_errors(keys))
     hybrid(scene, Told(with_errors(keys), alpha), search, space).decode(images)
     assert search.alpha_error is None
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_an_encoders_latents_are_read_along_the_key_axes(scene, centred):
+    generator, _, keys, _, alpha = scene
+    fingerprint = smooth_fingerprint(generator, 1.0, centred=centred)
+    marked = fingerprint.embed(generator.sample_latents(8, seed=2), keys)
+    encoding = SimpleNamespace(encode=lambda images: marked)
+    logits, found = EncoderStarts(encoding, fingerprint).starts(torch.zeros(8, 3, 16, 16))
+    assert torch.allclose(logits, 8.0 * (keys.float() - 0.5), atol=1e-3)
+    assert torch.allclose(found, alpha, atol=1e-3)

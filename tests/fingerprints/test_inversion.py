@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,13 @@ def test_keys_are_read_from_8_bit_images(generator, fingerprint, marked):
     assert estimate.latents.shape == (4, 16)
     reconstruction = generator.synthesize(estimate.latents).clamp(0, 1)
     assert float((reconstruction - images).square().mean()) < 1e-3
+
+
+def test_centred_keys_are_read(generator, fingerprint, marked):
+    _, keys = marked
+    centred = replace(fingerprint, centred=True)
+    images = generator.synthesize(centred.embed(generator.sample_latents(4, seed=2), keys))
+    assert torch.equal(decoder(generator, centred).decode(to_uint8(images).float() / 255).bits, keys)
 
 
 def test_it_works_in_inference_mode_and_leaves_the_weights_alone(generator, fingerprint, marked):

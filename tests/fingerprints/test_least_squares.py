@@ -9,7 +9,7 @@ from smooth_generator import BITS, Smooth, smooth_fingerprint
 
 from lightning_modules.fingerprints.inversion import InversionDecoder, InversionSettings
 from lightning_modules.fingerprints.keys import seeded_keys
-from lightning_modules.fingerprints.least_squares import LeastSquaresDecoder, LeastSquaresSettings
+from lightning_modules.fingerprints.least_squares import LeastSquaresDecoder, LeastSquaresSettings, _correct
 from lightning_modules.fingerprints.losses import make_loss
 from lightning_modules.generators.protocol import to_uint8
 
@@ -57,7 +57,46 @@ def test_the_jacobian_is_that_of_finite_differences(scene):
         step = torch.zeros_like(values)
         step[:, column] = 1e-2
         slope = ((run._made(values + step) - run._made(values - step)) / 2e-2).flatten(1)
-        assert torch.allclose(jacobian[:, :, column], slope, atol=2e-3 + 0.05 * float(slope.abs().max()))
+        assert torch.allclose(jacobian[:, column], slope, atol=2e-3 + 0.05 * float(slope.abs().max()))
+
+
+def test_broydens_correction_meets_the_last_step_and_keeps_the_products():
+    random = torch.Generator().manual_seed(0)
+    jacobian = torch.randn(3, 5, 40, generator=random, dtype=torch.float64)
+    step = torch.randn(3, 5, generator=random, dtype=torch.float64)
+    change = torch.randn(3, 40, generator=random, dtype=torch.float64)
+    rest = torch.diag_embed(torch.rand(3, 5, generator=random, dtype=torch.float64))
+    precision, before = jacobian @ jacobian.mT + rest, jacobian.clone()
+    surprise = change - (before.mT @ step[:, :, None])[:, :, 0]
+    _correct(jacobian, precision, surprise, step / step.square().sum(dim=1, keepdim=True))
+    assert torch.allclose((jacobian.mT @ step[:, :, None])[:, :, 0], change)  # the secant equation
+    across = torch.randn(3, 5, 1, generator=random, dtype=torch.float64)
+    across -= step[:, :, None] * (step[:, None] @ across) / step.square().sum(dim=1)[:, None, None]
+    assert torch.allclose(jacobian.mT @ across, before.mT @ across)  # no other direction changes
+    assert torch.allclose(precision, jacobian @ jacobian.mT + rest)
+
+
+def test_an_image_whose_bits_are_sure_is_done(scene):
+    """With a low bar after two Jacobians, with one that no bit reaches as if there were none."""
+
+    def searched(**settings):
+        run, counted = decoder(scene, tolerance=0.0, iterations=5, **settings), []
+        computed = run._jacobian
+        run._jacobian = lambda values, made: counted.append(len(values)) or computed(values, made)
+        return run.decode(scene[3]), sum(counted)
+
+    (plain, all_of_them), (early, few), (never, as_many) = (searched(sure=sure) for sure in (0.0, 5.0, 1e9))
+    assert all_of_them == as_many == 5 * len(scene[3])
+    assert 2 * len(scene[3]) <= few < 0.7 * all_of_them
+    assert torch.equal(early.bits, plain.bits)
+    assert torch.equal(never.logits, plain.logits)
+
+
+def test_centred_keys_are_found(scene):
+    generator, keys = scene[0], scene[2]
+    fingerprint = smooth_fingerprint(generator, 0.3, centred=True)
+    images = to_uint8(generator.synthesize(fingerprint.embed(generator.sample_latents(12, seed=2), keys))).float() / 255
+    assert torch.equal(decoder((generator, fingerprint)).decode(images).bits, keys)
 
 
 def test_squares_add_up_to_the_loss(scene):
@@ -149,7 +188,8 @@ def test_channels_that_are_noisy_count_less(scene):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"iterations": 0}, {"damping": 0.0}, {"batch": 0}, {"tolerance": 1.0}, {"secant": 0.0}]
+    "settings",
+    [{"iterations": 0}, {"damping": 0.0}, {"batch": 0}, {"tolerance": 1.0}, {"secant": 0.0}, {"sure": -1.0}],
 )
 def test_settings_that_cannot_be_run_are_refused(settings):
     with pytest.raises(ValueError, match="found"):

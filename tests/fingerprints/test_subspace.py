@@ -99,6 +99,23 @@ def test_embedding_sets_the_key_and_nothing_else(latents, layout):
     assert torch.allclose(none, fingerprint.without_key(latents), atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_centred_keys_lie_on_both_sides_of_the_mean_at_half_the_squared_distance(latents, layout):
+    beside, centred = made(latents, layout), made(latents, layout, centred=True)
+    keys = seeded_keys(500, 4, seed=1)
+    marked = centred.embed(latents, keys)
+    copies = centred.key_axes.shape[0]
+    along = ((marked - centred.mean) @ centred.key_axes.flatten(0, 1).T).view(500, copies, 4)
+    assert torch.allclose(along, 2.0 * keys.float()[:, None].expand_as(along) - 1.0, atol=1e-3)
+    opposite = centred.embed(latents, ~keys)
+    assert torch.allclose((marked + opposite) / 2, centred.without_key(latents), atol=1e-4)
+    moved = [(f.embed(latents, keys) - f.without_key(latents)).square().sum(dim=1).mean() for f in (centred, beside)]
+    assert float(moved[0] / moved[1]) == pytest.approx(0.5, abs=0.05)
+    # two keys are as far apart as without centring
+    apart = [(f.embed(latents, keys) - f.embed(latents, ~keys)).norm(dim=1) for f in (centred, beside)]
+    assert torch.allclose(*apart, rtol=1e-3)
+
+
 def test_embedding_is_differentiable_in_latent_and_key(latents):
     fingerprint = made(latents, "flat")
     w = latents[:2].clone().requires_grad_(True)
