@@ -1,14 +1,16 @@
-"""The decoder that a LatentFingerprint's settings ask for, and what its kept answers depend on."""
+"""The network and the decoder that a LatentFingerprint's settings ask for, and what kept answers depend on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_modules.attacks import make_attack
+from lightning_modules.fingerprint_fitting import axes_outside
 from lightning_modules.fingerprints.amortised import KeyNetwork
 from lightning_modules.fingerprints.decoders import make_decoder
 from lightning_modules.fingerprints.decoding import KeyDecoder
@@ -17,6 +19,59 @@ from lightning_modules.fingerprints.losses import make_loss
 from lightning_modules.fingerprints.resumable import ResumableDecoder
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import content_hash
+from lightning_modules.networks.weights import read_state_dict
+
+
+def build_network(hparams: Mapping[str, Any], generator: Any, fingerprint: Fingerprint | None) -> KeyNetwork:
+    """Make the network for a fingerprint, or for the one that the settings ask for."""
+    bits = hparams["bits"] if fingerprint is None else fingerprint.bits
+    # before a checkpoint brings its fingerprint the settings may ask for more bits than there are axes
+    axes = max(0, axes_outside(generator, hparams, fingerprint))
+    return KeyNetwork(bits, axes, hparams["backbone"], hparams["stem"], hparams["weights"], generator.image_size)
+
+
+def take_network(network: KeyNetwork, checkpoint: Path) -> None:
+    """Begin with the network of another training.
+
+    Args:
+        network: what takes its weights.
+        checkpoint: file that a training of LatentFingerprint left.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not readable, no network in it, or one of another form: keys, axes or backbone differ.
+    """
+    state = read_state_dict(checkpoint)
+    stored = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+    own = network.state_dict()
+    for name, value in own.items():
+        found = tuple(stored[name].shape) if name in stored else None
+        if found != tuple(value.shape):
+            raise ValueError(
+                f"{checkpoint}: found {name} of shape {found}, expected {tuple(value.shape)}; begin with a network of "
+                "the same bits, axes, backbone and stem, or anew with --model.init_args.start null"
+            )
+    network.load_state_dict({name: stored[name] for name in own})
+
+
+def calibrate_network(network: KeyNetwork, judged: Sequence[tuple[Tensor, Tensor, Tensor]], processes: int) -> None:
+    """Calibrate a network on the images that all processes have judged.
+
+    Args:
+        network: the network.
+        judged: for each batch of this process logits `(n, m)`, keys `(n, m)` and errors of alpha `(n, k)`.
+        processes: number of processes; each may have judged another number of images.
+    """
+    logits, keys, errors = (torch.cat(part) for part in zip(*judged, strict=True))
+    if processes > 1:
+        logits, keys, errors = (_over_processes(part) for part in (logits, keys, errors))
+    network.calibrate(logits, keys, errors)
+
+
+def _over_processes(rows: Tensor) -> Tensor:
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, rows.cpu())
+    return torch.cat(shares).to(rows.device)
 
 
 def build_decoder(

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_modules.attacks import image_seeds, make_attacks
 from lightning_modules.fingerprints.decoding import KeyDecoder
 from lightning_modules.fingerprints.keys import seeded_keys
+from lightning_modules.fingerprints.losses import make_loss
 from lightning_modules.fingerprints.marked_images import MarkedImages, runs
 from lightning_modules.generators.named import load_named
 from lightning_modules.generators.protocol import Generator, to_uint8
@@ -130,6 +131,38 @@ class FingerprintEvaluation:
         assert generator is not None
         latents = [generator.sample_latents(stop - start, self.seed, start) for start, stop in runs(samples)]
         return generator.synthesize(torch.cat(latents)).to(self.stream.fingerprint.mean.device)
+
+
+def make_scores(
+    hparams: Mapping[str, Any], evaluation: FingerprintEvaluation, parts: Sequence[str], equal: int
+) -> FingerprintScores:
+    """The metrics of an evaluation.
+
+    Args:
+        hparams: settings of the LatentFingerprint.
+        evaluation: what it measures.
+        parts: kinds of images that the data brings; without unmarked and real ones there is no Frechet distance.
+        equal: images of each set that enter a Frechet distance.
+    """
+    features = hparams["features"] if {"unmarked", "real"} <= set(parts) else None
+    judged = hparams["perceptual"]
+    perceptual = None if judged is None else (f"perceptual_{judged['name']}", make_loss(**judged))
+    bits = evaluation.stream.fingerprint.bits
+    return FingerprintScores(bits, evaluation.names, features, perceptual, equal)
+
+
+def check_reals(real: Tensor, size: int) -> None:
+    """Refuse reals, of which one `(3, H, W)` is given, of another size than the generator's images.
+
+    Raises:
+        ValueError: it has not `size` pixels on both sides.
+    """
+    height, width = real.shape[1:]
+    if (height, width) != (size, size):
+        raise ValueError(
+            f"found reals of {height}x{width} px, expected {size}x{size} px as the generator's images; choose reals "
+            "of that size, or none with --data.init_args.reals null"
+        )
 
 
 def load_other(name: str, size: int) -> Generator:

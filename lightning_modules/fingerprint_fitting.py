@@ -1,14 +1,16 @@
-"""Fitting of a LatentFingerprint's axes: the settings it is fitted with and the latents it is fitted to."""
+"""Where a LatentFingerprint gets its fingerprint: fitted to the generator's latents, or from a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.generators.checkpoints.own_file import content_hash
 
@@ -65,6 +67,39 @@ def natural_latents(generator: Any, hparams: Mapping[str, Any], banked: Tensor) 
             yield banked[start:stop]
         else:
             yield generator.sample_latents(stop - start, hparams["stream_seed"] + 1, start)
+
+
+def checkpoint_fingerprint(checkpoint: Mapping[str, Any], generator: Any, name: str) -> Fingerprint:
+    """The fingerprint that a checkpoint carries.
+
+    Args:
+        checkpoint: what a training of LatentFingerprint left.
+        generator: the frozen generator, which it must belong to.
+        name: of that generator, for people.
+
+    Raises:
+        FingerprintError: it holds none, one of another version of this project, or one of another generator.
+    """
+    if "fingerprint" not in checkpoint:
+        raise FingerprintError(
+            "found a checkpoint without fingerprint, expected one that a training of LatentFingerprint left; name "
+            "that run with --ckpt_path"
+        )
+    stored = checkpoint["fingerprint"]
+    if different := {field.name for field in fields(Fingerprint)} ^ set(stored):
+        raise FingerprintError(
+            f"found a checkpoint of another version of this project (its fingerprint differs in "
+            f"{', '.join(sorted(different))}); read it with the version that wrote it, or train again"
+        )
+    fingerprint = Fingerprint(**stored)
+    found = content_hash(generator.state_dict())
+    if fingerprint.generator != found:
+        raise FingerprintError(
+            f"found the generator {name} with hash {found[:12]}, expected that of the checkpoint's fingerprint, "
+            f"{fingerprint.generator[:12]} ({fingerprint.generator_name}); name the generator that the fingerprint "
+            "was made for"
+        )
+    return fingerprint
 
 
 def axes_outside(generator: Any, hparams: Mapping[str, Any], fingerprint: Fingerprint | None) -> int:

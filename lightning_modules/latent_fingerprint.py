@@ -12,22 +12,25 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lightning_modules.attacks import image_seeds, make_attack, make_attacks
-from lightning_modules.fingerprint_decoding import build_decoder
-from lightning_modules.fingerprint_evaluation import FingerprintEvaluation, load_other
-from lightning_modules.fingerprint_fitting import axes_outside, fit_fingerprint, sample_bank
-from lightning_modules.fingerprints.amortised import KeyNetwork
+from lightning_modules.fingerprint_decoding import build_decoder, build_network, calibrate_network, take_network
+from lightning_modules.fingerprint_evaluation import (
+    FingerprintEvaluation,
+    check_reals,
+    eight_bit,
+    load_other,
+    make_scores,
+)
+from lightning_modules.fingerprint_fitting import checkpoint_fingerprint, fit_fingerprint, sample_bank
 from lightning_modules.fingerprints.decoders import check_decoder
 from lightning_modules.fingerprints.decoding import KeyDecoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
+from lightning_modules.fingerprints.fingerprint_file import read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.layouts import check_layout
-from lightning_modules.fingerprints.losses import make_loss
 from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
 from lightning_modules.fingerprints.shared_noise import take_noise
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.metrics import Estimate
-from lightning_modules.metrics.fingerprint_scores import FingerprintScores
 from lightning_modules.networks import warmup_cosine
 
 
@@ -53,6 +56,7 @@ class LatentFingerprint(pl.LightningModule):
         backbone: timm network of the decoder.
         stem: ``imagenet``, ``small`` or ``patch``.
         weights: ``none``, ``imagenet`` or a path.
+        start: Checkpoint of another training whose network this one begins with; None begins anew.
         attack: What training images meet: a name or a mapping (``lightning_modules.attacks``).
         curriculum: Share of the training over which the attack grows from nothing to its full strength.
         alpha_weight: Weight of the squared error of alpha beside the cross-entropy of the bits.
@@ -91,6 +95,7 @@ class LatentFingerprint(pl.LightningModule):
         backbone: str = "resnet18",
         stem: str = "patch",
         weights: str = "none",
+        start: str | None = None,
         attack: str | dict[str, Any] = "paper-scaled-mixture",
         curriculum: float = 0.3,
         alpha_weight: float = 0.1,
@@ -125,7 +130,7 @@ class LatentFingerprint(pl.LightningModule):
         make_attacks(test_attacks or [])  # an unknown name is an error now, not after the training
         self.results: dict[str, Estimate] = {}
         self.rows: list[dict[str, Any]] = []
-        self.network = self._network()
+        self.network = build_network(self.hparams, self.generator, self.fingerprint)
         self.val_scores = torch.nn.ModuleDict({name: MeanMetric() for name in ("clean", "attacked")})
 
     @property
@@ -137,15 +142,17 @@ class LatentFingerprint(pl.LightningModule):
         """Fit the fingerprint where neither file nor checkpoint gave one, and leave it in the run's folder.
 
         Raises:
-            ValueError: Negatives of another size than the generator's images.
+            ValueError: Negatives of another size than the generator's images, or a start that does not fit.
             FingerprintError: The file of the fingerprint is gone, and no checkpoint has brought it.
         """
         self._require_file()
         self.generator.to(self.device)
-        self._check_reals()  # what only the test needs is looked at before the training, not after
+        self._check_reals()  # what the test alone needs is looked at before the training, not after
         parts = getattr(self.trainer.datamodule, "test_parts", list)()
         if self.hparams["other_generator"] is not None and "other_generator" in parts:
             load_other(self.hparams["other_generator"], self.generator.image_size)
+        if self.hparams["start"] is not None and self.trainer.ckpt_path is None:  # a resumed training has its own
+            take_network(self.network, Path(self.hparams["start"]))
         self._banked = sample_bank(self.generator, self.hparams)
         if self.fingerprint is None:
             self.fingerprint = fit_fingerprint(self.generator, self.hparams, self._banked)
@@ -198,12 +205,8 @@ class LatentFingerprint(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Calibrate the network on the attacked images of the validation."""
-        if self.trainer.sanity_checking:
-            return
-        logits, keys, errors = (torch.cat(part) for part in zip(*self._judged, strict=True))
-        if self.trainer.world_size > 1:
-            logits, keys, errors = (_over_processes(part) for part in (logits, keys, errors))
-        self.network.calibrate(logits, keys, errors)
+        if not self.trainer.sanity_checking:
+            calibrate_network(self.network, self._judged, self.trainer.world_size)
 
     # --- test and predict --------------------------------------------------------------------------------------------
 
@@ -228,14 +231,7 @@ class LatentFingerprint(pl.LightningModule):
             negatives,
             marked,
         )
-        names = self.evaluation.names
-        features = hparams["features"] if {"unmarked", "real"} <= set(self.parts) else None
-        judged = hparams["perceptual"]
-        perceptual = None
-        if judged is not None:
-            perceptual = (f"perceptual_{judged['name']}", make_loss(**judged).to(self.device))
-        self.scores = FingerprintScores(self.fingerprint.bits, names, features, perceptual, min(marked, negatives // 2))
-        self.scores.to(self.device)
+        self.scores = make_scores(hparams, self.evaluation, self.parts, min(marked, negatives // 2)).to(self.device)
         self.rows = []
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -282,28 +278,16 @@ class LatentFingerprint(pl.LightningModule):
         Raises:
             FingerprintError: It holds none, one that belongs to another generator, or one of another noise.
         """
-        if "fingerprint" not in checkpoint:
-            raise FingerprintError(
-                "found a checkpoint without fingerprint, expected one that a training of LatentFingerprint left; name "
-                "that run with --ckpt_path"
-            )
         unsized = self.fingerprint is None and self.hparams["fingerprint"] is not None
-        self.fingerprint = Fingerprint(**checkpoint["fingerprint"])
-        found = content_hash(self.generator.state_dict())
-        if self.fingerprint.generator != found:
-            raise FingerprintError(
-                f"found the generator {self.hparams['generator']} with hash {found[:12]}, expected that of the "
-                f"checkpoint's fingerprint, {self.fingerprint.generator[:12]} ({self.fingerprint.generator_name}); "
-                "name the generator that the fingerprint was made for"
-            )
+        self.fingerprint = checkpoint_fingerprint(checkpoint, self.generator, self.hparams["generator"])
         self.options = take_noise(self.generator, self.fingerprint, self.hparams["options"])
         if unsized:  # the network was made before its fingerprint was known
-            self.network = self._network().to(self.device)
+            self.network = build_network(self.hparams, self.generator, self.fingerprint).to(self.device)
 
     def _marked(self, batch: dict[str, Tensor], stream: MarkedImages) -> tuple[Marked, Tensor]:
         """Marked samples and their images as 8-bit files hold them."""
         marked = stream.make(batch["sample"])
-        return marked, (marked.images.clamp(0.0, 1.0) * 255.0).round() / 255.0
+        return marked, eight_bit(marked.images)
 
     def _fresh(self) -> MarkedImages:
         """Marked images whose latents are sampled anew."""
@@ -329,33 +313,14 @@ class LatentFingerprint(pl.LightningModule):
             self._read(Path(self.hparams["fingerprint"]))  # it was not there before, and its absence is an error now
 
     def _check_reals(self) -> None:
-        reals, size = getattr(self.trainer.datamodule, "reals", None), self.generator.image_size
-        found = (size, size) if reals is None else tuple(reals[0]["image"].shape[1:])
-        if found != (size, size):
-            raise ValueError(
-                f"found reals of {found[0]}x{found[1]} px, expected {size}x{size} px as the generator's images; choose "
-                "reals of that size, or none with --data.init_args.reals null"
-            )
+        reals = getattr(self.trainer.datamodule, "reals", None)
+        if reals is not None:
+            check_reals(reals[0]["image"], self.generator.image_size)
 
     def _decoder(self) -> KeyDecoder:
         assert self.fingerprint is not None
         return build_decoder(self.hparams, self.options, self.generator, self.fingerprint, self.network, self.device)
 
-    def _network(self) -> KeyNetwork:
-        hparams = self.hparams
-        bits = hparams["bits"] if self.fingerprint is None else self.fingerprint.bits
-        # before a checkpoint brings its fingerprint the settings may ask for more bits than there are axes
-        axes = max(0, axes_outside(self.generator, hparams, self.fingerprint))
-        backbone, stem, weights = hparams["backbone"], hparams["stem"], hparams["weights"]
-        return KeyNetwork(bits, axes, backbone, stem, weights, self.generator.image_size)
-
     def _read(self, path: Path) -> None:
         self.fingerprint = read_fingerprint(path, content_hash(self.generator.state_dict()))
         self.options = take_noise(self.generator, self.fingerprint, self.hparams["options"])
-
-
-def _over_processes(rows: Tensor) -> Tensor:
-    """Rows of all processes, which may have different numbers of them."""
-    shares: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(shares, rows.cpu())
-    return torch.cat(shares).to(rows.device)

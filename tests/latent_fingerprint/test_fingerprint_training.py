@@ -153,3 +153,39 @@ def test_marked_samples_follow_from_their_number(generator, tmp_path):
     banked = MarkedImages(module.generator, module.fingerprint, bank=torch.randn(3, 12))
     assert torch.equal(banked.make(torch.tensor([1])).latents, banked.make(torch.tensor([4])).latents)
     assert not torch.equal(banked.make(torch.tensor([1])).keys, banked.make(torch.tensor([4])).keys)
+
+
+def test_a_training_begins_with_the_network_of_another(generator, tmp_path):
+    first = LatentFingerprint(generator, **SMALL)
+    fit(first, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
+    start = str(tmp_path / "first.ckpt")
+    still = LatentFingerprint(generator, **SMALL, centred=True, start=start, learning_rate=1e-30, weight_decay=0.0)
+    fit(still, tmp_path / "second").save_checkpoint(tmp_path / "second.ckpt")
+    for name, value in first.network.named_parameters():
+        assert torch.equal(still.network.get_parameter(name), value), name
+    # a training that is resumed goes on with its own network
+    resumed = LatentFingerprint(generator, **SMALL, start=start, learning_rate=1e-30, weight_decay=0.0)
+    other = LatentFingerprint(generator, **SMALL, learning_rate=1e-2)
+    fit(other, tmp_path / "other").save_checkpoint(tmp_path / "other.ckpt")
+    fit(resumed, tmp_path / "resumed", epochs=2, checkpoint=tmp_path / "other.ckpt")
+    assert not torch.allclose(resumed.network.heads.weight, first.network.heads.weight, atol=1e-4)
+
+
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_fitted(generator, tmp_path):
+    first = LatentFingerprint(generator, **SMALL)
+    fit(first, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
+    more = LatentFingerprint(generator, **(SMALL | {"bits": 5}), start=str(tmp_path / "first.ckpt"))
+    with pytest.raises(ValueError, match=r"first\.ckpt: found .* of shape .*, expected .* the same bits"):
+        fit(more, tmp_path / "more")
+    assert more.fingerprint is None
+    with pytest.raises(FileNotFoundError, match="gone"):
+        fit(LatentFingerprint(generator, **SMALL, start=str(tmp_path / "gone.ckpt")), tmp_path / "gone")
+
+
+def test_a_checkpoint_of_another_version_is_refused(generator, tmp_path):
+    module = LatentFingerprint(generator, **SMALL)
+    fit(module, tmp_path).save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del content["fingerprint"]["centred"]
+    with pytest.raises(FingerprintError, match=r"another version of this project \(its fingerprint differs in centred"):
+        LatentFingerprint(generator, **SMALL).on_load_checkpoint(content)
