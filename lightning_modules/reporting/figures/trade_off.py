@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from lightning_modules.reporting.figures.style import FAINT, INK, MARKERS, PALET
 from lightning_modules.reporting.formatting import format_number, format_percent, interval_name
 
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+_LEGEND_WIDTH, _SWATCH = 104, 8  # characters of its text that fit below the figure; what a line's sample takes
 _LOG_FROM = 6.0  # ratio of largest to smallest FID from which the axis is logarithmic
 
 
@@ -79,12 +81,13 @@ def trade_off_figure(
     _mark(axes, [point for point in known if point.mark])
     _scales(axes, known)
     axes.set_xlabel(f"{quality_name} (lower is better)")
-    axes.set_ylabel(f"{accuracy_name} (higher is better)")
+    axes.set_ylabel(textwrap.fill(f"{accuracy_name} (higher is better)", 42))
     axes.grid(color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
+    longest = max(len(str(handle.get_label())) for handle in axes.lines)
     figure.legend(
         loc="outside lower center",
-        ncols=min(4, len(groups) + 1),
+        ncols=max(1, min(4, len(groups) + 1, _LEGEND_WIDTH // (longest + _SWATCH))),
         handlelength=3,
         title="\n".join(_notes(points, known, order_name)) or None,
         title_fontsize=8.5,
