@@ -146,6 +146,7 @@ def _pictured(shown: FingerprintResults) -> list[str]:
 def _summary(shown: FingerprintResults) -> Summary:
     bits = shown.fingerprint["bits"]
     facts = [f"{name} {shown.fingerprint[name]}" for name in ("shift", "sigma", "layout") if name in shown.fingerprint]
+    facts += ["centred"] if shown.fingerprint.get("centred") else []
     return Summary(
         text=(
             f"A key of {bits} bits is put into the latent of each image of {_generator(shown)}"

@@ -16,7 +16,7 @@ from lightning_modules.metrics.key_metrics import key_estimates, key_metrics, ne
 BITS = 32
 ATTACKS = ["clean", "paper-noise", "paper-combination", "noise_0.05", "noise_0.1", "jpeg_50"]
 FINGERPRINT = {
-    "bits": BITS, "shift": -32, "sigma": 4.0, "layout": "flat", "latent_prior": "projected",
+    "bits": BITS, "shift": -32, "sigma": 4.0, "centred": True, "layout": "flat", "latent_prior": "projected",
     "generator_name": "tiny-gan",
 }  # fmt: skip
 
@@ -63,7 +63,7 @@ def test_a_whole_evaluation_gives_every_section_and_figure(tmp_path: Path):
     text = (tmp_path / "report.html").read_text()
     for part in (
         "tiny-gan", "100.0\u00a0%", "12.2 → 14.5", "paper-combination", "among 1,000,000 users",
-        "seed_everything: 12345", "30 of 32", "PSNR in dB", "×5", "amortised",
+        "seed_everything: 12345", "30 of 32", "PSNR in dB", "×5", "amortised", "(shift -32, sigma 4.0, layout flat, centred)",
     ):  # fmt: skip
         assert part in text
 

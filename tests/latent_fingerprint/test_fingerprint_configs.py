@@ -96,6 +96,7 @@ def test_the_papers_settings_are_the_papers(name, own):
     config, module = settings(name)
     assert {key: module[key] for key in own} == own
     assert module.get("layout", "flat") == own.get("layout", "flat")
+    assert not module.get("centred", False)  # a key of zeros marks nothing
     assert module["decoder"] == "paper"
     searched = {key: module["decoder_options"][key] for key in ("starts", "steps", "learning_rate", "decay", "penalty")}
     penalty = {"stylegan2_paper": 0.1, "ldm_paper": 0.005}[name]
