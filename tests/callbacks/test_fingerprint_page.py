@@ -63,7 +63,8 @@ def test_a_whole_evaluation_gives_every_section_and_figure(tmp_path: Path):
     text = (tmp_path / "report.html").read_text()
     for part in (
         "tiny-gan", "100.0\u00a0%", "12.2 → 14.5", "paper-combination", "among 1,000,000 users",
-        "seed_everything: 12345", "30 of 32", "PSNR in dB", "×5", "amortised", "(shift -32, sigma 4.0, layout flat, centred)",
+        "seed_everything: 12345", "30 of 32", "PSNR in dB", "×5", "amortised",
+        "(shift -32, sigma 4.0, layout flat, centred)",
     ):  # fmt: skip
         assert part in text
 
