@@ -30,7 +30,7 @@ generator's encoder where it has one, else from a short descent with restarts. p
 hypercube, 2000 steps (Nie et al. 2023, section 3.2)."""
 
 DESCENT = InversionSettings(
-    starts=8, steps=300, learning_rate=0.1, decay=0.01, whitened=True, keep=((60, 4), (150, 2)), patience=40
+    starts=16, steps=500, learning_rate=0.1, decay=0.008, whitened=True, keep=((80, 8), (200, 4)), patience=60
 )
 """The descent that starts an efficient inversion."""
 
