@@ -91,6 +91,7 @@ def test_the_record_names_user_and_fingerprint(room, known, tmp_path):
         "file": file_hash(room / "run" / "fingerprint.safetensors"),
         "bits": BITS,
         "sigma": 2.0,
+        "centred": False,
         "layout": "flat",
         "latent_prior": "projected",
     }

@@ -156,8 +156,9 @@ def test_a_command_takes_environment_variables_and_says_which_one_is_missing(tmp
 def test_the_sweeps_that_ship_are_these():
     assert {path.stem: len(sweep_points(read_sweep(path))) for path in SWEEPS} == {
         "bits": 3,
+        "centring": 6,
         "ldm": 6,
-        "stylegan2": 9,
+        "stylegan2": 12,
     }
 
 
@@ -187,7 +188,12 @@ def test_the_setting_of_the_config_is_known_unless_the_sweep_fixes_another(monke
         sweep = read_sweep(path)
         points = sweep_points(sweep)
         found[path.stem] = _check_arguments(sweep, points, [command_of(sweep, point) for point in points])
-    assert found == {"bits": None, "ldm": {"shift": 60, "sigma": 1.0}, "stylegan2": {"shift": -32, "sigma": 4.0}}
+    assert found == {
+        "bits": None,
+        "centring": {"centred": True, "sigma": 5.0},
+        "ldm": {"shift": 60, "sigma": 1.0},
+        "stylegan2": {"shift": -32, "sigma": 5.0},
+    }
 
 
 def test_an_unknown_parameter_ends_the_sweep_before_it_starts_and_names_the_nearest(tmp_path, monkeypatch, capsys):

@@ -39,7 +39,9 @@ def test_commuting_covariances_have_the_analytic_distance():
     expected = (mean1 - mean2).square().sum() + (scale1 - scale2).square().sum()
     found = frechet_distance(mean1, axes @ torch.diag(scale1**2) @ axes.T, mean2, axes @ torch.diag(scale2**2) @ axes.T)
     assert found.dtype == torch.float64
-    assert found.item() == pytest.approx(expected.item(), rel=1e-10)
+    # singular covariances: eigenvalues of their product, up to 1225, are known to 1225 eps, and the root of a zero one
+    # to 5e-7; how much of that shows depends on the processor
+    assert found.item() == pytest.approx(expected.item(), abs=2e-6)
 
 
 def test_one_dimension_is_the_distance_of_means_and_deviations():
