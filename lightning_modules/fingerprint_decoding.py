@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_modules.attacks import make_attack
 from lightning_modules.fingerprint_fitting import axes_outside
 from lightning_modules.fingerprints.amortised import KeyNetwork
-from lightning_modules.fingerprints.decoders import make_decoder
+from lightning_modules.fingerprints.decoders import PRESETS, make_decoder
 from lightning_modules.fingerprints.decoding import KeyDecoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.losses import make_loss
@@ -107,14 +107,15 @@ def build_decoder(
     )
     if hparams["resume_decoding"] is None:
         return decoder
+    tensors = {name: value for name, value in vars(fingerprint).items() if isinstance(value, Tensor)}
     identity = repr(
         [
-            fingerprint.generator,
             content_hash(network.state_dict()),
             *(hparams[name] for name in ("decoder", "decoder_options", "loss", "simulate", "attribution_noise")),
+            PRESETS[hparams["decoder"]],
             options,  # a StyleGAN2 renders with their noise
-            fingerprint.sigma,
-            content_hash({"axes": fingerprint.key_axes.flatten(0, 1).cpu()}),
+            content_hash(tensors),
+            sorted((name, value) for name, value in vars(fingerprint).items() if name not in tensors),
         ]
     )
     return ResumableDecoder(decoder, Path(hparams["resume_decoding"]), identity)

@@ -79,7 +79,9 @@ def test_a_stopped_test_goes_on_with_the_answers_it_has(run, tmp_path, monkeypat
         {"loss": {"name": "spectrum"}},
         {"simulate": "jpeg_50"},
         {"sigma": 2.0},
+        {"centred": True},
         {"shift": 0},
+        {"fit_latents": 200},  # another mean and other axes
     ],
     ids=lambda change: next(iter(change)),
 )
