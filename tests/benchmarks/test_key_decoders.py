@@ -1,13 +1,14 @@
 """The key decoders against the paper's inversion: `python -m pytest tests/benchmarks -m benchmark -s -k key_decoders`.
 
-Marked images of the bundled StyleGAN2 (32 px, 32 bits), with latents and keys that no training has met, rounded to the
-8 bits of a file. Every decoder reads the very same images, one at a time, on the same threads and in turns, and judges
+Marked images of a bundled generator (32 px, 32 bits), with latents and keys that no training has met, rounded to the 8
+bits of a file. Every decoder reads the very same images, one at a time, on the same threads and in turns, and judges
 its answers by the same loss. The paper's inversion is run as published: Adam from 20 starts, 2000 steps (Nie et al.
 2023, section 3.2), which takes minutes per image.
 
-FINGERPRINT_BENCH_IMAGES sets the number of images (4), FINGERPRINT_BENCH_LOSS the loss: a name, or a mapping such as
-`{name: lpips, trunk: vgg16.pth}`. The default is `pixels`, since the weights of LPIPS, the paper's loss, do not come
-with this repository; a step of the paper's inversion is cheaper with it.
+FINGERPRINT_BENCH_IMAGES sets the number of images (4), FINGERPRINT_BENCH_TRAINED the generator (`stylegan2`, `ldm`),
+FINGERPRINT_BENCH_LOSS the loss: a name, or a mapping such as `{name: lpips, trunk: vgg16.pth}`. The default is
+`pixels`, since the weights of LPIPS, the paper's loss, do not come with this repository; a step of the paper's
+inversion is cheaper with it.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ LOSS = yaml.safe_load(os.environ.get("FINGERPRINT_BENCH_LOSS", "pixels"))
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.timeout(3600 * max(1, IMAGES))]
 
-CHECKPOINT = Path(fingerprints.__path__[0]) / "trained" / "stylegan2" / "checkpoints" / "last.ckpt"
-FIRST_SAMPLE = 2**50  # far beyond the numbers of training, validation and test
+TRAINED = os.environ.get("FINGERPRINT_BENCH_TRAINED", "stylegan2")
+CHECKPOINT = Path(fingerprints.__path__[0]) / "trained" / TRAINED / "checkpoints" / "last.ckpt"
+FIRST_SAMPLE = 2**51  # beyond the numbers of training, validation and test, and of what presets were chosen on (2**50)
 USERS = 100  # of the registry, the owners of the images among them
 FALSE_POSITIVE_RATE = 1e-6
 ORDER = ("amortised", "hybrid", "inversion", "paper")
