@@ -107,8 +107,8 @@ def measure(decoders: dict[str, KeyDecoder], images: Tensor, keys: Tensor) -> di
             tally.seconds.append(time.perf_counter() - start)
             tally.bits.append(int((found == key).sum()))
             tally.named.append(attribute(found, names, registry, FALSE_POSITIVE_RATE).user == str(number))
-        said = ", ".join(f"{name} {tally.seconds[-1]:.2f} s" for name, tally in tallies.items())
-        print(f"  image {number + 1} of {len(images)}: {said}", flush=True)
+        said = (f"{name} {tally.seconds[-1]:.2f} s {tally.bits[-1]} bits" for name, tally in tallies.items())
+        print(f"  image {number + 1} of {len(images)}: {', '.join(said)}", flush=True)
     return tallies
 
 
