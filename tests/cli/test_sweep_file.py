@@ -157,6 +157,7 @@ def test_the_sweeps_that_ship_are_these():
     assert {path.stem: len(sweep_points(read_sweep(path))) for path in SWEEPS} == {
         "bits": 3,
         "centring": 6,
+        "layouts": 12,
         "ldm": 6,
         "stylegan2": 12,
     }
@@ -174,11 +175,12 @@ def test_every_point_of_a_sweep_that_ships_is_accepted_by_train_and_fits_its_gen
     assert not out.exists()
     config = next(word.partition("=")[2] for word in sweep.command if word.startswith("--config="))
     fixed = yaml.safe_load((ROOT / config).read_text())["model"]["init_args"]
-    dim = load_generator(fixed["generator"], "auto").latent_dim
+    generator = load_generator(fixed["generator"], "auto")
+    channels = getattr(generator, "latent_shape", (1,))[0]
     for point in sweep_points(sweep):
         given = dict(word.removeprefix("--model.init_args.").split("=") for word in point.arguments)
         bits, shift = (int(given.get(name, fixed[name])) for name in ("bits", "shift"))
-        check_layout(dim, bits, shift, "flat", 1)
+        check_layout(generator.latent_dim, bits, shift, given.get("layout", "flat"), channels)
 
 
 def test_the_setting_of_the_config_is_known_unless_the_sweep_fixes_another(monkeypatch):
@@ -191,6 +193,7 @@ def test_the_setting_of_the_config_is_known_unless_the_sweep_fixes_another(monke
     assert found == {
         "bits": None,
         "centring": {"centred": True, "sigma": 5.0},
+        "layouts": None,
         "ldm": {"shift": 60, "sigma": 1.0},
         "stylegan2": {"shift": -32, "sigma": 5.0},
     }
