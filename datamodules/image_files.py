@@ -36,9 +36,10 @@ def find_image_files(images: str) -> list[Path]:
         return [path]
     else:
         found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207 (absolute patterns)
-        expected = "an image file, a folder of images, or a glob that matches some"
+        expected = "an image file, a folder of images, or a glob that matches some; check the path"
     if not found:
-        raise FileNotFoundError(f"images: {images!r} names no image file; expected {expected}")
+        what = "a folder without images" if path.is_dir() else "nothing"
+        raise FileNotFoundError(f"found {what} at --images {images}, expected {expected}")
     return sorted(found)
 
 

@@ -107,15 +107,13 @@ def build_decoder(
     )
     if hparams["resume_decoding"] is None:
         return decoder
-    tensors = {name: value for name, value in vars(fingerprint).items() if isinstance(value, Tensor)}
     identity = repr(
         [
             content_hash(network.state_dict()),
             *(hparams[name] for name in ("decoder", "decoder_options", "loss", "simulate", "attribution_noise")),
             PRESETS[hparams["decoder"]],
             options,  # a StyleGAN2 renders with their noise
-            content_hash(tensors),
-            sorted((name, value) for name, value in vars(fingerprint).items() if name not in tensors),
+            fingerprint.id,
         ]
     )
     return ResumableDecoder(decoder, Path(hparams["resume_decoding"]), identity)

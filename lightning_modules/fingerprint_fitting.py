@@ -55,6 +55,7 @@ def fit_fingerprint(generator: Any, hparams: Mapping[str, Any], banked: Tensor) 
         str(getattr(generator, "noise", "")),
         KEPT_AXES,
         hparams["centred"],
+        getattr(generator, "sampling", {}),
     )
 
 
@@ -70,15 +71,32 @@ def natural_latents(generator: Any, hparams: Mapping[str, Any], banked: Tensor) 
 
 
 def checkpoint_fingerprint(checkpoint: Mapping[str, Any], generator: Any, name: str) -> Fingerprint:
-    """The fingerprint that a checkpoint carries.
+    """The fingerprint that a checkpoint carries, if it belongs to a generator.
 
     Args:
         checkpoint: what a training of LatentFingerprint left.
-        generator: the frozen generator, which it must belong to.
+        generator: the frozen generator.
         name: of that generator, for people.
 
     Raises:
-        FingerprintError: it holds none, one of another version of this project, or one of another generator.
+        FingerprintError: as `stored_fingerprint`, or a fingerprint of another generator.
+    """
+    fingerprint = stored_fingerprint(checkpoint)
+    found = content_hash(generator.state_dict())
+    if fingerprint.generator != found:
+        raise FingerprintError(
+            f"found the generator {name} with hash {found[:12]}, expected that of the checkpoint's fingerprint, "
+            f"{fingerprint.generator[:12]} ({fingerprint.generator_name}); name the generator that the fingerprint "
+            "was made for"
+        )
+    return fingerprint
+
+
+def stored_fingerprint(checkpoint: Mapping[str, Any]) -> Fingerprint:
+    """The fingerprint that a checkpoint carries, whatever its generator.
+
+    Raises:
+        FingerprintError: it holds none, or one of another version of this project.
     """
     if "fingerprint" not in checkpoint:
         raise FingerprintError(
@@ -91,15 +109,7 @@ def checkpoint_fingerprint(checkpoint: Mapping[str, Any], generator: Any, name: 
             f"found a checkpoint of another version of this project (its fingerprint differs in "
             f"{', '.join(sorted(different))}); read it with the version that wrote it, or train again"
         )
-    fingerprint = Fingerprint(**stored)
-    found = content_hash(generator.state_dict())
-    if fingerprint.generator != found:
-        raise FingerprintError(
-            f"found the generator {name} with hash {found[:12]}, expected that of the checkpoint's fingerprint, "
-            f"{fingerprint.generator[:12]} ({fingerprint.generator_name}); name the generator that the fingerprint "
-            "was made for"
-        )
-    return fingerprint
+    return Fingerprint(**stored)
 
 
 def axes_outside(generator: Any, hparams: Mapping[str, Any], fingerprint: Fingerprint | None) -> int:

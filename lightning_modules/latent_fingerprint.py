@@ -224,7 +224,7 @@ class LatentFingerprint(pl.LightningModule):
         marked, negatives = data.hparams["test_images"], data.hparams["negative_images"]
         self.evaluation = FingerprintEvaluation(
             self._fresh(),
-            self._decoder(),
+            self.key_decoder(),
             hparams["test_attacks"] or [],
             hparams["other_generator"] if "other_generator" in self.parts else None,
             hparams["stream_seed"],
@@ -250,14 +250,23 @@ class LatentFingerprint(pl.LightningModule):
 
     def on_predict_start(self) -> None:
         """Build the decoder."""
-        self._require_fingerprint()
-        self.reader = self._decoder()
+        self.reader = self.key_decoder()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Decoded keys of image files: columns `logits` `(n, m)` and `loss` `(n,)` beside those that name the file."""
         estimate = self.reader.decode(batch["image"])
         kept = {key: batch[key] for key in ("index", "path", "content_id")}
         return {**kept, "logits": estimate.logits, "loss": estimate.loss}
+
+    def key_decoder(self) -> KeyDecoder:
+        """The decoder that the settings name, of images `(n, 3, H, W)` in [0, 1] on this module's device.
+
+        Raises:
+            ValueError: Nothing to read keys with: no trained network for a decoder that needs one.
+        """
+        self._require_fingerprint()
+        assert self.fingerprint is not None
+        return build_decoder(self.hparams, self.options, self.generator, self.fingerprint, self.network, self.device)
 
     def describe_decoder(self) -> str:
         """The decoder and its settings in a few words."""
@@ -316,10 +325,6 @@ class LatentFingerprint(pl.LightningModule):
         reals = getattr(self.trainer.datamodule, "reals", None)
         if reals is not None:
             check_reals(reals[0]["image"], self.generator.image_size)
-
-    def _decoder(self) -> KeyDecoder:
-        assert self.fingerprint is not None
-        return build_decoder(self.hparams, self.options, self.generator, self.fingerprint, self.network, self.device)
 
     def _read(self, path: Path) -> None:
         self.fingerprint = read_fingerprint(path, content_hash(self.generator.state_dict()))

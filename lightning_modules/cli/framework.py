@@ -26,6 +26,7 @@ from lightning_modules.cli.run_folder import (
     share_run_folder,
 )
 from lightning_modules.latent_fingerprint import LatentFingerprint
+from lightning_modules.reporting.formatting import format_estimate
 from lightning_modules.reporting.run_files import write_json, write_text
 
 PACKAGES = (
@@ -40,6 +41,17 @@ PACKAGES = (
     "scikit-learn",
     "wandb",
 )
+
+HEADLINES = (
+    "test/accuracy",
+    "test/fdr",
+    "test/clean/bit_accuracy",
+    "test/clean/attribution_accuracy",
+    "test/clean/tpr_at_1e-6",
+    "test/quality/fid_before",
+    "test/quality/fid_after",
+)
+"""What a test prints, of what it measured; the report has the rest."""
 
 
 class FrameworkCLI(LightningCLI):
@@ -125,6 +137,11 @@ class FrameworkCLI(LightningCLI):
                 self.plan = plan_prediction(self.ckpt_path, config)
             except ValueError as error:
                 raise SystemExit(f"evaluate.py predict: {error}") from error
+            if config["out"] and Path(config["out"]).exists():
+                raise SystemExit(
+                    f"evaluate.py predict: found {config['out']} already, expected a new file for what is found; name "
+                    "another --out, or move that one away"
+                )
         if asked is not None:
             self.run_dir = asked
         elif self.purpose == "train" and self.ckpt_path is not None:
@@ -181,11 +198,15 @@ class FrameworkCLI(LightningCLI):
         ]
 
     def finish(self) -> None:
-        """Close the W&B run, so that its file is whole, and print where everything lies."""
+        """Close the W&B run, so that its file is whole; print the main numbers and where everything lies."""
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger) and self.trainer.is_global_zero:
                 logger.experiment.finish()
         if self.trainer.is_global_zero:
+            results = getattr(self.model, "results", {})
+            for name in [name for name in HEADLINES if name in results]:
+                shown = format_estimate(results[name], percent=name.endswith(("accuracy", "tpr_at_1e-6")))
+                print(f"{name}: {shown}, n = {results[name].n:,}")
             print(self.run_dir)
 
     def _write_provenance(self) -> None:

@@ -15,7 +15,6 @@ from lightning_modules.fingerprints.fingerprint_file import read_fingerprint
 from lightning_modules.fingerprints.marked_generator import MarkedGenerator
 from lightning_modules.fingerprints.registry import read_registry
 from lightning_modules.fingerprints.shared_noise import take_noise
-from lightning_modules.generators.checkpoints.file_hash import file_hash
 from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.generators.image_folder import check_image_folder, describe_generation, write_image_folder
 from lightning_modules.generators.sampling import check_reproducible
@@ -51,7 +50,8 @@ def write_fingerprinted_images(
             the fingerprint holds.
         seed: Of the latents; use another for each user's batch.
         kind: What the checkpoint must be, `stylegan2` or `latent_diffusion`; `auto` for either.
-        options: How images are sampled, such as `truncation: 0.7` or `steps: 50`; noise maps are the fingerprint's.
+        options: How images are sampled, such as `truncation: 0.7` or `steps: 50`, where it is not as the fingerprint
+            says; noise maps are the fingerprint's.
         processes: Processes that share the sampling.
 
     Returns:
@@ -65,7 +65,10 @@ def write_fingerprinted_images(
         check_image_folder(folder, describe_generation(marked, n, seed))
         for line in getattr(marked.unmarked, "report", ()):
             print(line)
-        print(f"user {marked.user}: key of {marked.fingerprint.bits} bits, fingerprint {marked.file[:12]}")
+        print(
+            f"user {marked.user} of {registry}: key of {marked.fingerprint.bits} bits, fingerprint "
+            f"{marked.fingerprint.id[:12]}"
+        )
         write_image_folder(marked, folder, n, seed, processes)
     except (ValueError, OSError) as error:
         raise SystemExit(f"{PROG}: {error}") from error
@@ -83,16 +86,19 @@ def load_marked(
     """Load a generator that puts a user's key into its images; arguments as of `write_fingerprinted_images`.
 
     Raises:
-        ValueError: no fingerprint or user given, a file that is missing or cannot be used, a registry of keys of
-            another length, an unknown user, or a generator that the fingerprint does not belong to.
+        ValueError: no fingerprint or user given, a file that is missing or cannot be used, a registry of keys for
+            another fingerprint, an unknown user, or a generator that the fingerprint does not belong to.
     """
     path = _fingerprint_file(fingerprint)
     found = read_fingerprint(path)
-    user, key = _user_and_key(user, registry, path, found.bits)
-    carrier = _carrier(found, generator, kind, options or {})
-    found = read_fingerprint(path, content_hash(carrier.state_dict()))  # refuses another generator by name
-    take_noise(carrier, found, options)
-    return MarkedGenerator(carrier, found, key, user, file_hash(path))
+    user, key = _user_and_key(user, registry, path, found)
+    given = options or {}
+    carrier = _carrier(found, generator, kind, given)
+    read_fingerprint(path, content_hash(carrier.state_dict()))  # refuses another generator by name
+    if missing := {name: value for name, value in found.sampling.items() if name not in given}:
+        carrier.configure(**missing)
+    take_noise(carrier, found, given)
+    return MarkedGenerator(carrier, found, key, user)
 
 
 def _fingerprint_file(name: str | None) -> Path:
@@ -114,7 +120,7 @@ def _fingerprint_file(name: str | None) -> Path:
     return path
 
 
-def _user_and_key(user: str | None, registry: str, fingerprint: Path, bits: int) -> tuple[str, Tensor]:
+def _user_and_key(user: str | None, registry: str, fingerprint: Path, carried: Fingerprint) -> tuple[str, Tensor]:
     path, file = Path(registry), shlex.quote(registry)
     create = f"`{USERS} create {file} {shlex.quote(user or 'NAME')}"
     begin = f"{create} --fingerprint {shlex.quote(str(fingerprint))}`"
@@ -129,7 +135,7 @@ def _user_and_key(user: str | None, registry: str, fingerprint: Path, bits: int)
             f"found no registry {path}, expected a file of users and keys; name it with --registry, or create it with "
             f"{begin}"
         )
-    users = read_registry(path, bits)
+    users = read_registry(path, carried)
     if user not in users.users:
         near = difflib.get_close_matches(user, users.names, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"`{USERS} list {file}` lists them;"

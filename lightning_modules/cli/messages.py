@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from datamodules.gm_index.problems import GMDataError
 from lightning_modules.artifacts import ManifoldError
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError
 
 INPUT_ERRORS = (GMDataError, ManifoldError, FingerprintError, FileNotFoundError)
+ROOT = Path(__file__).parents[2]
+OURS = tuple(str(ROOT / package) for package in ("lightning_modules", "datamodules"))
 
 
 def run_command(main: Callable[[], object]) -> None:
     """Run an entry point; for a mistake of input, print its message and leave with status 2."""
     try:
         main()
-    except INPUT_ERRORS as error:
-        sys.stderr.write(f"error: {error}\n")
+    except Exception as error:
+        message = mistake(error)
+        if message is None:
+            raise
+        sys.stderr.write(f"error: {message}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; what is finished is kept, and the same command goes on from there\n")
         raise SystemExit(130) from None
+
+
+def mistake(error: BaseException) -> str | None:
+    """The message of a mistake of input; None for any other error, whose traceback is wanted.
+
+    Such are errors of the classes for it, and a ValueError that a statement of this project raises, also where a
+    library has wrapped it, as jsonargparse does with those of constructors.
+    """
+    for each in _chain(error):
+        if isinstance(each, INPUT_ERRORS) or (isinstance(each, ValueError) and _is_raised_by_us(each)):
+            return str(each)
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_raised_by_us(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(OURS) and (frames[-1].line or "").startswith("raise ")

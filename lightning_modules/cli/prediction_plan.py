@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lightning_modules.cli.run_folder import run_folder_of
+from lightning_modules.fingerprint_fitting import stored_fingerprint
 from lightning_modules.fingerprints.registry import Registry, read_registry
 from lightning_modules.fingerprints.verdicts import bits_needed
 
@@ -72,7 +73,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
 
     Raises:
         ValueError: a checkpoint of something else, options of the other kind, no registry, one that cannot be used or
-            has keys of another length, or a rate outside (0, 1).
+            has keys for another fingerprint, or a rate outside (0, 1).
     """
     saved = _load(checkpoint)
     if "attributor" in saved:
@@ -97,7 +98,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
     rate = float(options["false_positive_rate"])
     if not 0.0 < rate < 1.0:
         raise ValueError(f"found --false_positive_rate {rate:g}, expected a number between 0 and 1, such as 1e-6")
-    registry = read_registry(Path(options["registry"]), bits=int(saved["fingerprint"]["key_axes"].shape[1]))
+    registry = read_registry(Path(options["registry"]), stored_fingerprint(saved))
     if not registry.users:
         raise ValueError(
             f"{options['registry']}: found no user, expected at least one; register one with `{CREATE} {file}`"

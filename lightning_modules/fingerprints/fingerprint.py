@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_modules.fingerprints.layouts import PlacedAxes
+from lightning_modules.generators.checkpoints.own_file import content_hash
 
 PRIORS = ("projected", "gaussian")
+DESCRIPTIVE = ("generator_name", "sampling")
+"""Fields that do not decide where keys lie."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +41,15 @@ class Fingerprint:
         latent_prior: where the other coordinates come from: `projected` samples of the generator, or `gaussian`.
         noise: noise mode of a StyleGAN2 shared by embedding and attribution; empty for other generators.
         generator: content hash of the generator it belongs to.
-        generator_name: name of its file, for people.
+        generator_name: its file, or the name of a bundled source.
+        sampling: how the generator sampled the latents that the axes were fitted to, such as its truncation.
     """
 
-    mean: Tensor
-    key_axes: Tensor
-    key_deviation: Tensor
-    other_axes: Tensor
-    other_deviation: Tensor
+    mean: Tensor = field(repr=False)
+    key_axes: Tensor = field(repr=False)
+    key_deviation: Tensor = field(repr=False)
+    other_axes: Tensor = field(repr=False)
+    other_deviation: Tensor = field(repr=False)
     rest_deviation: float
     sigma: float
     centred: bool
@@ -52,6 +59,14 @@ class Fingerprint:
     noise: str
     generator: str
     generator_name: str
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of all that decides where keys lie and how they are read; equal on every device."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        plain = {name: value for name, value in vars(self).items() if name not in (*tensors, *DESCRIPTIVE)}
+        return sha256(f"{content_hash(tensors)} {sorted(plain.items())!r}".encode()).hexdigest()
 
     @property
     def bits(self) -> int:
@@ -128,6 +143,7 @@ def make_fingerprint(
     noise: str = "",
     kept: int = 2048,
     centred: bool = False,
+    sampling: Mapping[str, Any] | None = None,
 ) -> Fingerprint:
     """Bring fitted axes into the form that is stored.
 
@@ -137,11 +153,12 @@ def make_fingerprint(
         shift: as given to `place_key`.
         layout: as given to `place_key`.
         generator: content hash of the generator.
-        generator_name: name of its file.
+        generator_name: its file, or the name of a bundled source.
         latent_prior: one of `PRIORS`.
         noise: noise mode shared by embedding and attribution.
         kept: most axes outside the key to keep one by one; of the others only the mean variance is kept.
         centred: whether a bit's two values lie on both sides of the mean.
+        sampling: how the generator sampled the latents that the axes were fitted to, plain values.
 
     Returns:
         The fingerprint.
@@ -169,4 +186,5 @@ def make_fingerprint(
         noise=noise,
         generator=generator,
         generator_name=generator_name,
+        sampling=dict(sampling or {}),
     )

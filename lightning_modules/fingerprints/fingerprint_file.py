@@ -15,7 +15,7 @@ from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.private_file import replace_file
 
 FORMAT = "manifold-fingerprints fingerprint"
-VERSION = 2
+VERSION = 3
 TENSORS = ("mean", "key_axes", "key_deviation", "other_axes", "other_deviation")
 PLAIN: dict[str, type] = {
     "rest_deviation": float,
@@ -27,6 +27,7 @@ PLAIN: dict[str, type] = {
     "noise": str,
     "generator": str,
     "generator_name": str,
+    "sampling": dict,
 }
 
 

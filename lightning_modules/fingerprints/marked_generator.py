@@ -25,7 +25,6 @@ class MarkedGenerator:
         fingerprint: its fingerprint.
         key: bool `(bits,)`.
         user: id of the user who holds the key, for records.
-        file: SHA-256 of the fingerprint's file, for records.
 
     Attributes:
         latent_dim: length d of a latent.
@@ -36,7 +35,7 @@ class MarkedGenerator:
             other noise than the fingerprint was made for.
     """
 
-    def __init__(self, unmarked: Generator, fingerprint: Fingerprint, key: Tensor, user: str, file: str) -> None:
+    def __init__(self, unmarked: Generator, fingerprint: Fingerprint, key: Tensor, user: str) -> None:
         if key.shape != (fingerprint.bits,) or key.dtype != torch.bool:
             raise ValueError(
                 f"found a key of shape {tuple(key.shape)} and type {key.dtype}, expected {fingerprint.bits} bits as "
@@ -53,7 +52,6 @@ class MarkedGenerator:
         self.unmarked = unmarked
         self.fingerprint = fingerprint
         self.user = user
-        self.file = file
         self._key = tuple(bool(bit) for bit in key)
 
     @property
@@ -66,7 +64,7 @@ class MarkedGenerator:
         """What is in the images, as plain values without the key."""
         return {
             "user": self.user,
-            "file": self.file,
+            "id": self.fingerprint.id,
             "bits": self.fingerprint.bits,
             "sigma": self.fingerprint.sigma,
             "centred": self.fingerprint.centred,

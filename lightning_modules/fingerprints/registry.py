@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError
 from lightning_modules.fingerprints.keys import key_from_text, key_to_text, new_key
 from lightning_modules.fingerprints.private_file import replace_file
 
 FORMAT = "manifold-fingerprints registry"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -29,10 +30,14 @@ class Registry:
     Attributes:
         bits: length of a key.
         users: key, bool `(bits,)`, by user id; left out where the registry is printed.
+        fingerprint: id of the fingerprint that the keys are for; empty for keys that may be used with any.
+        generator_name: of that fingerprint, for people.
     """
 
     bits: int
     users: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    fingerprint: str = ""
+    generator_name: str = ""
     _owners: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # user by key's text
 
     @property
@@ -114,20 +119,23 @@ def write_registry(registry: Registry, path: Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "bits": registry.bits,
+        "fingerprint": registry.fingerprint,
+        "generator_name": registry.generator_name,
         "users": {user: key_to_text(key) for user, key in registry.users.items()},
     }
     replace_file(path, (json.dumps(content, indent=1) + "\n").encode(), private=True)
 
 
-def read_registry(path: Path, bits: int | None = None) -> Registry:
+def read_registry(path: Path, fingerprint: Fingerprint | None = None) -> Registry:
     """Read a registry.
 
     Args:
         path: file that `write_registry` wrote.
-        bits: key length of the fingerprint it is to be used with; None does not check.
+        fingerprint: what it is to be used with; None does not check.
 
     Raises:
-        FingerprintError: no such file, damaged, keys of another length, or a file that others can read.
+        FingerprintError: no such file, damaged, keys of another length or for another fingerprint, or a file that
+            others can read.
     """
     if not path.is_file():
         raise FingerprintError(f"found no registry {path}; register a user first")
@@ -137,23 +145,37 @@ def read_registry(path: Path, bits: int | None = None) -> Registry:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise FingerprintError(f"{path.name}: found no registry of version {VERSION}")
-        registry = Registry(int(content["bits"]))
+        registry = Registry(
+            int(content["bits"]), fingerprint=content["fingerprint"], generator_name=content["generator_name"]
+        )
         for user, text in content["users"].items():
             registry.add(user, text)
     except FingerprintError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FingerprintError(f"{path.name}: found a damaged registry ({type(error).__name__}); restore it") from error
-    if bits is not None and registry.bits != bits:
-        raise FingerprintError(
-            f"{path.name}: found keys of {registry.bits} bits, expected {bits} as the fingerprint has; a registry "
-            "belongs to one key length"
-        )
+    if fingerprint is not None:
+        _check_fits(registry, fingerprint, path)
     return registry
 
 
+def _check_fits(registry: Registry, fingerprint: Fingerprint, path: Path) -> None:
+    """Keys for another fingerprint would be set and searched for without a word, and never be found."""
+    if registry.bits != fingerprint.bits:
+        raise FingerprintError(
+            f"{path}: found keys of {registry.bits} bits, expected {fingerprint.bits} as the fingerprint has; a "
+            "registry belongs to one fingerprint"
+        )
+    if registry.fingerprint not in ("", fingerprint.id):
+        raise FingerprintError(
+            f"{path}: found keys for the fingerprint {registry.fingerprint[:12]} of {registry.generator_name}, "
+            f"expected those for {fingerprint.id[:12]} of {fingerprint.generator_name}; name that one's registry, or "
+            "begin another with `python -m lightning_modules.fingerprints.users create FILE NAME --fingerprint ...`"
+        )
+
+
 @contextmanager
-def changing_registry(path: Path, bits: int | None = None) -> Iterator[Registry]:
+def changing_registry(path: Path, fingerprint: Fingerprint | None = None) -> Iterator[Registry]:
     """Read a registry, let the caller change it, write it; nothing is written if the caller fails.
 
     Processes that change one registry at once take turns, so that none overwrites what another added: the whole change
@@ -162,20 +184,23 @@ def changing_registry(path: Path, bits: int | None = None) -> Iterator[Registry]
 
     Args:
         path: the registry.
-        bits: key length that it must have, and that a registry which is not there yet is begun with.
+        fingerprint: what its keys are for, and what a registry that is not there yet is begun for.
 
     Raises:
-        FingerprintError: as `read_registry`; no such folder; or no registry and no key length to begin one with.
+        FingerprintError: as `read_registry`; no such folder; or no registry and no fingerprint to begin one for.
     """
     path = path.resolve()
     if not path.parent.is_dir():
         raise FingerprintError(f"found no folder {path.parent} for the registry {path.name}; make it first")
-    if bits is None and not path.exists():
+    if fingerprint is None and not path.exists():
         raise FingerprintError(
-            f"found no registry {path}; a new one takes the length of its keys from a fingerprint, name its file"
+            f"found no registry {path}; check the name, or begin one for a fingerprint with --fingerprint FILE"
         )
     with os.fdopen(os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        registry = Registry(bits) if bits is not None and not path.exists() else read_registry(path, bits)
+        if fingerprint is not None and not path.exists():
+            registry = Registry(fingerprint.bits, {}, fingerprint.id, fingerprint.generator_name)
+        else:
+            registry = read_registry(path, fingerprint)
         yield registry
         write_registry(registry, path)

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.keys import key_from_text, key_to_text
 from lightning_modules.fingerprints.registry import Registry, changing_registry, is_user_id, read_registry
@@ -31,7 +32,7 @@ def create_users(
     Args:
         path: the registry; begun if it is not there.
         names: ids of the users.
-        fingerprint: file of the fingerprint that the keys are for; a new registry takes their length from it.
+        fingerprint: file of the fingerprint that the keys are for; a new registry needs it and belongs to it.
         minimum_distance: bits in which each new key must differ from every other key.
 
     Returns:
@@ -40,7 +41,7 @@ def create_users(
     Raises:
         FingerprintError: a user who is registered, no such key, or a registry or fingerprint that cannot be used.
     """
-    with changing_registry(path, _bits(fingerprint)) as registry:
+    with changing_registry(path, _read(fingerprint)) as registry:
         if not 0 <= minimum_distance <= registry.bits:
             raise FingerprintError(
                 f"found a minimum distance of {minimum_distance}, expected 0 to {registry.bits}, the bits of a key"
@@ -57,7 +58,7 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Re
         path: the registry; begun if it is not there.
         table: CSV file in UTF-8 of lines `user,key`, the key as hexadecimal or as 0s and 1s; empty lines and a first
             line that reads `user,key` are passed over.
-        fingerprint: file of the fingerprint that the keys are for; a new registry takes their length from it.
+        fingerprint: file of the fingerprint that the keys are for; a new registry needs it and belongs to it.
 
     Returns:
         The registry as written.
@@ -69,7 +70,7 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Re
     lines = list(_lines(table))
     if not lines:
         raise FingerprintError(f"{table.name}: found no user, expected lines of user,key")
-    with changing_registry(path, _bits(fingerprint)) as registry:
+    with changing_registry(path, _read(fingerprint)) as registry:
         users: dict[str, int] = {}  # line by user, and by key
         keys: dict[str, int] = {}
         problems = []
@@ -90,8 +91,8 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Re
     return registry
 
 
-def _bits(fingerprint: Path | None) -> int | None:
-    return None if fingerprint is None else read_fingerprint(fingerprint).bits
+def _read(fingerprint: Path | None) -> Fingerprint | None:
+    return None if fingerprint is None else read_fingerprint(fingerprint)
 
 
 def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
@@ -150,7 +151,9 @@ def main(args: list[str] | None = None) -> None:
         elif given.command == "list":
             registry = read_registry(given.registry)
             print("".join(f"{name}\n" for name in registry.names), end="")
-            sys.stderr.write(f"{_count(len(registry.users))}, keys of {registry.bits} bits\n")
+            known = f" for fingerprint {registry.fingerprint[:12]} of {registry.generator_name}"
+            belongs = known if registry.fingerprint else ""
+            sys.stderr.write(f"{_count(len(registry.users))}, keys of {registry.bits} bits{belongs}\n")
         else:
             key = key_to_text(read_registry(given.registry).key_of(given.name))
             sys.stderr.write("warning: this key is a secret; whoever knows it can put this user's key into images\n")

@@ -178,7 +178,7 @@ class FalsePositiveRate(TruePositiveRate):
 
     A number of bits cannot meet every rate: `theory` in the details is the chance of a match in the bits needed, at
     most the nominal rate and often far below it, and it is what the interval should hold: `theory_inside`.
-    `nominal_inside` says the same of the nominal rate; an interval that lies below it keeps the promise too.
+    `exceeds_nominal` tells a broken promise: the whole interval lies above the nominal rate.
 
     Theory's randomness is that of keys, not of images: every negative must be compared with a random key of its own.
     Ten thousand negatives against one key are one draw, not ten thousand.
@@ -195,7 +195,7 @@ class FalsePositiveRate(TruePositiveRate):
         details = {
             "false_positives": found,
             "nominal": nominal,
-            "nominal_inside": low <= nominal <= high,
+            "exceeds_nominal": low > nominal,
             "theory": theory,
             "theory_inside": low <= theory <= high,
             "bits_needed": self.needed,

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,15 @@ from fingerprinted_room import BITS, KEYS, contents, generate, named, spellings,
 from PIL import Image
 
 from lightning_modules.cli.generate_fingerprinted import load_marked
-from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.fingerprint_file import read_fingerprint, write_fingerprint
-from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.registry import read_registry
 from lightning_modules.generators import load_generator
-from lightning_modules.generators.checkpoints.file_hash import file_hash
 from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.generators.latents import standard_normal_latents
 from lightning_modules.generators.protocol import to_uint8
 
-CONFIG = Path(__file__).parents[2] / "configs" / "generate" / "fingerprinted.yaml"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "generate" / "fingerprinted.yaml"
 CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
 
 
@@ -83,12 +82,26 @@ def test_the_generator_and_its_noise_are_the_fingerprints_unless_given(room, tmp
     assert record["settings"]["noise"] == "none"
 
 
+def test_images_are_sampled_as_the_fingerprint_says_unless_told_otherwise(room, known, tmp_path):
+    file = tmp_path / "f" / "fingerprint.safetensors"
+    file.parent.mkdir()
+    made = read_fingerprint(room / "run" / "fingerprint.safetensors")
+    write_fingerprint(replace(made, sampling={"truncation": 0.7}), file)
+    given = (*known[:2], "--fingerprint", file, *known[4:], "--user", "alice", "--n", 1)
+    folder = generate(*given, "--out", tmp_path / "a")
+    assert json.loads((folder / "generation.json").read_text())["settings"]["truncation"] == 0.7
+    same = generate(*known, "--user", "alice", "--n", 1, "--options.truncation", 0.7, "--out", tmp_path / "b")
+    assert contents(folder)["0000000.png"] == contents(same)["0000000.png"]
+    other = generate(*given, "--options.truncation", 0.9, "--out", tmp_path / "c")
+    assert json.loads((other / "generation.json").read_text())["settings"]["truncation"] == 0.9
+
+
 def test_the_record_names_user_and_fingerprint(room, known, tmp_path):
     folder = generate(*known, "--user", "Ålice Õun", "--n", 1, "--out", tmp_path / "a", "--options.truncation", 0.7)
     record = json.loads((folder / "generation.json").read_text())
     assert record["fingerprint"] == {
         "user": "Ålice Õun",
-        "file": file_hash(room / "run" / "fingerprint.safetensors"),
+        "id": read_fingerprint(room / "run" / "fingerprint.safetensors").id,
         "bits": BITS,
         "sigma": 2.0,
         "centred": False,
@@ -116,7 +129,7 @@ def test_the_key_is_written_and_said_nowhere(room, known, tmp_path, capfd):
         generate(*known, "--user", "alice", "--n", 2, "--out", tmp_path / "a", "--options.steps", 3)
     marked = load_marked(str(room / "run"), "alice", str(room / "users.json"), str(room / "g.safetensors"))
     texts = [output.out, output.err, str(caught.value.code), capfd.readouterr().err, repr(marked), str(marked.mark)]
-    assert "user alice: key of 32 bits" in output.out
+    assert f"user alice of {room / 'users.json'}: key of 32 bits" in output.out
     texts += [content.decode("latin-1") for content in contents(folder).values()]
     raw = bytes.fromhex(KEYS["alice"]).decode("latin-1")
     for text in texts:
@@ -171,19 +184,19 @@ def test_help_tells_of_the_users_keys(known, capsys):
     assert "--user" in text
 
 
-def test_the_config_that_ships_is_run(room, tmp_path):
+@pytest.mark.parametrize("name", ["ldm", "stylegan2"])
+def test_the_config_that_ships_is_run_with_either_fingerprint(name, room, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    trained = Path("lightning_modules/fingerprints/trained")
     fields = yaml.safe_load(CONFIG.read_text())
     assert "user" not in fields
-    generator = load_generator(fields["generator"])
-    latents = torch.randn(400, generator.latent_dim, generator=torch.Generator().manual_seed(5))
-    placed = place_key(lambda: iter([latents]), generator.latent_dim, BITS, -BITS)
-    file = tmp_path / "run" / "fingerprint.safetensors"
-    file.parent.mkdir()
-    hashed = content_hash(generator.state_dict())
-    write_fingerprint(make_fingerprint(placed, 4.0, -BITS, "flat", hashed, "g"), file)
-    given = ("--fingerprint", file.parent, "--registry", room / "users.json", "--user", "alice")
+    assert Path(fields["fingerprint"]) == trained / "ldm"
+    given = ("--fingerprint", trained / name, "--registry", room / "users.json", "--user", "alice")
     folder = generate("--config", CONFIG, *given, "--n", 2, "--processes", 1, "--out", tmp_path / "images")
     assert len(list(folder.glob("*.png"))) == 2
+    fingerprint = read_fingerprint(trained / name / "fingerprint.safetensors")
+    generator = load_generator(fingerprint.generator_name, **fingerprint.sampling)
+    latents = generator.sample_latents(2, 0)
     key = read_registry(room / "users.json").key_of("alice")
-    expected = to_uint8(generator.synthesize(read_fingerprint(file).embed(generator.sample_latents(2, 0), key[None])))
+    expected = to_uint8(generator.synthesize(fingerprint.embed(latents, key[None])))
     np.testing.assert_array_equal(pixels(folder, 2), expected.permute(0, 2, 3, 1).numpy())

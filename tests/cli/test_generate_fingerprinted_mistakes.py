@@ -84,6 +84,12 @@ def test_registries_of_other_keys_or_open_to_others_are_refused(room, known, tmp
     write_registry(short, tmp_path / "short.json")
     given = (*known[:4], "--user", "alice", "--n", 1, "--out", tmp_path / "images")
     assert "found keys of 8 bits, expected 32" in said(capsys, *given, "--registry", tmp_path / "short.json")
+    foreign = Registry(BITS, fingerprint="0123456789abcdef", generator_name="faces.pt")
+    foreign.add("alice", KEYS["alice"])
+    write_registry(foreign, tmp_path / "foreign.json")
+    message = said(capsys, *given, "--registry", tmp_path / "foreign.json")
+    assert f"{tmp_path / 'foreign.json'}: found keys for the fingerprint 0123456789ab of faces.pt" in message
+    assert KEYS["alice"] not in message
     (tmp_path / "open.json").write_bytes((room / "users.json").read_bytes())
     (tmp_path / "open.json").chmod(0o644)
     message = said(capsys, *given, "--registry", tmp_path / "open.json")
@@ -116,10 +122,10 @@ def test_keys_and_generators_that_do_not_fit_a_fingerprint_are_refused(room):
     generator = load_generator(room / "g.safetensors")
     for key in (torch.ones(BITS - 1, dtype=torch.bool), torch.ones(BITS)):
         with pytest.raises(ValueError, match="expected 32 bits as bool"):
-            MarkedGenerator(generator, fingerprint, key, "alice", "")
+            MarkedGenerator(generator, fingerprint, key, "alice")
     small = StyleGAN2Generator(16, 8, 8, 2, [8, 8, 8])
     with pytest.raises(ValueError, match="found a generator of latents of length 8, expected 40"):
-        MarkedGenerator(small, fingerprint, torch.ones(BITS, dtype=torch.bool), "alice", "")
+        MarkedGenerator(small, fingerprint, torch.ones(BITS, dtype=torch.bool), "alice")
 
 
 def test_noise_that_the_fingerprint_was_not_made_for_is_refused(known, tmp_path, capsys):

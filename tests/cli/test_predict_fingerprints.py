@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import stat
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import evaluate
 import train
 from datamodules.image_io import save_png
+from lightning_modules.cli.messages import run_command
 from lightning_modules.fingerprints.keys import key_from_text, key_to_text
-from lightning_modules.fingerprints.registry import Registry, write_registry
+from lightning_modules.fingerprints.registry import Registry, read_registry, write_registry
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
@@ -164,6 +167,40 @@ def test_images_of_another_size_are_refused_by_name_before_decoding(run, tmp_pat
     save_png(tmp_path / "large" / "large.png", torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())
     with pytest.raises(ValueError, match=r"large\.png: 32x32 .*expected 16x16"):
         predict(run, "--run_dir", str(tmp_path / "r"), registry=users, images=tmp_path / "large")
+
+
+def test_what_was_found_before_is_not_overwritten(run, tmp_path):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    earlier = tmp_path / "verdicts.jsonl"
+    earlier.write_text("evidence\n")
+    with pytest.raises(SystemExit, match=r"found .*verdicts\.jsonl already, expected a new file"):
+        predict(run, "--out", str(earlier), "--run_dir", str(tmp_path / "r"), registry=users)
+    assert earlier.read_text() == "evidence\n"
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "option", ["--model.init_args.decoder=amortized", "--model.init_args.decoder_options={batc: 1}"]
+)
+def test_a_mistyped_decoder_or_option_ends_in_one_line(run, tmp_path, option, capsys):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    with pytest.raises(SystemExit) as left:
+        run_command(lambda: predict(run, option, "--run_dir", str(tmp_path / "r"), registry=users))
+    assert left.value.code == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: found ")
+    assert "did you mean " in told
+
+
+def test_keys_are_read_from_python_as_the_command_reads_them(run, tmp_path):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    rows, _ = predict(run, "--run_dir", str(tmp_path / "r"), registry=users)
+    module = LatentFingerprint.load_from_checkpoint(run / "run" / "checkpoints" / "last.ckpt", decoder="amortised")
+    files = sorted((run / "images").glob("*.png"))
+    images = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255 for file in files])
+    bits = module.key_decoder().decode(images).bits
+    keys = read_registry(users, module.fingerprint).keys
+    assert [row["bits_matching"] for row in rows] == (bits == keys).sum(dim=1).tolist()
 
 
 def test_a_config_of_another_module_is_refused(run, tmp_path):

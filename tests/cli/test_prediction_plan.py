@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from lightning_modules.cli.prediction_plan import FINGERPRINT_OPTIONS, plan_prediction
+from lightning_modules.fingerprints.fingerprint import make_fingerprint
+from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.registry import Registry, write_registry
 
 BITS = 16
+
+
+def small_fingerprint():
+    latents = torch.randn(100, 40, generator=torch.Generator().manual_seed(0))
+    return make_fingerprint(place_key(lambda: latents.split(50), 40, BITS, -BITS), 1.5, -BITS, "flat", "abc", "g.pt")
 
 
 def saved(folder, **content):
@@ -19,7 +26,7 @@ def saved(folder, **content):
 
 @pytest.fixture
 def fingerprint(tmp_path):
-    return saved(tmp_path / "f", fingerprint={"key_axes": torch.zeros(1, BITS, 40)}, image_size=[32, 48])
+    return saved(tmp_path / "f", fingerprint=vars(small_fingerprint()), image_size=[32, 48])
 
 
 @pytest.fixture
@@ -32,8 +39,8 @@ def users(tmp_path):
     return registered(tmp_path / "users.json", BITS)
 
 
-def registered(path, bits, names=("alice", "bob")):
-    registry = Registry(bits)
+def registered(path, bits, names=("alice", "bob"), fingerprint=""):
+    registry = Registry(bits, fingerprint=fingerprint, generator_name="h.pt")
     for name in names:
         registry.create(name)
     write_registry(registry, path)
@@ -70,6 +77,14 @@ def test_an_attributor_knows_no_users(attributor, option, value):
 def test_keys_of_another_length_are_refused(fingerprint, tmp_path):
     other = registered(tmp_path / "other.json", 24)
     with pytest.raises(ValueError, match=r"other\.json: found keys of 24 bits, expected 16"):
+        plan(fingerprint, registry=other)
+
+
+def test_keys_for_another_fingerprint_are_refused(fingerprint, tmp_path):
+    own = registered(tmp_path / "own.json", BITS, fingerprint=small_fingerprint().id)
+    assert plan(fingerprint, registry=own).registry.names == ["alice", "bob"]
+    other = registered(tmp_path / "other.json", BITS, fingerprint="0" * 64)
+    with pytest.raises(ValueError, match=r"other\.json: found keys for the fingerprint 0{12} of h\.pt, expected"):
         plan(fingerprint, registry=other)
 
 

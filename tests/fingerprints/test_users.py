@@ -8,13 +8,14 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError, write_fingerprint
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.keys import hamming_distance, key_to_text, seeded_keys
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.registry import Registry, changing_registry, read_registry, write_registry
@@ -66,14 +67,15 @@ def test_users_are_created_listed_and_shown(tmp_path, fingerprint, capsys):
     assert capsys.readouterr().out == "registered 2 users; users.json holds 2 users\n"
     assert stat.S_IMODE(users.stat().st_mode) == 0o600
     main(["create", str(users), "carol", "--minimum_distance", "3"])
-    registry = read_registry(users, bits=BITS)
+    registry = read_registry(users, read_fingerprint(Path(fingerprint)))
+    assert (registry.bits, registry.fingerprint) == (BITS, read_fingerprint(Path(fingerprint)).id)
     assert registry.names == ["alice", "bob", "carol"]
     assert int(hamming_distance(registry.keys[2:], registry.keys[:2]).min()) >= 3
     created = capsys.readouterr()
     main(["list", str(users)])
     listed = capsys.readouterr()
     assert listed.out == "alice\nbob\ncarol\n"
-    assert listed.err == "3 users, keys of 16 bits\n"
+    assert listed.err == f"3 users, keys of 16 bits for fingerprint {registry.fingerprint[:12]} of g.pt\n"
     for key in texts(users):
         assert key not in created.out + created.err + listed.out + listed.err
     main(["show", str(users), "bob"])
@@ -85,10 +87,18 @@ def test_users_are_created_listed_and_shown(tmp_path, fingerprint, capsys):
 
 def test_a_new_registry_needs_a_fingerprint_and_an_old_one_must_fit(tmp_path, users, fingerprint, capsys):
     message = refused(capsys, "create", str(tmp_path / "new.json"), "alice")
-    assert "takes the length of its keys from a fingerprint" in message
+    assert "begin one for a fingerprint with --fingerprint FILE" in message
     other = str(write_small_fingerprint(tmp_path / "other.safetensors", 8))
     message = refused(capsys, "create", str(users), "carol", "--fingerprint", other)
     assert "found keys of 16 bits, expected 8" in message
+    stronger = replace(read_fingerprint(Path(fingerprint)), sigma=2.0)
+    write_fingerprint(stronger, tmp_path / "stronger.safetensors")
+    message = refused(capsys, "create", str(users), "carol", "--fingerprint", str(tmp_path / "stronger.safetensors"))
+    assert f"found keys for the fingerprint {read_fingerprint(Path(fingerprint)).id[:12]} of g.pt" in message
+    assert f"expected those for {stronger.id[:12]}" in message
+    described = replace(read_fingerprint(Path(fingerprint)), generator_name="renamed.pt", sampling={"truncation": 0.5})
+    write_fingerprint(described, tmp_path / "renamed.safetensors")
+    main(["create", str(users), "carol", "--fingerprint", str(tmp_path / "renamed.safetensors")])
     assert "found no folder" in refused(capsys, "create", str(tmp_path / "no/u.json"), "a", "--fingerprint", other)
     assert not (tmp_path / "new.json").exists()
 
@@ -173,7 +183,7 @@ def test_a_table_that_is_none_is_refused(tmp_path, users, capsys):
 def test_damaged_registries_end_in_a_message(users, capsys):
     users.write_bytes(b"\xff\xfe")
     assert "found a damaged registry" in refused(capsys, "list", str(users))
-    users.write_text(json.dumps({"format": "manifold-fingerprints registry", "version": 1, "bits": "x", "users": {}}))
+    users.write_text(json.dumps({"format": "manifold-fingerprints registry", "version": 2, "bits": "x", "users": {}}))
     assert "found a damaged registry" in refused(capsys, "create", str(users), "carol")
     users.chmod(0o644)
     assert "chmod 600" in refused(capsys, "show", str(users), "alice")

@@ -92,7 +92,7 @@ def test_kept_answers_of_other_settings_are_not_taken(stylegan2, tmp_path, chang
     other.network.load_state_dict(one.network.state_dict())
     for module in (one, other):
         module._require_fingerprint()
-    assert one._decoder().identity != other._decoder().identity
+    assert one.key_decoder().identity != other.key_decoder().identity
 
 
 def test_kept_answers_of_another_generator_are_not_taken(stylegan2, tmp_path):
@@ -102,4 +102,4 @@ def test_kept_answers_of_another_generator_are_not_taken(stylegan2, tmp_path):
     other.network.load_state_dict(one.network.state_dict())
     for module in (one, other):
         module._require_fingerprint()
-    assert one._decoder().identity != other._decoder().identity
+    assert one.key_decoder().identity != other.key_decoder().identity

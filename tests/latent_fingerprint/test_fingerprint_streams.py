@@ -117,7 +117,7 @@ def test_the_attributors_noise_changes_what_it_renders_and_no_marked_image(style
     marked = [one._fresh().make(numbers) for one in (module, unknown)]
     assert torch.equal(marked[0].images, marked[1].images)
     latents = marked[0].latents
-    same, other = (one._decoder().synthesize(latents) for one in (module, unknown))
+    same, other = (one.key_decoder().synthesize(latents) for one in (module, unknown))
     assert torch.equal(same, module.generator.synthesize(latents))
     assert float((same - other).abs().mean()) > 1e-3
     assert torch.equal(unknown.generator.synthesize(latents), same)  # its own generator keeps its noise

@@ -113,6 +113,11 @@ class LatentDiffusionGenerator(nn.Module):
         return self
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """How latents are sampled, as `configure` takes it."""
+        return {"steps": self.steps, "eta": self.eta, "guidance": self.guidance}
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device

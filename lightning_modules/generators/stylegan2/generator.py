@@ -96,6 +96,11 @@ class StyleGAN2Generator(nn.Module):
         self.configure(noise=noise, truncation=truncation)
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """How latents are sampled, as `configure` takes it."""
+        return {"truncation": self.truncation}
+
+    @property
     def reproducible(self) -> bool:
         """Whether equal latents give equal images: not with noise drawn anew for each image."""
         return self.noise != "random"
