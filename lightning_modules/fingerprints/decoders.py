@@ -10,7 +10,7 @@ from typing import Any
 from lightning_modules.fingerprints.amortised import AmortisedDecoder, KeyNetwork
 from lightning_modules.fingerprints.decoding import KeyDecoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.hybrid import DescentStarts, EncoderStarts, HybridDecoder, StartDecoder
+from lightning_modules.fingerprints.hybrid import EncoderStarts, HybridDecoder, RestartedDecoder, StartDecoder
 from lightning_modules.fingerprints.inversion import Attack, InversionDecoder, InversionSettings
 from lightning_modules.fingerprints.least_squares import LeastSquaresDecoder, LeastSquaresSettings
 from lightning_modules.fingerprints.losses import ImageLoss, make_loss
@@ -20,18 +20,16 @@ from lightning_modules.generators.protocol import Generator
 PRESETS: dict[str, dict[str, Any]] = {
     "amortised": {},
     "hybrid": {"iterations": 10, "tolerance": 1e-2, "sure": 100.0},
-    "inversion": {"iterations": 15, "tolerance": 1e-3, "sure": 1000.0},
+    "inversion": {"iterations": 15, "keep": ((2, 6), (5, 3)), "tolerance": 1e-3, "sure": 1000.0},
     "paper": {},
 }
 """What each decoder is run with; options change single settings.
 
 amortised: a trained network alone. hybrid: least squares from the network's answer. inversion: least squares from the
-generator's encoder where it has one, else from a short descent with restarts. paper: Adam from 20 points of a Latin
+generator's encoder where it has one, else from each restart of a short descent. paper: Adam from 20 points of a Latin
 hypercube, 2000 steps (Nie et al. 2023, section 3.2)."""
 
-DESCENT = InversionSettings(
-    starts=16, steps=500, learning_rate=0.1, decay=0.008, whitened=True, keep=((80, 8), (200, 4)), patience=60
-)
+DESCENT = InversionSettings(starts=16, steps=60, learning_rate=0.1, decay=0.008, whitened=True)
 """The descent that starts an efficient inversion."""
 
 
@@ -78,21 +76,20 @@ def make_decoder(
     settings = {**PRESETS[name], **options}
     if name == "amortised":
         return AmortisedDecoder(network, **settings)
+    if "keep" in settings:  # lists, where it comes from a command line
+        settings["keep"] = tuple((int(step), int(restarts)) for step, restarts in settings["keep"])
     if name == "paper":
-        if "keep" in settings:
-            settings["keep"] = tuple((int(step), int(restarts)) for step, restarts in settings["keep"])
         return InversionDecoder(generator.synthesize, fingerprint, loss, InversionSettings(**settings), attack)
     space = search_space(generator, fingerprint)
     spectrum = make_loss("spectrum").to(fingerprint.mean.device)
     search = LeastSquaresDecoder(space.synthesize, space.fingerprint, spectrum, LeastSquaresSettings(**settings))
-    start: StartDecoder
+    if name == "inversion" and not hasattr(generator, "encode"):
+        descent = InversionDecoder(generator.synthesize, fingerprint, loss, DESCENT)
+        return RestartedDecoder(descent, search, generator, fingerprint, loss)
+    start: StartDecoder = EncoderStarts(generator, fingerprint)
     trust = None
     if name == "hybrid":
         start, trust = AmortisedDecoder(network), network.alpha_error
-    elif hasattr(generator, "encode"):
-        start = EncoderStarts(generator, fingerprint)
-    else:
-        start = DescentStarts(InversionDecoder(generator.synthesize, fingerprint, loss, DESCENT), fingerprint)
     return HybridDecoder(start, search, space, generator, fingerprint, loss, trust)
 
 

@@ -1,4 +1,4 @@
-"""Reading a key in two stages: a start, a short search from it, and the better of both by loss."""
+"""Reading a key in two stages: from where a network, an encoder or a descent begins, a search goes on."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class HybridDecoder:
         found = self.search.refine(images, alpha / self.space.widening, logits, self.alpha_error)
         assert found.latents is not None
         first, second = self._shown(alpha, logits > 0), self.fingerprint.embed(found.latents, found.bits)
-        loss, loss_found = self._loss(images, first), self._loss(images, second)
+        loss, loss_found = (
+            judged(self.judge, self.generator, images, latents, self.batch) for latents in (first, second)
+        )
         better = loss_found < loss
         return KeyEstimate(
             torch.where(better[:, None], found.logits, logits),
@@ -78,29 +80,41 @@ class HybridDecoder:
         latents = fingerprint.mean + (alpha * fingerprint.other_deviation) @ fingerprint.other_axes
         return fingerprint.embed(latents, bits)
 
-    @torch.no_grad()
-    def _loss(self, images: Tensor, latents: Tensor) -> Tensor:
-        """Loss of what latents `(n, d)` make, `(n,)`."""
-        parts = zip(torch.split(images, self.batch), torch.split(latents, self.batch), strict=True)
-        return torch.cat([self.judge(self.generator.synthesize(some).clamp(0.0, 1.0), image) for image, some in parts])
 
+class RestartedDecoder:
+    """Searches by least squares from every restart that a short descent leaves, and keeps the one of least residual.
 
-class DescentStarts:
-    """The starts that a short inversion finds, for generators without a trained network.
+    A descent of few steps tells good restarts from bad ones badly, and the best of them often leads to a wrong valley;
+    the residual that least squares leave tells it surely.
 
     Args:
         descent: a whitened inversion.
-        fingerprint: the fingerprint, on its device.
+        search: least squares from its restarts.
+        generator: the frozen generator.
+        fingerprint: its fingerprint, on its device.
+        judge: the loss of the answer, for the estimate.
+        batch: images judged together.
     """
 
-    def __init__(self, descent: InversionDecoder, fingerprint: Fingerprint) -> None:
-        self.descent, self.fingerprint = descent, fingerprint
+    def __init__(
+        self,
+        descent: InversionDecoder,
+        search: LeastSquaresDecoder,
+        generator: Generator,
+        fingerprint: Fingerprint,
+        judge: ImageLoss,
+        batch: int = 256,
+    ) -> None:
+        self.descent, self.search, self.generator = descent, search, generator
+        self.fingerprint, self.judge, self.batch = fingerprint, judge, batch
 
-    def starts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Key logits `(n, m)` and alpha in standard deviations `(n, k)` of the best restart of each image."""
-        found = self.descent.decode(images)
+    def decode(self, images: Tensor) -> KeyEstimate:
+        """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
+        alpha, logits = self.descent.survivors(images)
+        found = self.search.refine(images, alpha, logits)
         assert found.latents is not None
-        return found.logits, coordinates(found.latents, self.fingerprint)
+        latents = self.fingerprint.embed(found.latents, found.bits)
+        return KeyEstimate(found.logits, judged(self.judge, self.generator, images, latents, self.batch), latents)
 
 
 class EncoderStarts:
@@ -121,6 +135,13 @@ class EncoderStarts:
         axes = self.fingerprint.key_axes.mean(dim=0)  # copies of a bit are averaged
         key = (latents - self.fingerprint.mean) @ axes.T / self.fingerprint.sigma + self.fingerprint.centre
         return 8.0 * (key.clamp(0.0, 1.0) - 0.5), coordinates(latents, self.fingerprint)
+
+
+@torch.no_grad()
+def judged(judge: ImageLoss, generator: Generator, images: Tensor, latents: Tensor, batch: int) -> Tensor:
+    """Loss `(n,)` between images `(n, 3, H, W)` and what latents `(n, d)` make, so many at a time."""
+    parts = zip(torch.split(images, batch), torch.split(latents, batch), strict=True)
+    return torch.cat([judge(generator.synthesize(some).clamp(0.0, 1.0), image) for image, some in parts])
 
 
 def coordinates(latents: Tensor, fingerprint: Fingerprint) -> Tensor:

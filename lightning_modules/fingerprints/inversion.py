@@ -126,9 +126,22 @@ class InversionDecoder:
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1] from the starts of a Latin hypercube; works in inference mode too."""
-        starts = latin_hypercube(self.settings.starts, self.axes, self.settings.seed).to(images)
-        alpha = starts if self.settings.whitened else starts * self.fingerprint.other_deviation
-        return self.refine(images, alpha.expand(len(images), -1, -1), images.new_zeros(len(images), len(alpha), 1))
+        return self.refine(images, *self._hypercube(images))
+
+    def survivors(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the restarts that are kept to the end arrive, for a search that goes on from all of them.
+
+        Args:
+            images: `(n, 3, H, W)` in [0, 1].
+
+        Returns:
+            Alpha `(n, s, k)` in the units of the search and key logits `(n, s, m)`; of each image by rising loss.
+        """
+        kept = [restarts for step, restarts in self.settings.keep if step < self.settings.steps]
+        count = kept[-1] if kept else self.settings.starts
+        rows, _ = self._descend(images, *self._hypercube(images))
+        values = _best_rows(rows, count).values.view(len(images), count, -1)
+        return values[:, :, : self.axes], values[:, :, self.axes :]
 
     def refine(self, images: Tensor, alpha: Tensor, logits: Tensor) -> KeyEstimate:
         """Decode from given starts.
@@ -141,6 +154,16 @@ class InversionDecoder:
         Returns:
             The estimate of the restart of least loss of each image.
         """
+        return self._estimate(*self._descend(images, alpha, logits))
+
+    def _hypercube(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha of the starts `(n, starts, k)`, and undecided keys."""
+        starts = latin_hypercube(self.settings.starts, self.axes, self.settings.seed).to(images)
+        alpha = starts if self.settings.whitened else starts * self.fingerprint.other_deviation
+        return alpha.expand(len(images), -1, -1), images.new_zeros(len(images), len(alpha), 1)
+
+    def _descend(self, images: Tensor, alpha: Tensor, logits: Tensor) -> tuple[Rows, list[Tensor]]:
+        """All rows that reach the end, and the targets' features."""
         with torch.inference_mode(False), torch.enable_grad():
             images = images.detach().clone()
             targets = [feature.detach() for feature in self._in_parts(self.loss.features, images)]
@@ -154,7 +177,7 @@ class InversionDecoder:
                 done += finished
                 if stop in kept and len(rows.image):
                     rows = _best_rows(rows, kept[stop])
-            return self._estimate(_joined([*done, rows]), targets)
+            return _joined([*done, rows]), targets
 
     @torch.no_grad()
     def judge(self, images: Tensor, alpha: Tensor, logits: Tensor) -> Tensor:

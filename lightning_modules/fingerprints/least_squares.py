@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -45,18 +46,21 @@ class LeastSquaresSettings:
     """How a least-squares search is run.
 
     Attributes:
-        iterations: most Jacobians computed of an image.
+        iterations: most Jacobians computed of a start.
+        keep: pairs (iteration, starts): from that iteration on only so many starts of each image, those of least
+            residual.
         steps: most steps taken on one Jacobian, which each of them corrects as Broyden does; they cost next to nothing.
         damping: first damping, relative to the diagonal of the normal equations.
         tolerance: relative fall of the cost below which an image is done.
         sure: evidence (log odds) of the least certain bit from which an image is done, once a further Jacobian has left
             all bits as they were; 0 goes on until the cost no longer falls.
         secant: step of the secants in standard deviations; a larger one sees past the cells of a quantised latent.
-        batch: images searched for together.
+        batch: starts whose Jacobians are computed together.
         rows: images synthesised together for a Jacobian; on a CPU few, since large blocks of memory are mapped anew.
     """
 
     iterations: int = 12
+    keep: tuple[tuple[int, int], ...] = ()
     steps: int = 6
     damping: float = 1e-2
     tolerance: float = 1e-3
@@ -72,6 +76,8 @@ class LeastSquaresSettings:
             raise ValueError(
                 f"found {self}, expected iterations, steps, batch and rows of at least 1, damping > 0, tolerance < 1"
             )
+        if any(later[0] <= earlier[0] or not 1 <= later[1] < earlier[1] for earlier, later in pairwise(self.keep)):
+            raise ValueError(f"found keep {self.keep}, expected rising iterations with falling starts")
         if not self.secant > 0.0 or self.sure < 0.0:
             raise ValueError(f"found secant {self.secant} and sure {self.sure}, expected a step above 0 and at least 0")
 
@@ -122,57 +128,84 @@ class LeastSquaresDecoder:
 
         Args:
             images: `(n, 3, H, W)` in [0, 1].
-            alpha: `(n, k)` in standard deviations.
-            logits: key logits `(n, m)`, or anything that expands to it.
+            alpha: `(n, k)` in standard deviations, or `(n, s, k)` for several starts of each image.
+            logits: key logits `(n, m)`, or `(n, s, m)`, or anything that expands to it.
             alpha_error: variance of the error of the given alpha, `(k,)`: the start is then what is known beforehand,
                 and `logits` the log odds of the bits. None takes the start for no more than a start.
 
         Returns:
-            Log odds of the bits under the Gaussian approximation, and the mean squared residual. They are too sure
-            where residuals depend on each other: calibrate before use as odds.
+            Log odds of the bits under the Gaussian approximation, and the mean squared residual, of the start whose
+            search left the least residual. They are too sure where residuals depend on each other: calibrate before use
+            as odds.
         """
-        key = torch.sigmoid(logits).expand(len(images), self.fingerprint.bits)
+        bits = self.fingerprint.bits
+        n, starts = len(images), alpha.shape[1] if alpha.ndim == 3 else 1
+        logits = logits.expand(*alpha.shape[:-1], bits).reshape(n * starts, bits)
+        alpha = alpha.reshape(n * starts, self.axes)
+        key = torch.sigmoid(logits)
         start = torch.cat([alpha, key], dim=1)
         centre, weight = torch.zeros_like(start), torch.ones_like(start)
         centre[:, self.axes :], weight[:, self.axes :] = KEY_CENTRE, 1.0 / KEY_DEVIATION**2
         if alpha_error is not None:
             weight[:, : self.axes] = 1.0 / alpha_error
             centre[:, : self.axes] = alpha
-            odds = logits.expand_as(key)
+            odds = logits
         else:
             odds = torch.zeros_like(key)
-        size = self.settings.batch
-        tensors = (start, images, centre, weight, odds)
+        size = self.settings.batch  # of images here, each with all its starts
         parts = [
-            self._search(*(tensor[first : first + size] for tensor in tensors)) for first in range(0, len(images), size)
+            self._search(
+                images[first : first + size],
+                *(tensor[first * starts : (first + size) * starts] for tensor in (start, centre, weight, odds)),
+            )
+            for first in range(0, n, size)
         ]
         values, evidence, residual = (torch.cat(group) for group in zip(*parts, strict=True))
         return KeyEstimate(evidence, residual, self._latents(values))
 
     def _search(
-        self, values: Tensor, images: Tensor, centre: Tensor, weight: Tensor, odds: Tensor
+        self, images: Tensor, values: Tensor, centre: Tensor, weight: Tensor, odds: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Values found `(n, k + m)`, evidence of the bits `(n, m)` and mean squared residual `(n,)` of one batch."""
-        target = self._features(images)
-        made = self._made(values)
+        """Search from all starts of some images, and choose.
+
+        Args:
+            images: `(n, 3, H, W)`.
+            values: starts `(n s, k + m)`, those of one image one after the other.
+            centre: what is known of them beforehand `(n s, k + m)`.
+            weight: how surely `(n s, k + m)`.
+            odds: log odds of the bits `(n s, m)`.
+
+        Returns:
+            Values found `(n, k + m)`, evidence of the bits `(n, m)` and mean squared residual `(n,)`.
+        """
+        target = self._features(images).repeat_interleave(len(values) // len(images), dim=0)
+        made = torch.cat([self._made(some) for some in torch.split(values, self.settings.rows)])
         damping = torch.full_like(made[:, 0, 0], self.settings.damping)
         evidence = values.new_zeros(len(values), self.fingerprint.bits)
         active = torch.arange(len(values), device=values.device)
+        kept = torch.ones_like(active, dtype=torch.bool)
+        limits = dict(self.settings.keep)
         for iteration in range(self.settings.iterations):
-            found = self._steps(
-                values[active], made[active], target[active], damping[active], centre[active], weight[active]
-            )
-            values, made = values.index_copy(0, active, found.values), made.index_copy(0, active, found.made)
-            damping = damping.index_copy(0, active, found.damping)
-            before = evidence[active]
-            evidence[active] = now = decide(found.values[:, self.axes :], found.precision, odds[active])
-            going = found.fell > self.settings.tolerance
-            if self.settings.sure and iteration:
-                going &= ((now > 0) != (before > 0)).any(dim=1) | (now.abs().amin(dim=1) < self.settings.sure)
-            active = active[going]
+            if iteration in limits:
+                kept = _least(_residual(target, made, kept).view(len(images), -1), limits[iteration]).flatten()
+                active = active[kept[active]]
             if not len(active):
                 break
-        return values, evidence, (target - made).square().flatten(1).mean(dim=1)
+            going = []
+            for some in torch.split(active, self.settings.batch):
+                found = self._steps(values[some], made[some], target[some], damping[some], centre[some], weight[some])
+                values, made = values.index_copy(0, some, found.values), made.index_copy(0, some, found.made)
+                damping = damping.index_copy(0, some, found.damping)
+                before = evidence[some]
+                evidence[some] = now = decide(found.values[:, self.axes :], found.precision, odds[some])
+                on = found.fell > self.settings.tolerance
+                if self.settings.sure and iteration:
+                    on &= ((now > 0) != (before > 0)).any(dim=1) | (now.abs().amin(dim=1) < self.settings.sure)
+                going.append(some[on])
+            active = torch.cat(going)
+        residual = _residual(target, made, kept)
+        best = _least(residual.view(len(images), -1), 1).flatten()
+        return values[best], evidence[best], residual[best]
 
     def _steps(
         self, values: Tensor, made: Tensor, target: Tensor, damping: Tensor, centre: Tensor, weight: Tensor
@@ -228,6 +261,17 @@ class LeastSquaresDecoder:
         alpha, key = values[:, : self.axes], values[:, self.axes :]
         outside = (alpha * fingerprint.other_deviation) @ fingerprint.other_axes
         return fingerprint.mean + outside + fingerprint.offset(key)
+
+
+def _residual(target: Tensor, made: Tensor, kept: Tensor) -> Tensor:
+    """Mean squared residual of features `(r, c, p)` in each row `(r,)`; infinite in rows that are not kept."""
+    return (target - made).square().flatten(1).mean(dim=1).masked_fill(~kept, float("inf"))
+
+
+def _least(residual: Tensor, starts: int) -> Tensor:
+    """Which starts of each image, `(n, s)` bool, are among its so many of least residual."""
+    best = residual.argsort(dim=1, stable=True)[:, :starts]
+    return torch.zeros_like(residual, dtype=torch.bool).scatter_(1, best, True)
 
 
 def _noise(residual: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.timeout(3600 
 
 TRAINED = os.environ.get("FINGERPRINT_BENCH_TRAINED", "stylegan2")
 CHECKPOINT = Path(fingerprints.__path__[0]) / "trained" / TRAINED / "checkpoints" / "last.ckpt"
-FIRST_SAMPLE = 2**51  # beyond the numbers of training, validation and test, and of what presets were chosen on (2**50)
+FIRST_SAMPLE = 2**52  # beyond the numbers of training, validation and test, and of what presets were chosen on
 USERS = 100  # of the registry, the owners of the images among them
 FALSE_POSITIVE_RATE = 1e-6
 ORDER = ("amortised", "hybrid", "inversion", "paper")

@@ -10,7 +10,7 @@ from smooth_generator import BITS, Smooth, smooth_fingerprint
 
 from lightning_modules.fingerprints.amortised import AmortisedDecoder, KeyNetwork
 from lightning_modules.fingerprints.decoders import PRESETS, check_decoder, make_decoder
-from lightning_modules.fingerprints.hybrid import DescentStarts, EncoderStarts, HybridDecoder
+from lightning_modules.fingerprints.hybrid import EncoderStarts, HybridDecoder, RestartedDecoder
 from lightning_modules.fingerprints.inversion import InversionDecoder
 from lightning_modules.fingerprints.keys import seeded_keys
 from lightning_modules.fingerprints.losses import make_loss
@@ -77,7 +77,11 @@ def test_every_name_gives_a_decoder(name, generator, network):
         ("oracle", {}, "found decoder 'oracle'; expected amortised, hybrid, inversion, paper"),
         ("hybrid", {"iteration": 3}, "option of the decoder hybrid 'iteration'; did you mean iterations"),
         ("paper", {"learning-rate": 3}, "option of the decoder paper 'learning-rate'; did you mean learning_rate"),
-        ("inversion", {"starts": 3}, "option of the decoder inversion 'starts'; expected iterations, steps, damping"),
+        (
+            "inversion",
+            {"starts": 3},
+            "option of the decoder inversion 'starts'; expected iterations, keep, steps, damping",
+        ),
         ("amortised", {"iterations": 3}, "option of the decoder amortised 'iterations'; expected batch"),
     ],
 )
@@ -127,8 +131,8 @@ def test_each_starts_from_what_it_says(generator, network):
     assert isinstance(hybrid.start, AmortisedDecoder)
     assert hybrid.start.network is network
     assert torch.equal(hybrid.alpha_error, network.alpha_error)
-    assert isinstance(inversion.start, DescentStarts)
-    assert inversion.alpha_error is None
+    assert isinstance(inversion, RestartedDecoder)
+    assert inversion.descent.settings.whitened
     assert isinstance(build("paper", generator, network), InversionDecoder)
 
 

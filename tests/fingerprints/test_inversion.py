@@ -175,3 +175,15 @@ def test_the_latin_hypercube_has_one_point_in_each_cell_of_each_axis():
 def test_settings_that_cannot_be_run_are_refused(settings):
     with pytest.raises(ValueError, match="found"):
         InversionSettings(**settings)
+
+
+def test_survivors_are_the_restarts_that_are_kept_best_first(generator, fingerprint, marked):
+    images, _ = marked
+    run = decoder(generator, fingerprint, starts=5, steps=12, keep=((4, 3),), whitened=True)
+    alpha, logits = run.survivors(images)
+    assert alpha.shape[:2] == logits.shape[:2] == (len(images), 3)
+    losses = torch.stack([run.judge(images, alpha[:, place], logits[:, place]) for place in range(3)])
+    best = run.decode(images)
+    assert torch.allclose(losses.amin(dim=0), best.loss, rtol=1e-4)
+    every = decoder(generator, fingerprint, starts=5, steps=12, whitened=True).survivors(images)
+    assert every[0].shape[1] == 5

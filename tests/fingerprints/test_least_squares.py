@@ -189,8 +189,62 @@ def test_channels_that_are_noisy_count_less(scene):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"iterations": 0}, {"damping": 0.0}, {"batch": 0}, {"tolerance": 1.0}, {"secant": 0.0}, {"sure": -1.0}],
+    [
+        {"iterations": 0},
+        {"damping": 0.0},
+        {"batch": 0},
+        {"tolerance": 1.0},
+        {"secant": 0.0},
+        {"sure": -1.0},
+        {"keep": ((1, 2), (2, 2))},
+        {"keep": ((3, 4), (2, 1))},
+    ],
 )
 def test_settings_that_cannot_be_run_are_refused(settings):
     with pytest.raises(ValueError, match="found"):
         LeastSquaresSettings(**settings)
+
+
+def far(n, starts, axes, seed=0):
+    """Starts far from what any image shows."""
+    return 6.0 * torch.randn(n, starts, axes, generator=torch.Generator().manual_seed(seed))
+
+
+def test_of_several_starts_the_one_of_least_residual_is_kept(scene):
+    images = scene[3]
+    run = decoder(scene, iterations=2)
+    alpha = far(len(images), 3, 10)
+    alone = [run.refine(images, alpha[:, start], torch.zeros(len(images), 1)) for start in range(3)]
+    losses = torch.stack([estimate.loss for estimate in alone])  # (3, n)
+    together = run.refine(images, alpha, torch.zeros(len(images), 1, 1))
+    assert torch.allclose(together.loss, losses.amin(dim=0), rtol=1e-3)
+    best = losses.argmin(dim=0)
+    assert len(best.unique()) == 3  # the first start is not simply taken
+    chosen = torch.stack([alone[start].latents[row] for row, start in enumerate(best.tolist())])
+    assert torch.allclose(together.latents, chosen, atol=1e-3)
+
+
+def test_starts_that_fall_behind_cost_no_more_jacobians(scene):
+    images = scene[3][:4]
+    alpha = far(4, 5, 10)
+
+    def jacobians(**settings):
+        run, counted = decoder(scene, iterations=3, tolerance=0.0, **settings), []
+        inner = run._jacobian
+        run._jacobian = lambda values, made: counted.append(len(values)) or inner(values, made)
+        return run.refine(images, alpha, torch.zeros(4, 1, 1)), sum(counted)
+
+    whole, all_of_them = jacobians()
+    some, few = jacobians(keep=((1, 3), (2, 1)))
+    assert all_of_them == 4 * 5 * 3
+    assert few == 4 * (5 + 3 + 1)
+    assert bool((some.loss >= whole.loss * (1 - 1e-3)).all())
+    in_parts, _ = jacobians(keep=((1, 3), (2, 1)), batch=3)
+    assert torch.allclose(in_parts.loss, some.loss, rtol=1e-2)
+
+
+def test_from_the_mean_latent_a_bad_start_beside_it_changes_no_answer(scene):
+    _, _, keys, images = scene
+    alpha = torch.cat([far(len(images), 2, 10), torch.zeros(len(images), 1, 10)], dim=1)
+    estimate = decoder(scene, keep=((2, 1),)).refine(images, alpha, torch.zeros(len(images), 1, 1))
+    assert torch.equal(estimate.bits, keys)
