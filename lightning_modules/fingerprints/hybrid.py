@@ -85,7 +85,7 @@ class RestartedDecoder:
     """Searches by least squares from every restart that a short descent leaves, and keeps the one of least residual.
 
     A descent of few steps tells good restarts from bad ones badly, and the best of them often leads to a wrong valley;
-    the residual that least squares leave tells it surely.
+    the residual that least squares leave tells far better.
 
     Args:
         descent: a whitened inversion.

@@ -135,7 +135,7 @@ class InversionDecoder:
             images: `(n, 3, H, W)` in [0, 1].
 
         Returns:
-            Alpha `(n, s, k)` in the units of the search and key logits `(n, s, m)`; of each image by rising loss.
+            Alpha `(n, s, k)` in the units of the search and key logits `(n, s, m)`.
         """
         kept = [restarts for step, restarts in self.settings.keep if step < self.settings.steps]
         count = kept[-1] if kept else self.settings.starts

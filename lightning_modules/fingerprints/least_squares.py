@@ -19,6 +19,7 @@ what has no slope, such as pixels beyond black and white or the codes of a vecto
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -76,8 +77,9 @@ class LeastSquaresSettings:
             raise ValueError(
                 f"found {self}, expected iterations, steps, batch and rows of at least 1, damping > 0, tolerance < 1"
             )
-        if any(later[0] <= earlier[0] or not 1 <= later[1] < earlier[1] for earlier, later in pairwise(self.keep)):
-            raise ValueError(f"found keep {self.keep}, expected rising iterations with falling starts")
+        stages = [(0, math.inf), *self.keep]
+        if any(later[0] <= earlier[0] or not 1 <= later[1] < earlier[1] for earlier, later in pairwise(stages)):
+            raise ValueError(f"found keep {self.keep}, expected rising iterations from 1 on with falling starts")
         if not self.secant > 0.0 or self.sure < 0.0:
             raise ValueError(f"found secant {self.secant} and sure {self.sure}, expected a step above 0 and at least 0")
 

@@ -177,7 +177,7 @@ def test_settings_that_cannot_be_run_are_refused(settings):
         InversionSettings(**settings)
 
 
-def test_survivors_are_the_restarts_that_are_kept_best_first(generator, fingerprint, marked):
+def test_survivors_are_the_restarts_that_are_kept_the_best_among_them(generator, fingerprint, marked):
     images, _ = marked
     run = decoder(generator, fingerprint, starts=5, steps=12, keep=((4, 3),), whitened=True)
     alpha, logits = run.survivors(images)

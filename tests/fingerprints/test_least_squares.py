@@ -198,6 +198,8 @@ def test_channels_that_are_noisy_count_less(scene):
         {"sure": -1.0},
         {"keep": ((1, 2), (2, 2))},
         {"keep": ((3, 4), (2, 1))},
+        {"keep": ((2, 0),)},
+        {"keep": ((0, 3),)},
     ],
 )
 def test_settings_that_cannot_be_run_are_refused(settings):

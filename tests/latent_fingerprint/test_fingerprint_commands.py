@@ -50,8 +50,20 @@ def test_every_kind_of_negative_is_counted_once_and_together(run):
     assert accuracy == pytest.approx(0.5, abs=4 * (0.25 / (160 * BITS)) ** 0.5)  # four deviations of fair bits
 
 
-def test_evaluation_gives_the_runs_own_metrics_to_the_byte(run, tmp_path):
+def test_a_fingerprint_knows_how_its_generator_sampled(run):
+    fingerprint = read_fingerprint(run / "fingerprint.safetensors")
+    assert fingerprint.sampling == {"truncation": 1.0}
+    assert "tensor(" not in repr(fingerprint)
+
+
+def test_evaluation_gives_the_runs_own_metrics_to_the_byte(run, tmp_path, capsys):
     evaluated(run, tmp_path)
+    told = capsys.readouterr().out.splitlines()
+    entry = read_metrics(run)["test/clean/bit_accuracy"]
+    (line,) = [line for line in told if line.startswith("test/clean/bit_accuracy: ")]
+    assert f"{100 * entry['value']:.1f}\N{NO-BREAK SPACE}%" in line
+    assert line.endswith("n = 20")
+    assert told[-1] == str(tmp_path)
     assert (tmp_path / "metrics.json").read_bytes() == (run / "metrics.json").read_bytes()
     assert (tmp_path / "rows.jsonl").read_bytes() == (run / "rows.jsonl").read_bytes()
 

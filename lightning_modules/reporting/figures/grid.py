@@ -107,7 +107,7 @@ def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
     cell = 0.62
     longest = max(len(row.source) for row in rows)
     inches = cell / pitch[1]
-    figure = new_figure(canvas.shape[1] * inches + 0.075 * longest + 1.1, canvas.shape[0] * inches + 0.55)
+    figure = new_figure(canvas.shape[1] * inches + 0.09 * longest + 1.1, canvas.shape[0] * inches + 0.55)
     axes = figure.add_subplot()
     axes.imshow(canvas, interpolation="none")
     axes.set_yticks([pitch[0] * (row + 0.5) for row in range(len(rows))], [row.source for row in rows])
