@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,6 @@ def test_top_level_is_the_owners():
         "pyproject.toml", "README.md", "lightning_modules", "datamodules", "configs", "train.py", "evaluate.py",
         "tests", "Makefile", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "docs",
     }  # fmt: skip
-    made = {"runs", "data"}  # ignored by git
-    visible = {path.name for path in ROOT.iterdir() if not path.name.startswith((".", "__"))}
-    assert {name for name in visible if not name.endswith(".egg-info")} - made <= allowed
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line and line[0] != "#"]
+    names = {path.name for path in ROOT.iterdir() if not path.name.startswith((".", "__"))}
+    assert {name for name in names if not any(fnmatch(name, pattern) for pattern in ignored)} <= allowed
