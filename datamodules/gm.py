@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,18 @@ class GMDataModule(pl.LightningDataModule):
         if rows.empty:
             raise ValueError(f"no image has the split {split!r}; its fraction is 0: give {split}_fraction a share")
         return PlannedImages(self.settings.base, rows, self.settings.pixel_path, self.sources)
+
+    def sample_batches(self, split: str, count: int) -> Iterator[Batch]:
+        """Batches of images of a split chosen at random, the same ones each time and on every process.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            count: Number of images; all of a smaller split.
+        """
+        images = self.images(split)
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count].tolist()
+        for start in range(0, len(chosen), self.hparams["batch_size"]):
+            yield collate_images([images[index] for index in chosen[start : start + self.hparams["batch_size"]]])
 
     def manifold_images(self) -> ManifoldImages:
         """The reals of the manifold: a map-style data set of ``{"image": uint8 (3, H, W), "content_id": int}``."""

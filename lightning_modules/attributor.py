@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules import artifacts
-from lightning_modules.artifacts import VIEWS, Manifold, NeighbourCache, View
+from lightning_modules.artifacts import Manifold, NeighbourCache, View
 from lightning_modules.metrics import (
     Estimate,
     FrechetDistanceRatio,
@@ -22,30 +22,43 @@ from lightning_modules.metrics import (
     over_seeds,
     scalars,
 )
-from lightning_modules.networks import MAIN, ControlledNetworks, warmup_cosine
+from lightning_modules.networks import (
+    AUTO,
+    MAIN,
+    ControlledNetworks,
+    Recipe,
+    choose_network,
+    recipe_for,
+    warmup_cosine,
+)
 
 MIB = 2**20
+CONTROLS: tuple[View, ...] = ("raw", "nearest", "random")  # the artifact is the attributor's own view
+STATISTICS_IMAGES = 1024  # training images whose mean and deviation standardise the networks' input
 FEWEST_TEST_IMAGES = 4  # two halves of two: what a Frechet distance needs
 
 
 class Attributor(pl.LightningModule):
     """Names the source of an image from its artifact: what separates it from the nearest real image.
 
-    Beside the attributor itself it trains its *controls*: one smaller network on each view of the same images (the
-    artifact, the raw image, the nearest real alone, the difference to a random real), several seeds each, in the same
-    steps on the same batches. They change nothing in the attributor; they show what the artifact adds.
+    Beside the attributor itself it trains its *controls*: other networks on other views of the same images (the raw
+    image, the nearest real alone, the difference to a random real), in the same steps on the same batches, with the
+    same recipe. They change nothing in the attributor; they show what the artifact adds. Each control costs as much as
+    the attributor, unless `control_network` names a smaller one.
 
     Args:
         embedding: Space of the artifact (``lightning_modules.artifacts.embedding_names()``).
         view: What the attributor sees; other than ``artifact`` makes it a baseline.
-        network: timm model of the attributor.
-        stem: ``imagenet``, ``small`` or ``patch`` (see ``SourceNetwork``).
+        network: timm model of the attributor, ``small_cnn``, or ``auto``: by the size of the images (``recipes``).
+        stem: ``imagenet``, ``small`` or ``patch`` (see ``SourceNetwork``), or ``auto``.
         weights: ``none``, ``imagenet`` or a path.
         input_size: Resize of the network's input, in pixels; None keeps the embedding's.
-        learning_rate: Peak of AdamW's learning rate (warm-up over the first twentieth, then cosine to zero).
-        weight_decay: AdamW's.
+        learning_rate: Peak of AdamW's learning rate; None for the network's recipe.
+        weight_decay: AdamW's; None for the recipe's.
+        flip: Mirror half of the training images in each epoch.
         controls: Views that get control networks; empty for none.
-        control_network: timm model of the controls, the same for every view so that their rows compare.
+        control_network: timm model of the controls, the same for every view so that their rows compare; ``auto`` for
+            the attributor's own, whose row then needs no network of its own.
         control_seeds: Initialisations per view.
         fdr_halvings: Random halvings that FDR is averaged over.
         model_seed: Of initialisations, random reals and halvings; None for the seed of ``seed_everything``.
@@ -61,15 +74,16 @@ class Attributor(pl.LightningModule):
         self,
         embedding: str = "rgb",
         view: View = "artifact",
-        network: str = "resnet50",
-        stem: str = "imagenet",
+        network: str = AUTO,
+        stem: str = AUTO,
         weights: str = "none",
         input_size: int | None = None,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.01,
-        controls: tuple[View, ...] = VIEWS,
-        control_network: str = "resnet10t",
-        control_seeds: int = 3,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        flip: bool = False,
+        controls: tuple[View, ...] = CONTROLS,
+        control_network: str = AUTO,
+        control_seeds: int = 1,
         fdr_halvings: int = 10,
         model_seed: int | None = None,
         manifold_dir: str | None = None,
@@ -84,7 +98,7 @@ class Attributor(pl.LightningModule):
         self.sources: list[str] = []
         self.image_size: tuple[int, int] | None = None
         self.results: dict[str, Estimate] = {}
-        self._prepared = False
+        self._prepared = self._standardised = False
 
     # --- what depends on the data ------------------------------------------------------------------------------------
 
@@ -92,22 +106,41 @@ class Attributor(pl.LightningModule):
         """Build the networks for the data set's sources, unless a checkpoint has brought its own."""
         data = self.trainer.datamodule
         if not self.sources and hasattr(data, "sources"):
-            self._build(list(data.sources), self.hparams["weights"])
-            self.image_size = tuple(data.image_size)
+            size = tuple(data.image_size)
+            self._build(list(data.sources), size, self._choose_networks(size), self.hparams["weights"])
 
-    def _build(self, sources: list[str], weights: str) -> None:
+    def _choose_networks(self, image_size: tuple[int, int]) -> dict[str, tuple[str, str]]:
+        """Name and stem of the attributor's network and of the controls'."""
+        settings, side = self.hparams, self.hparams["input_size"]
+        size = image_size if side is None else (side, side)
+        main = choose_network(settings["network"], settings["stem"], size)
+        if settings["control_network"] == AUTO:
+            return {"main": main, "control": main}
+        return {"main": main, "control": choose_network(settings["control_network"], settings["stem"], size)}
+
+    def _build(
+        self, sources: list[str], image_size: tuple[int, int], chosen: dict[str, tuple[str, str]], weights: str
+    ) -> None:
         settings, k = self.hparams, len(sources)
-        self.sources = sources
-        shape = {"stem": settings["stem"], "input_size": settings["input_size"]}
+        self.sources, self.image_size, self.chosen_networks = sources, image_size, chosen
+        (network, stem), (control, control_stem) = chosen["main"], chosen["control"]
+        same = chosen["main"] == chosen["control"]
         self.networks = ControlledNetworks(
-            main={"name": settings["network"], "weights": weights, **shape},
+            main={"name": network, "stem": stem, "weights": weights, "input_size": settings["input_size"]},
             view=settings["view"],
-            control={"name": settings["control_network"], **shape},
+            control={
+                "name": control,
+                "stem": control_stem,
+                "weights": weights if same else "none",
+                "input_size": settings["input_size"],
+            },
             controls=settings["controls"],
             control_seeds=settings["control_seeds"],
             num_classes=k,
             seed=settings["model_seed"],
         )
+        self.recipe = recipe_for(network, settings["weights"])
+        self.control_recipe = recipe_for(control, settings["weights"] if same else "none")
         self.train_accuracy = MulticlassAccuracy(k, average="micro")
         self.val_metrics, self.test_metrics = attribution_metrics(k, "val/"), attribution_metrics(k, "test/")
         self.control_accuracy = nn.ModuleDict(
@@ -140,8 +173,23 @@ class Attributor(pl.LightningModule):
         self._prepared = True
 
     def on_fit_start(self) -> None:
-        """Build or open the manifold before the first step."""
+        """Build or open the manifold, and learn the scale of each view, before the first step."""
         self._prepare()
+        if not self._standardised:
+            self.networks.set_input_statistics(self._view_statistics())
+            self._standardised = True
+
+    def _view_statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and deviation (3,) of each view over the same training images on every process."""
+        needed, parts = set(self.networks.views.values()), []
+        for batch in self.trainer.datamodule.sample_batches("train", STATISTICS_IMAGES):
+            views, _ = self.views({**batch, "image": batch["image"].to(self.device)}, needed)
+            parts.append({name: view.double() for name, view in views.items()})
+        statistics = {}
+        for name in needed:
+            values = torch.cat([part[name] for part in parts]).transpose(0, 1).flatten(1)  # (3, N * H * W)
+            statistics[name] = (values.mean(dim=1), values.std(dim=1))
+        return statistics
 
     def on_validation_start(self) -> None:
         """Forget the last epoch's counts: the logger resets only the members it logs."""
@@ -210,8 +258,16 @@ class Attributor(pl.LightningModule):
         """Sum of all networks' cross-entropies on one batch."""
         labels = batch["label"]
         views, _ = self.views(batch, set(self.networks.views.values()))
+        if self.hparams["flip"]:
+            # which images are mirrored follows from the image, the epoch and the seed
+            seed = self.hparams["model_seed"] * 100_003 + self.current_epoch + 1
+            mirrored = artifacts.random_reals(batch["content_id"], 2, seed).bool()[:, None, None, None]
+            views = {name: torch.where(mirrored, view.flip(-1), view) for name, view in views.items()}
         outputs = self.networks(views)
-        losses = {name: cross_entropy(logits, labels) for name, (logits, _) in outputs.items()}
+        losses = {
+            name: cross_entropy(logits, labels, label_smoothing=self._recipe_of(name).label_smoothing)
+            for name, (logits, _) in outputs.items()
+        }
         self.train_accuracy(outputs[MAIN][0], labels)
         logged = {"on_epoch": True, "on_step": False, "batch_size": len(labels)}
         self.log("train/loss", losses[MAIN].detach(), sync_dist=True, **logged)
@@ -264,11 +320,21 @@ class Attributor(pl.LightningModule):
 
     # --- optimisation and checkpoints --------------------------------------------------------------------------------
 
+    def _recipe_of(self, name: str) -> Recipe:
+        return self.recipe if name == MAIN else self.control_recipe
+
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW with linear warm-up over a twentieth of all steps, then cosine to zero."""
+        """AdamW with the rate and decay of each network's recipe; linear warm-up, then half a cosine to zero."""
         rate, decay = self.hparams["learning_rate"], self.hparams["weight_decay"]
-        optimizer = torch.optim.AdamW(self.networks.parameters(), lr=rate, weight_decay=decay, fused=True)
-        schedule = warmup_cosine(optimizer, int(self.trainer.estimated_stepping_batches))
+        parameters: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, network in self.networks.networks.items():
+            recipe = self._recipe_of(name)
+            key = (recipe.learning_rate if rate is None else rate, recipe.weight_decay if decay is None else decay)
+            parameters.setdefault(key, []).extend(network.parameters())
+        groups = [{"params": held, "lr": lr, "weight_decay": wd} for (lr, wd), held in parameters.items()]
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warmup_cosine(optimizer, steps, self.recipe.warmup_fraction)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -277,6 +343,7 @@ class Attributor(pl.LightningModule):
         checkpoint["attributor"] = {
             "sources": self.sources,
             "image_size": list(self.image_size or ()),
+            "networks": {part: list(names) for part, names in self.chosen_networks.items()},
             "manifold_hash": self.manifold.hash,
             "manifold_path": str(self.manifold.directory or ""),
             "manifold": self.manifold.to_tensors() if carried else {},
@@ -292,9 +359,17 @@ class Attributor(pl.LightningModule):
         saved = checkpoint.get("attributor")
         if saved is None:
             raise ValueError("the checkpoint holds no attributor; give one that train.py wrote for an Attributor")
-        if self.sources != saved["sources"]:
-            self._build(list(saved["sources"]), "none")
-        self.image_size = tuple(saved["image_size"])
+        size = tuple(saved["image_size"])
+        chosen = self._choose_networks(size)
+        if "networks" in saved:
+            chosen = {part: (name, stem) for part, (name, stem) in saved["networks"].items()}
+        if (self.sources, getattr(self, "chosen_networks", None)) != (saved["sources"], chosen):
+            self._build(list(saved["sources"]), size, chosen, "none")
+        for name in self.networks.views:  # checkpoints of before the input was standardised
+            prefix = f"networks.networks.{name}.input_"
+            checkpoint["state_dict"].setdefault(f"{prefix}mean", torch.zeros(3))
+            checkpoint["state_dict"].setdefault(f"{prefix}std", torch.ones(3))
+        self._standardised = True
         if saved["manifold"]:
             self.manifold = Manifold.from_tensors(saved["manifold"], self.embedding)
         else:

@@ -12,7 +12,7 @@ from datamodules.real import load_real_set
 from lightning_modules.cli.generate_fingerprinted import write_fingerprinted_images
 from lightning_modules.cli.generate_images import PROG, write_images
 from lightning_modules.cli.parser import SuggestingParser, nearest_keys
-from lightning_modules.generators.gm_fashion import Reals, build_gm_data_set
+from lightning_modules.generators.gm_fashion import BLACK_BELOW, Reals, build_gm_data_set
 
 DESCRIPTION = """Write images: of one generator (key `generator`), those with a user's key in them (keys `fingerprint`
 and `user`), or a GM data set (key `sources`).
@@ -38,6 +38,7 @@ def write_data_set(
     manifold_images: int | None = None,
     processes: int = 1,
     use_shipped_images: bool = True,
+    black_below: int = BLACK_BELOW,
 ) -> Path:
     """Write `<out>/<source>/*.png`, `<out>/real-<name>/*.png`, `<out>/manifold-<name>/*.png` and `<out>/sources.yaml`.
 
@@ -54,6 +55,8 @@ def write_data_set(
         manifold_images: Reals of the manifold; None for the whole training split.
         processes: Processes that share the sampling.
         use_shipped_images: Copy images that ship with the project instead of sampling them again; the same bytes.
+        black_below: 8-bit values below this one become 0 in every image, generated or real, so that the noise in a
+            black ground names no source; 0 leaves all pixels as they are.
 
     Returns:
         The folder.
@@ -79,6 +82,7 @@ def write_data_set(
         },
         processes=processes,
         use_shipped_images=use_shipped_images,
+        black_below=black_below,
     )
     return folder
 

@@ -16,12 +16,21 @@ from lightning_modules.generators.bundled import read_manifest, shipped_images
 from lightning_modules.generators.grey import FRAME
 from lightning_modules.generators.protocol import Generator
 from lightning_modules.generators.sampling import (
+    blacken,
     generate_sources,
     image_path,
     remove_leftovers,
     write_bytes,
     write_png,
 )
+
+BLACK_BELOW = 8
+"""8-bit values below this one are written as 0 in GM-Fashion.
+
+The garments stand on exact black. Most generators leave values of 1 to 5 there, and how many they leave names the
+source without a look at the garment: logistic regression on the counts of the 16 darkest values named 68 % of the
+test images of eight classes before all images got one ground.
+"""
 
 FACTS = ("upsampling", "downsampling", "normalisation", "non_linearity", "skip", "loss")
 
@@ -62,6 +71,7 @@ def build_gm_data_set(
     processes: int = 1,
     use_shipped_images: bool = True,
     progress: bool = True,
+    black_below: int = BLACK_BELOW,
 ) -> None:
     """Write `out/<source>/*.png` for every source and every set of reals, and `out/sources.yaml`.
 
@@ -78,28 +88,31 @@ def build_gm_data_set(
         processes: processes that share the sampling.
         use_shipped_images: copy images that are shipped instead of sampling them again; same bytes, less time.
         progress: show progress bars.
+        black_below: 8-bit values below this one become 0 in every image, generated or real; 0 changes none.
 
     Raises:
         KeyError: a source that is not bundled.
-        ValueError: too few reals, or `out` holds images made in another way.
+        ValueError: too few reals, a `black_below` outside 0 to 255, or `out` holds images made in another way.
     """
     for name, real in reals.items():
         if not 0 < real.n <= len(real.pictures):
             raise ValueError(f"{name}: found {len(real.pictures)} images in {real.origin}, asked for {real.n}")
+    if not 0 <= black_below <= 255:
+        raise ValueError(f"found black_below={black_below}, expected an 8-bit value, 0 to 255 (0 changes no pixel)")
     generators: dict[str, Generator | str] = (
         dict(sources) if isinstance(sources, Mapping) else {name: name for name in sources}
     )
-    description = _describe(generators, n, seed, reals)
+    description = _describe(generators, n, seed, reals, black_below)
     _check_folder(out, description)
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(yaml.safe_dump(description, sort_keys=False).encode(), out / "sources.yaml")
 
     for name, real in reals.items():
-        _write_reals(out / name, real, seed, progress, name)
+        _write_reals(out / name, real, seed, progress, name, black_below)
     if use_shipped_images:
         for name in (source for source in generators.values() if isinstance(source, str)):
-            _write_shipped(out / name, name, n, seed)
-    generate_sources(generators, {name: out / name for name in generators}, n, seed, processes, progress)
+            _write_shipped(out / name, name, n, seed, black_below)
+    generate_sources(generators, {name: out / name for name in generators}, n, seed, processes, progress, black_below)
 
 
 def choose_reals(available: int, n: int, seed: int) -> NDArray[np.int64]:
@@ -108,31 +121,31 @@ def choose_reals(available: int, n: int, seed: int) -> NDArray[np.int64]:
     return order[:n]
 
 
-def _write_reals(folder: Path, real: Reals, seed: int, progress: bool, name: str) -> None:
+def _write_reals(folder: Path, real: Reals, seed: int, progress: bool, name: str, black_below: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     chosen = choose_reals(len(real.pictures), real.n, seed)
     for index, position in enumerate(tqdm(chosen, desc=name, unit="img", disable=not progress)):
         path = image_path(folder, index)
         if not path.is_file():
-            write_png(real.pictures[int(position)], path)
+            write_png(blacken(real.pictures[int(position)], black_below), path)
 
 
-def _write_shipped(folder: Path, source: str, n: int, seed: int) -> None:
+def _write_shipped(folder: Path, source: str, n: int, seed: int, black_below: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, grey in enumerate(shipped_images(source, seed)[:n]):
         path = image_path(folder, index)
         if not path.is_file():
-            write_png(np.repeat(np.pad(grey, FRAME)[:, :, None], 3, axis=2), path)
+            write_png(blacken(np.repeat(np.pad(grey, FRAME)[:, :, None], 3, axis=2), black_below), path)
 
 
 def _describe(
-    generators: Mapping[str, Generator | str], n: int, seed: int, reals: Mapping[str, Reals]
+    generators: Mapping[str, Generator | str], n: int, seed: int, reals: Mapping[str, Reals], black_below: int
 ) -> dict[str, dict[str, Any]]:
     manifest = read_manifest()
     description: dict[str, dict[str, Any]] = {}
     for name, generator in generators.items():
-        made = {"images": n, "seed": seed}
+        made = {"images": n, "seed": seed, "black_below": black_below}
         if not isinstance(generator, str):
             description[name] = {"family": name.partition("-")[0], **made}
         elif generator in manifest:
@@ -143,7 +156,7 @@ def _describe(
             raise KeyError(f"found no bundled source {generator!r}, expected one of {', '.join(sorted(manifest))}")
     for name, real in reals.items():
         facts = {"family": name.partition("-")[0], "origin": real.origin, "licence": real.licence}
-        description[name] = {**facts, "images": real.n, "seed": seed}
+        description[name] = {**facts, "images": real.n, "seed": seed, "black_below": black_below}
     return description
 
 

@@ -49,6 +49,7 @@ class Block:
     start: int
     stop: int
     size: int
+    black_below: int = 0
 
 
 def generate_images(
@@ -78,6 +79,7 @@ def generate_sources(
     seed: int,
     processes: int = 1,
     progress: bool = True,
+    black_below: int = 0,
 ) -> None:
     """`generate_images` for several sources at once, whose blocks share the processes.
 
@@ -88,6 +90,7 @@ def generate_sources(
         seed: seed of the latents.
         processes: processes that share the work; the bytes do not depend on it.
         progress: show a progress bar.
+        black_below: 8-bit values below this one are written as 0 (`blacken`).
 
     Raises:
         ValueError: n or processes below 1, or a generator whose images cannot be made again.
@@ -102,7 +105,7 @@ def generate_sources(
         remove_leftovers(folder)
         size = block_size(generators[source])
         for start in range(0, n, size):
-            block = Block(source, folder, seed, start, min(start + size, n), size)
+            block = Block(source, folder, seed, start, min(start + size, n), size, black_below)
             if any(not image_path(folder, i).is_file() for i in range(block.start, block.stop)):
                 blocks.append(block)
     processes = min(processes, len(blocks))
@@ -176,6 +179,16 @@ def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
     write_bytes(buffer.getvalue(), path)
 
 
+def blacken(pixels: NDArray[np.uint8], below: int) -> NDArray[np.uint8]:
+    """Set the values below `below` to 0, channel by channel: one black ground for images of every origin.
+
+    Args:
+        pixels: 8-bit values of any shape.
+        below: 0 to 255; 0 leaves the pixels as they are.
+    """
+    return np.where(pixels < below, np.uint8(0), pixels)
+
+
 def write_bytes(content: bytes, path: Path) -> None:
     """Write a file beside its place and rename it, so that it is never seen half-written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -194,7 +207,7 @@ def _write_block(block: Block) -> Block:
     for index in range(block.start, block.stop):
         path = image_path(block.folder, index)
         if not path.is_file():
-            write_png(images[index % block.size].permute(1, 2, 0).numpy(), path)
+            write_png(blacken(images[index % block.size].permute(1, 2, 0).numpy(), block.black_below), path)
     return block
 
 

@@ -1,7 +1,19 @@
-"""Networks that name the source: timm backbones with stems for small images, their controls, their schedule."""
+"""Networks that name the source: timm backbones and a small CNN, their stems, controls, recipes and schedule."""
 
 from lightning_modules.networks.controlled import MAIN, ControlledNetworks
+from lightning_modules.networks.recipes import AUTO, SMALL_CNN, Recipe, choose_network, recipe_for
 from lightning_modules.networks.schedule import warmup_cosine
 from lightning_modules.networks.source_network import STEMS, SourceNetwork
 
-__all__ = ["MAIN", "STEMS", "ControlledNetworks", "SourceNetwork", "warmup_cosine"]
+__all__ = [
+    "AUTO",
+    "MAIN",
+    "SMALL_CNN",
+    "STEMS",
+    "ControlledNetworks",
+    "Recipe",
+    "SourceNetwork",
+    "choose_network",
+    "recipe_for",
+    "warmup_cosine",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks.source_network import SourceNetwork
@@ -15,7 +16,8 @@ _SEED_STEP = 1000  # between initialisations, so that those of neighbouring expe
 class ControlledNetworks(nn.Module):
     """The main network on its view, and for each control view several initialisations of one smaller network.
 
-    They share no parameter, so that under an optimiser that treats each parameter alone (AdamW without clipping by a
+    All networks compute in channels-last layout, which is several times as fast on a CPU at these sizes. They share no
+    parameter, so that under an optimiser that treats each parameter alone (AdamW without clipping by a
     global norm) no network notices that others are trained beside it.
 
     Args:
@@ -48,11 +50,17 @@ class ControlledNetworks(nn.Module):
                 networks[name] = SourceNetwork(num_classes=num_classes, seed=own_seed, **control)  # type: ignore[arg-type]
                 self.views[name] = shown
         self.networks = nn.ModuleDict(networks)
+        self.networks.to(memory_format=torch.channels_last)
 
     @property
     def controls(self) -> dict[str, str]:
         """View of each control network by the network's name."""
         return {name: view for name, view in self.views.items() if name != MAIN}
+
+    def set_input_statistics(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Standardise the input of every network with the mean and deviation (3,) of its view, by the view's name."""
+        for name, view in self.views.items():
+            self.networks[name].set_input_statistics(*statistics[view])  # type: ignore[operator]
 
     def forward(
         self, views: Mapping[str, Tensor], names: Sequence[str] | None = None

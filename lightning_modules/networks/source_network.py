@@ -1,11 +1,11 @@
-"""The network that names the source: a timm backbone (ResNet50 in ManiFPT, Sec. 5) with a choice of stem.
+"""The network that names the source: a timm backbone (ResNet50 in ManiFPT, Sec. 5) or a small CNN, with its stem.
 
 Artifacts are high-frequency and small images have few pixels, so what the first layers throw away matters. Stems:
 
 - ``imagenet``: the backbone's own (ResNet: 7x7 stride 2, then 3x3 max-pooling stride 2). For images of about 200 px.
 - ``small``: 3x3 stride 1, no pooling (the CIFAR stem). Keeps every pixel; 16 times the work of ``imagenet``.
-- ``patch``: each 4x4 block of pixels becomes 48 channels (pixel-unshuffle), then 3x3 stride 1, no pooling. Nothing is
-  averaged away before the first convolution, at the cost of ``imagenet``: the default for 32 px.
+- ``patch``: each 4x4 block of pixels becomes 48 channels (pixel-unshuffle), then 3x3 stride 1, no pooling, at the cost
+  of ``imagenet``. Quick, but far less accurate than ``small`` on images of 32 px.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from lightning_modules.networks.recipes import SMALL_CNN
+from lightning_modules.networks.small_cnn import SmallCNN
 from lightning_modules.networks.weights import load_backbone_weights
 
 STEMS = ("imagenet", "small", "patch")
@@ -27,8 +29,11 @@ _PATCH = 4
 class SourceNetwork(nn.Module):
     """Images or artifacts to logits over sources, and the penultimate features that FDR and t-SNE look at.
 
+    Its input is standardised channel by channel with the mean and deviation of the training images
+    (``set_input_statistics``); until they are set it enters as it is.
+
     Args:
-        name: A timm model, ``resnet50`` in the paper.
+        name: A timm model, ``resnet50`` in the paper, or ``small_cnn``.
         num_classes: Number of sources K.
         stem: One of ``STEMS``; other than ``imagenet`` only for timm's ResNets.
         weights: ``none``, ``imagenet`` (timm's, from the hub) or the path of a file with such weights.
@@ -52,13 +57,23 @@ class SourceNetwork(nn.Module):
         super().__init__()
         if stem not in STEMS:
             raise ValueError(f"stem is {stem!r}; expected one of {', '.join(STEMS)}")
-        if not timm.is_model(name):
-            near = get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        if name != SMALL_CNN and not timm.is_model(name):
+            near = get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=5, cutoff=0.5)
             raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(near) or 'none'}")
+        if name == SMALL_CNN and weights == "imagenet":
+            raise ValueError(f"{SMALL_CNN} has no ImageNet weights; name another network, or give `weights: none`")
         self.input_size = input_size
+        self.input_mean: Tensor
+        self.input_std: Tensor
+        self.register_buffer("input_mean", torch.zeros(3))
+        self.register_buffer("input_std", torch.ones(3))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            backbone: Any = timm.create_model(name, pretrained=False, num_classes=num_classes)
+            backbone: Any = (
+                SmallCNN(num_classes)
+                if name == SMALL_CNN
+                else timm.create_model(name, pretrained=False, num_classes=num_classes)
+            )
             self.num_features = int(backbone.num_features)
             self.backbone: Any = backbone
             if stem != "imagenet":
@@ -79,11 +94,21 @@ class SourceNetwork(nn.Module):
         self.backbone.conv1 = convolution if stem == "small" else nn.Sequential(nn.PixelUnshuffle(_PATCH), convolution)
         self.backbone.maxpool = nn.Identity()
 
+    def set_input_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise the input from now on; the statistics travel with the weights.
+
+        Args:
+            mean: Of each channel over the training images, (3,).
+            std: Standard deviation likewise; a channel without any is left unscaled.
+        """
+        self.input_mean.copy_(mean)
+        self.input_std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and features of a batch.
 
         Args:
-            images: float32 (N, 3, H, W); signed artifacts enter as they are, without rescaling.
+            images: float32 (N, 3, H, W), images or signed artifacts, before standardisation.
 
         Returns:
             Logits (N, K) and penultimate features (N, d), d = 2048 for ResNet50.
@@ -91,6 +116,7 @@ class SourceNetwork(nn.Module):
         if self.input_size is not None and images.shape[-1] != self.input_size:
             size = (self.input_size, self.input_size)
             images = interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        images = (images - self.input_mean[:, None, None]) / self.input_std[:, None, None]
         features = self.backbone.forward_head(self.backbone.forward_features(images), pre_logits=True)
         logits: Tensor = self.backbone.get_classifier()(features)
         return logits, features

@@ -48,13 +48,43 @@ def test_layout_and_description(sources, reals, tmp_path):
     assert len(list((tmp_path / "gan-small").iterdir())) == 5
     assert len(list((tmp_path / "real-noise").iterdir())) == 6
     description = yaml.safe_load((tmp_path / "sources.yaml").read_text())
-    assert description["vae-small"] == {"family": "vae", "images": 5, "seed": 0}
+    assert description["vae-small"] == {"family": "vae", "images": 5, "seed": 0, "black_below": 8}
     assert description["real-noise"]["origin"] == "noise, test split"
     assert description["real-noise"]["licence"] == "CC0-1.0"
 
 
+def pixels_of(folder):
+    found = []
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path) as image:
+            found.append(np.asarray(image))
+    return np.stack(found)
+
+
+def test_every_image_stands_on_one_black_ground(sources, reals, tmp_path):
+    """Generated or real: values below 8 are written as 0, all others as they are."""
+    build(tmp_path / "one", sources, reals)
+    build(tmp_path / "own", sources, reals, black_below=0)
+    for name in (*sources, "real-noise"):
+        ground, own = pixels_of(tmp_path / "one" / name), pixels_of(tmp_path / "own" / name)
+        assert ((own > 0) & (own < 8)).any()
+        np.testing.assert_array_equal(ground, np.where(own < 8, 0, own))
+
+
+def test_a_folder_on_another_ground_is_not_mixed_in(sources, reals, tmp_path):
+    build(tmp_path, sources, reals, black_below=0)
+    with pytest.raises(ValueError, match="black_below"):
+        build(tmp_path, sources, reals)
+
+
+@pytest.mark.parametrize("below", [-1, 256])
+def test_a_ground_is_an_8_bit_value(sources, reals, tmp_path, below):
+    with pytest.raises(ValueError, match="0 to 255"):
+        build(tmp_path, sources, reals, black_below=below)
+
+
 def test_reals_are_drawn_without_repetition_and_stored_unchanged(sources, reals, tmp_path):
-    build(tmp_path, sources, reals)
+    build(tmp_path, sources, reals, black_below=0)
     pictures = reals["real-noise"].pictures
     found = set()
     for path in (tmp_path / "real-noise").iterdir():
@@ -108,14 +138,17 @@ def test_too_few_reals_and_unknown_sources_are_told_before_anything_is_written(s
 def test_shipped_images_are_used_and_framed(reals, tmp_path, monkeypatch):
     grey = np.random.default_rng(1).integers(0, 256, (3, 28, 28), dtype=np.uint8)
     monkeypatch.setattr(gm_fashion, "shipped_images", lambda source, seed: grey)
-    build(tmp_path / "shipped", ["vae-beta-vae"], reals, n=4)
+    build(tmp_path / "ground", ["vae-beta-vae"], reals, n=3)
+    blackened = pixels_of(tmp_path / "ground" / "vae-beta-vae")[:, 2:-2, 2:-2, 0]
+    np.testing.assert_array_equal(blackened, np.where(grey < 8, 0, grey))
+    build(tmp_path / "shipped", ["vae-beta-vae"], reals, n=4, black_below=0)
     for i in range(3):
         with Image.open(tmp_path / "shipped" / "vae-beta-vae" / f"{i:07d}.png") as image:
             pixels = np.asarray(image)
         for channel in range(3):
             np.testing.assert_array_equal(pixels[2:-2, 2:-2, channel], grey[i])
         assert pixels.astype(int).sum() == 3 * grey[i].astype(int).sum()
-    build(tmp_path / "sampled", ["vae-beta-vae"], reals, n=4, use_shipped_images=False)
+    build(tmp_path / "sampled", ["vae-beta-vae"], reals, n=4, black_below=0, use_shipped_images=False)
     shipped, sampled = contents(tmp_path / "shipped"), contents(tmp_path / "sampled")
     differing = {name for name in shipped if shipped[name] != sampled[name]}
     assert differing == {f"vae-beta-vae/{i:07d}.png" for i in range(3)}  # the fourth is sampled in both

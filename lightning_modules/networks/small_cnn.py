@@ -1,0 +1,52 @@
+"""A six-layer CNN for small images: the first two layers see every pixel at full resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+WIDTHS = (24, 24, 48, 48, 96, 96)
+STRIDES = (1, 1, 2, 1, 2, 1)
+
+
+class SmallCNN(nn.Module):
+    """3x3 convolutions, each with batch normalisation and ReLU, then the mean over positions and a linear layer.
+
+    Traces of a generator are faint and local, so nothing is pooled before the third layer. At 32 px and with a few
+    hundred training images a source it is far more accurate than a ResNet50 with a `patch` stem, at a fraction of the
+    work. It offers what `SourceNetwork` asks of a timm model.
+
+    Args:
+        num_classes: Number of sources K.
+        widths: Channels of each layer.
+        strides: Stride of each layer.
+    """
+
+    def __init__(self, num_classes: int, widths: Sequence[int] = WIDTHS, strides: Sequence[int] = STRIDES) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width, stride in zip(widths, strides, strict=True):
+            convolution = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            channels = width
+        self.layers = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels, num_classes)
+        self.num_features = channels
+        self.default_cfg = {"classifier": "classifier"}
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Maps (N, d, h, w) of images (N, 3, H, W)."""
+        maps: Tensor = self.layers(images)
+        return maps
+
+    def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features (N, d) of maps (N, d, h, w), or with `pre_logits=False` logits (N, K)."""
+        features = maps.mean(dim=(2, 3))
+        return features if pre_logits else self.classifier(features)
+
+    def get_classifier(self) -> nn.Linear:
+        """The last layer: features (N, d) to logits (N, K)."""
+        return self.classifier

@@ -1,0 +1,59 @@
+"""What an attributor chooses by itself: network by image size, scale of its input; and files of before it did."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from attributor_runs import write_config
+
+import evaluate
+import train
+from datamodules import GMDataModule
+
+
+def test_the_input_is_scaled_by_the_training_images(trained, gm_root):
+    """The raw control: mean and deviation of the pixels of the training split, computed here from the files."""
+    state = torch.load(trained.checkpoint, weights_only=True)["state_dict"]
+    data = GMDataModule(root=str(gm_root))
+    data.setup()
+    pixels = torch.stack([item["image"] for item in data.images("train")]).double() / 255
+    torch.testing.assert_close(
+        state["networks.networks.raw_0.input_mean"].double(), pixels.mean(dim=(0, 2, 3)), rtol=1e-5, atol=0
+    )
+    assert (state["networks.networks.main.input_std"] < state["networks.networks.raw_0.input_std"]).all()
+
+
+def test_a_checkpoint_of_before_inputs_were_scaled_is_read_as_it_was_trained(trained, tmp_path):
+    saved = torch.load(trained.checkpoint, weights_only=True)
+    for name in [name for name in saved["state_dict"] if name.endswith((".input_mean", ".input_std"))]:
+        del saved["state_dict"][name]
+    del saved["attributor"]["networks"]
+    torch.save(saved, tmp_path / "old.ckpt")
+    run = tmp_path / "run"
+    evaluate.main(
+        ["test", "--config", str(trained.config), "--ckpt_path", str(tmp_path / "old.ckpt"), "--run_dir", str(run)]
+    )
+    found = json.loads((run / "metrics.json").read_text())["test/accuracy"]
+    assert found["n"] == 40  # it answers; without scales the network of this run answers worse
+    assert found["value"] != pytest.approx(trained.metrics["test/accuracy"])
+
+
+def test_an_attributor_that_says_nothing_of_its_network_trains_the_one_of_the_size(tmp_path, gm_root, monkeypatch):
+    unnamed = {"network": "auto", "stem": "auto", "learning_rate": None, "flip": True, "controls": ["raw"]}
+    config = write_config(tmp_path, gm_root, model=unnamed)
+    run = tmp_path / "run"
+    train.main(["--config", str(config), "--run_dir", str(run), "--trainer.max_epochs", "1"])
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["attributor"]["networks"] == {"main": ["small_cnn", "imagenet"], "control": ["small_cnn", "imagenet"]}
+    sizes = {
+        part: sum(v.numel() for name, v in saved["state_dict"].items() if f"networks.networks.{part}." in name)
+        for part in ("main", "raw_0")
+    }
+    assert sizes["main"] == sizes["raw_0"]
+    assert {group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]} == {3e-3}
+    # the network that was chosen stays, even where the rule would choose another one
+    monkeypatch.setattr("lightning_modules.attributor.choose_network", lambda *_: ("resnet18", "small"))
+    again = evaluate.main(["test", "--ckpt_path", str(run), "--run_dir", str(tmp_path / "again")])
+    assert again["test/accuracy"] == json.loads((run / "metrics.json").read_text())["test/accuracy"]["value"]
