@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks.source_network import SourceNetwork
@@ -16,8 +15,7 @@ _SEED_STEP = 1000  # between initialisations, so that those of neighbouring expe
 class ControlledNetworks(nn.Module):
     """The main network on its view, and for each control view several initialisations of one smaller network.
 
-    All networks compute in channels-last layout, which is several times as fast on a CPU at these sizes. They share no
-    parameter, so that under an optimiser that treats each parameter alone (AdamW without clipping by a
+    They share no parameter, so that under an optimiser that treats each parameter alone (AdamW without clipping by a
     global norm) no network notices that others are trained beside it.
 
     Args:
@@ -50,7 +48,6 @@ class ControlledNetworks(nn.Module):
                 networks[name] = SourceNetwork(num_classes=num_classes, seed=own_seed, **control)  # type: ignore[arg-type]
                 self.views[name] = shown
         self.networks = nn.ModuleDict(networks)
-        self.networks.to(memory_format=torch.channels_last)
 
     @property
     def controls(self) -> dict[str, str]:
