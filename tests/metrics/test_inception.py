@@ -72,7 +72,7 @@ def test_code_truncation_and_absence_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not readable as tensors alone"):
         load_inception(path)
     torch.save([torch.zeros(2)], path)
-    with pytest.raises(ValueError, match="holds list, expected a state dict"):
+    with pytest.raises(ValueError, match="holds list, expected a mapping"):
         load_inception(path)
 
 

@@ -11,12 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lightning_modules.generators.bundled import WEIGHTS_FOLDER, bundled_sources, read_manifest
+from lightning_modules.generators.checkpoints.families import CONDITIONAL, EXPECTED, refuse_known
 from lightning_modules.generators.checkpoints.file_hash import file_hash
 from lightning_modules.generators.checkpoints.file_type import file_type
 from lightning_modules.generators.checkpoints.kinds import KINDS, CheckpointGenerator, build
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import PickledObject, read_tensor_pickle, shown
+from lightning_modules.generators.latent_diffusion.diffusers_weights import weight_files
+from lightning_modules.state_dicts import without_prefixes
 
 READERS = {
     "rosinality": "lightning_modules.generators.stylegan2.read_rosinality:read_rosinality",
@@ -27,10 +32,6 @@ READERS = {
 }
 """The reader of each format."""
 
-EXPECTED = (
-    "a StyleGAN2 .pt of rosinality (g_ema), a .pkl of stylegan2-ada-pytorch (G_ema), a latent diffusion model.ckpt "
-    "with its config.yaml beside it, a diffusers folder, or a .safetensors of the convert command"
-)
 _log = logging.getLogger(__name__)
 
 
@@ -123,10 +124,13 @@ def _find(path: str | Path) -> Path:
 
 
 def _recognise_folder(path: Path) -> str:
-    if (path / "model_index.json").is_file() or (path / "unet").is_dir():
+    parts = ("unet", "transformer")
+    if (path / "model_index.json").is_file() or any((path / part).is_dir() for part in parts):
         return "diffusers"
     if (path / "model.ckpt").is_file():
         return "compvis"
+    if (path / "config.json").is_file() and weight_files(entry.name for entry in path.iterdir()):
+        return "diffusers"  # one part of it, which its reader names
     held = sorted(entry.name for entry in path.iterdir())
     found = f"{', '.join(held[:8])}{' and more' if len(held) > 8 else ''}" if held else "nothing"
     raise CheckpointError(
@@ -142,27 +146,45 @@ def _recognise_file(path: Path) -> str:
             raise CheckpointError(f"{path.name}: found one file of a diffusers folder; give the folder itself")
         return "own"
     content = read_tensor_pickle(path)
+    reader = _recognise_content(content, path)
+    if reader is not None:
+        return reader
+    refuse_known(content, path.name)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name}: found a pickled {_described(content)}; expected {EXPECTED}")
-    if isinstance(content.get("G_ema"), PickledObject):
-        return "stylegan2-ada-pytorch"
     if isinstance(content.get("g_ema"), PickledObject):
         raise CheckpointError(
             f"{path.name}: found g_ema that is a pickled {content['g_ema'].class_name}, expected its state dict; save "
             "g_ema.state_dict() under that name where the file was made"
         )
-    if isinstance(content.get("g_ema"), dict) or "style.1.weight" in content:
-        return "rosinality"
     state = content.get("state_dict")
     if isinstance(state, dict) and any(str(name).startswith("average.module.") for name in state):
         raise CheckpointError(
             f"{path.name}: found a training run of this project, expected the generator it made; write that with "
             f"`python -m lightning_modules.zoo.export {path} OUT` and load the .safetensors in OUT"
         )
-    if isinstance(state, dict) and any(str(name).startswith("first_stage_model.") for name in state):
-        return "compvis"
     inner = f", its state_dict with {_described(state)}" if isinstance(state, dict) else ""
     raise CheckpointError(f"{path.name}: found {_described(content)}{inner}; expected {EXPECTED}")
+
+
+def _recognise_content(content: Any, path: Path) -> str | None:
+    """The reader of a file's content, or None where there is no reader for it."""
+    if not isinstance(content, dict):
+        return None
+    if isinstance(content.get("G_ema"), PickledObject):
+        return "stylegan2-ada-pytorch"
+    if isinstance(content.get("g_ema"), dict):
+        return "rosinality"
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict):
+        return None
+    tensors, _ = without_prefixes({str(name): value for name, value in state.items() if isinstance(value, Tensor)})
+    if state is content and "style.1.weight" in tensors:
+        return "rosinality"
+    if any(name.startswith("first_stage_model.") for name in tensors):
+        refuse_known(tensors, path.name, CONDITIONAL)
+        return "compvis"
+    return None
 
 
 def _described(value: Any) -> str:

@@ -115,7 +115,7 @@ def test_a_broken_rosinality_file_names_the_tensor(break_it: Callable, message: 
         (without("synthesis.b8.conv1.weight"), "the tensors describe no StyleGAN2: found 2 channel numbers for 16 px"),
         (reshaped("mapping.w_avg"), r"found shape \(7, 7\) for tensor 'mapping.w_avg', expected \(8,\)"),
         (extra("synthesis.b8.skip.weight"), "found 1 tensors that do not belong"),
-        (extra("mapping.embed.weight"), "found a class-conditional generator, expected an unconditional one"),
+        (extra("mapping.embed.weight"), "found a class-conditional StyleGAN2 generator, expected an unconditional one"),
     ],
 )
 def test_a_broken_nvidia_file_names_the_tensor(break_it: Callable, message: str, tmp_path: Path) -> None:
