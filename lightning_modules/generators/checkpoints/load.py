@@ -17,6 +17,7 @@ from lightning_modules.generators.bundled import WEIGHTS_FOLDER, bundled_sources
 from lightning_modules.generators.checkpoints.families import CONDITIONAL, EXPECTED, refuse_known
 from lightning_modules.generators.checkpoints.file_hash import file_hash
 from lightning_modules.generators.checkpoints.file_type import file_type
+from lightning_modules.generators.checkpoints.hub import Fetched, fetch, hub_name
 from lightning_modules.generators.checkpoints.kinds import KINDS, CheckpointGenerator, build
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import PickledObject, read_tensor_pickle, shown
@@ -39,7 +40,8 @@ def load_generator(path: str | Path, kind: str = "auto", **options: Any) -> Chec
     """Load a generator from any checkpoint that can be read; nothing in the file is ever run.
 
     Args:
-        path: a checkpoint file or folder, or the name of a bundled source that is a generator file.
+        path: a checkpoint file or folder; the name of a bundled source that is a generator file; or a repository of
+            the Hugging Face hub, `hf://ORG/NAME[@REVISION][/FILE]` or `ORG/NAME` where no such path is here.
         kind: `auto`, or the kind it must be: `stylegan2` or `latent_diffusion`.
         options: how images are sampled (`noise`, `truncation`; `steps`, `eta`, `guidance`), and what the reader of the
             format takes (`config` of a model.ckpt; `prompts`, `prompt_embeddings` of a text-conditional folder).
@@ -48,8 +50,8 @@ def load_generator(path: str | Path, kind: str = "auto", **options: Any) -> Chec
         The generator: float32, frozen, on the CPU. Its attributes `kind`, `origin` and `report` say what was loaded.
 
     Raises:
-        CheckpointError: no such file, no format that can be read, a file that is truncated, damaged or holds code, a
-            tensor that is missing, left over or misshapen, or another kind than asked for.
+        CheckpointError: no such file, no hub and no cached copy, no format that can be read, a file that is truncated,
+            damaged or holds code, a tensor that is missing, left over or misshapen, or another kind than asked for.
         ValueError: an option that the generator does not have.
     """
     stored, rest = _read(path, kind, options)
@@ -86,14 +88,20 @@ def recognise(path: Path) -> str:
 
 
 def _read(path: str | Path, kind: str, options: Mapping[str, Any]) -> tuple[StoredGenerator, dict[str, Any]]:
-    """What is stored, and the options that its reader does not take."""
+    """What is stored, and the options that its reader does not take; of a local checkpoint or one of the hub."""
     if kind != "auto" and kind not in KINDS:
         raise CheckpointError(f"found kind {kind!r}, expected auto, {' or '.join(sorted(KINDS))}")
-    place = _find(path)
-    module, name = READERS[recognise(place)].split(":")
-    reader: Callable[..., StoredGenerator] = getattr(importlib.import_module(module), name)
-    taken = set(inspect.signature(reader).parameters) - {"path"}
-    stored = reader(place, **{key: value for key, value in options.items() if key in taken})
+    found = _find(path, options)
+    place = found if isinstance(found, Path) else found.path
+    try:
+        module, name = READERS[recognise(place)].split(":")
+        reader: Callable[..., StoredGenerator] = getattr(importlib.import_module(module), name)
+        taken = set(inspect.signature(reader).parameters) - {"path"}
+        stored = reader(place, **{key: value for key, value in options.items() if key in taken})
+    except CheckpointError as error:
+        if isinstance(found, Path):
+            raise
+        raise CheckpointError(f"{found.name}: {error}") from error
     if kind not in ("auto", stored.kind):
         raise CheckpointError(
             f"{place.name}: found a {stored.kind} generator, expected {kind}; give kind auto or {stored.kind}"
@@ -101,10 +109,14 @@ def _read(path: str | Path, kind: str, options: Mapping[str, Any]) -> tuple[Stor
     origin = {"file": place.name, **stored.origin}
     if "sha256" not in origin:
         origin["sha256"] = file_hash(place)
+    if not isinstance(found, Path):
+        origin |= {"hub": str(found.name), "revision": str(found.name.revision)}
+        origin["file"] = found.name.file or found.name.repository
+        stored = replace(stored, report=(found.note, *stored.report))
     return replace(stored, origin=origin), {key: value for key, value in options.items() if key not in taken}
 
 
-def _find(path: str | Path) -> Path:
+def _find(path: str | Path, options: Mapping[str, Any]) -> Path | Fetched:
     place = Path(path).expanduser()
     if place.exists():
         return place
@@ -116,10 +128,15 @@ def _find(path: str | Path) -> Path:
                 "with lightning_modules.generators.bundled.load_bundled"
             )
         return WEIGHTS_FOLDER / str(entry["weights"])
+    remote = hub_name(str(path))
+    if remote is not None:
+        return fetch(remote, options)
     beside = [other.name for other in place.parent.iterdir()] if place.parent.is_dir() else []
     near = [str(place.parent / name) for name in difflib.get_close_matches(place.name, beside)]
     near += difflib.get_close_matches(str(path), bundled_sources())
     hint = f"did you mean {' or '.join(near)}?" if near else f"expected {EXPECTED}, or the name of a bundled source"
+    if len(Path(str(path)).parts) == 2 and not place.is_absolute() and not place.suffix:
+        hint += f" (for a repository of the Hugging Face hub write hf://{path})"
     raise CheckpointError(f"found no {path}; {hint}")
 
 

@@ -48,10 +48,12 @@ def read_diffusers(
     Raises:
         CheckpointError: what is missing or does not fit.
     """
-    _refuse_other_pipelines(path)
+    refuse_other_pipelines(path)
     stage_folder = next((path / name for name in ("vqvae", "vae") if (path / name).is_dir()), None)
     if stage_folder is None:
-        raise CheckpointError(f"found neither vqvae nor vae in {path}, expected a diffusers folder of {FOLDERS}")
+        raise CheckpointError(
+            f"found neither vqvae nor vae in {path}: {PIXELS}, or a folder that is not whole; expected one of {FOLDERS}"
+        )
     scheduler, report = _scheduler(path / "scheduler")
     stage_kind, stage_config, lines = _component(stage_folder, FIRST_STAGE_CLASSES)
     unet_kind, unet_config, more = _component(path / "unet", UNET_CLASSES)
@@ -105,8 +107,15 @@ def read_diffusers(
     )
 
 
-def _refuse_other_pipelines(path: Path) -> None:
-    """Refuse a folder whose parts make another generator than is read here, by what the folder says of itself."""
+def refuse_other_pipelines(path: Path) -> None:
+    """Refuse a folder whose parts make another generator than is read here, by what the folder says of itself.
+
+    Args:
+        path: the folder; its configurations will do.
+
+    Raises:
+        CheckpointError: one part alone, or a family that has no reader, which it names.
+    """
     if (path / "config.json").is_file() and not (path / "unet").is_dir():
         name = read_json(path / "config.json").get("_class_name")
         raise CheckpointError(
@@ -122,8 +131,6 @@ def _refuse_other_pipelines(path: Path) -> None:
         inner = path / transformers[0] / "config.json"
         kind = read_json(inner).get("_class_name") if inner.is_file() else None
         family = f"a diffusion transformer ({kind or transformers[0]})"
-    elif family is None and unet and not any((path / part).is_dir() for part in ("vqvae", "vae", "movq")):
-        family = PIXELS
     if family is not None:
         said = f" ({name})" if name else ""
         raise CheckpointError(f"found {family}{said} in {path}, expected a diffusers folder of {FOLDERS}; {NO_READER}")

@@ -19,17 +19,7 @@ from lightning_modules.state_dicts import without_prefixes
 
 WEIGHTS = "diffusion_pytorch_model"
 FORMATS = ("safetensors", "bin")
-WEIGHT_SUFFIXES = (
-    *(f".{name}" for name in FORMATS),
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".msgpack",
-    ".onnx",
-    ".pb",
-    ".xml",
-    ".gguf",
-)
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".onnx", ".pb", ".h5", ".gguf")
 """Endings of files that hold weights, in formats that are read here or not."""
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 """Layers of attention and what folders written before 2023 call them."""
@@ -125,8 +115,8 @@ def folder_weights(
         files = _shards(folder, chosen) if chosen.index else [folder / chosen.name]
         tensors = {name: tensor for file in files for name, tensor in _read(file, chosen.pickled).items()}
     except CheckpointError as error:
-        others = f"; beside it lie {', '.join(one.name for one in rest)}: take it away to read those" if rest else ""
-        raise CheckpointError(f"{folder.name}: {error}{others}") from error
+        besides = f"; beside it lie {', '.join(one.name for one in rest)}: take it away to read those" if rest else ""
+        raise CheckpointError(f"{folder.name}: {error}{besides}") from error
     tensors, lines = without_prefixes(tensors, beginnings)
     kind = {"": "", "fp16": ", half precision"}.get(chosen.variant, f", variant {chosen.variant}")
     names = f"{chosen.name} with {len(files)} shards" if chosen.index else chosen.name
