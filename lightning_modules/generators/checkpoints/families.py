@@ -51,7 +51,7 @@ PICKLED = (
     Family("a StyleGAN-XL generator", (".mapping.embed_proj.", ".input.freqs")),
     Family("a class-conditional StyleGAN3 generator", (".mapping.embed.", ".input.freqs")),
     Family("a StyleGAN3 generator", (".input.freqs", ".input.phases")),
-    Family("a FastGAN generator of Projected GAN or StyleGAN-XL", (".synthesis.to_big.", ".synthesis.feat_8.")),
+    Family("a FastGAN generator of Projected GAN or StyleGAN-XL", (".to_big.", ".feat_8.")),
     Family(
         "a class-conditional StyleGAN2 generator, expected an unconditional one",
         (".mapping.embed.", ".synthesis.b4."),

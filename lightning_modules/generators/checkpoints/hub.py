@@ -169,8 +169,8 @@ def _listed(name: HubName) -> _Listing:
         if cached is None:
             raise CheckpointError(
                 f"found no {name.repository} here, and the hub could not be reached for it ({_reason(error)}); "
-                f"expected a local path, a connection, or a copy in the cache: run `hf download {name.repository}` where "
-                "there is a connection, copy the folder it names here and give its path"
+                f"expected a local path, a connection, or a copy in the cache: run `hf download {name.repository}` "
+                "where there is a connection, copy the folder it names here and give its path"
             ) from error
         names = [str(file.relative_to(cached).as_posix()) for file in cached.rglob("*") if file.is_file()]
         return _Listing(sorted(names), cached.name, cached)

@@ -14,7 +14,7 @@ from lightning_modules.generators.checkpoints.stored import CheckpointError, Sto
 from lightning_modules.generators.checkpoints.tensor_pickle import module_tensors, read_tensor_pickle
 from lightning_modules.generators.stylegan2.checkpoint_tensors import NO_MAPS, ForeignTensors, measured_mean
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
-from lightning_modules.state_dicts import WRAPPERS, without_prefixes
+from lightning_modules.state_dicts import without_prefixes
 
 STYLED = {
     "conv.weight": "weight",
@@ -119,14 +119,12 @@ def read_nvidia(path: Path) -> StoredGenerator:
 
 
 def _unwrapped(network: PickledObject) -> PickledObject:
-    """The module inside the modules of DataParallel, DDP or `torch.compile` around it."""
-    state: Any = network.state
-    inside = state.get("_modules") if isinstance(state, dict) else None
-    if isinstance(inside, dict) and len(inside) == 1:
-        name, child = next(iter(inside.items()))
-        if name in WRAPPERS and isinstance(child, PickledObject):
-            return _unwrapped(child)
-    return network
+    """The generator inside modules around it, whose names are the prefix that all its tensors share."""
+    modules = network.state.get("_modules") if isinstance(network.state, dict) else None
+    if not isinstance(modules, dict) or "synthesis" in modules:
+        return network
+    held = [child for child in modules.values() if isinstance(child, PickledObject) and module_tensors(child)]
+    return _unwrapped(held[0]) if len(held) == 1 else network
 
 
 def _convolutions(sizes: list[int]) -> list[str]:
