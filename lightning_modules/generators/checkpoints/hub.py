@@ -179,11 +179,11 @@ def _listed(name: HubName) -> _Listing:
 
 def _cached(name: HubName) -> Path | None:
     """The snapshot of a revision in the cache."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return None
     wanted = name.revision or "main"
@@ -196,8 +196,8 @@ def _cached(name: HubName) -> Path | None:
 
 
 def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+    said = re.split(r"\n|\. ", str(error).strip())[0][:200]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _needed(name: HubName, names: Sequence[str], options: Collection[str]) -> tuple[str | None, list[str], list[str]]:

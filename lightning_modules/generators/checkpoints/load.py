@@ -101,7 +101,7 @@ def _read(path: str | Path, kind: str, options: Mapping[str, Any]) -> tuple[Stor
     except CheckpointError as error:
         if isinstance(found, Path):
             raise
-        raise CheckpointError(f"{found.name}: {error}") from error
+        raise CheckpointError(f"{found.name}: {str(error).removeprefix(f'{place.name}: ')}") from error
     if kind not in ("auto", stored.kind):
         raise CheckpointError(
             f"{place.name}: found a {stored.kind} generator, expected {kind}; give kind auto or {stored.kind}"
