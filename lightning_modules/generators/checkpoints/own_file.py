@@ -21,6 +21,7 @@ from lightning_modules.generators.checkpoints.families import family_of
 from lightning_modules.generators.checkpoints.file_type import file_type
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import refuse_other_types
+from lightning_modules.state_dicts import without_prefixes
 
 FORMAT = "manifold-fingerprints generator"
 VERSION = 1
@@ -144,8 +145,10 @@ def read_own(path: Path) -> StoredGenerator:
         )
     halved = set(manifest["halved"])
     tensors = {name: value.float() if name in halved else value for name, value in tensors.items()}
+    tensors, prefixes = without_prefixes(tensors)
     report = (
         f"{manifest['kind']}: {len(tensors)} tensors, content {found[:16]}, all matched to the manifest",
+        *prefixes,
         f"origin: {', '.join(f'{key} {value}' for key, value in sorted(manifest['origin'].items()))}",
     )
     return StoredGenerator(manifest["kind"], manifest["arguments"], tensors, manifest["origin"], report)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_modules.generators.checkpoints.families import refuse_known
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
 from lightning_modules.generators.stylegan2.checkpoint_tensors import NO_MAPS, ForeignTensors, measured_mean
@@ -61,6 +62,8 @@ def read_rosinality(path: Path) -> StoredGenerator:
         )
     state, prefixes = _generator(content)
     aside = [str(key) for key in content if key != "g_ema"] if "g_ema" in content else []
+    if "style.1.weight" not in state:
+        refuse_known(state, path.name)
     foreign = ForeignTensors(state, path.name)
 
     layers = foreign.count("convs.{}.conv.weight") + 1 if "convs.0.conv.weight" in state else 1

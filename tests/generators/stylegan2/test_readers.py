@@ -150,6 +150,16 @@ def test_prefixes_that_all_tensors_share_are_taken_off_and_told(prefix: str, tmp
     assert f"prefix {prefix} of all {len(state)} tensors: taken off" in generator.report
 
 
+def test_a_g_ema_of_another_family_is_named(tmp_path: Path) -> None:
+    state = {
+        "synthesis.input.freqs": torch.ones(2),
+        "synthesis.input.phases": torch.ones(2),
+        "mapping.fc0.bias": torch.ones(2),
+    }
+    with pytest.raises(CheckpointError, match=r"g\.pt: found a StyleGAN3 generator;"):
+        load_generator(write_rosinality(tmp_path / "g.pt", state))
+
+
 def test_no_message_holds_a_regular_expression(tmp_path: Path) -> None:
     state = {name: value for name, value in small_rosinality().items() if not name.startswith("style.")}
     with pytest.raises(
