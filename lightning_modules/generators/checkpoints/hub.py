@@ -174,7 +174,8 @@ def _listed(name: HubName) -> _Listing:
             ) from error
         names = [str(file.relative_to(cached).as_posix()) for file in cached.rglob("*") if file.is_file()]
         return _Listing(sorted(names), cached.name, cached)
-    return _Listing([sibling.rfilename for sibling in info.siblings or []], str(info.sha))
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    return _Listing([one for one in names if ".." not in PurePosixPath(one).parts], str(info.sha))
 
 
 def _cached(name: HubName) -> Path | None:

@@ -196,7 +196,7 @@ def _recognise_content(content: Any, path: Path) -> str | None:
     if not isinstance(state, dict):
         return None
     tensors, _ = without_prefixes({str(name): value for name, value in state.items() if isinstance(value, Tensor)})
-    if state is content and "style.1.weight" in tensors:
+    if "style.1.weight" in tensors:
         return "rosinality"
     if any(name.startswith("first_stage_model.") for name in tensors):
         refuse_known(tensors, path.name, CONDITIONAL)

@@ -13,7 +13,7 @@ from lightning_modules.generators.checkpoints.stored import CheckpointError, Sto
 from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
 from lightning_modules.generators.stylegan2.checkpoint_tensors import NO_MAPS, ForeignTensors, measured_mean
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
-from lightning_modules.state_dicts import without_prefixes
+from lightning_modules.state_dicts import NESTED, without_prefixes
 
 STYLED = {
     "conv.weight": "conv.weight",
@@ -37,8 +37,14 @@ def is_rosinality(content: Any) -> bool:
 
 def _generator(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The generator's tensors without shared prefixes, and what was taken off."""
-    state = content.get("g_ema", content)
+    key = _key(content)
+    state = content if key is None else content[key]
     return without_prefixes({str(key): value for key, value in state.items() if isinstance(value, Tensor)})
+
+
+def _key(content: Mapping[str, Any]) -> str | None:
+    """Where the generator's state dict lies; None where the file is one."""
+    return next((key for key in ("g_ema", *NESTED) if isinstance(content.get(key), Mapping)), None)
 
 
 def read_rosinality(path: Path) -> StoredGenerator:
@@ -61,7 +67,8 @@ def read_rosinality(path: Path) -> StoredGenerator:
             "give the training checkpoint itself"
         )
     state, prefixes = _generator(content)
-    aside = [str(key) for key in content if key != "g_ema"] if "g_ema" in content else []
+    place = _key(content)
+    aside = [str(key) for key in content if key != place] if place is not None else []
     if "style.1.weight" not in state:
         refuse_known(state, path.name)
     foreign = ForeignTensors(state, path.name)
@@ -84,7 +91,7 @@ def read_rosinality(path: Path) -> StoredGenerator:
     names = _names(layers, depth, arguments["noise_buffers"])
     tensors = {name: foreign.take(source, shapes[name]) for name, source in names.items()}
     tensors["synthesis.kernel"] = skeleton.synthesis.kernel
-    report = [f"g_ema: {len(foreign.used)} of {len(foreign.tensors)} tensors matched", *prefixes]
+    report = [f"{place or 'state dict'}: {len(foreign.used)} of {len(foreign.tensors)} tensors matched", *prefixes]
     if not arguments["noise_buffers"]:
         report.append(NO_MAPS)
     foreign.check_all_used()

@@ -135,7 +135,8 @@ def test_prefixes_that_all_tensors_share_are_taken_off_and_told(prefix: str, tmp
     w = plain.sample_latents(2, seed=0)
     write_rosinality(tmp_path / "wrapped.pt", wrapped)
     torch.save(wrapped, tmp_path / "bare.pt")
-    for name in ("wrapped.pt", "bare.pt"):
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "nested.pt")
+    for name in ("wrapped.pt", "bare.pt", "nested.pt"):
         generator = load_generator(tmp_path / name)
         assert torch.equal(generator.synthesize(w), plain.synthesize(w))
         assert f"prefix {prefix} of all {len(state)} tensors: taken off" in generator.report
