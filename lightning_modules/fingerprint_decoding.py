@@ -19,7 +19,7 @@ from lightning_modules.fingerprints.losses import make_loss
 from lightning_modules.fingerprints.resumable import ResumableDecoder
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import content_hash
-from lightning_modules.networks.weights import read_state_dict
+from lightning_modules.state_dicts import read_state_dict
 
 
 def build_network(hparams: Mapping[str, Any], generator: Any, fingerprint: Fingerprint | None) -> KeyNetwork:
@@ -41,7 +41,11 @@ def take_network(network: KeyNetwork, checkpoint: Path) -> None:
         FileNotFoundError: no such file.
         ValueError: not readable, no network in it, or one of another form: keys, axes or backbone differ.
     """
-    state = read_state_dict(checkpoint)
+    if not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"found no file {checkpoint}, expected a checkpoint of a training to start with; check `start`"
+        )
+    state = read_state_dict(checkpoint, ("network",))
     stored = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
     own = network.state_dict()
     for name, value in own.items():

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError
 from lightning_modules.fingerprints.layouts import place_key
+from lightning_modules.generators.checkpoints.hub import hub_name
 from lightning_modules.generators.checkpoints.own_file import content_hash
 
 FIT_BATCH = 256
@@ -50,13 +51,19 @@ def fit_fingerprint(generator: Any, hparams: Mapping[str, Any], banked: Tensor) 
         shift,
         layout,
         content_hash(generator.state_dict()),
-        str(hparams["generator"]),
+        _reproducible_name(str(hparams["generator"]), generator),
         hparams["latent_prior"],
         str(getattr(generator, "noise", "")),
         KEPT_AXES,
         hparams["centred"],
         getattr(generator, "sampling", {}),
     )
+
+
+def _reproducible_name(name: str, generator: Any) -> str:
+    """The name a generator is loaded by; of one of the hub with the commit, since its main branch may move."""
+    pinned = getattr(generator, "origin", {}).get("hub")
+    return str(pinned) if pinned is not None and hub_name(name) is not None else name
 
 
 def natural_latents(generator: Any, hparams: Mapping[str, Any], banked: Tensor) -> Iterator[Tensor]:

@@ -38,7 +38,8 @@ class LatentFingerprint(pl.LightningModule):
     """Fits a fingerprint to a generator and trains a decoder on an endless stream of marked and attacked images.
 
     Args:
-        generator: Checkpoint of the generator, or the name of a bundled source (see ``load_generator``).
+        generator: Checkpoint of the generator, the name of a bundled source, or a repository of the Hugging Face hub
+            (see ``load_generator``).
         kind: Kind it must be; ``auto`` takes what the file holds.
         options: How the generator samples (``noise``, ``truncation``, ``steps``, ``eta`` ...).
         fingerprint: File of a fingerprint to go on with; None fits a new one from the arguments

@@ -46,8 +46,8 @@ def write_fingerprinted_images(
         fingerprint: File of the fingerprint, or a run folder that holds its `fingerprint.safetensors`.
         user: Id of the user whose key the images carry.
         registry: File of users and keys; `python -m lightning_modules.fingerprints.users create` makes one.
-        generator: The fingerprint's generator: a checkpoint, or a bundled source's name; None for the one whose name
-            the fingerprint holds.
+        generator: The fingerprint's generator: a checkpoint, a bundled source's name, or a repository of the hub; None
+            for the one whose name the fingerprint holds.
         seed: Of the latents; use another for each user's batch.
         kind: What the checkpoint must be, `stylegan2` or `latent_diffusion`; `auto` for either.
         options: How images are sampled, such as `truncation: 0.7` or `steps: 50`, where it is not as the fingerprint

@@ -25,7 +25,8 @@ def write_images(
 
     Args:
         out: Folder of the images.
-        generator: A checkpoint (.pt, .pkl, model.ckpt, diffusers folder, .safetensors), or a bundled source's name.
+        generator: A checkpoint (.pt, .pkl, model.ckpt, diffusers folder, .safetensors), a bundled source's name, or a
+            repository of the Hugging Face hub (ORG/NAME, or hf://ORG/NAME[@REVISION][/FILE]).
         n: Number of images.
         seed: Of the latents.
         kind: What the checkpoint must be, `stylegan2` or `latent_diffusion`; `auto` for either.

@@ -1,4 +1,4 @@
-"""Any frozen generator by one name: a checkpoint's path or a bundled source."""
+"""Any frozen generator by one name: a checkpoint's path, a bundled source, or a repository of the hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_modules.generators.checkpoints.load import load_generator
 
 
 def load_named(name: str, kind: str, options: dict[str, Any]) -> Any:
-    """Load a generator by the path of its checkpoint or the name of a bundled source.
+    """Load a generator by the path of its checkpoint, the name of a bundled source, or a repository of the hub.
 
     Raises:
         ValueError: as `load_generator`; or options or a kind for a bundled source that has none.

@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_modules.metrics.fashion_cnn import FashionCNN, load_fashion_cnn
+from lightning_modules.state_dicts import read_state_dict
 
 WORDS = "fashion_cnn, inception, inception:PATH, timm:NAME or timm:NAME:PATH"
+AVERAGE_FIRST = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Where timm's training puts a state dict; timm itself takes the averaged one first."""
 
 
 class FeatureExtractor(nn.Module):
@@ -163,10 +164,14 @@ def _timm_from_file(model_name: str, weights: Path) -> tuple[Any, str]:
         raise FileNotFoundError(f"weights {weights} of timm's {model_name}: no such file; expected timm:NAME:PATH")
     import timm
 
-    network = timm.create_model(model_name, pretrained=False)
+    network: Any = timm.create_model(model_name, pretrained=False)
     try:
-        timm.models.load_checkpoint(network, str(weights), weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        if weights.suffix == ".npz":  # arrays under JAX's names, which timm renames
+            timm.models.load_checkpoint(network, str(weights))
+        else:
+            beginnings = {name for name, _ in network.named_children()}
+            network.load_state_dict(read_state_dict(weights, beginnings, AVERAGE_FIRST))
+    except (ValueError, RuntimeError, KeyError) as error:
         raise ValueError(
             f"weights {weights} do not fit timm's {model_name} ({str(error).splitlines()[0]}); expected a state dict "
             "or safetensors of exactly this model, tensors alone"

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import Inception3
 from torchvision.models import inception as blocks
+
+from lightning_modules.state_dicts import read_state_dict
 
 WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_NAME}"
 WEIGHTS_SHA256 = "6726825d"
 """First digits of the file's hash, which its publishers put into its name."""
 SIDE = 299
+BEGINNINGS = ("Conv2d_1a_3x3", "Mixed_5b", "fc")
+"""Where names of the file begin, among others: a file of one of these parts alone keeps its names, to be refused."""
 LOCAL = f"Copy {WEIGHTS_NAME} (or pt_inception-2015-12-05-6726825d.pth, the same file) here and name it: inception:PATH"
 
 
@@ -136,18 +137,9 @@ def _download() -> dict[str, Tensor]:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"Inception weights {path}: not readable as tensors alone ({str(error).splitlines()[0]}). {LOCAL}"
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(
-            f"Inception weights {path}: holds {type(content).__name__}, expected a state dict of tensors. {LOCAL}"
-        )
-    return content
+        return read_state_dict(path, BEGINNINGS)
+    except ValueError as error:
+        raise ValueError(f"Inception weights {error}. {LOCAL}") from error
 
 
 def _load(network: nn.Module, state: dict[str, Tensor]) -> None:

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lightning_modules.state_dicts import read_state_dict
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors or from a PyTorch file (also below ``state_dict`` or ``model``).
 
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Truncated, no state dict, or a file that holds more than tensors.
-    """
+def _from_file(path: Path, backbone: nn.Module) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"weights {path}: no such file; give `none`, `imagenet` or the path of a weights file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"weights {path}: not readable as tensors alone ({str(error).splitlines()[0]}); "
-            "save it again as safetensors or with torch.save(model.state_dict(), ...)"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"weights {path}: holds {type(content).__name__}, expected a mapping of names to tensors")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+        return read_state_dict(path, {name for name, _ in backbone.named_children()})
+    except ValueError as error:
+        raise ValueError(f"weights {error}") from error
 
 
 def _from_hub(name: str) -> dict[str, Tensor]:
@@ -61,9 +41,10 @@ def load_backbone_weights(backbone: nn.Module, name: str, weights: str, new_stem
 
     Raises:
         FileNotFoundError: No such file, or no hub.
-        ValueError: Missing, unexpected or misshapen tensors; the message names them.
+        ValueError: A file that is truncated, or more than tensors; missing, unexpected or misshapen tensors, which
+            the message names.
     """
-    state = _from_hub(name) if weights == "imagenet" else read_state_dict(Path(weights))
+    state = _from_hub(name) if weights == "imagenet" else _from_file(Path(weights), backbone)
     own = backbone.state_dict()
     head = str(backbone.default_cfg["classifier"])  # type: ignore[index]
     free = (f"{head}.", "conv1.") if new_stem else (f"{head}.",)

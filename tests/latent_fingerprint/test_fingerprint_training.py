@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from datamodules.sample_numbers import SampleNumbersDataModule
+from lightning_modules.fingerprint_decoding import take_network
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.marked_images import MarkedImages, runs
 from lightning_modules.generators.checkpoints.own_file import write_generator
@@ -163,6 +166,15 @@ def test_a_training_begins_with_the_network_of_another(generator, tmp_path):
     fit(still, tmp_path / "second").save_checkpoint(tmp_path / "second.ckpt")
     for name, value in first.network.named_parameters():
         assert torch.equal(still.network.get_parameter(name), value), name
+    content = torch.load(start, weights_only=True)
+    content["state_dict"] = {  # as a training whose network was compiled writes it
+        name.replace("network.", "network._orig_mod.", 1): value for name, value in content["state_dict"].items()
+    }
+    torch.save(content, start)
+    compiled = LatentFingerprint(generator, **SMALL)
+    take_network(compiled.network, Path(start))
+    for name, value in first.network.named_parameters():
+        assert torch.equal(compiled.network.get_parameter(name), value), name
 
 
 def test_a_resumed_training_goes_on_with_its_own_network(generator, tmp_path):

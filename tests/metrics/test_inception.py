@@ -50,6 +50,13 @@ def test_local_file_is_read_and_its_hash_becomes_part_of_the_name(state, tmp_pat
         load_inception(path)
 
 
+def test_weights_of_a_wrapped_network_are_read(state, tmp_path):
+    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "w.pth")
+    network, _ = load_inception(tmp_path / "w.pth")
+    name = "Mixed_5b.branch1x1.conv.weight"
+    assert torch.equal(network.network.state_dict()[name], state[name])
+
+
 def test_weights_of_another_network_are_named(state, tmp_path):
     wrong = {name: value for name, value in state.items() if name.startswith("fc")}
     with pytest.raises(ValueError, match=r"missing \['Conv2d_1a_3x3.conv.weight', .*\(\d+\)"):
@@ -72,7 +79,7 @@ def test_code_truncation_and_absence_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not readable as tensors alone"):
         load_inception(path)
     torch.save([torch.zeros(2)], path)
-    with pytest.raises(ValueError, match="holds list, expected a state dict"):
+    with pytest.raises(ValueError, match="holds list, expected a mapping"):
         load_inception(path)
 
 

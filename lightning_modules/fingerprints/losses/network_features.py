@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.fingerprints.losses.image_loss import ImageLoss
+from lightning_modules.state_dicts import read_state_dict
 
 
 class NetworkFeatures(ImageLoss):
@@ -23,6 +24,7 @@ class NetworkFeatures(ImageLoss):
 
     Raises:
         FileNotFoundError: no such file of weights.
+        ValueError: weights of another network, or a file that holds more than tensors.
     """
 
     mean: Tensor
@@ -36,7 +38,7 @@ class NetworkFeatures(ImageLoss):
             file = Path(str(weights))
             if not file.is_file():
                 raise FileNotFoundError(f"found no file {file}, expected a state dict of timm's {network}")
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = read_state_dict(file, {name for name, _ in self.network.named_children()})
             found = self.network.load_state_dict(state, strict=False)
             if found.missing_keys:
                 raise ValueError(f"{file.name}: found no {found.missing_keys[0]}, expected the weights of {network}")

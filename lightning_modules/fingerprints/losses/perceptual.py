@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.fingerprints.losses.image_loss import ImageLoss
+from lightning_modules.state_dicts import read_state_dict
 
 TRUNKS = {"vgg": "vgg16", "squeeze": "squeezenet1_1", "alex": "alexnet"}
+TRUNK = ("features", "classifier")
+"""Parts of torchvision's networks; a file may hold the first alone."""
 
 
 class Perceptual(ImageLoss):
@@ -75,11 +78,11 @@ def _load_trunk(net: nn.Module, network: str, trunk: str | None) -> None:
                     "trunk, or choose a loss that needs no download: pixels"
                 ) from error
         else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = read_state_dict(file, TRUNK)
     else:
         if not os.path.isfile(trunk):  # noqa: PTH113 - a plain string from a config
             raise FileNotFoundError(f"found no file {trunk}, expected the weights of torchvision's {name}")
-        state = torch.load(trunk, map_location="cpu", weights_only=True)
+        state = read_state_dict(Path(trunk), TRUNK)
     features = {key[len("features.") :]: value for key, value in state.items() if key.startswith("features.")}
     wanted = {key.split(".", 1)[1]: key for key in net.state_dict()}  # "slice1.0.weight" -> "0.weight"
     missing = sorted(set(wanted) - set(features))

@@ -65,7 +65,9 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("source", nargs="?", help="a .pt, .pkl, model.ckpt, diffusers folder or generator file")
+    parser.add_argument(
+        "source", nargs="?", help="a .pt, .pkl, model.ckpt, diffusers folder, generator file, or hf://ORG/NAME"
+    )
     parser.add_argument("out", nargs="?", type=Path, help="the new .safetensors file")
     parser.add_argument("--kind", default="auto", choices=["auto", *sorted(KINDS)], help="what it must be")
     parser.add_argument("--licence", help="a note on what may be done with the weights, kept in the file")

@@ -11,12 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lightning_modules.generators.bundled import WEIGHTS_FOLDER, bundled_sources, read_manifest
+from lightning_modules.generators.checkpoints.families import CONDITIONAL, EXPECTED, refuse_known
 from lightning_modules.generators.checkpoints.file_hash import file_hash
 from lightning_modules.generators.checkpoints.file_type import file_type
+from lightning_modules.generators.checkpoints.hub import Fetched, fetch, hub_name
 from lightning_modules.generators.checkpoints.kinds import KINDS, CheckpointGenerator, build
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import PickledObject, read_tensor_pickle, shown
+from lightning_modules.generators.latent_diffusion.diffusers_weights import weight_files
+from lightning_modules.state_dicts import without_prefixes
 
 READERS = {
     "rosinality": "lightning_modules.generators.stylegan2.read_rosinality:read_rosinality",
@@ -27,10 +33,6 @@ READERS = {
 }
 """The reader of each format."""
 
-EXPECTED = (
-    "a StyleGAN2 .pt of rosinality (g_ema), a .pkl of stylegan2-ada-pytorch (G_ema), a latent diffusion model.ckpt "
-    "with its config.yaml beside it, a diffusers folder, or a .safetensors of the convert command"
-)
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +40,8 @@ def load_generator(path: str | Path, kind: str = "auto", **options: Any) -> Chec
     """Load a generator from any checkpoint that can be read; nothing in the file is ever run.
 
     Args:
-        path: a checkpoint file or folder, or the name of a bundled source that is a generator file.
+        path: a checkpoint file or folder; the name of a bundled source that is a generator file; or a repository of
+            the Hugging Face hub, `hf://ORG/NAME[@REVISION][/FILE]` or `ORG/NAME` where no such path is here.
         kind: `auto`, or the kind it must be: `stylegan2` or `latent_diffusion`.
         options: how images are sampled (`noise`, `truncation`; `steps`, `eta`, `guidance`), and what the reader of the
             format takes (`config` of a model.ckpt; `prompts`, `prompt_embeddings` of a text-conditional folder).
@@ -47,8 +50,8 @@ def load_generator(path: str | Path, kind: str = "auto", **options: Any) -> Chec
         The generator: float32, frozen, on the CPU. Its attributes `kind`, `origin` and `report` say what was loaded.
 
     Raises:
-        CheckpointError: no such file, no format that can be read, a file that is truncated, damaged or holds code, a
-            tensor that is missing, left over or misshapen, or another kind than asked for.
+        CheckpointError: no such file, no hub and no cached copy, no format that can be read, a file that is truncated,
+            damaged or holds code, a tensor that is missing, left over or misshapen, or another kind than asked for.
         ValueError: an option that the generator does not have.
     """
     stored, rest = _read(path, kind, options)
@@ -85,14 +88,20 @@ def recognise(path: Path) -> str:
 
 
 def _read(path: str | Path, kind: str, options: Mapping[str, Any]) -> tuple[StoredGenerator, dict[str, Any]]:
-    """What is stored, and the options that its reader does not take."""
+    """What is stored, and the options that its reader does not take; of a local checkpoint or one of the hub."""
     if kind != "auto" and kind not in KINDS:
         raise CheckpointError(f"found kind {kind!r}, expected auto, {' or '.join(sorted(KINDS))}")
-    place = _find(path)
-    module, name = READERS[recognise(place)].split(":")
-    reader: Callable[..., StoredGenerator] = getattr(importlib.import_module(module), name)
-    taken = set(inspect.signature(reader).parameters) - {"path"}
-    stored = reader(place, **{key: value for key, value in options.items() if key in taken})
+    found = _find(path, options)
+    place = found if isinstance(found, Path) else found.path
+    try:
+        module, name = READERS[recognise(place)].split(":")
+        reader: Callable[..., StoredGenerator] = getattr(importlib.import_module(module), name)
+        taken = set(inspect.signature(reader).parameters) - {"path"}
+        stored = reader(place, **{key: value for key, value in options.items() if key in taken})
+    except CheckpointError as error:
+        if isinstance(found, Path):
+            raise
+        raise CheckpointError(f"{found.name}: {str(error).removeprefix(f'{place.name}: ')}") from error
     if kind not in ("auto", stored.kind):
         raise CheckpointError(
             f"{place.name}: found a {stored.kind} generator, expected {kind}; give kind auto or {stored.kind}"
@@ -100,10 +109,14 @@ def _read(path: str | Path, kind: str, options: Mapping[str, Any]) -> tuple[Stor
     origin = {"file": place.name, **stored.origin}
     if "sha256" not in origin:
         origin["sha256"] = file_hash(place)
+    if not isinstance(found, Path):
+        origin |= {"hub": str(found.name), "revision": str(found.name.revision)}
+        origin["file"] = found.name.file or found.name.repository
+        stored = replace(stored, report=(found.note, *stored.report))
     return replace(stored, origin=origin), {key: value for key, value in options.items() if key not in taken}
 
 
-def _find(path: str | Path) -> Path:
+def _find(path: str | Path, options: Mapping[str, Any]) -> Path | Fetched:
     place = Path(path).expanduser()
     if place.exists():
         return place
@@ -115,18 +128,26 @@ def _find(path: str | Path) -> Path:
                 "with lightning_modules.generators.bundled.load_bundled"
             )
         return WEIGHTS_FOLDER / str(entry["weights"])
+    remote = hub_name(str(path))
+    if remote is not None:
+        return fetch(remote, options)
     beside = [other.name for other in place.parent.iterdir()] if place.parent.is_dir() else []
     near = [str(place.parent / name) for name in difflib.get_close_matches(place.name, beside)]
     near += difflib.get_close_matches(str(path), bundled_sources())
     hint = f"did you mean {' or '.join(near)}?" if near else f"expected {EXPECTED}, or the name of a bundled source"
+    if len(Path(str(path)).parts) == 2 and not place.is_absolute() and not place.suffix:
+        hint += f" (for a repository of the Hugging Face hub write hf://{path})"
     raise CheckpointError(f"found no {path}; {hint}")
 
 
 def _recognise_folder(path: Path) -> str:
-    if (path / "model_index.json").is_file() or (path / "unet").is_dir():
+    parts = ("unet", "transformer")
+    if (path / "model_index.json").is_file() or any((path / part).is_dir() for part in parts):
         return "diffusers"
     if (path / "model.ckpt").is_file():
         return "compvis"
+    if (path / "config.json").is_file() and weight_files(entry.name for entry in path.iterdir()):
+        return "diffusers"  # one part of it, which its reader names
     held = sorted(entry.name for entry in path.iterdir())
     found = f"{', '.join(held[:8])}{' and more' if len(held) > 8 else ''}" if held else "nothing"
     raise CheckpointError(
@@ -142,27 +163,45 @@ def _recognise_file(path: Path) -> str:
             raise CheckpointError(f"{path.name}: found one file of a diffusers folder; give the folder itself")
         return "own"
     content = read_tensor_pickle(path)
+    reader = _recognise_content(content, path)
+    if reader is not None:
+        return reader
+    refuse_known(content, path.name)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name}: found a pickled {_described(content)}; expected {EXPECTED}")
-    if isinstance(content.get("G_ema"), PickledObject):
-        return "stylegan2-ada-pytorch"
     if isinstance(content.get("g_ema"), PickledObject):
         raise CheckpointError(
             f"{path.name}: found g_ema that is a pickled {content['g_ema'].class_name}, expected its state dict; save "
             "g_ema.state_dict() under that name where the file was made"
         )
-    if isinstance(content.get("g_ema"), dict) or "style.1.weight" in content:
-        return "rosinality"
     state = content.get("state_dict")
     if isinstance(state, dict) and any(str(name).startswith("average.module.") for name in state):
         raise CheckpointError(
             f"{path.name}: found a training run of this project, expected the generator it made; write that with "
             f"`python -m lightning_modules.zoo.export {path} OUT` and load the .safetensors in OUT"
         )
-    if isinstance(state, dict) and any(str(name).startswith("first_stage_model.") for name in state):
-        return "compvis"
     inner = f", its state_dict with {_described(state)}" if isinstance(state, dict) else ""
     raise CheckpointError(f"{path.name}: found {_described(content)}{inner}; expected {EXPECTED}")
+
+
+def _recognise_content(content: Any, path: Path) -> str | None:
+    """The reader of a file's content, or None where there is no reader for it."""
+    if not isinstance(content, dict):
+        return None
+    if isinstance(content.get("G_ema"), PickledObject):
+        return "stylegan2-ada-pytorch"
+    if isinstance(content.get("g_ema"), dict):
+        return "rosinality"
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict):
+        return None
+    tensors, _ = without_prefixes({str(name): value for name, value in state.items() if isinstance(value, Tensor)})
+    if "style.1.weight" in tensors:
+        return "rosinality"
+    if any(name.startswith("first_stage_model.") for name in tensors):
+        refuse_known(tensors, path.name, CONDITIONAL)
+        return "compvis"
+    return None
 
 
 def _described(value: Any) -> str:

@@ -17,8 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_modules.generators.checkpoints.families import family_of
 from lightning_modules.generators.checkpoints.file_type import file_type
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
+from lightning_modules.generators.checkpoints.tensor_pickle import refuse_other_types
+from lightning_modules.state_dicts import without_prefixes
 
 FORMAT = "manifold-fingerprints generator"
 VERSION = 1
@@ -82,6 +85,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"found no file {path}, expected a generator's .safetensors; check the path")
+    refuse_other_types(path)
     kind = file_type(path)
     if kind not in ("safetensors", "pickle"):  # what none of the known beginnings has may be a damaged one
         raise CheckpointError(
@@ -98,6 +102,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "its size or hash"
         ) from error
     if text is None:
+        family = family_of(found)
+        if family is not None:
+            raise CheckpointError(f"{path.name}: found {family.name}; {family.advice}")
         raise CheckpointError(
             f"{path.name}: found safetensors of {len(found)} tensors without a `manifest` in the header, which says "
             "what to build; expected a file of the convert command, or the whole diffusers folder it belongs to"
@@ -138,8 +145,10 @@ def read_own(path: Path) -> StoredGenerator:
         )
     halved = set(manifest["halved"])
     tensors = {name: value.float() if name in halved else value for name, value in tensors.items()}
+    tensors, prefixes = without_prefixes(tensors)
     report = (
         f"{manifest['kind']}: {len(tensors)} tensors, content {found[:16]}, all matched to the manifest",
+        *prefixes,
         f"origin: {', '.join(f'{key} {value}' for key, value in sorted(manifest['origin'].items()))}",
     )
     return StoredGenerator(manifest["kind"], manifest["arguments"], tensors, manifest["origin"], report)

@@ -46,10 +46,22 @@ NAMES_ONLY = frozenset(
     {f"builtins.{name}" for name in ("dict", "list", "set", "frozenset", "tuple", "int", "float", "bool", "object")}
     | {"argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath", "numpy.ndarray"}
     | {"torch.Tensor", "torch.nn.parameter.Parameter", "torch._tensor.Tensor", "typing.Any"}
+    | {"dnnlib.tflib.network.Network", "tfutil.Network"}
 )
 """Globals that are kept as their names, or as records of what the file says of their objects."""
 
-NAMES_ONLY_WITHIN = ("pytorch_lightning.", "lightning.pytorch.", "lightning_fabric.", "omegaconf.", "torch.nn.modules.")
+NAMES_ONLY_WITHIN = (
+    *("pytorch_lightning.", "lightning.pytorch.", "lightning_fabric.", "omegaconf."),
+    *("torch.nn.modules.", "torch.nn.parallel."),
+)
+FAMILIES = {
+    "pg_modules.": "as in pickles of Projected GAN and StyleGAN-XL, which have no reader here",
+    "dnnlib.tflib.": "as in pickles of NVIDIA's TensorFlow releases; convert those with legacy.py of "
+    "stylegan2-ada-pytorch",
+    "training.networks": "as in pickles that depend on their program's code",
+    "ldm.": "as in checkpoints that hold objects of CompVis' program",
+}
+"""What mentions globals of these modules, for the refusal."""
 MODULES_OF_OLD = {"__builtin__": "builtins", "copy_reg": "copyreg", "numpy._core": "numpy.core"}
 
 
@@ -88,8 +100,9 @@ class CheckpointGlobals:
         within = any(text.startswith(prefix) for prefix in NAMES_ONLY_WITHIN)
         if plain and (text in STORAGES or text in self._constructors or text in NAMES_ONLY or within):
             return today
+        family = next((f" ({what})" for module, what in FAMILIES.items() if text.startswith(module)), "")
         raise CheckpointError(
-            f"{self._file}: found the global '{name}', which is neither a tensor nor plain data; nothing in "
+            f"{self._file}: found the global '{name}'{family}, which is neither a tensor nor plain data; nothing in "
             "the file was run. If you do not trust where it comes from, open it with nothing else; if you do, save the "
             "generator's state dict alone where it was made, and read that"
         )

@@ -36,20 +36,13 @@ def read_tensor_pickle(path: Path) -> Any:
         CheckpointError: no such file, no such format, a truncated or damaged file, a tensor outside its storage, or a
             global that is not data (named).
     """
-    if not path.is_file():
-        raise CheckpointError(f"found no file {path}, expected a checkpoint; check the path")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path.name}: found an empty file, expected a checkpoint; fetch it again")
+    refuse_other_types(path)
     with path.open("rb") as file:
         # a private mapping: pages are read when they are used, and no write reaches the file
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     start = content[:512]
     if start.startswith(b"PK\x03\x04"):
         return read_zip(content, path)
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path.name}: found a Git LFS pointer, not the file itself; run `git lfs pull` for it")
-    if start.lstrip()[:1] == b"<":
-        raise CheckpointError(f"{path.name}: found a web page, expected a checkpoint; the download failed, repeat it")
     if start[257:262] == b"ustar":
         raise CheckpointError(f"{path.name}: found a tar archive; unpack it, or save the state dict with today's torch")
     kind = file_type(path)
@@ -62,6 +55,24 @@ def read_tensor_pickle(path: Path) -> Any:
         if kind == "text" and "truncated or damaged" in str(error):
             raise CheckpointError(other) from error
         raise
+
+
+def refuse_other_types(path: Path) -> None:
+    """Refuse what downloads leave in the place of a file of weights.
+
+    Raises:
+        CheckpointError: no such file, an empty one, a Git LFS pointer, or a web page.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"found no file {path}, expected a checkpoint; check the path")
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise CheckpointError(f"{path.name}: found an empty file, expected a checkpoint; fetch it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path.name}: found a Git LFS pointer, not the file itself; run `git lfs pull` for it")
+    if start.lstrip()[:1] == b"<" and start[8:9] != b"{":  # safetensors may begin so, by the length of their header
+        raise CheckpointError(f"{path.name}: found a web page, expected a checkpoint; the download failed, repeat it")
 
 
 def module_tensors(record: PickledObject) -> dict[str, Tensor]:

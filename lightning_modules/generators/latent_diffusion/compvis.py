@@ -23,17 +23,31 @@ from lightning_modules.generators.latent_diffusion.files import file_hash
 from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.renaming import rename
 from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
+from lightning_modules.state_dicts import WRAPPERS, without_prefixes
 
 UNET = "model.diffusion_model."
 FIRST_STAGE = "first_stage_model."
+AVERAGED = "model_ema."
 LEFT_ASIDE = {
     "first_stage_model.loss.": "loss networks of the first stage",
     "first_stage_model.model_ema.": "averaged first stage, which the published models were not trained on",
+    "first_stage_model.quantize.ema_": "running sums that the codebook was trained with",
+    "first_stage_model.quantize.cluster_size": "running sums that the codebook was trained with",
+    "first_stage_model.quantize.embed_avg": "running sums that the codebook was trained with",
+    "first_stage_model.colorize": "colours for showing label maps",
     "cond_stage_model.": "conditioning that an unconditional model does not use",
     "scale_factor": "a scale that the configuration does not ask for",
+    "ddim_": "follows from the noise levels and the sampler's steps",
     "logvar": "loss weights",
+    "lvlb_weights": "loss weights",
+    "loss.": "loss networks",
+    "lpips": "loss networks",
+    "perceptual_loss.": "loss networks",
+    "discriminator.": "loss networks",
 }
 """Beginnings of the names of tensors that are not needed, and what they are."""
+BOOKKEEPING = ("decay", "num_updates", "n_averaged", "initted", "step")
+"""Last parts of the names of numbers that an average of weights counts with."""
 
 
 def read_compvis(path: Path, config: str | Path | None = None) -> StoredGenerator:
@@ -51,8 +65,8 @@ def read_compvis(path: Path, config: str | Path | None = None) -> StoredGenerato
     path = path / "model.ckpt" if path.is_dir() else path
     params = model_params(config_beside(path) if config is None else Path(config))
     arguments = generator_arguments(params)
-    tensors = _state_dict(path)
-    report, first, unet = [], params["first_stage_config"], params["unet_config"]["params"]
+    tensors, prefixes = _state_dict(path)
+    report, first, unet = [*prefixes], params["first_stage_config"], params["unet_config"]["params"]
     arguments["scale_factor"] = _scale_factor(params, tensors)
     with torch.device("meta"):  # shapes alone
         network = _build(LatentDiffusionGenerator, arguments)
@@ -62,7 +76,7 @@ def read_compvis(path: Path, config: str | Path | None = None) -> StoredGenerato
     report.append(f"first stage: {len(stage_renames)} tensors of {FIRST_STAGE}*")
 
     unet_names = list(unet_renames(unet, UNET))
-    averaged = any(name.startswith("model_ema.diffusion_model") for name in tensors)
+    averaged = any(name.startswith(f"{AVERAGED}diffusion_model") for name in tensors)
     denoiser = rename(tensors, unet_names, network.unet.model, _averaged_name if averaged else str)
     kept = "model_ema.* (averaged; model.* left aside)" if averaged else f"{UNET}*"
     report.append(f"U-Net: {len(unet_names)} tensors of {kept}")
@@ -92,20 +106,27 @@ def _build(network: Any, arguments: dict[str, Any]) -> Any:
         raise CheckpointError(f"found a configuration that makes no network: {error}") from error
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
+def _state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors without shared prefixes, averaged ones too, whose names have no dots; and what was taken off."""
     content = read_tensor_pickle(path)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"found no state_dict in {path}, expected a CompVis checkpoint")
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors, lines = without_prefixes({str(name): value for name, value in state.items() if isinstance(value, Tensor)})
     if not any(name.startswith(UNET) for name in tensors):
         raise CheckpointError(f"found no tensor {UNET}* in {path}, expected a CompVis latent diffusion checkpoint")
-    return tensors
+    for wrapper in WRAPPERS:  # those around the U-Net have become part of the names of its averages
+        begin = f"{AVERAGED}diffusion_model{wrapper}"
+        averages = [name for name in tensors if name.startswith(f"{AVERAGED}diffusion_model")]
+        if averages and all(name.startswith(begin) for name in averages):
+            for name in averages:
+                tensors[f"{AVERAGED}diffusion_model{name[len(begin) :]}"] = tensors.pop(name)
+    return tensors, lines
 
 
 def _averaged_name(name: str) -> str:
     """How LitEma writes a parameter of the model: without `model.` and without dots."""
-    return "model_ema." + name.removeprefix("model.").replace(".", "")
+    return AVERAGED + name.removeprefix("model.").replace(".", "")
 
 
 def _scale_factor(params: dict[str, Any], tensors: dict[str, Tensor]) -> float:
@@ -132,7 +153,7 @@ def _account_for_the_rest(tensors: dict[str, Tensor], used: set[str], scheduler:
     follow = [
         name for name in rest if "." not in name and tuple(rest[name].shape) == (scheduler["num_train_timesteps"],)
     ]
-    counters = [name for name in rest if name in ("model_ema.decay", "model_ema.num_updates")]
+    counters = [name for name in rest if name.rpartition(".")[2] in BOOKKEEPING and rest[name].numel() == 1]
     for group, names in (("follows from the noise levels", follow), ("state of the averaging", counters)):
         for name in names:
             rest.pop(name)

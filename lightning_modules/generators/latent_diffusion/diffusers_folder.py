@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.generators.checkpoints.families import FOLDERS, NO_READER, PIPELINES, PIXELS, pipeline_family
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.latent_diffusion.diffusers_weights import folder_renames, folder_weights, read_json
 from lightning_modules.generators.latent_diffusion.files import file_hash
@@ -20,7 +21,14 @@ from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
 
 FIRST_STAGE_CLASSES = {"VQModel": "vq", "AutoencoderKL": "kl"}
 UNET_CLASSES = {"UNet2DModel": "image", "UNet2DConditionModel": "text"}
-CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
+CONDITIONS = (
+    *("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"),
+    "time_cond_proj_dim",
+)
+EMA_OPTIONS = frozenset(
+    {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
+)
+"""What diffusers' `EMAModel` writes into the config of the network that it averages."""
 SHIFTS = ("shift_factor", "latents_mean", "latents_std")
 
 
@@ -40,14 +48,18 @@ def read_diffusers(
     Raises:
         CheckpointError: what is missing or does not fit.
     """
+    refuse_other_pipelines(path)
     stage_folder = next((path / name for name in ("vqvae", "vae") if (path / name).is_dir()), None)
     if stage_folder is None:
         raise CheckpointError(
-            f"found neither vqvae nor vae in {path}, expected a diffusers folder of a latent diffusion"
+            f"found neither vqvae nor vae in {path}: {PIXELS}, or a folder that is not whole; expected one of {FOLDERS}"
         )
-    stage_kind, stage_config = _component(stage_folder, FIRST_STAGE_CLASSES)
-    unet_kind, unet_config = _component(path / "unet", UNET_CLASSES)
     scheduler, report = _scheduler(path / "scheduler")
+    stage_kind, stage_config, lines = _component(stage_folder, FIRST_STAGE_CLASSES)
+    unet_kind, unet_config, more = _component(path / "unet", UNET_CLASSES)
+    report += [*lines, *more]
+    if (path / "unet_ema").is_dir():
+        report.append("left aside: unet_ema, averaged weights beside unet; to read them, give them the place of unet")
     _refuse(stage_folder, stage_config, SHIFTS)
     _refuse(path / "unet", unet_config, CONDITIONS)
 
@@ -81,11 +93,11 @@ def read_diffusers(
         (stage_folder, "first_stage.model", network.first_stage.model),
         (path / "unet", "unet.model", network.unet.model),
     ):
-        content, used = folder_weights(folder)
+        content, used, lines = folder_weights(folder)
         files += used
+        report += lines
         state = rename(content, folder_renames(content, module, folder), module)
         tensors |= {f"{prefix}.{name}": tensor for name, tensor in state.items()}
-        report.append(f"{folder.name}: {len(content)} tensors of {', '.join(file.name for file in used)}")
     return StoredGenerator(
         kind="latent_diffusion",
         arguments=arguments,
@@ -95,11 +107,43 @@ def read_diffusers(
     )
 
 
-def _component(folder: Path, classes: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    """Kind and config of one part of the folder."""
+def refuse_other_pipelines(path: Path) -> None:
+    """Refuse a folder whose parts make another generator than is read here, by what the folder says of itself.
+
+    Args:
+        path: the folder; its configurations will do.
+
+    Raises:
+        CheckpointError: one part alone, or a family that has no reader, which it names.
+    """
+    if (path / "config.json").is_file() and not (path / "unet").is_dir():
+        name = read_json(path / "config.json").get("_class_name")
+        raise CheckpointError(
+            f"found one part of a diffusers folder in {path} ({name}), expected the whole; give the folder it lies in"
+        )
+    name = read_json(path / "model_index.json").get("_class_name") if (path / "model_index.json").is_file() else None
+    family = pipeline_family(str(name))
+    unet = read_json(path / "unet" / "config.json") if (path / "unet" / "config.json").is_file() else {}
+    transformers = sorted(part.name for part in path.iterdir() if part.is_dir() and part.name.startswith("transformer"))
+    if family is None and (unet.get("addition_embed_type") == "text_time" or (path / "text_encoder_2").is_dir()):
+        family = PIPELINES["StableDiffusionXL"]
+    elif family is None and transformers and not (path / "unet").is_dir():
+        inner = path / transformers[0] / "config.json"
+        kind = read_json(inner).get("_class_name") if inner.is_file() else None
+        family = f"a diffusion transformer ({kind or transformers[0]})"
+    if family is not None:
+        said = f" ({name})" if name else ""
+        raise CheckpointError(f"found {family}{said} in {path}, expected a diffusers folder of {FOLDERS}; {NO_READER}")
+
+
+def _component(folder: Path, classes: dict[str, str]) -> tuple[str, dict[str, Any], list[str]]:
+    """Kind and config of one part of the folder, and lines for the report."""
     import diffusers
 
     written = read_json(folder / "config.json")
+    bookkeeping = sorted(set(written) & EMA_OPTIONS)
+    written = {key: value for key, value in written.items() if key not in EMA_OPTIONS}
+    report = [f"{folder.name}: left aside, bookkeeping of the average: {', '.join(bookkeeping)}"] if bookkeeping else []
     name = written.get("_class_name")
     if name not in classes:
         raise CheckpointError(f"found class {name!r} in {folder / 'config.json'}, expected {' or '.join(classes)}")
@@ -113,7 +157,7 @@ def _component(folder: Path, classes: dict[str, str]) -> tuple[str, dict[str, An
     config = {key: value for key, value in written.items() if key in options}
     if "block_out_channels" not in config:
         raise CheckpointError(f"found no block_out_channels in {folder / 'config.json'}, expected a whole config")
-    return classes[name], config
+    return classes[name], config, report
 
 
 def _scheduler(folder: Path) -> tuple[dict[str, Any], list[str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,12 @@ from lightning_modules.generators.checkpoints.stored import CheckpointError
 from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
 from lightning_modules.generators.latent_diffusion.files import read_safetensors
 from lightning_modules.generators.latent_diffusion.renaming import Rename, keep, to_linear
+from lightning_modules.state_dicts import without_prefixes
 
 WEIGHTS = "diffusion_pytorch_model"
+FORMATS = ("safetensors", "bin")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".onnx", ".pb", ".h5", ".gguf")
+"""Endings of files that hold weights, in formats that are read here or not."""
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 """Layers of attention and what folders written before 2023 call them."""
 
@@ -36,26 +42,111 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def folder_weights(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
-    """Read the tensors of one part, and say which files hold them: safetensors, whole or in shards, or a state dict.
+@dataclass(frozen=True, order=True)
+class WeightFile:
+    """A file of a part's weights, or the index of its shards; in the order in which they are preferred.
+
+    Attributes:
+        unusual: whether the variant is another than full and half precision.
+        pickled: `.bin`, which is read as tensors and plain data alone; otherwise safetensors.
+        variant: empty, or what the name says, such as `fp16` or `non_ema`.
+        index: whether it is the index of shards.
+        name: the file's.
+    """
+
+    unusual: bool
+    pickled: bool
+    variant: str
+    index: bool
+    name: str
+
+
+def weight_files(names: Iterable[str], bases: Sequence[str] = (WEIGHTS,)) -> list[WeightFile]:
+    """Those of a part's files that hold its weights, the preferred one first: not shards, which an index names.
+
+    Safetensors are preferred to pickles and full precision to half, but for a variant that is neither.
+
+    Args:
+        names: of the files of the part.
+        bases: how names of weights begin.
+    """
+    found = []
+    for name in names:
+        base, *rest = name.split(".")
+        formats = [part for part in rest if part in FORMATS]
+        index = "index" in rest
+        variants = [part for part in rest if part not in (*FORMATS, "index", "json")]
+        if base not in bases or len(formats) != 1 or len(variants) > 1 or index != (rest[-1] == "json"):
+            continue
+        variant = variants[0] if variants else ""
+        if "-of-" not in variant:
+            found.append(WeightFile(variant not in ("", "fp16"), formats[0] == "bin", variant, index, name))
+    return sorted(found)
+
+
+def folder_weights(
+    folder: Path, bases: Sequence[str] = (WEIGHTS,), beginnings: Collection[str] | None = None
+) -> tuple[dict[str, Tensor], list[Path], list[str]]:
+    """Read the tensors of one part: safetensors or a pickle, whole or in shards, in full precision or as a variant.
+
+    Args:
+        folder: the part's.
+        bases: how names of its weights begin.
+        beginnings: see `without_prefixes`.
+
+    Returns:
+        The tensors, the files that hold them, and lines for a report.
 
     Raises:
-        CheckpointError: no weights, or a file that is not whole or holds more than tensors.
+        CheckpointError: no weights, a shard that is missing, or a file that is not whole or holds more than tensors;
+            names the weights that lie there besides.
     """
-    for variant in ("", ".fp16"):
-        whole, index = folder / f"{WEIGHTS}{variant}.safetensors", folder / f"{WEIGHTS}.safetensors.index{variant}.json"
-        if whole.is_file():
-            return read_safetensors(whole), [whole]
-        if index.is_file():
-            files = sorted({folder / Path(file).name for file in read_json(index)["weight_map"].values()})
-            return {name: tensor for file in files for name, tensor in read_safetensors(file).items()}, files
-    pickled = folder / f"{WEIGHTS}.bin"
-    if not pickled.is_file():
-        raise CheckpointError(f"found no {WEIGHTS}.safetensors in {folder}, expected the weights there")
-    content = read_tensor_pickle(pickled)
+    held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    candidates = weight_files(held, bases)
+    if not candidates:
+        others = [name for name in held if Path(name).suffix in WEIGHT_SUFFIXES or name.endswith(".index.json")]
+        there = f"there lie {', '.join(others)}" if others else "there are no weights of another kind either"
+        raise CheckpointError(
+            f"found no {bases[0]}.safetensors in {folder}, nor one that is .bin, in shards with their index, or fp16; "
+            f"{there}"
+        )
+    chosen, *rest = candidates
+    try:
+        files = _shards(folder, chosen) if chosen.index else [folder / chosen.name]
+        tensors = {name: tensor for file in files for name, tensor in _read(file, chosen.pickled).items()}
+    except CheckpointError as error:
+        besides = f"; beside it lie {', '.join(one.name for one in rest)}: take it away to read those" if rest else ""
+        raise CheckpointError(f"{folder.name}: {error}{besides}") from error
+    tensors, lines = without_prefixes(tensors, beginnings)
+    kind = {"": "", "fp16": ", half precision"}.get(chosen.variant, f", variant {chosen.variant}")
+    names = f"{chosen.name} with {len(files)} shards" if chosen.index else chosen.name
+    aside = f"; left aside: {', '.join(one.name for one in rest)}" if rest else ""
+    report = [f"{len(tensors)} tensors of {names}{kind}{aside}", *lines]
+    return tensors, files, [f"{folder.name}: {line}" for line in report]
+
+
+def _shards(folder: Path, index: WeightFile) -> list[Path]:
+    """The shards that an index names, all of them there."""
+    weight_map = read_json(folder / index.name).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"found no weight_map in {index.name}, expected which tensor lies in which shard")
+    shards = sorted({folder / Path(file).name for file in weight_map.values()})
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"found {len(shards) - len(missing)} of the {len(shards)} shards that {index.name} names, missing "
+            f"{', '.join(missing)}; fetch {'it' if len(missing) == 1 else 'them'} into {folder}"
+        )
+    return shards
+
+
+def _read(path: Path, pickled: bool) -> dict[str, Tensor]:
+    if not pickled:
+        return read_safetensors(path)
+    content = read_tensor_pickle(path)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"found something other than tensors in {pickled}, expected a state dict")
-    return content, [pickled]
+        raise CheckpointError(f"found something other than tensors in {path}, expected a state dict")
+    return content
 
 
 def folder_renames(content: dict[str, Tensor], module: torch.nn.Module, folder: Path) -> list[Rename]:

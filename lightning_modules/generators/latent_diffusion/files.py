@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError
+from lightning_modules.generators.checkpoints.tensor_pickle import refuse_other_types
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -18,6 +19,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a file that is none, or a truncated one.
     """
+    refuse_other_types(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError
+from lightning_modules.generators.latent_diffusion.diffusers_weights import folder_weights
 from lightning_modules.generators.latent_diffusion.files import read_safetensors
 
 EMBEDDINGS_FILE = "prompt_embeddings.safetensors"
 PROMPTS_FILE = "prompts.txt"
+TEXT_WEIGHTS = ("model", "pytorch_model")
+"""How names of a text encoder's weights begin: safetensors, and pickles."""
+TEXT_BEGINNINGS = ("text_model",)
 
 
 def find_prompts(
@@ -42,8 +46,8 @@ def find_prompts(
         lines = (folder / PROMPTS_FILE).read_text(encoding="utf-8").splitlines()
         prompts = [line.strip() for line in lines if line.strip()]
     if prompts:
-        embeds, negative = encode_prompts(folder, prompts)
-        source = f"{len(prompts)} prompts, encoded by {folder.name}/text_encoder"
+        embeds, negative, lines = encode_prompts(folder, prompts)
+        source = f"{len(prompts)} prompts, encoded by {folder.name}/text_encoder ({'; '.join(lines)})"
     elif path.is_file():
         tensors = read_safetensors(path)
         lacking = {"prompt_embeds", "negative_prompt_embeds"} - set(tensors)
@@ -68,15 +72,15 @@ def find_prompts(
 
 
 @torch.no_grad()
-def encode_prompts(folder: Path, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Encode texts with the CLIP text encoder of a Stable Diffusion folder, from local safetensors files alone.
+def encode_prompts(folder: Path, prompts: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
+    """Encode texts with the CLIP text encoder of a Stable Diffusion folder, from local files of tensors alone.
 
     Args:
         folder: with `tokenizer/` and `text_encoder/`.
         prompts: texts; those longer than the tokenizer's maximum are cut.
 
     Returns:
-        embeddings `(k, tokens, width)` of the prompts, and `(1, tokens, width)` of the empty one.
+        embeddings `(k, tokens, width)` of the prompts, `(1, tokens, width)` of the empty one, and lines for a report.
 
     Raises:
         CheckpointError: transformers is not installed, or the folder has no encoder.
@@ -92,12 +96,20 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> tuple[Tensor, Tensor
         ) from error
     try:
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = transformers.CLIPTextModel.from_pretrained(
-            folder / "text_encoder", local_files_only=True, use_safetensors=True
+        config = transformers.CLIPTextConfig.from_pretrained(folder / "text_encoder", local_files_only=True)
+        tensors, _, lines = folder_weights(folder / "text_encoder", TEXT_WEIGHTS, TEXT_BEGINNINGS)
+        encoder, found = transformers.CLIPTextModel.from_pretrained(
+            None, config=config, state_dict=tensors, output_loading_info=True, dtype=torch.float32
         )
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"found a text encoder in {folder} that cannot be read: {error}") from error
+    if found["missing_keys"]:
+        raise CheckpointError(
+            f"found no tensor {min(found['missing_keys'])!r} in {folder / 'text_encoder'}, expected it there"
+        )
     length = tokenizer.model_max_length
     ids = tokenizer(["", *prompts], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     embeds: Tensor = encoder.eval()(ids.input_ids).last_hidden_state.float()
-    return embeds[1:].contiguous(), embeds[:1].contiguous()
+    return embeds[1:].contiguous(), embeds[:1].contiguous(), lines

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError
+from lightning_modules.generators.latents import standard_normal_latents
+from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
 
 SHOWN = 6
+MEAN_SAMPLES = 10_000
+NO_MAPS = "noise maps: not in the file; noise fixed(SEED), random and none need none, buffers is refused"
 
 
 class ForeignTensors:
@@ -63,18 +67,24 @@ class ForeignTensors:
             self.take(name)
         return tuple(self.tensors[name].shape)
 
-    def count(self, pattern: str) -> int:
-        """Number of the layers 0, 1, 2 ...: one more than the largest index matched by the pattern's group.
+    def count(self, template: str) -> int:
+        """Number of the layers 0, 1, 2 ...: one more than the largest index that stands for the template's `{}`.
 
         Raises:
             CheckpointError: no tensor matches.
         """
-        indices = [int(match[1]) for name in self.tensors if (match := re.fullmatch(pattern, name))]
+        before, after = map(re.escape, template.split("{}"))
+        indices = [int(match[1]) for name in self.tensors if (match := re.fullmatch(rf"{before}(\d+){after}", name))]
         if not indices:
             raise CheckpointError(
-                f"{self.file}: found no tensor named like {pattern!r}; its tensors are {_listed(self.tensors)}"
+                f"{self.file}: found no tensor named like {template.format(0)!r}; its tensors are "
+                f"{_listed(self.tensors)}"
             )
         return max(indices) + 1
+
+    def holds_any(self, names: Iterable[str]) -> bool:
+        """Whether the file holds one of these tensors at least."""
+        return any(name in self.tensors for name in names)
 
     def resample_filter(self, suffix: str) -> list[float]:
         """Taps of the one filter that all tensors ending in `suffix` hold, as one- or two-dimensional kernels.
@@ -110,6 +120,14 @@ class ForeignTensors:
             raise CheckpointError(
                 f"{self.file}: found {len(left)} tensors that do not belong to this architecture: {_listed(left)}"
             )
+
+
+def measured_mean(generator: StyleGAN2Generator) -> tuple[Tensor, str]:
+    """Mean `(w_dim,)` of w for truncation where the file has none, and the line of the report on it."""
+    with torch.no_grad():
+        z = standard_normal_latents(MEAN_SAMPLES, generator.z_dim, seed=0)
+        mean = generator.mapping(z).double().mean(dim=0).float()
+    return mean, f"mean for truncation: not in the file, measured on {MEAN_SAMPLES} latents of seed 0"
 
 
 def _listed(names: Iterable[str]) -> str:

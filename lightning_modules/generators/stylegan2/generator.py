@@ -41,6 +41,7 @@ class StyleGAN2Generator(nn.Module):
         clamp: limit of the magnitude of features (256 in checkpoints trained in half precision), or None.
         resample_filter: taps of the up-sampling filter.
         scale_before_demodulation: see `ModulatedConv`.
+        noise_buffers: noise maps are stored with the weights; without them `noise: buffers` alone is refused.
         noise: which noise maps `synthesize` adds unless told otherwise: `fixed(SEED) | buffers | random | none`.
         truncation: psi of the truncation trick in `sample_latents`; 1 changes nothing, 0 gives the mean image.
 
@@ -63,6 +64,7 @@ class StyleGAN2Generator(nn.Module):
         clamp: float | None = None,
         resample_filter: Sequence[float] = DEFAULT_FILTER,
         scale_before_demodulation: bool = True,
+        noise_buffers: bool = True,
         noise: str = "fixed(0)",
         truncation: float = 1.0,
     ) -> None:
@@ -88,11 +90,16 @@ class StyleGAN2Generator(nn.Module):
             "resample_filter": list(resample_filter),
             "scale_before_demodulation": scale_before_demodulation,
         }
+        if not noise_buffers:  # not written where it is as in files that know no such argument
+            self.arguments["noise_buffers"] = False
+        self.noise_buffers = noise_buffers
         self.image_size = image_size
         self.z_dim = z_dim
         self.latent_dim = w_dim
         self.mapping = Mapping(z_dim, w_dim, mapping_layers, mapping_lr_multiplier)
-        self.synthesis = Synthesis(w_dim, channels, image_channels, clamp, resample_filter, scale_before_demodulation)
+        self.synthesis = Synthesis(
+            w_dim, channels, image_channels, clamp, resample_filter, scale_before_demodulation, noise_buffers
+        )
         self.configure(noise=noise, truncation=truncation)
 
     @property
@@ -117,7 +124,7 @@ class StyleGAN2Generator(nn.Module):
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"found option {unknown[0]!r} for StyleGAN2, expected noise or truncation{hint}")
         if "noise" in options:
-            self.noise = check_noise(str(options["noise"]))
+            self.noise = self._checked_noise(str(options["noise"]))
         if "truncation" in options:
             self.truncation = _checked_truncation(options["truncation"])
         return self
@@ -168,16 +175,26 @@ class StyleGAN2Generator(nn.Module):
             noise: a noise mode; or a map `(1 or n, 1, r, r)` for each layer; None for the generator's own mode.
 
         Raises:
-            ValueError: latents of another shape, or an unknown noise mode.
+            ValueError: latents of another shape, an unknown noise mode, or `buffers` where none are stored.
         """
         styles = self.styles(latents)
         maps = (
-            noise_maps(self.noise if noise is None else noise, self.synthesis.noise_buffers, len(styles))
+            noise_maps(
+                self._checked_noise(self.noise if noise is None else noise), self.synthesis.noise_buffers, len(styles)
+            )
             if noise is None or isinstance(noise, str)
             else list(noise)
         )
         images: Tensor = self.synthesis(styles, maps)
         return (images.expand(-1, 3, -1, -1) + 1.0) / 2.0
+
+    def _checked_noise(self, noise: str) -> str:
+        if check_noise(noise) == "buffers" and not self.noise_buffers:
+            raise ValueError(
+                "found noise 'buffers' for a StyleGAN2 whose file holds no noise maps, expected 'fixed(SEED)', "
+                "'random' or 'none'; or give a checkpoint that holds the maps"
+            )
+        return noise
 
     def freeze(self) -> Self:
         """Switch to inference for good: evaluation mode, no parameter takes a gradient."""

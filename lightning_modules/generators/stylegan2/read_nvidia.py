@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from lightning_modules.generators.checkpoints.families import refuse_other_families
 from lightning_modules.generators.checkpoints.pickle_machine import PickledObject
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import module_tensors, read_tensor_pickle
-from lightning_modules.generators.stylegan2.checkpoint_tensors import ForeignTensors
+from lightning_modules.generators.stylegan2.checkpoint_tensors import NO_MAPS, ForeignTensors, measured_mean
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
+from lightning_modules.state_dicts import without_prefixes
 
 STYLED = {
     "conv.weight": "weight",
@@ -20,6 +24,8 @@ STYLED = {
     "bias": "bias",
     "noise_map": "noise_const",
 }
+NOISE = ("noise_strength", "noise_map")
+"""Tensors of a layer that a network trained without noise does not have."""
 TO_IMAGE = {
     "conv.weight": "weight",
     "conv.affine.weight": "affine.weight",
@@ -47,18 +53,20 @@ def read_nvidia(path: Path) -> StoredGenerator:
     if not is_nvidia(content):
         keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
         raise CheckpointError(
-            f"{path.name}: found {keys}, expected 'G_ema' of a network pickle of stylegan2-ada-pytorch; pickles of the "
-            "TensorFlow releases must be converted with the tool of that repository first"
+            f"{path.name}: found {keys}, expected 'G_ema' of a network pickle of stylegan2-ada-pytorch; give the .pkl "
+            "that its training wrote"
         )
-    network = content["G_ema"]
-    foreign = ForeignTensors(module_tensors(network), path.name)
-    if "mapping.embed.weight" in foreign.tensors:
-        raise CheckpointError(f"{path.name}: found a class-conditional generator, expected an unconditional one")
+    network = _unwrapped(content["G_ema"])
+    state, prefixes = without_prefixes(module_tensors(content["G_ema"]))
+    refuse_other_families(state, f"{path.name}: found", network.class_name)
+    foreign = ForeignTensors(state, path.name)
 
     sizes = [
         size for size in (2**level for level in range(2, 11)) if f"synthesis.b{size}.conv1.weight" in foreign.tensors
     ]
-    depth = foreign.count(r"mapping\.fc(\d+)\.weight")
+    depth = foreign.count("mapping.fc{}.weight")
+    convs = _convolutions(sizes)
+    held = {part: foreign.holds_any(f"{conv}.{STYLED[part]}" for conv in convs) for part in NOISE}
     arguments: dict[str, Any] = {
         "image_size": max(sizes, default=0),
         "z_dim": foreign.shape("mapping.fc0.weight")[1],
@@ -70,35 +78,65 @@ def read_nvidia(path: Path) -> StoredGenerator:
         "clamp": _setting(network, ("synthesis", "b4", "conv1"), "conv_clamp", None),
         "resample_filter": foreign.resample_filter("resample_filter"),
         "scale_before_demodulation": False,
+        "noise_buffers": held["noise_map"],
     }
     for size in sizes:
         kind = _setting(network, ("synthesis", f"b{size}"), "architecture", "skip")
         if kind != "skip":
             raise CheckpointError(f"{path.name}: found architecture {kind!r} at {size} px, expected 'skip' (config-f)")
     try:
-        skeleton = StyleGAN2Generator(**arguments)
+        skeleton = StyleGAN2Generator(**arguments).freeze()
     except ValueError as error:
         raise CheckpointError(f"{path.name}: the tensors describe no StyleGAN2: {error}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-    tensors = {name: foreign.take(source, shapes[name]) for name, source in _names(sizes, depth).items()}
+    names = _names(sizes, depth, convs)
+    for name in [name for name in names if not held.get(name.rpartition(".")[2], True)]:
+        del names[name]
+    measured = "mapping.w_avg" not in foreign.tensors  # a mapping trained without a mean for truncation
+    if measured:
+        del names["mapping.mean"]
+    tensors = {name: foreign.take(source, shapes[name]) for name, source in names.items()}
     tensors["synthesis.kernel"] = skeleton.synthesis.kernel
     foreign.check_all_used()
     report = [
         f"G_ema: {len(foreign.used)} of {len(foreign.tensors)} tensors matched",
+        *prefixes,
         f"feature clamp: {arguments['clamp']}; computed in single precision throughout",
     ]
+    if not held["noise_strength"]:
+        tensors |= {f"synthesis.convs.{i}.noise_strength": torch.zeros(()) for i in range(len(convs))}
+        report.append("noise: none in the file, the network was trained without; every noise gives the same images")
+    elif not held["noise_map"]:
+        report.append(NO_MAPS)
+    if measured:
+        skeleton.load_state_dict({**tensors, "mapping.mean": skeleton.mapping.mean})
+        tensors["mapping.mean"], note = measured_mean(skeleton)
+        report.append(note)
     aside = [str(key) for key in content if key != "G_ema"]
     if aside:
         report.append(f"left aside: {', '.join(aside)}, and the source code in the file, which was not run")
-    return StoredGenerator("stylegan2", arguments, tensors, {"format": "stylegan2-ada-pytorch"}, tuple(report))
+    return StoredGenerator("stylegan2", skeleton.arguments, tensors, {"format": "stylegan2-ada-pytorch"}, tuple(report))
 
 
-def _names(sizes: list[int], depth: int) -> dict[str, str]:
+def _unwrapped(network: PickledObject) -> PickledObject:
+    """The generator inside modules around it, whose names are the prefix that all its tensors share."""
+    modules = network.state.get("_modules") if isinstance(network.state, dict) else None
+    if not isinstance(modules, dict) or "synthesis" in modules:
+        return network
+    held = [child for child in modules.values() if isinstance(child, PickledObject) and module_tensors(child)]
+    return _unwrapped(held[0]) if len(held) == 1 else network
+
+
+def _convolutions(sizes: list[int]) -> list[str]:
+    """Their names of the styled convolutions, in order."""
+    return ["synthesis.b4.conv1"] + [f"synthesis.b{size}.conv{half}" for size in sizes[1:] for half in (0, 1)]
+
+
+def _names(sizes: list[int], depth: int, convs: list[str]) -> dict[str, str]:
     """Our names to theirs, for every tensor they store besides the filters."""
     names = {"mapping.mean": "mapping.w_avg", "synthesis.constant": "synthesis.b4.const"}
     for i in range(depth):
         names |= {f"mapping.layers.{i}.{part}": f"mapping.fc{i}.{part}" for part in ("weight", "bias")}
-    convs = ["synthesis.b4.conv1"] + [f"synthesis.b{size}.conv{half}" for size in sizes[1:] for half in (0, 1)]
     for i, theirs in enumerate(convs):
         names |= {f"synthesis.convs.{i}.{ours}": f"{theirs}.{name}" for ours, name in STYLED.items()}
     for i, size in enumerate(sizes):

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from lightning_modules.generators.checkpoints.families import refuse_known
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
-from lightning_modules.generators.latents import standard_normal_latents
-from lightning_modules.generators.stylegan2.checkpoint_tensors import ForeignTensors
+from lightning_modules.generators.stylegan2.checkpoint_tensors import NO_MAPS, ForeignTensors, measured_mean
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
+from lightning_modules.state_dicts import NESTED, without_prefixes
 
-MEAN_SAMPLES = 10_000
 STYLED = {
     "conv.weight": "conv.weight",
     "conv.affine.weight": "conv.modulation.weight",
@@ -33,13 +32,26 @@ TO_IMAGE = {
 
 def is_rosinality(content: Any) -> bool:
     """Whether the content of a `.pt` file looks like a checkpoint of this implementation."""
-    return isinstance(content, Mapping) and ("g_ema" in content or "style.1.weight" in content)
+    return isinstance(content, Mapping) and ("g_ema" in content or "style.1.weight" in _generator(content)[0])
+
+
+def _generator(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The generator's tensors without shared prefixes, and what was taken off."""
+    key = _key(content)
+    state = content if key is None else content[key]
+    return without_prefixes({str(key): value for key, value in state.items() if isinstance(value, Tensor)})
+
+
+def _key(content: Mapping[str, Any]) -> str | None:
+    """Where the generator's state dict lies; None where the file is one."""
+    return next((key for key in ("g_ema", *NESTED) if isinstance(content.get(key), Mapping)), None)
 
 
 def read_rosinality(path: Path) -> StoredGenerator:
     """Read the averaged generator of a training checkpoint, or a bare state dict; all else in the file is left aside.
 
     The file does not say how the mapping network's learning rate was scaled; 0.01 is assumed, as all public files have.
+    Those written before April 2020 hold no noise maps, which the generator then has no noise `buffers` for.
 
     Args:
         path: `.pt` file whose `g_ema` is a state dict.
@@ -54,12 +66,15 @@ def read_rosinality(path: Path) -> StoredGenerator:
             f"{path.name}: found {keys}, expected 'g_ema' with the averaged generator of rosinality's StyleGAN2; "
             "give the training checkpoint itself"
         )
-    state = content.get("g_ema", content)
-    aside = [str(key) for key in content if key != "g_ema"] if "g_ema" in content else []
-    foreign = ForeignTensors({key: value for key, value in state.items() if isinstance(value, Tensor)}, path.name)
+    state, prefixes = _generator(content)
+    place = _key(content)
+    aside = [str(key) for key in content if key != place] if place is not None else []
+    if "style.1.weight" not in state:
+        refuse_known(state, path.name)
+    foreign = ForeignTensors(state, path.name)
 
-    layers = foreign.count(r"convs\.(\d+)\.conv\.weight") + 1 if "convs.0.conv.weight" in state else 1
-    depth = foreign.count(r"style\.(\d+)\.weight") - 1  # style.0 normalises and has no weight
+    layers = foreign.count("convs.{}.conv.weight") + 1 if "convs.0.conv.weight" in state else 1
+    depth = foreign.count("style.{}.weight") - 1  # style.0 normalises and has no weight
     arguments: dict[str, Any] = {
         "image_size": 2 ** ((layers + 1) // 2 + 1),
         "z_dim": foreign.shape("style.1.weight")[1],
@@ -69,12 +84,16 @@ def read_rosinality(path: Path) -> StoredGenerator:
         + [foreign.shape(f"convs.{i}.conv.weight")[1] for i in range(1, layers - 1, 2)],
         "resample_filter": foreign.resample_filter(".kernel"),
         "scale_before_demodulation": True,
+        "noise_buffers": foreign.holds_any(f"noises.noise_{i}" for i in range(layers)),
     }
     skeleton = _skeleton(arguments, path.name)
     shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-    tensors = {name: foreign.take(source, shapes[name]) for name, source in _names(layers, depth, shapes).items()}
+    names = _names(layers, depth, arguments["noise_buffers"])
+    tensors = {name: foreign.take(source, shapes[name]) for name, source in names.items()}
     tensors["synthesis.kernel"] = skeleton.synthesis.kernel
-    report = [f"g_ema: {len(foreign.used)} of {len(foreign.tensors)} tensors matched"]
+    report = [f"{place or 'state dict'}: {len(foreign.used)} of {len(foreign.tensors)} tensors matched", *prefixes]
+    if not arguments["noise_buffers"]:
+        report.append(NO_MAPS)
     foreign.check_all_used()
     tensors["mapping.mean"] = skeleton.mapping.mean
     skeleton.load_state_dict(tensors)
@@ -84,7 +103,7 @@ def read_rosinality(path: Path) -> StoredGenerator:
     report.append("mapping learning rate factor: not in the file, 0.01 as in all public files")
     if aside:
         report.append(f"left aside: {', '.join(aside)}")
-    return StoredGenerator("stylegan2", arguments, tensors, {"format": "rosinality"}, tuple(report))
+    return StoredGenerator("stylegan2", skeleton.arguments, tensors, {"format": "rosinality"}, tuple(report))
 
 
 def _skeleton(arguments: dict[str, Any], file: str) -> StyleGAN2Generator:
@@ -94,7 +113,7 @@ def _skeleton(arguments: dict[str, Any], file: str) -> StyleGAN2Generator:
         raise CheckpointError(f"{file}: the tensors describe no StyleGAN2: {error}") from error
 
 
-def _names(layers: int, depth: int, shapes: Mapping[str, Any]) -> dict[str, str]:
+def _names(layers: int, depth: int, noise_buffers: bool) -> dict[str, str]:
     """Our names to theirs, for every tensor they store besides the filters."""
     names = {"synthesis.constant": "input.input"}
     for i in range(depth):
@@ -102,7 +121,8 @@ def _names(layers: int, depth: int, shapes: Mapping[str, Any]) -> dict[str, str]
     for i in range(layers):
         theirs = "conv1" if i == 0 else f"convs.{i - 1}"
         names |= {f"synthesis.convs.{i}.{ours}": f"{theirs}.{name}" for ours, name in STYLED.items()}
-        names[f"synthesis.convs.{i}.noise_map"] = f"noises.noise_{i}"
+        if noise_buffers:
+            names[f"synthesis.convs.{i}.noise_map"] = f"noises.noise_{i}"
     for i in range((layers + 1) // 2):
         theirs = "to_rgb1" if i == 0 else f"to_rgbs.{i - 1}"
         names |= {f"synthesis.to_images.{i}.{ours}": f"{theirs}.{name}" for ours, name in TO_IMAGE.items()}
@@ -113,7 +133,4 @@ def _mean_latent(content: Mapping[str, Any], generator: StyleGAN2Generator) -> t
     stored = content.get("latent_avg")
     if isinstance(stored, Tensor) and stored.numel() == generator.latent_dim:
         return stored.detach().float().reshape(-1), "latent_avg: taken as the mean for truncation"
-    with torch.no_grad():
-        z = standard_normal_latents(MEAN_SAMPLES, generator.z_dim, seed=0)
-        mean = generator.mapping(z).double().mean(dim=0).float()
-    return mean, f"mean for truncation: not in the file, measured on {MEAN_SAMPLES} latents of seed 0"
+    return measured_mean(generator)

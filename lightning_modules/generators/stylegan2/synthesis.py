@@ -23,6 +23,7 @@ class StyledConv(nn.Module):
         up: the result is twice as large as the input.
         clamp: limit of the result's magnitude, or None.
         scale_before_demodulation: see `ModulatedConv`.
+        noise_buffers: the noise map is part of the state dict; otherwise zeros stand for its size.
     """
 
     noise_map: Tensor
@@ -36,12 +37,14 @@ class StyledConv(nn.Module):
         up: bool,
         clamp: float | None,
         scale_before_demodulation: bool,
+        noise_buffers: bool = True,
     ) -> None:
         super().__init__()
         self.conv = ModulatedConv(w_dim, inputs, outputs, 3, up, scale_before_demodulation)
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.register_buffer("noise_map", torch.randn(1, 1, size, size))
+        stored = torch.randn(1, 1, size, size) if noise_buffers else torch.zeros(1, 1, size, size)
+        self.register_buffer("noise_map", stored, persistent=noise_buffers)
         self.clamp = clamp
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, kernel: Tensor) -> Tensor:
@@ -77,6 +80,7 @@ class Synthesis(nn.Module):
         clamp: limit of the magnitude of features, or None.
         resample_filter: taps of the up-sampling filter.
         scale_before_demodulation: see `ModulatedConv`.
+        noise_buffers: see `StyledConv`.
     """
 
     kernel: Tensor
@@ -89,14 +93,16 @@ class Synthesis(nn.Module):
         clamp: float | None = None,
         resample_filter: Sequence[float] = DEFAULT_FILTER,
         scale_before_demodulation: bool = True,
+        noise_buffers: bool = True,
     ) -> None:
         super().__init__()
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
         self.register_buffer("kernel", normalised_filter(resample_filter))
-        convs = [StyledConv(w_dim, channels[0], channels[0], 4, False, clamp, scale_before_demodulation)]
+        settings = (clamp, scale_before_demodulation, noise_buffers)
+        convs = [StyledConv(w_dim, channels[0], channels[0], 4, False, *settings)]
         for level, (a, b) in enumerate(itertools.pairwise(channels), start=3):
-            convs.append(StyledConv(w_dim, a, b, 2**level, True, clamp, scale_before_demodulation))
-            convs.append(StyledConv(w_dim, b, b, 2**level, False, clamp, scale_before_demodulation))
+            convs.append(StyledConv(w_dim, a, b, 2**level, True, *settings))
+            convs.append(StyledConv(w_dim, b, b, 2**level, False, *settings))
         self.convs = nn.ModuleList(convs)
         self.to_images = nn.ModuleList(ToImage(w_dim, c, image_channels, clamp) for c in channels)
 
@@ -107,7 +113,7 @@ class Synthesis(nn.Module):
 
     @property
     def noise_buffers(self) -> list[Tensor]:
-        """The maps stored with the weights, `(1, 1, r, r)` for each convolution."""
+        """The maps stored with the weights, `(1, 1, r, r)` for each convolution; zeros where none are stored."""
         return [conv.noise_map for conv in self.convs]  # type: ignore[misc]
 
     def forward(self, w: Tensor, noise: Sequence[Tensor | None]) -> Tensor:

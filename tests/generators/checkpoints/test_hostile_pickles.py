@@ -73,7 +73,8 @@ GLOBALS = [
     ("numpy", "load"),
     ("numpy.core.multiarray", "fromfile"),
     ("torch_utils.persistence", "_src_to_module"),
-    ("dnnlib.tflib.network", "Network"),
+    ("dnnlib.tflib.network", "Network.__setstate__"),
+    ("dnnlib.tflib.tfutil", "run"),
     ("functools", "partial"),
 ]
 

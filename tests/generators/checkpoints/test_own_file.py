@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,15 @@ def test_everything_comes_back(stored, path):
     assert manifest["content"] == content_hash(stored.tensors)
     assert any("5 tensors" in line for line in found.report)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_prefixes_that_all_tensors_share_are_taken_off_and_told(stored, path):
+    """As when the state dict of a wrapped generator was written."""
+    tensors = {f"module._orig_mod.{name}": value for name, value in stored.tensors.items()}
+    write_generator(replace(stored, tensors=tensors), path)
+    found = read_own(path)
+    assert all(torch.equal(found.tensors[name], value) for name, value in stored.tensors.items())
+    assert "prefix module._orig_mod. of all 5 tensors: taken off" in found.report
 
 
 def test_others_may_read_what_is_no_secret(stored, path):
@@ -115,7 +125,8 @@ def test_every_truncation_is_noticed(stored, path):
     whole = path.read_bytes()
     for cut in range(0, len(whole), len(whole) // 20):
         path.write_bytes(whole[:cut])
-        with pytest.raises(CheckpointError, match=r"a\.safetensors: found a safetensors file that is truncated"):
+        message = "a safetensors file that is truncated" if cut else "an empty file"
+        with pytest.raises(CheckpointError, match=rf"a\.safetensors: found {message}"):
             read_own(path)
 
 

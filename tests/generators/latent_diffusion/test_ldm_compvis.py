@@ -14,6 +14,7 @@ import torch
 from compvis_checkpoints import averaged_name
 from seeded import seeded_tensor
 
+from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.compvis import read_compvis
@@ -90,6 +91,68 @@ def test_plain_weights_serve_where_there_is_no_average(compvis_folder):
 def test_measured_scale_is_read(compvis_folder):
     stored, _ = load(compvis_folder("kl"))
     assert stored.arguments["scale_factor"] == pytest.approx(0.21)
+
+
+FOLLOWS = {
+    "ddim_sigmas": (200,),
+    "ddim_alphas_prev": (200,),
+    "ddim_sqrt_one_minus_alphas": (200,),
+    "ddim_sigmas_for_original_num_steps": (1000,),
+    "posterior_variance": (1000,),
+    "lvlb_weights": (1000,),
+    "logvar": (1000,),
+    "first_stage_model.loss.perceptual_loss.net.slice1.0.weight": (4, 3, 3, 3),
+    "first_stage_model.loss.discriminator.main.0.weight": (4, 3, 3, 3),
+    "first_stage_model.model_ema.decay": (),
+    "first_stage_model.model_ema.encoderconv_inweight": (4, 3, 3, 3),
+    "first_stage_model.quantize.ema_num_batches": (),
+    "first_stage_model.quantize.cluster_size": (64,),
+    "first_stage_model.colorize": (3, 4, 1, 1),
+    "loss.net.weight": (3,),
+    "perceptual_loss.lin0.weight": (3,),
+    "ema.n_averaged": (),
+    "ema.initted": (),
+}
+
+
+def test_values_that_follow_from_the_configuration_are_left_aside_and_told(compvis_folder):
+    whole = compvis_folder("kl", lambda state: state.update({n: torch.rand(s) for n, s in FOLLOWS.items()}))
+    more = read_compvis(whole.rename(whole.with_name("more")))
+    plain = read_compvis(compvis_folder("kl"))
+    assert set(more.tensors) == set(plain.tensors)
+    assert all(torch.equal(more.tensors[name], value) for name, value in plain.tensors.items())
+    report = "\n".join(more.report)
+    for name in FOLLOWS:
+        told = [line for line in more.report if line.startswith("left aside") and (name in line or any(
+            part.endswith("*") and name.startswith(part[:-1]) for part in line.split()))]  # fmt: skip
+        assert told, f"{name} in {report}"
+    assert "colours for showing label maps: 1 tensors of first_stage_model.colorize*" in report
+
+
+def without_dots(prefix):
+    """How names of averages change when the U-Net is wrapped: LitEma drops the dots."""
+    return f"model_ema.diffusion_model{prefix.replace('.', '')}"
+
+
+@pytest.mark.parametrize("inner", ["", "_orig_mod.", "module."])
+@pytest.mark.parametrize("outer", ["", "module.", "module._orig_mod."])
+def test_prefixes_of_the_whole_and_of_the_unet_are_taken_off(outer, inner, compvis_folder):
+    def change(state):
+        for name in list(state):
+            new = name
+            if inner:
+                new = new.replace("model.diffusion_model.", f"model.diffusion_model.{inner}")
+                new = new.replace("model_ema.diffusion_model", without_dots(inner))
+            state[f"{outer}{new}"] = state.pop(name)
+
+    folder = compvis_folder("vq", change)
+    generator = load_generator(folder)
+    name = "unet.model.time_embedding.linear_1.weight"
+    average = averaged_name("model.diffusion_model.time_embed.0.weight")
+    assert torch.equal(generator.state_dict()[name], seeded_tensor(average, generator.state_dict()[name].shape))
+    report = "\n".join(generator.report)
+    assert (f"prefix {outer} of all" in report) == bool(outer)
+    assert (f"prefix {inner} of all 128 tensors of model.diffusion_model.*: taken off" in report) == bool(inner)
 
 
 def test_refuses_a_missing_scale(compvis_folder):

@@ -149,13 +149,14 @@ def write_nvidia(path: Path, state: dict[str, Tensor], clamp: float | None = 256
             "_modules": OrderedDict((child, module(f"{prefix}{child}.")) for child in children),
             "weight_gain": np.float64(0.125),
         }
-        if prefix.endswith(("conv0.", "conv1.")):
+        inner = prefix.removeprefix(overrides.get("prefix", ""))
+        if inner.endswith(("conv0.", "conv1.")):
             attributes["conv_clamp"] = clamp
-        if prefix.count(".") == 2 and prefix.startswith("synthesis.b"):
+        if inner.count(".") == 2 and inner.startswith("synthesis.b"):
             attributes["architecture"] = overrides.get("architecture", "skip")
-        if prefix.startswith("mapping.fc"):
+        if inner.startswith("mapping.fc"):
             attributes["bias_gain"] = 0.01
-        return Persistent("Generator", attributes)
+        return Persistent(overrides.get("class_name", "Generator"), attributes)
 
     replaced = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)

@@ -11,6 +11,9 @@ import torch
 from public_files import nvidia_state, rosinality_state, write_nvidia, write_rosinality
 from torch import Tensor
 
+from lightning_modules.generators import load_generator
+from lightning_modules.generators.checkpoints.load import read_generator
+from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 from lightning_modules.generators.stylegan2 import StyleGAN2Generator
 from lightning_modules.generators.stylegan2.read_nvidia import read_nvidia
@@ -67,6 +70,106 @@ def test_a_network_pickle_of_nvidia_is_read_without_running_its_source(tmp_path:
     assert read_nvidia(write_nvidia(tmp_path / "g.pkl", small_nvidia(), clamp=None)).arguments["clamp"] is None
 
 
+def without_noise_maps(state: State, names: tuple[str, ...]) -> State:
+    return {name: value for name, value in state.items() if not name.endswith(names) and not name.startswith(names)}
+
+
+@pytest.mark.parametrize("format", ["rosinality", "nvidia"])
+def test_a_file_without_noise_maps_gives_the_same_images_and_refuses_them_alone(format: str, tmp_path: Path) -> None:
+    if format == "rosinality":
+        whole, part = small_rosinality(), without_noise_maps(small_rosinality(), ("noises.",))
+        write_rosinality(tmp_path / "old", part)
+        write_rosinality(tmp_path / "new", whole)
+    else:
+        whole, part = small_nvidia(), without_noise_maps(small_nvidia(), (".noise_const",))
+        write_nvidia(tmp_path / "old", part)
+        write_nvidia(tmp_path / "new", whole)
+    assert 0 < len(part) < len(whole)
+    old, new = (load_generator(tmp_path / name, noise="fixed(3)") for name in ("old", "new"))
+    w = new.sample_latents(2, seed=0)
+    assert torch.equal(old.sample_latents(2, seed=0), w)
+    for noise in ("fixed(3)", "fixed(4)", "none"):
+        images = new.configure(noise=noise).synthesize(w)
+        assert torch.equal(old.configure(noise=noise).synthesize(w), images)
+        assert not torch.equal(new.configure(noise="buffers").synthesize(w), images)
+    assert old.configure(noise="random").synthesize(w).isfinite().all()
+    assert any(line.startswith("noise maps: not in the file") for line in old.report)
+    assert not any("noise maps" in line for line in new.report)
+    for refused in (lambda: old.configure(noise="buffers"), lambda: old.synthesize(w, noise="buffers")):
+        with pytest.raises(ValueError, match=r"found noise 'buffers' for a StyleGAN2 whose file holds no noise maps"):
+            refused()
+    with pytest.raises(ValueError, match="holds no noise maps"):
+        load_generator(tmp_path / "old", noise="buffers")
+    write_generator(read_generator(tmp_path / "old"), tmp_path / "own.safetensors")
+    own = load_generator(tmp_path / "own.safetensors", noise="none")
+    assert torch.equal(own.synthesize(w), old.configure(noise="none").synthesize(w))
+    with pytest.raises(ValueError, match="holds no noise maps"):
+        own.configure(noise="buffers")
+    assert "noise_buffers" not in new.arguments  # so that folders of images made before go on
+
+
+def test_some_noise_maps_are_no_maps_at_all(tmp_path: Path) -> None:
+    state = small_rosinality()
+    del state["noises.noise_3"]
+    with pytest.raises(CheckpointError, match=r"found no tensor 'noises\.noise_3'"):
+        read_rosinality(write_rosinality(tmp_path / "g.pt", state))
+
+
+def test_a_network_trained_without_noise_or_mean_is_read(tmp_path: Path) -> None:
+    state = without_noise_maps(small_nvidia(), (".noise_const", ".noise_strength", "mapping.w_avg"))
+    write_nvidia(tmp_path / "g.pkl", state)
+    generator = load_generator(tmp_path / "g.pkl", noise="fixed(0)", truncation=0.5)
+    w = generator.sample_latents(2, seed=0)
+    torch.testing.assert_close(generator.synthesize(w), generator.synthesize(w, noise="none"))
+    assert any("the network was trained without" in line for line in generator.report)
+    assert any("mean for truncation: not in the file, measured" in line for line in generator.report)
+    mean = generator.configure(truncation=1.0).sample_latents(20_000, seed=9).mean(dim=0)
+    assert float(((mean - generator.mapping.mean) / w.std()).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "generator."])
+def test_prefixes_that_all_tensors_share_are_taken_off_and_told(prefix: str, tmp_path: Path) -> None:
+    state = small_rosinality()
+    wrapped = {f"{prefix}{name}": value for name, value in state.items()}
+    plain = load_generator(write_rosinality(tmp_path / "plain.pt", state))
+    w = plain.sample_latents(2, seed=0)
+    write_rosinality(tmp_path / "wrapped.pt", wrapped)
+    torch.save(wrapped, tmp_path / "bare.pt")
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "nested.pt")
+    for name in ("wrapped.pt", "bare.pt", "nested.pt"):
+        generator = load_generator(tmp_path / name)
+        assert torch.equal(generator.synthesize(w), plain.synthesize(w))
+        assert f"prefix {prefix} of all {len(state)} tensors: taken off" in generator.report
+
+    state = small_nvidia()
+    plain = load_generator(write_nvidia(tmp_path / "plain.pkl", state, clamp=0.5))
+    wrapped = {f"{prefix}{name}": value for name, value in state.items()}
+    generator = load_generator(write_nvidia(tmp_path / "wrapped.pkl", wrapped, clamp=0.5, prefix=prefix))
+    w = plain.sample_latents(2, seed=0)
+    assert torch.equal(generator.synthesize(w), plain.synthesize(w))
+    assert generator.arguments == plain.arguments
+    assert f"prefix {prefix} of all {len(state)} tensors: taken off" in generator.report
+
+
+def test_a_g_ema_of_another_family_is_named(tmp_path: Path) -> None:
+    state = {
+        "synthesis.input.freqs": torch.ones(2),
+        "synthesis.input.phases": torch.ones(2),
+        "mapping.fc0.bias": torch.ones(2),
+    }
+    with pytest.raises(CheckpointError, match=r"g\.pt: found a StyleGAN3 generator;"):
+        load_generator(write_rosinality(tmp_path / "g.pt", state))
+
+
+def test_no_message_holds_a_regular_expression(tmp_path: Path) -> None:
+    state = {name: value for name, value in small_rosinality().items() if not name.startswith("style.")}
+    with pytest.raises(
+        CheckpointError, match=r"found no tensor named like 'style\.0\.weight'; its tensors are"
+    ) as caught:
+        read_rosinality(write_rosinality(tmp_path / "g.pt", state))
+    assert not set("\\()^$+") & set(str(caught.value))
+
+
 def test_a_grey_network_of_nvidia_is_read(tmp_path: Path) -> None:
     stored = read_nvidia(write_nvidia(tmp_path / "g.pkl", nvidia_state(8, width=4, depth=1, image_channels=1)))
     assert stored.arguments["image_channels"] == 1
@@ -115,7 +218,7 @@ def test_a_broken_rosinality_file_names_the_tensor(break_it: Callable, message: 
         (without("synthesis.b8.conv1.weight"), "the tensors describe no StyleGAN2: found 2 channel numbers for 16 px"),
         (reshaped("mapping.w_avg"), r"found shape \(7, 7\) for tensor 'mapping.w_avg', expected \(8,\)"),
         (extra("synthesis.b8.skip.weight"), "found 1 tensors that do not belong"),
-        (extra("mapping.embed.weight"), "found a class-conditional generator, expected an unconditional one"),
+        (extra("mapping.embed.weight"), "found a class-conditional StyleGAN2 generator, expected an unconditional one"),
     ],
 )
 def test_a_broken_nvidia_file_names_the_tensor(break_it: Callable, message: str, tmp_path: Path) -> None:
