@@ -136,13 +136,14 @@ def _user_and_key(user: str | None, registry: str, fingerprint: Path, carried: F
             f"{begin}"
         )
     users = read_registry(path, carried)
-    if user not in users.users:
+    registered = users.find(user)
+    if registered is None:
         near = difflib.get_close_matches(user, users.names, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"`{USERS} list {file}` lists them;"
         raise ValueError(
             f"found no user {user!r} among the {len(users.users)} of {path}; {hint} {create}` registers a new one"
         )
-    return user, users.key_of(user)
+    return registered, users.key_of(registered)
 
 
 def _carrier(fingerprint: Fingerprint, generator: str | None, kind: str, options: dict[str, Any]) -> Any:
