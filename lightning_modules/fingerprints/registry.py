@@ -102,8 +102,10 @@ class Registry:
         """
         found = self.find(user)
         if found is None:
+            alike = self.alike(user)
+            hint = "register them first" if alike is None else f"did you mean {alike!r}?"
             raise FingerprintError(
-                f"found no user {user!r} among {len(self.users)} ({listed(self.names)}); register them first"
+                f"found no user {shown_name(user)} among {len(self.users)} ({listed(self.names)}); {hint}"
             )
         return self.users[found]
 

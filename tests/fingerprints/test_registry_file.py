@@ -278,7 +278,10 @@ def test_a_lookup_by_another_spelling_finds_the_user(users, capsys):
     create_users(users, ["Jose\u0301"])
     main(["show", str(users), "JOS\u00c9"])
     assert capsys.readouterr().out.strip() == texts(users)["Jos\u00e9"]
-    assert "found no user" in refused(capsys, "show", str(users), "\u0430lice")
+    message = refused(capsys, "show", str(users), "\u0430lice")
+    assert r"found no user" in message
+    assert r"'\u0430lice'" in message
+    assert "did you mean 'alice'?" in message
 
 
 def test_a_registry_of_many_users_is_still_written_and_read(tmp_path):
