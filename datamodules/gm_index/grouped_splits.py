@@ -26,7 +26,7 @@ def draw_grouped_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems,
 
     Groups are dealt out largest first, then by a hash of (seed, group): each to the split whose sizes, over all sources
     of the group, are the least filled. Images alone then fill each source up, by `draw_order`. With no group of several
-    images this is `draw_splits`. The order and names of files do not matter.
+    images this is `draw_splits`. The order and names of files do not matter; another image or group may move others.
 
     Args:
         rows: Table with ``source``, ``role``, ``content``, ``group`` ("" for an image alone); each picture once.

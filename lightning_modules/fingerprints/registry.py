@@ -74,9 +74,10 @@ class Registry:
         """
         user = self._new_name(user)
         try:
-            self._take(user, new_key(self.keys, self.bits, minimum_distance))
+            key = new_key(self.keys, self.bits, minimum_distance)
         except ValueError as error:
             raise FingerprintError(f"user {user!r}: {error}") from error
+        self._take(user, key, key_to_text(key))
 
     def add(self, user: str, key: str) -> None:
         """Register a user with a key of their own, as hexadecimal or as 0s and 1s.
@@ -156,14 +157,15 @@ class Registry:
             bits = key_from_text(key, self.bits)
         except ValueError as error:
             raise FingerprintError(f"user {user!r}: {error}") from error
-        if (other := self.owner_of(bits)) is not None:
+        text = key_to_text(bits)
+        if (other := self._by_key().get(text)) is not None:
             raise FingerprintError(f"user {user!r}: found the key of user {other!r}, expected one of their own")
-        self._take(user, bits)
+        self._take(user, bits, text)
 
-    def _take(self, user: str, bits: Tensor) -> None:
+    def _take(self, user: str, bits: Tensor, text: str) -> None:
         owners, names = self._by_key(), self._index()  # both up to date before the user is added
         self.users[user] = bits
-        owners[key_to_text(bits)] = user
+        owners[text] = user
         names.add(user)
 
 

@@ -130,8 +130,10 @@ class NameIndex:
 
     def alike(self, name: str) -> str | None:
         """A name taken that this one can be taken for, itself included."""
-        looks = (self._looks.get(look) for look in looks_of(name))
-        return next((taken for taken in looks if taken is not None), None)
+        for look in looks_of(name):
+            if look in self._looks:
+                return self._looks[look]
+        return None
 
 
 def _seen(name: str) -> str:

@@ -112,7 +112,7 @@ def test_the_table_of_letters_says_what_unicode_calls_them():
                 assert looks_of(other) & looks_of(latin)
 
 
-def test_an_index_is_fast_enough_for_a_million_names():
+def test_an_index_finds_names_among_many():
     index = NameIndex()
     for number in range(20_000):
         index.add(f"user{number}")
