@@ -24,7 +24,7 @@ Batch = dict[str, Any]
 
 
 class GMDataModule(pl.LightningDataModule):
-    """Images of several sources, checked, split and audited before anything is trained (ManiFPT notes, section 4).
+    r"""Images of several sources, checked, split and audited before anything is trained (ManiFPT notes, section 4).
 
     On disk: ``root/<family>-<model>/*.{png,jpg,jpeg,webp}`` and ``root/real-<name>/``, each folder a source;
     ``root/manifold-<name>/``, reals that only form the manifold (without it, a part of each ``real-<name>`` does);
@@ -36,7 +36,7 @@ class GMDataModule(pl.LightningDataModule):
     Args:
         root: Folder of the data set; with ``index_file``, the folder that its relative paths start from.
         index_file: CSV or Parquet with the columns ``path``, ``source`` and optionally ``split`` (train, val, test,
-            manifold).
+            manifold) and ``group`` (images that come from one photograph or prompt, of whatever sources).
         batch_size: Images per process and step.
         num_workers: Processes that decode for each loader; 0 decodes in the main process.
         train_fraction: Share of each source for training.
@@ -57,6 +57,9 @@ class GMDataModule(pl.LightningDataModule):
         resize: Length of the shorter side to scale to then, in pixels.
         duplicates: For a picture that several sources share: ``error``, or ``drop`` every copy.
         cache_dir: Folder of the index; None for ``root/.gm_index``.
+        groups: What names the group of an image where no index file does: ``stem``, the file's name without suffix; or
+            a regular expression with one part in parentheses, looked for in that name (``^(\d+)`` joins 0001.png and
+            0001_seed3.png); None for no groups. No group has images in two of train, val, test and manifold.
 
     Raises:
         ValueError: An argument that cannot be; problems of the data come from ``prepare_data`` as one ``GMDataError``.
@@ -83,6 +86,7 @@ class GMDataModule(pl.LightningDataModule):
         resize: int | None = None,
         duplicates: Duplicates = "error",
         cache_dir: str | None = None,
+        groups: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -102,6 +106,7 @@ class GMDataModule(pl.LightningDataModule):
             format_audit=format_audit,
             duplicates=duplicates,
             cache_folder=_cache_folder(base.absolute(), cache_dir),
+            groups=groups,
         )
         self._plan: Plan | None = None
         self._prepared_here = False
@@ -172,13 +177,14 @@ class GMDataModule(pl.LightningDataModule):
         return {source: int(found.get(source, 0)) for source in self.sources}
 
     def describe(self) -> dict[str, str]:
-        """What a report says of the data: images of each split by source, reals of the manifold, notes."""
+        """What a report says of the data: images of each split by source, reals of the manifold, groups, notes."""
         told = {
             split: ", ".join(f"{source} {count:,}" for source, count in self.counts(split).items())
             for split in ("train", "val", "test")
         }
         told["manifold"] = f"{int((self.plan.rows['split'] == 'manifold').sum()):,} reals"
         told["image size"] = f"{self.image_size[0]} x {self.image_size[1]} px"
+        told["groups"] = self.plan.groups
         told["notes"] = " ".join(self.plan.notes) or "none"
         return told
 

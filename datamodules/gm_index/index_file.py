@@ -40,13 +40,14 @@ def _read_table(index_file: Path, problems: Problems) -> pd.DataFrame | None:
     if table.empty:
         problems.add(Kind.INDEX_FILE, f"{index_file} has no rows")
         return None
-    if "split" not in table.columns:
-        table["split"] = ""
-    return table[["path", "source", "split"]].fillna("").astype(str).map(str.strip)
+    for name in ("split", "group"):
+        if name not in table.columns:
+            table[name] = ""
+    return table[["path", "source", "split", "group"]].fillna("").astype(str).map(str.strip)
 
 
 def read_index_file(index_file: Path, base: Path, problems: Problems) -> pd.DataFrame:
-    """Read and check a table with the columns ``path``, ``source`` and optionally ``split``.
+    """Read and check a table with the columns ``path``, ``source`` and optionally ``split`` and ``group``.
 
     Args:
         index_file: CSV or Parquet file; other columns are left alone.
@@ -54,14 +55,16 @@ def read_index_file(index_file: Path, base: Path, problems: Problems) -> pd.Data
         problems: Takes bad columns, bad rows and paths that do not exist.
 
     Returns:
-        Table with the columns of ``discover.entries_frame``, of the rows without a problem.
+        Table with the columns of ``discover.entries_frame`` and ``group`` ("" for an image that is in no group), of the
+        rows without a problem.
     """
     table = _read_table(index_file, problems)
     if table is None:
         return entries_frame([])
     with_split = bool((table["split"] != "").any())
     rows: dict[str, tuple[str, str, str, str]] = {}
-    for number, (path, source, split) in enumerate(table.itertuples(index=False, name=None), start=1):
+    groups: dict[str, str] = {}
+    for number, (path, source, split, group) in enumerate(table.itertuples(index=False, name=None), start=1):
         wrong = _row_problem(path, source, split, with_split)
         manifold = split == "manifold" or source.startswith("manifold-")
         row = (path, source, "manifold" if manifold else "source", split)
@@ -72,8 +75,9 @@ def read_index_file(index_file: Path, base: Path, problems: Problems) -> pd.Data
         elif not (base / path).is_file():
             problems.add(Kind.MISSING_PATH, f"row {number}: {path} (source {source})")
         else:
-            rows[path] = row
-    return entries_frame(list(rows.values()))
+            rows[path], groups[path] = row, group
+    entries = entries_frame(list(rows.values()))
+    return entries.assign(group=entries["path"].map(groups).astype("str"))
 
 
 def _row_problem(path: str, source: str, split: str, with_split: bool) -> str:

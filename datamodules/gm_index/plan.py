@@ -17,6 +17,8 @@ from datamodules.gm_index.cache import INDEX_VERSION, build_index
 from datamodules.gm_index.discover import discover_folders
 from datamodules.gm_index.duplicates import Duplicates, drop_duplicates
 from datamodules.gm_index.files import write_parquet, write_text
+from datamodules.gm_index.grouped_splits import draw_grouped_splits
+from datamodules.gm_index.groups import assign_groups, check_groups, describe_groups, join_copies, looks_grouped
 from datamodules.gm_index.index_file import read_index_file
 from datamodules.gm_index.pixel_path import PixelPath
 from datamodules.gm_index.problems import GMDataError, Kind, Problems, counted
@@ -25,7 +27,8 @@ from datamodules.gm_index.split_file import SUFFIXES, read_split_file, write_spl
 from datamodules.gm_index.splits import SplitRule, check_given, draw_splits
 
 FormatAudit = Literal["error", "warn", "off"]
-PLAN_COLUMNS = ["path", "source", "split", "content", "final"]
+PLAN_COLUMNS = ["path", "source", "split", "content", "final", "group"]
+SHOWN_OF_A_GROUP = 2  # files of each split
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class PlanSettings:
         format_audit: ``error`` stops at a leak, ``warn`` notes it, ``off`` does not look.
         duplicates: What becomes of pictures that several sources share.
         cache_folder: Folder of the index and the plans.
+        groups: What names the group of an image: None, ``stem`` or a regular expression.
     """
 
     base: Path
@@ -51,8 +55,10 @@ class PlanSettings:
     format_audit: FormatAudit
     duplicates: Duplicates
     cache_folder: Path
+    groups: str | None = None
 
     def __post_init__(self) -> None:
+        check_groups(self.groups)
         for name, choices in (("format_audit", get_args(FormatAudit)), ("duplicates", get_args(Duplicates))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
@@ -75,11 +81,12 @@ class Plan:
 
     Attributes:
         rows: Table with ``path``, ``source``, ``split``, ``content`` (content id of the file's pixels), ``final``
-            (after the pixel path); ordered by path.
+            (after the pixel path), ``group`` ("" for an image alone); ordered by path.
         sources: Names of the labelled sources, sorted; a label is a position here.
         image_size: (H, W) after the pixel path.
         notes: What was left out, and leaks that were let pass.
         source_info: Entries of ``sources.yaml``.
+        groups: How many groups there are, for people.
     """
 
     rows: pd.DataFrame
@@ -87,6 +94,7 @@ class Plan:
     image_size: tuple[int, int]
     notes: list[str] = field(default_factory=list)
     source_info: dict[str, dict[str, Any]] = field(default_factory=dict)
+    groups: str = ""
 
     def write(self, path: Path) -> None:
         """Write the plan, atomically."""
@@ -95,6 +103,7 @@ class Plan:
             "image_size": self.image_size,
             "notes": self.notes,
             "source_info": self.source_info,
+            "groups": self.groups,
         }
         write_parquet(path, self.rows, {"plan": json.dumps(head, default=str)})
 
@@ -118,9 +127,8 @@ class Plan:
         table = pq.read_table(path)
         head = json.loads(table.schema.metadata[b"plan"])
         rows = table.to_pandas()
-        return cls(
-            rows, head["sources"], (head["image_size"][0], head["image_size"][1]), head["notes"], head["source_info"]
-        )
+        size = (head["image_size"][0], head["image_size"][1])
+        return cls(rows, head["sources"], size, head["notes"], head["source_info"], head["groups"])
 
 
 def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
@@ -162,6 +170,7 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
     if entries.empty:
         return nothing
     notes: list[str] = []
+    entries = assign_groups(entries, settings.groups, problems, notes)
     source_info = read_sources_yaml(settings.base, set(entries["source"]), problems)
     _check_sources(entries, problems)
     rows = build_index(entries, settings.base, settings.cache_folder, settings.pixel_path, workers)
@@ -174,7 +183,7 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
     labelled = rows[rows["role"] == "source"]
     if settings.format_audit != "off" and labelled["source"].nunique() > 1:
         _audit(labelled, settings, problems, notes)
-    rows = drop_duplicates(rows, settings.duplicates, problems, notes)
+    rows = drop_duplicates(join_copies(rows), settings.duplicates, problems, notes)
     for source in sorted(set(entries["source"]) - set(rows["source"])):
         problems.add(Kind.TOO_FEW, f"{source}: no usable image left")
     rows = rows.assign(split=_split(rows, settings, problems, notes))
@@ -182,7 +191,10 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
     sources = sorted(rows.loc[rows["role"] == "source", "source"].unique())
     size = (int(rows["height"].iloc[0]), int(rows["width"].iloc[0]))
     used = rows.loc[rows["split"] != "", PLAN_COLUMNS].reset_index(drop=True)
-    return Plan(used, [str(source) for source in sources], size, notes, source_info)
+    if (rows["group"] == "").all() and (seems := looks_grouped(rows, settings.base, settings.pixel_path)):
+        notes.append(seems)
+    groups = describe_groups(used, settings.groups)
+    return Plan(used, [str(source) for source in sources], size, notes, source_info, groups)
 
 
 def _check_sources(entries: pd.DataFrame, problems: Problems) -> None:
@@ -233,12 +245,22 @@ def _split(rows: pd.DataFrame, settings: PlanSettings, problems: Problems, notes
     if given.any():
         check_given(rows, settings.rule, problems)
         return rows["split"]
+    if rows["group"][rows["group"] != ""].duplicated().any():
+        return draw_grouped_splits(rows, settings.rule, problems, notes)
     return draw_splits(rows, settings.rule, problems)
 
 
 def _check_disjoint(rows: pd.DataFrame, problems: Problems) -> None:
-    """Hold the promise however the splits came about: no picture in two splits, only reals in the manifold."""
+    """Hold the promise however the splits came about: no picture or group in two splits, only reals in the manifold."""
     used = rows[rows["split"] != ""]
+    named = used[used["group"] != ""]
+    several = named.groupby("group")["split"].nunique()
+    for name in several.index[several > 1]:
+        group = named[named["group"] == name]
+        files = ", ".join(
+            f"{row.path} ({row.split})" for row in group.groupby("split").head(SHOWN_OF_A_GROUP).itertuples()
+        )
+        problems.add(Kind.GROUP_SPLITS, f"group {name!r}: {files}")
     for column in ("content", "final"):
         straddling = used.groupby(column)["split"].nunique()
         for content in straddling.index[straddling > 1]:

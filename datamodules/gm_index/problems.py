@@ -91,6 +91,17 @@ class Kind(Enum):
         "train, val, test and manifold are disjoint by decoded pixels",
         "remove all copies but one, or give them the same split",
     )
+    GROUP_SPLITS = (
+        "group in several splits",
+        "train, val, test and manifold are disjoint by group: images of one photograph or prompt stand in one of them",
+        "give all images of the group one split, or name another `split_file` to write a new one",
+    )
+    GROUPS = (
+        "groups that cannot be told",
+        "a column group in the index file, or `groups` (stem, or a regular expression that finds the group's name in "
+        "the file's name without suffix), not both",
+        "correct `groups`, or leave it out",
+    )
     TOO_FEW = (
         "source with fewer images than the split needs",
         "at least one image of every source in each split whose fraction is not 0",
@@ -98,7 +109,7 @@ class Kind(Enum):
     )
     INDEX_FILE = (
         "bad index file",
-        "a .csv or .parquet file with the columns path, source and, if wanted, split",
+        "a .csv or .parquet file with the columns path, source and, if wanted, split and group",
         "correct the file named by `index_file`",
     )
     INDEX_ROW = (

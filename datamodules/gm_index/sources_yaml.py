@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ def read_sources_yaml(folder: Path, names: set[str], problems: Problems) -> dict
     if not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problems.add(Kind.SOURCES_YAML, f"{path} cannot be parsed: {error}")
         return {}
+    for name in _named_twice(yaml.compose(text, Loader=yaml.SafeLoader)):
+        problems.add(Kind.SOURCES_YAML, f"{name!r} stands there more than once, and only the last would count")
     if isinstance(content, dict) and isinstance(content.get("sources"), dict):
         content = content["sources"]
     if not isinstance(content, dict):
@@ -44,3 +48,14 @@ def read_sources_yaml(folder: Path, names: set[str], problems: Problems) -> dict
         else:
             entries[name] = entry
     return entries
+
+
+def _named_twice(node: yaml.Node | None) -> list[str]:
+    """Names that stand twice in one mapping, at any depth."""
+    if isinstance(node, yaml.SequenceNode):
+        return [name for item in node.value for name in _named_twice(item)]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    names = Counter(str(key.value) for key, _ in node.value)
+    inside = [name for _, value in node.value for name in _named_twice(value)]
+    return [name for name, count in names.items() if count > 1] + inside

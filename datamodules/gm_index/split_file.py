@@ -6,7 +6,9 @@ JSON, or Parquet for large data sets, by the file's suffix.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -41,9 +43,19 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     if path.suffix.lower() == ".parquet":
         table = pq.read_table(path)
         head = json.loads((table.schema.metadata or {})[b"split"])
-        return head, dict(zip(table["content"].to_pylist(), table["split"].to_pylist(), strict=True))
-    content = json.loads(path.read_text(encoding="utf-8"))
+        pairs = zip(table["content"].to_pylist(), table["split"].to_pylist(), strict=True)
+        return head, _each_once(list(pairs))
+    content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
     return content, content["splits"]
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Pairs as a dict; where files were put together by hand, the last of two equal names would win without a word."""
+    once = dict(pairs)
+    if len(once) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice} stands there {sum(name == twice for name, _ in pairs)} times, expected once")
+    return once
 
 
 def read_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule, problems: Problems, notes: list[str]) -> pd.Series:

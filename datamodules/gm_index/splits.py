@@ -103,7 +103,7 @@ def draw_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> pd.S
         split[pool[: rule.manifold_size]] = "manifold"
         share: dict[str, int] = {}
     else:
-        share = _manifold_shares(
+        share = manifold_shares(
             {source: len(index) for source, index in ranked.items() if source.startswith("real-")}, rule
         )
     for source, index in ranked.items():
@@ -129,7 +129,7 @@ def draw_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> pd.S
     return split
 
 
-def _manifold_shares(reals: dict[str, int], rule: SplitRule) -> dict[str, int]:
+def manifold_shares(reals: dict[str, int], rule: SplitRule) -> dict[str, int]:
     """Reals of each source that go to the manifold: its fraction, scaled down to the cap by largest remainders."""
     wanted = {source: round(count * rule.manifold) for source, count in reals.items()}
     total = sum(wanted.values())

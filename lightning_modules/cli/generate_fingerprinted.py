@@ -15,6 +15,7 @@ from lightning_modules.fingerprints.fingerprint_file import read_fingerprint
 from lightning_modules.fingerprints.marked_generator import MarkedGenerator
 from lightning_modules.fingerprints.registry import read_registry
 from lightning_modules.fingerprints.shared_noise import take_noise
+from lightning_modules.fingerprints.user_names import shown_name
 from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.generators.image_folder import check_image_folder, describe_generation, write_image_folder
 from lightning_modules.generators.sampling import check_reproducible
@@ -136,13 +137,15 @@ def _user_and_key(user: str | None, registry: str, fingerprint: Path, carried: F
             f"{begin}"
         )
     users = read_registry(path, carried)
-    if user not in users.users:
+    registered = users.find(user)
+    if registered is None:
+        unknown = f"found no user {shown_name(user)} among the {len(users.users)} of {path}"
+        if (alike := users.alike(user)) is not None:
+            raise ValueError(f"{unknown}; did you mean {alike!r}, which looks like it?")
         near = difflib.get_close_matches(user, users.names, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"`{USERS} list {file}` lists them;"
-        raise ValueError(
-            f"found no user {user!r} among the {len(users.users)} of {path}; {hint} {create}` registers a new one"
-        )
-    return user, users.key_of(user)
+        raise ValueError(f"{unknown}; {hint} {create}` registers a new one")
+    return registered, users.key_of(registered)
 
 
 def _carrier(fingerprint: Fingerprint, generator: str | None, kind: str, options: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 ATTEMPTS = 100_000
+_LETTERS = str.maketrans("0123456789abcdef", "bcdfghjklmnpqrst")  # no number or date to a spreadsheet
 
 
 def random_key(bits: int) -> Tensor:
@@ -80,3 +82,12 @@ def key_from_text(text: str, bits: int) -> Tensor:
     if len(packed) != (bits + 7) // 8 or unpacked[bits:].any():
         raise ValueError(f"found {len(text)} characters, expected a key of {bits} bits as 0s and 1s or as hexadecimal")
     return torch.from_numpy(unpacked[:bits].astype(bool))
+
+
+def key_check(user: str, key: Tensor) -> str:
+    """Eight letters that tell whether a user and their key `(m,)` were copied rightly: 32 bits of a hash of the two.
+
+    As secret as the key: whoever has a short key's letters can find the key.
+    """
+    digest = hashlib.blake2b(f"{user}\0{key_to_text(key)}".encode(), digest_size=4)
+    return digest.hexdigest().translate(_LETTERS)

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import threading
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,14 @@ def test_the_record_names_user_and_fingerprint(room, known, tmp_path):
     }
     assert (record["generator"], record["settings"]["truncation"]) == ("StyleGAN2Generator", 0.7)
     assert record["weights"] == content_hash(load_generator(room / "g.safetensors").state_dict())
+
+
+def test_a_user_is_found_by_another_spelling_of_the_name(known, tmp_path):
+    name = "\u00c5lice \u00d5un"
+    spelled = unicodedata.normalize("NFD", name.upper()).replace(" ", "  ")
+    assert spelled != name
+    one = contents(generate(*known, "--user", name, "--n", 1, "--out", tmp_path / "a"))
+    assert contents(generate(*known, "--user", spelled, "--n", 1, "--out", tmp_path / "b")) == one
 
 
 def test_records_of_two_keys_differ_by_the_user_alone(known, tmp_path):

@@ -45,6 +45,9 @@ def test_mistakes_are_said_before_anything_is_written(room, known, tmp_path, cap
     near = said(capsys, *known, "--user", "alcie", *out)
     assert "found no user 'alcie' among the 3" in near
     assert "did you mean 'alice'" in near
+    cyrillic = said(capsys, *known, "--user", "\u0430lice", *out)  # looks the same; nobody gets another's key by it
+    assert r"'\u0430lice'" in cyrillic
+    assert "did you mean 'alice'" in cyrillic
     missing = said(capsys, *generator, *fingerprint, *alice, "--registry", tmp_path / "no.json", *out)
     assert f"found no registry {tmp_path / 'no.json'}" in missing
     assert f"fingerprints.users create {tmp_path / 'no.json'} alice --fingerprint {room / 'run'}" in missing

@@ -200,6 +200,8 @@ def test_sources_yaml_that_does_not_fit(tmp_path):
     write_gm(tmp_path)
     (tmp_path / "sources.yaml").write_text("gan-a: {upsampling: nearest}\ngan-z: {loss: hinge}\nvae-b: 3\n")
     assert_block(message_of(root=str(tmp_path)), Kind.SOURCES_YAML, "'gan-z' is described", "'vae-b' is described by 3")
+    (tmp_path / "sources.yaml").write_text("sources:\n  gan-a: {loss: hinge}\n  vae-b: {a: 1}\n  gan-a: {loss: wgan}\n")
+    assert_block(message_of(root=str(tmp_path)), Kind.SOURCES_YAML, "'gan-a' stands there more than once")
     (tmp_path / "sources.yaml").write_text("!!python/object/apply:os.system ['touch pwned']")
     assert_block(message_of(root=str(tmp_path)), Kind.SOURCES_YAML, "cannot be parsed")
     assert not Path("pwned").exists()

@@ -6,6 +6,9 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from gm_folders import pixels, write_gm, write_source
 from PIL import Image
@@ -199,6 +202,22 @@ def test_split_file_with_images_that_are_gone(tmp_path):
     split_of(root, split_file=str(file))
     (root / "gan-a" / "00007.png").unlink()
     with pytest.raises(GMDataError, match="which is not in the data set"):
+        split_of(root, split_file=str(file))
+
+
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_split_file_that_names_a_picture_twice(tmp_path, suffix):
+    """As files that were put together by hand do: the last of the two would win, whichever split it names."""
+    root, file = write_gm(tmp_path / "set"), tmp_path / f"split.{suffix}"
+    datamodule = GMDataModule(root=str(root), split_file=str(file))
+    datamodule.setup()
+    row = datamodule.plan.rows.query("source == 'gan-a' and split == 'train'").iloc[0]
+    if suffix == "json":
+        file.write_text(file.read_text().replace('"splits": {', f'"splits": {{"{row["content"]}": "test", '))
+    else:
+        table = pq.read_table(file)
+        pq.write_table(pa.concat_tables([table, table.filter(pc.field("content") == row["content"])]), file)
+    with pytest.raises(GMDataError, match=f"{row['content']} stands there 2 times, expected once"):
         split_of(root, split_file=str(file))
 
 

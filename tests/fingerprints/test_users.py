@@ -13,48 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_registry import BITS, private, refused, write_small_fingerprint
 
-from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.keys import hamming_distance, key_to_text, seeded_keys
-from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.registry import Registry, changing_registry, read_registry, write_registry
 from lightning_modules.fingerprints.users import create_users, main
 
 ROOT = Path(__file__).parents[2]
-BITS = 16
-
-
-def write_small_fingerprint(path: Path, bits: int = BITS) -> Path:
-    latents = torch.randn(100, 40, generator=torch.Generator().manual_seed(0))
-    placed = place_key(lambda: latents.split(50), 40, bits, -bits)
-    write_fingerprint(make_fingerprint(placed, 1.5, -bits, "flat", "abc123", "g.pt"), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def fingerprint(tmp_path_factory) -> str:
-    return str(write_small_fingerprint(tmp_path_factory.mktemp("fingerprint") / "f.safetensors"))
-
-
-@pytest.fixture
-def users(tmp_path, fingerprint) -> Path:
-    """A registry of alice and bob."""
-    path = tmp_path / "users.json"
-    create_users(path, ["alice", "bob"], Path(fingerprint))
-    return path
-
-
-def refused(capsys, *args: str) -> str:
-    """The message that a command is refused with, on one stream, with status 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        main(list(args))
-    assert caught.value.code == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith("error: ")
-    return shown.err
 
 
 def texts(path: Path) -> list[str]:
@@ -112,12 +78,6 @@ def test_creation_is_all_or_none(users, capsys):
     assert "found no user 'eve' among 2 (alice, bob)" in refused(capsys, "show", str(users), "eve")
 
 
-def private(path: Path, text: str) -> Path:
-    path.write_text(text)
-    path.chmod(0o600)
-    return path
-
-
 def test_keys_are_imported(tmp_path, users, fingerprint, capsys):
     keys = seeded_keys(2, BITS, seed=1)
     ones = "".join("1" if bit else "0" for bit in keys[1])
@@ -165,7 +125,7 @@ def test_a_bad_table_is_refused_whole_and_names_every_bad_line(tmp_path, users, 
         (8, "found 5 characters, expected a key of 16 bits"),
         (9, "found no user id"),
         (10, "quotation mark that is not closed"),
-        (11, "found 3 fields, expected 2"),
+        (11, "do not fit the check"),
     ):
         assert expected in reasons[f"line {number}"]
     for secret in (a, b, taken):
