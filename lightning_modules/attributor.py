@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules import artifacts
 from lightning_modules.artifacts import VIEWS, Manifold, NeighbourCache, View
+from lightning_modules.common.files import check_folder
 from lightning_modules.metrics import (
     Estimate,
     FrechetDistanceRatio,
@@ -133,6 +134,7 @@ class Attributor(pl.LightningModule):
             kept = Path(settings["manifold_dir"] or data.cache_dir / "manifolds")
             folder = kept / artifacts.manifold_key(reals, self.embedding)
             if self.trainer.is_global_zero and not Manifold.exists(folder):
+                check_folder(folder, "manifold_dir (--model.init_args.manifold_dir FOLDER)")
                 Manifold.build(folder, reals, self.embedding)
             self.trainer.strategy.barrier()
             self.manifold = Manifold.open(folder, self.embedding)

@@ -14,9 +14,9 @@ from lightning_modules.callbacks import PredictionRows
 from lightning_modules.callbacks.verdict_rows import VerdictRows
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
+from lightning_modules.common.files import write_text
 from lightning_modules.latent_fingerprint import LatentFingerprint
 from lightning_modules.reporting.compare import Comparison, compare_runs
-from lightning_modules.reporting.run_files import write_text
 
 PIXEL_PATH = ("reencode", "center_crop", "resize")  # loose images take the path that the training images took
 

@@ -25,9 +25,10 @@ from lightning_modules.cli.run_folder import (
     run_folder_of,
     share_run_folder,
 )
+from lightning_modules.common.files import write_text
 from lightning_modules.latent_fingerprint import LatentFingerprint
 from lightning_modules.reporting.formatting import format_estimate
-from lightning_modules.reporting.run_files import write_json, write_text
+from lightning_modules.reporting.run_files import write_json
 
 PACKAGES = (
     "torch",

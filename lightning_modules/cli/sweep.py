@@ -15,9 +15,10 @@ from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.sweep_file import Choice, Sweep, SweepError, read_sweep
 from lightning_modules.cli.sweep_points import Point, command_of, program_arguments, sweep_points
 from lightning_modules.cli.sweep_runs import PointRun, run_points
+from lightning_modules.common.files import write_bytes, write_text
 from lightning_modules.reporting.figures.style import to_png
 from lightning_modules.reporting.figures.trade_off import trade_off_figure
-from lightning_modules.reporting.run_files import read_metrics, write_bytes, write_text
+from lightning_modules.reporting.run_files import read_metrics
 from lightning_modules.reporting.sweep_table import (
     CLEAN,
     SweepPoint,

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from lightning_modules.common.files import check_folder, write_text
 from lightning_modules.metrics.extractors import WORDS, FeatureExtractor, build_extractor
 from lightning_modules.metrics.fid import to_8_bit
 from lightning_modules.metrics.frechet import GaussianFactor
@@ -154,6 +155,8 @@ def main(args: list[str] | None = None) -> FrechetTable:
     parser.add_argument("--seed", type=int, default=0, help="draws the reals")
     parser.add_argument("--out", type=Path, default=None, help="folder for METRIC.md and METRIC.json")
     options = parser.parse_args(args)
+    if options.out is not None:
+        check_folder(options.out, "--out")
     folders: dict[str, Path] = {}
     for folder in options.sources:
         name = folder.resolve().name
@@ -166,11 +169,8 @@ def main(args: list[str] | None = None) -> FrechetTable:
     table = frechet_table(images, reals, extractor, n=options.n, seed=options.seed, progress=sys.stderr.isatty())
     print(table.to_markdown(), end="")
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
         for suffix, text in (("md", table.to_markdown()), ("json", table.to_json())):
-            part = options.out / f"{table.metric}.{suffix}.part"
-            part.write_text(text)
-            part.replace(options.out / f"{table.metric}.{suffix}")
+            write_text(options.out / f"{table.metric}.{suffix}", text)
     return table
 
 
