@@ -55,6 +55,11 @@ class Attributor(pl.LightningModule):
         carry_manifold_mib: Manifolds up to this size travel in the checkpoint; larger ones are named by hash and path.
     """
 
+    CHANGEABLE_ON_RESUME = frozenset({"manifold_dir", "search_memory_mib", "carry_manifold_mib", "fdr_halvings"})
+    """Arguments that may differ from the checkpoint's of a training that goes on (``cli.overrides``)."""
+    CHANGEABLE_IN_EVALUATION = CHANGEABLE_ON_RESUME | {"learning_rate", "weight_decay", "weights", "model_seed"}
+    """Those that may in a test or a prediction: the rest decides what the networks were trained to see."""
+
     manifold: Manifold
     neighbours: NeighbourCache
 

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lightning_modules.common.files import describe_place_error
+from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.keys import key_from_text, key_to_text
@@ -92,7 +94,10 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Re
 
 
 def _read(fingerprint: Path | None) -> Fingerprint | None:
-    return None if fingerprint is None else read_fingerprint(fingerprint)
+    if fingerprint is None:
+        return None
+    path = Path(find_trained(str(fingerprint)))
+    return read_fingerprint(path / "fingerprint.safetensors" if path.is_dir() else path)
 
 
 def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
@@ -159,7 +164,7 @@ def main(args: list[str] | None = None) -> None:
             sys.stderr.write("warning: this key is a secret; whoever knows it can put this user's key into images\n")
             print(key)
     except (FingerprintError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {describe_place_error(error) or error}\n")
         raise SystemExit(2) from None
 
 
@@ -169,7 +174,7 @@ def _count(users: int) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.fingerprints.users",
+        prog=program("users", "lightning_modules.fingerprints.users"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

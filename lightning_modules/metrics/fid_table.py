@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from lightning_modules.common.files import check_folder, write_text
+from lightning_modules.common.files import check_folder, describe_place_error, write_text
+from lightning_modules.common.shipped import program
 from lightning_modules.metrics.extractors import WORDS, FeatureExtractor, build_extractor
 from lightning_modules.metrics.fid import to_8_bit
 from lightning_modules.metrics.frechet import GaussianFactor
@@ -146,7 +147,7 @@ def read_folder(folder: Path) -> Tensor:
 
 def main(args: list[str] | None = None) -> FrechetTable:
     """Command line: prints the table, and writes it where `--out` says."""
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.metrics.fid_table", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("fid", "lightning_modules.metrics.fid_table"), description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("sources", type=Path, nargs="+", help="folders of PNG files, one per source")
     parser.add_argument("--reals", type=Path, required=True, help="folder of reals that no source was trained on")
@@ -177,5 +178,6 @@ def main(args: list[str] | None = None) -> FrechetTable:
 if __name__ == "__main__":
     try:
         main()
-    except (FileNotFoundError, ValueError) as problem:
-        raise SystemExit(f"error: {problem}") from None
+    except (OSError, ValueError) as problem:
+        sys.stderr.write(f"error: {describe_place_error(problem) or problem}\n")
+        raise SystemExit(2) from None
