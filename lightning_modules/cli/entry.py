@@ -81,6 +81,6 @@ def _usage(started: str, commands: tuple[str, ...]) -> str:
             *lines,
             "",
             f"{started} COMMAND --help lists the options of a command. --config takes a path, or the name of a config",
-            "that ships: quickstart.yaml, attribution/gm_fashion.yaml. The last line printed says where the results are.",
+            "that ships: quickstart.yaml, attribution/gm_fashion.yaml. The last line printed says where results are.",
         ]
     )
