@@ -54,6 +54,7 @@ def train(args: list[str]) -> dict[str, float]:
     """Fit, then test where the module has a test step; returns the logged metrics of the run by name."""
     cli = FrameworkCLI(args, purpose="train")
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    cli.record()  # a training that had no step left is tested with what is asked for now
     if cli.trainer.max_epochs == 0:  # a fingerprint without a trained decoder is a run like any other
         cli.trainer.save_checkpoint(cli.run_dir / "checkpoints" / "last.ckpt")
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}

@@ -191,7 +191,7 @@ class FrameworkCLI(LightningCLI):
         if self.purpose == "train" and config["trainer"]["enable_checkpointing"] is not False:
             always.append(self._last_checkpoint())
         if self.purpose == "train" and self.ckpt_path is not None:
-            always.append(StepsOfResumedTraining())
+            always.append(StepsOfResumedTraining(then=self.record))
         self.trainer_defaults["callbacks"] = always
         torch.set_float32_matmul_precision("highest")
 
@@ -217,8 +217,10 @@ class FrameworkCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy):  # others write checkpoints of their own form
             trainer.strategy.checkpoint_io = AtomicCheckpoints()
-        if trainer.is_global_zero and self.keeps_run_folder:
-            self._write_provenance()
+        self.recorded = False
+        self.trainer = trainer
+        if self.purpose != "train" or self.ckpt_path is None:  # else once it is sure that the training can go on
+            self.record()
         return trainer
 
     def _last_checkpoint(self) -> Callback:
@@ -258,7 +260,11 @@ class FrameworkCLI(LightningCLI):
                 print(f"{name}: {shown}, n = {results[name].n:,}")
             print(self.run_dir)
 
-    def _write_provenance(self) -> None:
+    def record(self) -> None:
+        """Write down what is run, once, on the first process, where there is a run folder."""
+        if self.recorded or not self.trainer.is_global_zero or not self.keeps_run_folder:
+            return
+        self.recorded = True
         config = self.run_dir / "config.yaml"
         described = self.config.clone()
         described["run_dir"] = described["ckpt_path"] = None  # of this run alone; the command is kept below

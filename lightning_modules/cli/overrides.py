@@ -7,7 +7,8 @@ other one is what the checkpoint is, so that another value would be recorded and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,14 @@ def check_overrides(
 
 
 class StepsOfResumedTraining(Callback):
-    """Refuses to go on where an epoch has another number of steps than before: schedules count in steps."""
+    """Refuses to go on where an epoch has another number of steps than before: schedules count in steps.
+
+    Args:
+        then: Called where the training can go on, before its first step.
+    """
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then = then
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare before the first step.
@@ -72,15 +80,14 @@ class StepsOfResumedTraining(Callback):
         epochs, steps = trainer.current_epoch, trainer.global_step
         batches = trainer.num_training_batches
         by_step = any(each.interval == "step" for each in trainer.lr_scheduler_configs)
-        if not epochs or not by_step or not isinstance(batches, int) or batches < 1:
-            return
-        now = -(-batches // trainer.accumulate_grad_batches)
-        if steps != epochs * now:
+        now = -(-int(batches) // trainer.accumulate_grad_batches) if math.isfinite(batches) else 0
+        if epochs and by_step and now and not epochs * now <= steps < (epochs + 1) * now:
             raise ValueError(
                 f"found {steps / epochs:g} steps an epoch in the checkpoint, {now} with what is asked for, and the "
                 "learning rate follows the steps; keep the product of batch size, devices and accumulation, or begin a "
                 "new training"
             )
+        self.then()
 
 
 def _differences(prefix: str, stored: Mapping[str, Any], asked: Mapping[str, Any], free: frozenset[str]) -> list[str]:

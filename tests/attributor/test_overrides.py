@@ -29,7 +29,7 @@ def run(trained, tmp_path):
          r"found model.init_args.learning_rate 0.001 in the checkpoint, asked for 0.0003; leave it out"),
         (["--model.init_args.weight_decay", "0.1"], "found model.init_args.weight_decay 0.01"),
         (["--model.init_args.network", "test_resnet"], "found model.init_args.network resnet10t"),
-        (["--model.init_args.stem", "small", "--model.init_args.view", "raw"], "stem patch .* view artifact"),
+        (["--model.init_args.stem", "small", "--model.init_args.view", "raw"], "stem patch .*view artifact"),
         (["--model.init_args.controls", "[raw]"], r"controls \['raw', 'random'\] .* asked for \['raw'\]"),
         (["--seed_everything", "3"], "found seed_everything 0 in the checkpoint, asked for 3"),
         (["--data.init_args.seed", "3"], "found data.init_args.seed 0"),
@@ -66,6 +66,7 @@ def test_another_number_of_steps_an_epoch_is_refused_before_the_first_step(train
         train.main([*run, "--trainer.callbacks", "attributor_runs.PowerCut", "--trainer.callbacks.epoch", "1"])
     with pytest.raises(ValueError, match=r"found 12 steps an epoch in the checkpoint, 6 with what is asked for"):
         train.main([*run, "--ckpt_path", "last", "--trainer.accumulate_grad_batches", "2"])
+    assert "accumulate_grad_batches: 1" in (tmp_path / "run" / "config.yaml").read_text()  # not as if it was used
     both = ["--trainer.accumulate_grad_batches", "2", "--data.init_args.batch_size", "4"]
     train.main([*run, "--ckpt_path", "last", *both, "--trainer.max_epochs", "2"])
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
