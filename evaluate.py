@@ -1,4 +1,4 @@
-"""Evaluate what train.py made.
+"""Evaluate what train.py made, and all that belongs to it.
 
 python evaluate.py test     --ckpt_path RUN [--config C] [overrides]     numbers, rows, figures, report of the test
 python evaluate.py predict  --ckpt_path RUN --images PATH [--out FILE]   JSON lines: source of each image (attributor),
@@ -14,9 +14,8 @@ The last line printed is the folder (predict: the file) of the results.
 
 from __future__ import annotations
 
-import sys
-
-COMMANDS = ("test", "predict", "generate", "compare", "sweep")
+from lightning_modules.cli.entry import COMMANDS, TRAIN, run
+from lightning_modules.cli.messages import run_command
 
 
 def main(args: list[str] | None = None) -> object:
@@ -25,18 +24,8 @@ def main(args: list[str] | None = None) -> object:
     Args:
         args: Command line without the program name; None for the process's own.
     """
-    args = sys.argv[1:] if args is None else args
-    if not args or args[0] in ("-h", "--help"):
-        print(__doc__)
-        return None
-    if args[0] not in COMMANDS:
-        sys.exit(f"evaluate.py: unknown command {args[0]!r}; expected one of {', '.join(COMMANDS)}")
-    from lightning_modules.cli import commands  # here, so that the processes of `generate` start without Lightning
-
-    return getattr(commands, args[0])(args[1:])
+    return run(args, tuple(name for name in COMMANDS if name != TRAIN))
 
 
 if __name__ == "__main__":
-    from lightning_modules.cli.messages import run_command
-
     run_command(main)

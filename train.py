@@ -8,9 +8,8 @@ The last line printed is the run's folder.
 
 from __future__ import annotations
 
-from pytorch_lightning.utilities.model_helpers import is_overridden
+import sys
 
-from lightning_modules.cli import FrameworkCLI
 from lightning_modules.cli.messages import run_command
 
 
@@ -23,16 +22,9 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     Returns:
         The logged metrics of the run by name.
     """
-    cli = FrameworkCLI(args, purpose="train")
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
-    if cli.trainer.max_epochs == 0:  # a fingerprint without a trained decoder is a run like any other
-        cli.trainer.save_checkpoint(cli.run_dir / "checkpoints" / "last.ckpt")
-    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    if cli.config["test_after_fit"] and is_overridden("test_step", cli.model):
-        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-        metrics |= {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    cli.finish()
-    return metrics
+    from lightning_modules.cli.commands import train  # here, so that the processes that it starts choose what they load
+
+    return train(sys.argv[1:] if args is None else args)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from datamodules.gm_index.duplicates import Duplicates
 from datamodules.gm_index.images import ManifoldImages, PlannedImages, collate_images
 from datamodules.gm_index.pixel_path import PixelPath, Reencode
 from datamodules.gm_index.plan import FormatAudit, Plan, PlanSettings, make_plan
-from datamodules.gm_index.splits import SplitRule
+from datamodules.gm_index.splits import SPLITS, SplitRule
 from datamodules.samplers import evaluation_sampler, rank_and_world, training_sampler
 
 Batch = dict[str, Any]
@@ -64,6 +64,9 @@ class GMDataModule(pl.LightningDataModule):
     Raises:
         ValueError: An argument that cannot be; problems of the data come from ``prepare_data`` as one ``GMDataError``.
     """
+
+    CHANGEABLE_ON_RESUME = frozenset({"root", "index_file", "split_file", "num_workers", "cache_dir", "format_audit"})
+    """Arguments that may differ where a training goes on: files may lie elsewhere, their content is compared."""
 
     def __init__(
         self,
@@ -145,6 +148,30 @@ class GMDataModule(pl.LightningDataModule):
                 "the data set is not read yet; call setup() first (a Trainer does so before it asks for batches)"
             )
         return self._plan
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data: a hash over the pictures of each split."""
+        return {"splits": {split: self._pictures(split) for split in SPLITS}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with a training on other pictures; a test may have any.
+
+        Raises:
+            ValueError: Names the splits that differ.
+        """
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return
+        other = [split for split, found in state_dict["splits"].items() if found != self._pictures(split)]
+        if other:
+            raise ValueError(
+                f"{self.settings.index_file or self.settings.base}: found other pictures in {', '.join(other)} than "
+                "those that the training began with; restore the data set, or begin a new training without --ckpt_path"
+            )
+
+    def _pictures(self, split: str) -> str:
+        rows = self.plan.rows
+        contents = sorted(rows.loc[rows["split"] == split, "final"] + rows.loc[rows["split"] == split, "source"])
+        return hashlib.blake2b("\n".join(contents).encode(), digest_size=16).hexdigest()
 
     @property
     def sources(self) -> list[str]:

@@ -44,6 +44,9 @@ class RealImagesDataModule(pl.LightningDataModule):
         download: Let the set's library fetch it where it is not found.
     """
 
+    CHANGEABLE_ON_RESUME = frozenset({"root", "num_workers", "download"})
+    """Arguments that may differ where a training goes on."""
+
     def __init__(
         self,
         name: str = "fashion",

@@ -79,6 +79,9 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         ValueError: A count below 1, or fewer training samples than a batch has.
     """
 
+    CHANGEABLE_ON_RESUME = frozenset({"val_images", "test_images", "negative_images", "reals", "reals_root"})
+    """Arguments that may differ where a training goes on: they take effect in the next validation or test."""
+
     def __init__(
         self,
         train_images: int = 50_000,

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules import artifacts
 from lightning_modules.artifacts import Manifold, NeighbourCache, View
+from lightning_modules.common.files import check_folder
 from lightning_modules.metrics import (
     Estimate,
     FrechetDistanceRatio,
@@ -66,6 +67,11 @@ class Attributor(pl.LightningModule):
         search_memory_mib: Bound on the working memory of the nearest-neighbour search.
         carry_manifold_mib: Manifolds up to this size travel in the checkpoint; larger ones are named by hash and path.
     """
+
+    CHANGEABLE_ON_RESUME = frozenset({"manifold_dir", "search_memory_mib", "carry_manifold_mib", "fdr_halvings"})
+    """Arguments that may differ from the checkpoint's of a training that goes on (``cli.overrides``)."""
+    CHANGEABLE_IN_EVALUATION = CHANGEABLE_ON_RESUME | {"learning_rate", "weight_decay", "weights", "model_seed"}
+    """Those that may in a test or a prediction: the rest decides what the networks were trained to see."""
 
     manifold: Manifold
     neighbours: NeighbourCache
@@ -166,6 +172,7 @@ class Attributor(pl.LightningModule):
             kept = Path(settings["manifold_dir"] or data.cache_dir / "manifolds")
             folder = kept / artifacts.manifold_key(reals, self.embedding)
             if self.trainer.is_global_zero and not Manifold.exists(folder):
+                check_folder(folder, "manifold_dir (--model.init_args.manifold_dir FOLDER)")
                 Manifold.build(folder, reals, self.embedding)
             self.trainer.strategy.barrier()
             self.manifold = Manifold.open(folder, self.embedding)

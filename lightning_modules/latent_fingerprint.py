@@ -24,7 +24,7 @@ from lightning_modules.fingerprint_fitting import checkpoint_fingerprint, fit_fi
 from lightning_modules.fingerprints.decoders import check_decoder
 from lightning_modules.fingerprints.decoding import KeyDecoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.fingerprint_file import read_fingerprint, write_fingerprint
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.layouts import check_layout
 from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
 from lightning_modules.fingerprints.shared_noise import take_noise
@@ -78,6 +78,17 @@ class LatentFingerprint(pl.LightningModule):
     """
 
     needs_gradients = True
+    _OF_TESTS = frozenset(
+        {"decoder", "decoder_options", "resume_decoding", "loss", "simulate", "attribution_noise", "test_attacks"}
+    ) | {"other_generator", "features", "perceptual"}
+    _COMPARED_BY_CONTENT = frozenset({"generator", "kind", "fingerprint"})  # files may lie elsewhere by now
+    CHANGEABLE_ON_RESUME = _OF_TESTS | _COMPARED_BY_CONTENT | {"attack", "curriculum", "alpha_weight", "bank"}
+    """Arguments that may differ from the checkpoint's of a training that goes on (``cli.overrides``)."""
+    CHANGEABLE_IN_EVALUATION = CHANGEABLE_ON_RESUME | {
+        *("options", "stream_seed"),  # take effect
+        *("fit_latents", "weights", "start", "learning_rate", "weight_decay"),  # of training alone
+    }
+    """Those that may in a test or a prediction: the rest decides where keys lie and what the network is."""
 
     def __init__(
         self,
@@ -286,10 +297,17 @@ class LatentFingerprint(pl.LightningModule):
         """Go on with the checkpoint's fingerprint.
 
         Raises:
-            FingerprintError: It holds none, one that belongs to another generator, or one of another noise.
+            FingerprintError: It holds none, one that belongs to another generator, one of another noise, or another
+                than the file that the settings name.
         """
         unsized = self.fingerprint is None and self.hparams["fingerprint"] is not None
-        self.fingerprint = checkpoint_fingerprint(checkpoint, self.generator, self.hparams["generator"])
+        carried = checkpoint_fingerprint(checkpoint, self.generator, self.hparams["generator"])
+        if self.fingerprint is not None and self.hparams["fingerprint"] and self.fingerprint.id != carried.id:
+            raise FingerprintError(
+                f"found the fingerprint {self.fingerprint.id[:12]} in {self.hparams['fingerprint']}, expected that of "
+                f"the checkpoint, {carried.id[:12]}; leave out the file, or begin a new training with it"
+            )
+        self.fingerprint = carried
         self.options = take_noise(self.generator, self.fingerprint, self.hparams["options"])
         if unsized:  # the network was made before its fingerprint was known
             self.network = build_network(self.hparams, self.generator, self.fingerprint).to(self.device)

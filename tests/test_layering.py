@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PURE = ("generators", "artifacts", "metrics", "networks", "reporting", "attacks", "fingerprints")
+COMMON = "common"  # what every package may import
+PURE = (COMMON, "generators", "artifacts", "metrics", "networks", "reporting", "attacks", "fingerprints")
 LIGHTNING = ("pytorch_lightning", "lightning")
 ENTRY = ("train", "evaluate")
 SHARED = ("state_dicts",)
@@ -66,8 +67,15 @@ def test_metrics_artifacts_generators_and_attacks_do_not_know_each_other():
         assert offenders(ROOT / "lightning_modules" / package, banned) == []
 
 
-def test_datamodules_import_nothing_from_lightning_modules():
-    assert offenders(ROOT / "datamodules", ("lightning_modules", *ENTRY)) == []
+def test_the_common_package_imports_no_other():
+    others = [path.stem for path in (ROOT / "lightning_modules").iterdir() if path.stem not in ("__init__", COMMON)]
+    banned = ("datamodules", *LIGHTNING, *ENTRY, *(f"lightning_modules.{other}" for other in others))
+    assert offenders(ROOT / "lightning_modules" / COMMON, banned) == []
+
+
+def test_datamodules_import_only_the_common_package_of_lightning_modules():
+    found = offenders(ROOT / "datamodules", ("lightning_modules", *ENTRY))
+    assert [line for line in found if f" imports lightning_modules.{COMMON}." not in line] == []
 
 
 def test_nothing_imports_the_other_class_tree_of_lightning():

@@ -1,51 +1,19 @@
-"""Files written beside their place and renamed, so that a half-written one is never read as a whole one."""
+"""Tables of a data set on disk, written whole or not at all."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it.
-
-    Raises:
-        OSError: The folder cannot be written to; the message names it.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise OSError(
-            f"{path.parent} cannot be written to ({error.strerror}); name a writable folder as cache_dir"
-        ) from error
-    os.close(descriptor)
-    partial = Path(name)
-    try:
-        write(partial)
-        partial.chmod(0o644)  # mkstemp gives 0600, but a data set's index is for everyone who reads the data set
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, atomically."""
-
-    def write(partial: Path) -> None:
-        partial.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+from lightning_modules.common.files import atomic_file
 
 
 def write_parquet(path: Path, frame: pd.DataFrame, metadata: Mapping[str, str]) -> None:
     """Write a table with string metadata in its schema, atomically."""
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(dict(metadata))
-    write_atomically(path, lambda partial: pq.write_table(table, partial))
+    with atomic_file(path) as partial:
+        pq.write_table(table, partial)

@@ -16,7 +16,7 @@ from datamodules.gm_index.audit import audit_formats, describe, lossy_history
 from datamodules.gm_index.cache import INDEX_VERSION, build_index
 from datamodules.gm_index.discover import discover_folders
 from datamodules.gm_index.duplicates import Duplicates, drop_duplicates
-from datamodules.gm_index.files import write_parquet, write_text
+from datamodules.gm_index.files import write_parquet
 from datamodules.gm_index.grouped_splits import draw_grouped_splits
 from datamodules.gm_index.groups import assign_groups, check_groups, describe_groups, join_copies, looks_grouped
 from datamodules.gm_index.index_file import read_index_file
@@ -25,6 +25,7 @@ from datamodules.gm_index.problems import GMDataError, Kind, Problems, counted
 from datamodules.gm_index.sources_yaml import read_sources_yaml
 from datamodules.gm_index.split_file import SUFFIXES, read_split_file, write_split_file
 from datamodules.gm_index.splits import SplitRule, check_given, draw_splits
+from lightning_modules.common.files import check_file, check_folder, write_text
 
 FormatAudit = Literal["error", "warn", "off"]
 PLAN_COLUMNS = ["path", "source", "split", "content", "final", "group"]
@@ -140,7 +141,12 @@ def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
 
     Raises:
         GMDataError: Everything that is wrong, in one message. No plan is left for these settings then.
+        PlaceError: The cache folder or the split file cannot be written; known before the first image is decoded.
     """
+    if settings.base.is_dir():  # else its absence is the problem to report
+        check_folder(settings.cache_folder, "cache_dir (--data.init_args.cache_dir FOLDER)")
+    if settings.split_file and not settings.split_file.exists():
+        check_file(settings.split_file, "split_file (--data.init_args.split_file FILE)")
     problems = Problems(where=f"GM data set {settings.index_file or settings.base}")
     with suppress(OSError):  # absent, or its folder is no folder
         settings.problems_file.unlink()

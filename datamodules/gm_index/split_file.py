@@ -14,9 +14,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.gm_index.files import write_parquet, write_text
+from datamodules.gm_index.files import write_parquet
 from datamodules.gm_index.problems import Kind, Problems, counted
 from datamodules.gm_index.splits import SPLITS, SplitRule
+from lightning_modules.common.files import write_text
 
 SPLIT_FORMAT = 1
 SUFFIXES = (".json", ".parquet")

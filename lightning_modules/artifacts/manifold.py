@@ -31,6 +31,7 @@ from lightning_modules.artifacts.point_stream import PointStream, write_points
 from lightning_modules.artifacts.references import LEVELS, References
 from lightning_modules.artifacts.refinement import SearchReport
 from lightning_modules.artifacts.search_memory import DEFAULT_MEMORY_LIMIT
+from lightning_modules.common.files import PLACE_ERRORS
 
 _LARGEST = 1e15  # squared norms of larger values leave the range in which float32 bounds work
 
@@ -124,6 +125,10 @@ class Manifold:
             }
             write_manifest(work, tensors | computed, **facts)
             cls._put_in_place(work, directory, overwrite)
+        except OSError as error:
+            if error.filename is None and error.errno in PLACE_ERRORS:  # of a write, which names no file
+                raise OSError(error.errno, os.strerror(error.errno), str(directory)) from error
+            raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return cls.open(directory, embedding)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,19 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def create_tensor(folder: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A new memory-mapped file ``name.bin`` to be filled in place."""
-    array = np.memmap(folder / f"{name}.bin", mode="w+", dtype=dtype_name(dtype), shape=shape)
+    """A new memory-mapped file ``name.bin`` to be filled in place.
+
+    Raises:
+        OSError: The disk has no room for it; a file without its blocks would kill the process at a later write.
+    """
+    path = folder / f"{name}.bin"
+    size = math.prod(shape) * np.dtype(dtype_name(dtype)).itemsize
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.write(bytes(size))
+    array = np.memmap(path, mode="r+", dtype=dtype_name(dtype), shape=shape)
     return torch.from_numpy(array)
 
 

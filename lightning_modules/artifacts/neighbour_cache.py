@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from lightning_modules.artifacts.manifold import Manifold
+from lightning_modules.common.files import atomic_file, describe_place_error
 
 
 class NeighbourCache:
@@ -86,16 +86,22 @@ class NeighbourCache:
         """Write what is new since the last flush, if there is a folder."""
         if self.folder is None or not self._fresh:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         name = f"{uuid.uuid4().hex}.safetensors"
         arrays = {
             "content_id": np.array(list(self._fresh), dtype=np.int64),
             "distance": np.array([entry[0] for entry in self._fresh.values()], dtype=np.float64),
             "index": np.array([entry[1] for entry in self._fresh.values()], dtype=np.int64),
         }
-        part = self.folder / f".{name}.part"
-        save_file(arrays, part, metadata={"manifold": self._hash})
-        os.replace(part, self.folder / name)  # noqa: PTH105 - atomic on every platform
+        try:
+            with atomic_file(self.folder / name) as partial:
+                mode = partial.stat().st_mode
+                save_file(arrays, partial, metadata={"manifold": self._hash})
+                partial.chmod(mode)  # safetensors writes for the owner alone; all readers of the manifold gain by it
+        except OSError as error:  # a cache: without it the neighbours are searched again, which ends no training
+            warnings.warn(
+                f"found neighbours are not kept for the next run: {describe_place_error(error) or error}", stacklevel=2
+            )
+            return
         self._read.add(name)
         self._fresh = {}
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lightning_modules.attacks.base import to_levels
 from lightning_modules.attacks.jpeg import SUBSAMPLINGS, Jpeg
+from lightning_modules.common.shipped import program
 
 QUALITIES = (95, 90, 80, 70, 60, 50)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -129,7 +130,9 @@ def read_folder(folder: Path, size: int) -> Tensor:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.attacks.codec_table", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=program("codecs", "lightning_modules.attacks.codec_table"), description=__doc__
+    )
     parser.add_argument("--images", type=Path, help="folder of images; default: scikit-learn's two photographs")
     parser.add_argument("--size", type=int, default=32, help="side of the squares in pixels (default 32)")
     options = parser.parse_args(arguments)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_modules.common.files import write_bytes
 from lightning_modules.metrics import Estimate
 from lightning_modules.reporting.figures import (
     ArtifactRow,
@@ -35,7 +36,6 @@ from lightning_modules.reporting.page import (
     Text,
     render_report,
 )
-from lightning_modules.reporting.run_files import write_bytes
 
 VIEW_TITLES = {
     "artifact": "artifact: image − nearest real",

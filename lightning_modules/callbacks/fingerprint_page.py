@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lightning_modules.common.files import write_bytes
 from lightning_modules.metrics import Estimate
 from lightning_modules.reporting.figures import (
     TwinExample,
@@ -41,7 +42,6 @@ from lightning_modules.reporting.page import (
     Text,
     render_report,
 )
-from lightning_modules.reporting.run_files import write_bytes
 from lightning_modules.reporting.training_log import epoch_means
 
 __all__ = ["FingerprintResults", "TwinExample", "write_fingerprint_page"]

@@ -1,5 +1,1 @@
-"""The command line that both entry points share."""
-
-from lightning_modules.cli.framework import FrameworkCLI
-
-__all__ = ["FrameworkCLI"]
+"""The command line: one entry point, and what its commands do. Importing it loads none of them."""

@@ -1,4 +1,4 @@
-"""What evaluate.py does: test, predict, generate, compare, sweep."""
+"""What the entry points do: train, test, predict, generate, compare, sweep."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from datamodules import ImageFilesDataModule
 from lightning_modules.attributor import Attributor
@@ -14,9 +15,10 @@ from lightning_modules.callbacks import PredictionRows
 from lightning_modules.callbacks.verdict_rows import VerdictRows
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
+from lightning_modules.common.files import check_folder, write_text
+from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.latent_fingerprint import LatentFingerprint
 from lightning_modules.reporting.compare import Comparison, compare_runs
-from lightning_modules.reporting.run_files import write_text
 
 PIXEL_PATH = ("reencode", "center_crop", "resize")  # loose images take the path that the training images took
 
@@ -26,17 +28,17 @@ def _with_config(args: list[str], command: str) -> list[str]:
     known, _ = _peek(args)
     if known.ckpt_path is None:
         raise SystemExit(
-            f"evaluate.py {command}: --ckpt_path is needed: a checkpoint, a run folder, or `last` with --config"
+            f"{program(command)}: --ckpt_path is needed: a checkpoint, a run folder, or `last` with --config"
         )
     if known.config is not None:
         return args
     if known.ckpt_path == "last":
-        raise SystemExit(f"evaluate.py {command}: --ckpt_path last needs --config, which names the experiment")
-    checkpoint = resolve_checkpoint(known.ckpt_path, "", Path(known.runs_dir), None)
+        raise SystemExit(f"{program(command)}: --ckpt_path last needs --config, which names the experiment")
+    checkpoint = resolve_checkpoint(find_trained(known.ckpt_path), "", Path(known.runs_dir), None)
     assert checkpoint is not None
     config = run_folder_of(checkpoint) / "config.yaml"
     if not config.is_file():
-        raise SystemExit(f"evaluate.py {command}: no {config} beside the checkpoint; name the config with --config")
+        raise SystemExit(f"{program(command)}: no {config} beside the checkpoint; name the config with --config")
     return ["--config", str(config), *args]
 
 
@@ -46,6 +48,21 @@ def _peek(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--ckpt_path")
     parser.add_argument("--runs_dir", default="runs")
     return parser.parse_known_args(args)
+
+
+def train(args: list[str]) -> dict[str, float]:
+    """Fit, then test where the module has a test step; returns the logged metrics of the run by name."""
+    cli = FrameworkCLI(args, purpose="train")
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    cli.record()  # a training that had no step left is tested with what is asked for now
+    if cli.trainer.max_epochs == 0:  # a fingerprint without a trained decoder is a run like any other
+        cli.trainer.save_checkpoint(cli.run_dir / "checkpoints" / "last.ckpt")
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    if cli.config["test_after_fit"] and is_overridden("test_step", cli.model):
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        metrics |= {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    cli.finish()
+    return metrics
 
 
 def test(args: list[str]) -> dict[str, float]:
@@ -95,7 +112,7 @@ def _check_module(module: pl.LightningModule, kind: str) -> None:
     expected = Attributor if kind == "attributor" else LatentFingerprint
     if not isinstance(module, expected):
         raise SystemExit(
-            f"evaluate.py predict: found a config of {type(module).__name__} with a checkpoint of "
+            f"{program('predict')}: found a config of {type(module).__name__} with a checkpoint of "
             f"{expected.__name__}; leave out --config, or name the one that the checkpoint was trained with"
         )
 
@@ -111,16 +128,18 @@ def generate(args: list[str]) -> Path:
 
 def compare(args: list[str]) -> Comparison:
     """Put several runs in one table: mean and spread over the seeds of runs that differ in nothing else."""
-    parser = argparse.ArgumentParser(prog="evaluate.py compare", description=compare.__doc__)
+    parser = argparse.ArgumentParser(prog=program("compare"), description=compare.__doc__)
     parser.add_argument("runs", nargs="+", help="run folders")
     parser.add_argument("--metrics", nargs="*", help="shell patterns, such as 'test/control/*'; default: the main ones")
     parser.add_argument("--out", help="folder for comparison.csv, .md and .html; default: print the table alone")
     asked = parser.parse_args(args)
+    if asked.out is not None:
+        check_folder(Path(asked.out), "--out")
     try:
         comparison = compare_runs(asked.runs)
         table = comparison.to_markdown(asked.metrics)
     except ValueError as error:
-        raise SystemExit(f"evaluate.py compare: {error}") from error
+        raise SystemExit(f"{program('compare')}: {error}") from error
     print(table)
     if asked.out is not None:
         out = Path(asked.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import sys
@@ -14,8 +15,12 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
+from lightning_modules.artifacts.manifold_files import MANIFEST
 from lightning_modules.callbacks import EvaluationReport, FingerprintReport
+from lightning_modules.cli.overrides import StepsOfResumedTraining, check_overrides
 from lightning_modules.cli.parser import SuggestingParser
 from lightning_modules.cli.prediction_plan import FALSE_POSITIVE_RATE, plan_prediction
 from lightning_modules.cli.run_folder import (
@@ -25,9 +30,12 @@ from lightning_modules.cli.run_folder import (
     run_folder_of,
     share_run_folder,
 )
+from lightning_modules.cli.wandb_mode import choose_wandb_mode
+from lightning_modules.common.files import check_file, check_folder, write_bytes, write_text
+from lightning_modules.common.shipped import find_trained, program, with_found_configs
 from lightning_modules.latent_fingerprint import LatentFingerprint
 from lightning_modules.reporting.formatting import format_estimate
-from lightning_modules.reporting.run_files import write_json, write_text
+from lightning_modules.reporting.run_files import write_json
 
 PACKAGES = (
     "torch",
@@ -54,6 +62,18 @@ HEADLINES = (
 """What a test prints, of what it measured; the report has the rest."""
 
 
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that replace the last one when they are whole: a full disk leaves the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write one; Lightning's own writer copies it to its place, where the copy can end half way."""
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        return write_bytes(Path(path), buffer.getbuffer())
+
+
 class FrameworkCLI(LightningCLI):
     """Parses one config with overrides and builds the trainer, the module and the datamodule inside a run folder.
 
@@ -67,8 +87,11 @@ class FrameworkCLI(LightningCLI):
     def __init__(self, args: list[str] | None, purpose: str) -> None:
         self.purpose = purpose
         self.arguments = sys.argv[1:] if args is None else args
-        os.environ.setdefault("WANDB_MODE", "offline")  # online only when asked for
         os.environ.setdefault("WANDB_SILENT", "true")
+        try:
+            found = with_found_configs(self.arguments)
+        except FileNotFoundError as error:
+            raise SystemExit(f"{program(purpose)}: {error}") from error
         argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns where both are given
         try:
             super().__init__(
@@ -79,12 +102,12 @@ class FrameworkCLI(LightningCLI):
                 seed_everything_default=0,
                 parser_class=SuggestingParser,
                 parser_kwargs={
-                    "prog": "train.py" if purpose == "train" else f"evaluate.py {purpose}",
+                    "prog": program(purpose),
                     "allow_abbrev": False,  # half a key is a typing error, not a key
                 },
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                args=self.arguments,
+                args=found,
                 run=False,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,  # keeps hyper-parameters plain values
@@ -131,37 +154,59 @@ class FrameworkCLI(LightningCLI):
         root = Path(config["runs_dir"])
         asked = Path(config["run_dir"]) if config["run_dir"] else None
         resumed = asked if self.purpose == "train" else None
-        self.ckpt_path = resolve_checkpoint(config["ckpt_path"], self.experiment, root, resumed)
+        named = config["ckpt_path"] and find_trained(config["ckpt_path"])
+        self.ckpt_path = resolve_checkpoint(named, self.experiment, root, resumed)
         if self.purpose == "predict":
             try:
                 self.plan = plan_prediction(self.ckpt_path, config)
             except ValueError as error:
-                raise SystemExit(f"evaluate.py predict: {error}") from error
+                raise SystemExit(f"{program('predict')}: {error}") from error
             if config["out"] and Path(config["out"]).exists():
                 raise SystemExit(
-                    f"evaluate.py predict: found {config['out']} already, expected a new file for what is found; name "
+                    f"{program('predict')}: found {config['out']} already, expected a new file for what is found; name "
                     "another --out, or move that one away"
                 )
+            if config["out"]:
+                check_file(Path(config["out"]), "--out")
+        self._check_option_places()
+        self.keeps_run_folder = True
         if asked is not None:
             self.run_dir = asked
+        elif self.purpose == "predict" and config["out"]:  # one file is all that was asked for
+            self.run_dir, self.keeps_run_folder = Path(config["out"]).absolute().parent, False
         elif self.purpose == "train" and self.ckpt_path is not None:
             self.run_dir = run_folder_of(self.ckpt_path)  # a resumed run goes on in its own folder
         else:
             # evaluations lie apart, so that runs/EXPERIMENT/* are training runs
             name = self.experiment if self.purpose == "train" else f"{self.purpose}/{self.experiment}"
+            check_folder(root / name, "--runs_dir (folder of all runs) or --run_dir (of this one)")
             self.run_dir = new_run_folder(name, root)
         self.run_dir = self.run_dir.resolve()
+        if self.keeps_run_folder:
+            check_folder(self.run_dir, "--run_dir")
         self.run_dir.mkdir(parents=True, exist_ok=True)
         share_run_folder(self.run_dir)
         config["trainer"]["default_root_dir"] = str(self.run_dir)
         always: list[Callback] = []
         if self.purpose == "train" and config["trainer"]["enable_checkpointing"] is not False:
             always.append(self._last_checkpoint())
+        if self.purpose == "train" and self.ckpt_path is not None:
+            always.append(StepsOfResumedTraining(then=self.record))
         self.trainer_defaults["callbacks"] = always
         torch.set_float32_matmul_precision("highest")
 
+    def _check_option_places(self) -> None:
+        """Refuse folders of the module that cannot be written to, some of which are needed hours later."""
+        places = {"model.init_args.resume_decoding": True, "model.init_args.manifold_dir": self.purpose == "train"}
+        for key, needed in places.items():
+            folder = self.config.get(key)
+            if needed and folder and not any(Path(folder).glob(f"*/{MANIFEST}")):  # manifolds that are there are read
+                check_folder(Path(folder), f"--{key}")
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with the run folder's checkpoints and loggers, and write down what was run."""
+        if self.ckpt_path is not None:
+            check_overrides(self.ckpt_path, self.purpose, self.model, self.datamodule, self.config)
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
             kwargs["logger"] = False if self.purpose == "predict" else self._loggers()
@@ -170,8 +215,12 @@ class FrameworkCLI(LightningCLI):
         if getattr(self.model, "needs_gradients", False):
             kwargs["inference_mode"] = False  # tensors made in inference mode can never have gradients
         trainer = super().instantiate_trainer(**kwargs)
-        if trainer.is_global_zero:
-            self._write_provenance()
+        if type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy):  # others write checkpoints of their own form
+            trainer.strategy.checkpoint_io = AtomicCheckpoints()
+        self.recorded = False
+        self.trainer = trainer
+        if self.purpose != "train" or self.ckpt_path is None:  # else once it is sure that the training can go on
+            self.record()
         return trainer
 
     def _last_checkpoint(self) -> Callback:
@@ -186,6 +235,8 @@ class FrameworkCLI(LightningCLI):
         )
 
     def _loggers(self) -> list[Logger]:
+        if (warning := choose_wandb_mode()) is not None and os.environ.get("LOCAL_RANK", "0") == "0":
+            sys.stderr.write(f"warning: {warning}\n")
         return [
             CSVLogger(self.run_dir, name="", version="logs"),
             WandbLogger(
@@ -209,7 +260,11 @@ class FrameworkCLI(LightningCLI):
                 print(f"{name}: {shown}, n = {results[name].n:,}")
             print(self.run_dir)
 
-    def _write_provenance(self) -> None:
+    def record(self) -> None:
+        """Write down what is run, once, on the first process, where there is a run folder."""
+        if self.recorded or not self.trainer.is_global_zero or not self.keeps_run_folder:
+            return
+        self.recorded = True
         config = self.run_dir / "config.yaml"
         described = self.config.clone()
         described["run_dir"] = described["ckpt_path"] = None  # of this run alone; the command is kept below

@@ -12,6 +12,8 @@ from datamodules.real import load_real_set
 from lightning_modules.cli.generate_fingerprinted import write_fingerprinted_images
 from lightning_modules.cli.generate_images import PROG, write_images
 from lightning_modules.cli.parser import SuggestingParser, nearest_keys
+from lightning_modules.common.files import check_folder
+from lightning_modules.common.shipped import with_found_configs
 from lightning_modules.generators.gm_fashion import BLACK_BELOW, Reals, build_gm_data_set
 
 DESCRIPTION = """Write images: of one generator (key `generator`), those with a user's key in them (keys `fingerprint`
@@ -89,6 +91,10 @@ def write_data_set(
 
 def generate(args: list[str]) -> Path:
     """Parse the command line, write what it asks for, return the folder."""
+    try:
+        args = with_found_configs(args)
+    except FileNotFoundError as error:
+        raise SystemExit(f"{PROG}: {error}") from error
     keys, readable = _keys(args)
     marks = sorted(keys & MARKING_KEYS)
     others = ["generator"] if "generator" in keys else marks
@@ -116,6 +122,7 @@ def generate(args: list[str]) -> Path:
     parser.add_function_arguments(command)
     settings = parser.parse_args(args)
     settings.pop("config", None)
+    check_folder(Path(settings["out"]), "--out")
     return command(**settings.as_dict())
 
 

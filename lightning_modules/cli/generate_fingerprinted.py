@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.cli.generate_images import PROG, check_numbers, load_named
+from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import read_fingerprint
 from lightning_modules.fingerprints.marked_generator import MarkedGenerator
@@ -108,11 +109,11 @@ def _fingerprint_file(name: str | None) -> Path:
             "found `user` or `registry` but no `fingerprint`, which says where keys lie; give --fingerprint FILE, "
             "or the run folder that holds it"
         )
-    path = Path(name)
+    path = Path(find_trained(name))
     if not path.exists():
         raise ValueError(
             f"found nothing at {path}, expected a fingerprint or a run folder that holds a {FILE_NAME}; check the "
-            "path, or train one with `python train.py --config configs/fingerprint/stylegan2.yaml`"
+            f"path, or train one with `{program('train')} --config configs/fingerprint/stylegan2.yaml`"
         )
     if path.is_dir():
         path = path / FILE_NAME

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.common.shipped import program
 from lightning_modules.generators.image_folder import check_image_folder, describe_generation, write_image_folder
 from lightning_modules.generators.named import load_named
 from lightning_modules.generators.sampling import check_reproducible
 
-PROG = "evaluate.py generate"
+PROG = program("generate")
 
 
 def write_images(

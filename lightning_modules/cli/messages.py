@@ -1,4 +1,4 @@
-"""Mistakes of input end in their message, not in a traceback."""
+"""Mistakes of input, and places that cannot be written to, end in one message and status 2, not in a traceback."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from datamodules.gm_index.problems import GMDataError
-from lightning_modules.artifacts import ManifoldError
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError
+from lightning_modules.common.files import describe_place_error
 
-INPUT_ERRORS = (GMDataError, ManifoldError, FingerprintError, FileNotFoundError)
+INPUT_ERRORS = (
+    ("datamodules.gm_index.problems", "GMDataError"),
+    ("lightning_modules.artifacts.manifold_files", "ManifoldError"),
+    ("lightning_modules.fingerprints.fingerprint_file", "FingerprintError"),
+)
+"""Classes of errors that are always mistakes of input, by module: one that is not loaded has raised nothing."""
 ROOT = Path(__file__).parents[2]
 OURS = tuple(str(ROOT / package) for package in ("lightning_modules", "datamodules"))
 
@@ -20,6 +23,11 @@ def run_command(main: Callable[[], object]) -> None:
     """Run an entry point; for a mistake of input, print its message and leave with status 2."""
     try:
         main()
+    except SystemExit as left:
+        if not isinstance(left.code, str):
+            raise
+        sys.stderr.write(f"{left.code}\n")
+        raise SystemExit(2) from None
     except Exception as error:
         message = mistake(error)
         if message is None:
@@ -34,12 +42,16 @@ def run_command(main: Callable[[], object]) -> None:
 def mistake(error: BaseException) -> str | None:
     """The message of a mistake of input; None for any other error, whose traceback is wanted.
 
-    Such are errors of the classes for it, and a ValueError that a statement of this project raises, also where a
-    library has wrapped it, as jsonargparse does with those of constructors.
+    Such are errors of the classes for it, a place that cannot be written to, and a ValueError that a statement of this
+    project raises, also where a library has wrapped it, as jsonargparse does with those of constructors.
     """
+    loaded = [getattr(sys.modules[module], name) for module, name in INPUT_ERRORS if module in sys.modules]
+    kinds = (*loaded, FileNotFoundError)
     for each in _chain(error):
-        if isinstance(each, INPUT_ERRORS) or (isinstance(each, ValueError) and _is_raised_by_us(each)):
+        if isinstance(each, kinds) or (isinstance(each, ValueError) and _is_raised_by_us(each)):
             return str(each)
+        if (place := describe_place_error(each)) is not None:
+            return place
     return None
 
 

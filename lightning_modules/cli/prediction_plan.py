@@ -75,7 +75,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
         ValueError: a checkpoint of something else, options of the other kind, no registry, one that cannot be used or
             has keys for another fingerprint, or a rate outside (0, 1).
     """
-    saved = _load(checkpoint)
+    saved = read_checkpoint(checkpoint)
     if "attributor" in saved:
         given = [name for name, default in FINGERPRINT_OPTIONS.items() if options[name] != default]
         if given:
@@ -114,7 +114,12 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
     )
 
 
-def _load(checkpoint: Path) -> dict[str, Any]:
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint holds, tensors mapped and not read.
+
+    Raises:
+        ValueError: no checkpoint of a training run.
+    """
     expected = "name a run folder or the last.ckpt in its checkpoints"
     if not zipfile.is_zipfile(checkpoint):  # what torch.load says of other files helps nobody
         raise ValueError(f"{checkpoint}: found no checkpoint of a training run; {expected}")

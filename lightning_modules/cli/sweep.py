@@ -13,11 +13,13 @@ from typing import Any
 
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.sweep_file import Choice, Sweep, SweepError, read_sweep
-from lightning_modules.cli.sweep_points import Point, command_of, program_arguments, sweep_points
+from lightning_modules.cli.sweep_points import Point, command_of, program_arguments, program_words, sweep_points
 from lightning_modules.cli.sweep_runs import PointRun, run_points
+from lightning_modules.common.files import check_folder, write_bytes, write_text
+from lightning_modules.common.shipped import find_config, program
 from lightning_modules.reporting.figures.style import to_png
 from lightning_modules.reporting.figures.trade_off import trade_off_figure
-from lightning_modules.reporting.run_files import read_metrics, write_bytes, write_text
+from lightning_modules.reporting.run_files import read_metrics
 from lightning_modules.reporting.sweep_table import (
     CLEAN,
     SweepPoint,
@@ -27,7 +29,7 @@ from lightning_modules.reporting.sweep_table import (
     trade_off_points,
 )
 
-PROG = "evaluate.py sweep"
+PROG = program("sweep")
 DESCRIPTION = """Run every point of a W&B sweep file here, each in its own process and run folder below --out.
 
 A second call skips what is finished, runs what failed or was stopped, and writes the tables again. Options that are
@@ -49,12 +51,12 @@ def sweep(args: list[str]) -> Path:
     """
     asked, further = _parse(args)
     try:
-        file = read_sweep(Path(asked.config))
+        file = read_sweep(Path(find_config(asked.config)))
         points = sweep_points(file, asked.count, asked.seed)
         if asked.processes < 1:
             raise SweepError(f"found --processes {asked.processes}, expected at least 1")
         commands = [[*command_of(file, point), *further] for point in points]
-        if not Path(file.program).is_file():
+        if program_words(file) == (file.program,) and not Path(file.program).is_file():
             raise SweepError(f"{file.path}: found no program {file.program} in {Path.cwd()}; run from where it lies")
     except SweepError as error:
         raise SystemExit(f"{PROG}: {error}") from error
@@ -65,9 +67,10 @@ def sweep(args: list[str]) -> Path:
             print(f"{point.label}: {' '.join(command)}")
         return out
     runs = [
-        PointRun(point.label, (out / point.folder).resolve(), file.program, command)
+        PointRun(point.label, (out / point.folder).resolve(), program_words(file)[-1], command)
         for point, command in zip(points, commands, strict=True)
     ]
+    check_folder(out, "--out")
     with _alone(out) as lock, _terminated_like_interrupted():
         states = run_points(runs, asked.processes, lock)
         marks = [own is not None and point.settings == own for point in points]
@@ -134,7 +137,7 @@ def _check_arguments(file: Sweep, points: list[Point], commands: list[list[str]]
         The settings that the config has by itself, or None where no point can have them: another program, a name
         that the config lacks, or a parameter that the sweep fixes at another value.
     """
-    if Path(file.program).resolve() != TRAIN:
+    if program_words(file) == (file.program,) and Path(file.program).resolve() != TRAIN:
         return None
     for command in commands:
         _Parsed(program_arguments(file, command), purpose="sweep")

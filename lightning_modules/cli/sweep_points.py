@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def command_of(sweep: Sweep, point: Point) -> list[str]:
         if word == "${args}":
             words += point.arguments
         elif word == "${program}":
-            words.append(sweep.program)
+            words += program_words(sweep)
         elif word == "${interpreter}":
             words.append(sys.executable)
         elif word == "${env}":
@@ -110,7 +111,17 @@ def command_of(sweep: Sweep, point: Point) -> list[str]:
 
 def program_arguments(sweep: Sweep, command: list[str]) -> list[str]:
     """What a point's command gives to the program."""
-    return command[command.index(sweep.program) + 1 :]
+    return command[command.index(program_words(sweep)[-1]) + 1 :]
+
+
+def program_words(sweep: Sweep) -> tuple[str, ...]:
+    """What `${program}` stands for: the script; where `train.py` is asked for and is not here, the installed command.
+
+    A sweep file that ships names `train.py`, which a checkout has and an installed package has not.
+    """
+    if sweep.program == "train.py" and not Path(sweep.program).is_file():
+        return ("-m", "lightning_modules.cli", "train")
+    return (sweep.program,)
 
 
 def _variable(sweep: Sweep, name: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.common.shipped import find_config
 from lightning_modules.reporting.run_files import METRICS_FILE, read_metrics, write_json
 
 LOG, RECORD = "log.txt", "point.json"
@@ -28,7 +29,7 @@ class PointRun:
     Attributes:
         label: what it is called, unique within the sweep.
         folder: its run folder, absolute; the program is given it as `--run_dir`.
-        program: the script.
+        program: the script, or the last word that names the program.
         command: all words, the script among them.
     """
 
@@ -45,7 +46,7 @@ class PointRun:
         return {
             "program": self.program,
             "arguments": arguments,
-            "configs": {name: _content_hash(Path(name)) for name in named},
+            "configs": {name: _content_hash(name) for name in named},
         }
 
     def is_finished(self) -> bool:
@@ -176,8 +177,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _content_hash(path: Path) -> str:
+def _content_hash(config: str) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(Path(find_config(config)).read_bytes()).hexdigest()
     except OSError:
         return "absent"  # the program says so itself, in its log

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.common.files import check_file
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError
 from lightning_modules.fingerprints.keys import key_from_text, key_to_text, new_key
@@ -311,6 +312,7 @@ def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check:
     path = path.resolve()
     if not path.parent.is_dir():
         raise FingerprintError(f"found no folder {path.parent} for the registry {path.name}; make it first")
+    check_file(path, "the registry's path")
     if fingerprint is None and not path.exists():
         raise FingerprintError(
             f"found no registry {path}; check the name, or begin one for a fingerprint with --fingerprint FILE"

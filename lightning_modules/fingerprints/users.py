@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.keys import key_check, key_from_text, key_to_text
@@ -224,7 +225,10 @@ def _belongs(registry: Registry) -> str:
 
 
 def _read(fingerprint: Path | None) -> Fingerprint | None:
-    return None if fingerprint is None else read_fingerprint(fingerprint)
+    if fingerprint is None:
+        return None
+    path = Path(find_trained(str(fingerprint)))
+    return read_fingerprint(path / "fingerprint.safetensors" if path.is_dir() else path)
 
 
 def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
@@ -288,8 +292,7 @@ def main(args: list[str] | None = None) -> None:
             _tell(f"error: {error}")
             raise SystemExit(2) from None
         except OSError as error:
-            what = error.strerror or error
-            _tell(f"error: {error.filename or given.registry}: {what}; nothing was changed, mend that and try again")
+            _tell(f"error: {describe_place_error(error) or error}")
             raise SystemExit(2) from None
 
 
@@ -334,7 +337,7 @@ def _count(users: int) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.fingerprints.users",
+        prog=program("users", "lightning_modules.fingerprints.users"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

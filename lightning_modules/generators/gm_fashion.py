@@ -12,6 +12,7 @@ import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from lightning_modules.common.files import remove_partials
 from lightning_modules.generators.bundled import read_manifest, shipped_images
 from lightning_modules.generators.grey import FRAME
 from lightning_modules.generators.protocol import Generator
@@ -19,7 +20,6 @@ from lightning_modules.generators.sampling import (
     blacken,
     generate_sources,
     image_path,
-    remove_leftovers,
     write_bytes,
     write_png,
 )
@@ -123,7 +123,7 @@ def choose_reals(available: int, n: int, seed: int) -> NDArray[np.int64]:
 
 def _write_reals(folder: Path, real: Reals, seed: int, progress: bool, name: str, black_below: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
+    remove_partials(folder)
     chosen = choose_reals(len(real.pictures), real.n, seed)
     for index, position in enumerate(tqdm(chosen, desc=name, unit="img", disable=not progress)):
         path = image_path(folder, index)

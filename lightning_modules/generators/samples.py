@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_modules.common.files import PlaceError, check_folder
+from lightning_modules.common.shipped import program
 from lightning_modules.generators.bundled import bundled_sources, load_bundled
 from lightning_modules.generators.sampling import BLOCK, synthesize_block
 from lightning_modules.generators.sheet import save_sheet
@@ -44,12 +46,18 @@ def first_files(folder: Path, n: int) -> Tensor:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write `OUT/samples_<source>.png` for each source."""
-    parser = argparse.ArgumentParser(description="Write sample sheets.")
+    parser = argparse.ArgumentParser(
+        prog=program("samples", "lightning_modules.generators.samples"), description="Write sample sheets."
+    )
     parser.add_argument("out", type=Path, help="folder of the sheets")
     parser.add_argument("sources", nargs="*", help="bundled sources or folders of images; default: all bundled ones")
     parser.add_argument("--seed", type=int, default=0, help="seed of the latents")
     parser.add_argument("--images", type=int, default=64, help="images on a sheet, the first ones")
     given = parser.parse_args(arguments)
+    try:
+        check_folder(given.out, "OUT, the first argument")
+    except PlaceError as error:
+        parser.error(str(error))
     for source in given.sources or bundled_sources():
         folder = Path(source)
         images = (

@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from lightning_modules.common.files import atomic_file, remove_partials
 from lightning_modules.generators.bundled import load_bundled
 from lightning_modules.generators.protocol import Generator, to_uint8
 
@@ -102,7 +103,7 @@ def generate_sources(
     blocks = []
     for source, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        remove_partials(folder)
         size = block_size(generators[source])
         for start in range(0, n, size):
             block = Block(source, folder, seed, start, min(start + size, n), size, black_below)
@@ -191,15 +192,8 @@ def blacken(pixels: NDArray[np.uint8], below: int) -> NDArray[np.uint8]:
 
 def write_bytes(content: bytes, path: Path) -> None:
     """Write a file beside its place and rename it, so that it is never seen half-written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove half-written files that an interrupted run left."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    with atomic_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def _write_block(block: Block) -> Block:

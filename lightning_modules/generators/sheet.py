@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
+
+from lightning_modules.common.files import write_bytes
 
 
 def save_sheet(images: Tensor, path: Path, columns: int = 8, gap: int = 2) -> None:
@@ -29,7 +30,4 @@ def save_sheet(images: Tensor, path: Path, columns: int = 8, gap: int = 2) -> No
         sheet[top : top + height, left : left + width] = image
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, format="PNG", optimize=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
+    write_bytes(path, buffer.getvalue())

@@ -22,6 +22,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from lightning_modules.common.files import check_folder, describe_place_error, write_text
+from lightning_modules.common.shipped import program
 from lightning_modules.metrics.extractors import WORDS, FeatureExtractor, build_extractor
 from lightning_modules.metrics.fid import to_8_bit
 from lightning_modules.metrics.frechet import GaussianFactor
@@ -145,7 +147,7 @@ def read_folder(folder: Path) -> Tensor:
 
 def main(args: list[str] | None = None) -> FrechetTable:
     """Command line: prints the table, and writes it where `--out` says."""
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.metrics.fid_table", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("fid", "lightning_modules.metrics.fid_table"), description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("sources", type=Path, nargs="+", help="folders of PNG files, one per source")
     parser.add_argument("--reals", type=Path, required=True, help="folder of reals that no source was trained on")
@@ -154,6 +156,8 @@ def main(args: list[str] | None = None) -> FrechetTable:
     parser.add_argument("--seed", type=int, default=0, help="draws the reals")
     parser.add_argument("--out", type=Path, default=None, help="folder for METRIC.md and METRIC.json")
     options = parser.parse_args(args)
+    if options.out is not None:
+        check_folder(options.out, "--out")
     folders: dict[str, Path] = {}
     for folder in options.sources:
         name = folder.resolve().name
@@ -166,16 +170,14 @@ def main(args: list[str] | None = None) -> FrechetTable:
     table = frechet_table(images, reals, extractor, n=options.n, seed=options.seed, progress=sys.stderr.isatty())
     print(table.to_markdown(), end="")
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
         for suffix, text in (("md", table.to_markdown()), ("json", table.to_json())):
-            part = options.out / f"{table.metric}.{suffix}.part"
-            part.write_text(text)
-            part.replace(options.out / f"{table.metric}.{suffix}")
+            write_text(options.out / f"{table.metric}.{suffix}", text)
     return table
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (FileNotFoundError, ValueError) as problem:
-        raise SystemExit(f"error: {problem}") from None
+    except (OSError, ValueError) as problem:
+        sys.stderr.write(f"error: {describe_place_error(problem) or problem}\n")
+        raise SystemExit(2) from None

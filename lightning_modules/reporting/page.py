@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
+from lightning_modules.common.files import write_text
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.figures.style import to_png
 from lightning_modules.reporting.formatting import (
@@ -26,7 +27,6 @@ from lightning_modules.reporting.formatting import (
     format_percent,
     interval_name,
 )
-from lightning_modules.reporting.run_files import write_text
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 Cell = str | int | float | Estimate | None

@@ -4,51 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.common.files import atomic_file, write_text
 from lightning_modules.metrics.intervals import Estimate
 
 METRICS_FILE = "metrics.json"
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to; it becomes `path` when the block ends, or vanishes when the block fails.
-
-    The folder is made where it is absent. A process that is killed leaves at most a hidden `.<name>.*.partial`.
-
-    Yields:
-        The path to write to.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    partial = Path(name)
-    try:
-        os.fchmod(descriptor, 0o644)  # mkstemp's files are for their owner alone; results are to be shared
-        os.close(descriptor)
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
-    with atomic_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content`, atomically."""
-    with atomic_file(path) as partial:
-        partial.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:

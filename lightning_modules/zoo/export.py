@@ -19,6 +19,8 @@ from safetensors.torch import save as save_safetensors
 from tqdm import tqdm
 
 from lightning_modules import zoo
+from lightning_modules.common.files import PlaceError, check_folder
+from lightning_modules.common.shipped import program
 from lightning_modules.generators.bundled import MANIFEST_NAME, WEIGHTS_FOLDER, load_bundled
 from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.grey import remove_frame
@@ -118,14 +120,20 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def main() -> None:
+def main(args: list[str] | None = None) -> None:
     """Command line of `export`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog=program("export", "lightning_modules.zoo.export"), description=__doc__.splitlines()[0]
+    )
     parser.add_argument("checkpoint", type=Path, help="checkpoints/last.ckpt of a run folder")
     parser.add_argument("out", type=Path, nargs="?", default=WEIGHTS_FOLDER, help="folder of weights and manifest")
     parser.add_argument("--images", type=int, default=0, help=f"samples to ship as well, a multiple of {BLOCK}")
     parser.add_argument("--licence", default="MIT", help="licence of the weights")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(args)
+    try:
+        check_folder(arguments.out, "OUT, the second argument")
+    except PlaceError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     print(export(arguments.checkpoint, arguments.out, arguments.images, arguments.licence))
 

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from datamodules.image_io import to_tensor
 from datamodules.real import RealSet, load_real_set
+from lightning_modules.common.files import PlaceError, check_folder
+from lightning_modules.common.shipped import program
 from lightning_modules.generators.sampling import write_bytes
 from lightning_modules.metrics.fashion_cnn import CLASSES, WEIGHTS_FOLDER, FashionCNN, load_fashion_cnn
 
@@ -144,12 +146,17 @@ def _describe(entry: dict[str, Any], out: Path) -> None:
     write_bytes(yaml.safe_dump(entry, sort_keys=False).encode(), out / "fashion_cnn.yaml")
 
 
-def main() -> None:
+def main(args: list[str] | None = None) -> None:
     """Command line of `export`."""
-    parser = argparse.ArgumentParser(description="Write the weights of a trained Fashion-MNIST classifier.")
+    name = program("export_classifier", "lightning_modules.zoo.fashion_classifier")
+    parser = argparse.ArgumentParser(prog=name, description="Write the weights of a trained Fashion-MNIST classifier.")
     parser.add_argument("checkpoint", type=Path, help="checkpoints/last.ckpt of a run folder")
     parser.add_argument("out", type=Path, nargs="?", default=WEIGHTS_FOLDER, help="folder of the weights")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(args)
+    try:
+        check_folder(arguments.out, "OUT, the second argument")
+    except PlaceError as error:
+        parser.error(str(error))
     print(export(arguments.checkpoint, arguments.out))
 
 

@@ -133,7 +133,7 @@ def test_a_checkpoint_of_something_else_is_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tset"], "unknown command 'tset'; expected one of test, predict"),
+        (["tset"], "unknown command 'tset': did you mean test"),
         (["test"], "--ckpt_path is needed"),
         (["test", "--ckpt_path", "last"], "needs --config"),
     ],

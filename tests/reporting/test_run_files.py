@@ -12,18 +12,16 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from lightning_modules.common.files import atomic_file, write_bytes, write_text
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.run_files import (
-    atomic_file,
     read_jsonl,
     read_metrics,
-    write_bytes,
     write_json,
     write_jsonl,
     write_metrics,
     write_parquet,
     write_rows,
-    write_text,
 )
 
 

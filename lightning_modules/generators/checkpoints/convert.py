@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from lightning_modules.common.files import check_file, describe_place_error
+from lightning_modules.common.shipped import program
 from lightning_modules.generators.checkpoints.kinds import KINDS, build
 from lightning_modules.generators.checkpoints.load import read_generator
 from lightning_modules.generators.checkpoints.own_file import read_manifest, write_generator
@@ -50,6 +52,7 @@ def convert(
         raise CheckpointError(f"found no folder {out.parent} for the output; make it first")
     if out.exists() and not force:
         raise CheckpointError(f"found {out} there already; choose another name, or replace it with --force")
+    check_file(out, "OUT, the second argument")
     stored = read_generator(source, kind)
     build(stored)
     if licence is not None:
@@ -60,7 +63,7 @@ def convert(
 def main(args: list[str] | None = None) -> dict[str, Any]:
     """Run the command; prints the manifest and returns it."""
     parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.generators.checkpoints.convert",
+        prog=program("convert", "lightning_modules.generators.checkpoints.convert"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -82,8 +85,8 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
             manifest = read_manifest(given.show)
         else:
             manifest = convert(given.source, given.out, given.kind, given.licence, given.half, given.force)
-    except CheckpointError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (CheckpointError, OSError) as error:
+        sys.stderr.write(f"error: {describe_place_error(error) or error}\n")
         raise SystemExit(2) from None
     print(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=120), end="")
     return manifest

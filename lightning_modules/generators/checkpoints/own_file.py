@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_modules.common.files import atomic_file
 from lightning_modules.generators.checkpoints.families import family_of
 from lightning_modules.generators.checkpoints.file_type import file_type
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
@@ -67,13 +67,10 @@ def write_generator(stored: StoredGenerator, path: Path, half: bool = False) -> 
         text = json.dumps(manifest, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"found arguments that are no JSON ({error}), expected plain values") from error
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata={"manifest": text})
-        temporary.chmod(0o644)  # safetensors writes files for their owner alone; these are no secrets
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as partial:
+        mode = partial.stat().st_mode
+        save_file(tensors, partial, metadata={"manifest": text})
+        partial.chmod(mode)  # safetensors writes files for their owner alone; these are no secrets
     return manifest
 
 

@@ -1,0 +1,1 @@
+"""What all packages may import and what imports none of them: files."""

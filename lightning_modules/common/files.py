@@ -1,0 +1,148 @@
+"""Files written whole or not at all, and places looked at before the work whose results go there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PARTIAL = ".partial"
+PLACE_ERRORS = {
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+    errno.EROFS: "name another place",
+    errno.ENOTDIR: "name another place",
+    errno.EISDIR: "name another place",
+    errno.ENAMETOOLONG: "name another place",
+    errno.ENOSPC: "what is finished is whole; free some space and give the same command again",
+    errno.EDQUOT: "what is finished is whole; free some space and give the same command again",
+    errno.EFBIG: "what is finished is whole; name a place on another file system",
+}
+"""Errors of a place to write to, with what to do about them."""
+_PROBE = bytes(4096)
+_RUST = re.compile(r"\(os error (\d+)\)")
+
+
+class PlaceError(OSError):
+    """A place that results cannot go to, found before the work; its text is one line for people."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to; it becomes `path` when the block ends, or vanishes when the block fails.
+
+    The folder is made where it is absent. A process that is killed leaves at most a hidden `.<name>.*.partial`, which
+    `remove_partials` clears away.
+
+    Yields:
+        The path to write to; an empty file lies there.
+
+    Raises:
+        OSError: the folder cannot be written to or the disk is full; `filename` is `path`, whatever library wrote.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # as the umask has it, for others too
+        yield partial
+        partial.replace(path)
+    except BaseException as error:
+        with suppress(OSError):  # where the folder is no folder, nothing lies there
+            partial.unlink(missing_ok=True)
+        number = _failed_write(error, partial)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write `content`, atomically."""
+    with atomic_file(path) as partial:
+        partial.write_bytes(content)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove half-written files that a killed process left in `folder`."""
+    for pattern in (f".*{PARTIAL}", ".*.tmp"):  # the second: of earlier versions
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that files cannot be written to, before the work whose results are to go there.
+
+    A small file is written and removed, in the folder or in the nearest one above it that exists: permissions, quotas
+    and file systems that are read-only all answer truly to that.
+
+    Args:
+        folder: need not exist yet.
+        option: what a user names another place with, such as `--out`.
+
+    Raises:
+        PlaceError: says what stands in the way and names `option`.
+    """
+    folder = Path(folder).absolute()
+    nearest = folder
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    probe = nearest / f".{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}"
+    try:
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        try:
+            probe.write_bytes(_PROBE)
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        reason = "it is no folder" if error.errno == errno.ENOTDIR else error.strerror
+        below = "" if nearest == folder else f" to make {folder.relative_to(nearest)} in"
+        raise PlaceError(
+            error.errno, f"{nearest} cannot be written to ({reason}), expected a place{below}; name one with {option}"
+        ) from None
+
+
+def check_file(path: Path, option: str) -> None:
+    """Refuse a file that could not be written, before the work whose results are to go there.
+
+    Args:
+        path: need not exist yet, nor its folder.
+        option: what a user names another file with, such as `--out`.
+
+    Raises:
+        PlaceError: says what stands in the way and names `option`.
+    """
+    if Path(path).is_dir():
+        raise PlaceError(errno.EISDIR, f"found a folder at {path}, expected a file to write; name one with {option}")
+    check_folder(Path(path).absolute().parent, option)
+
+
+def describe_place_error(error: BaseException) -> str | None:
+    """One line about a place that could not be written to, and what to do; None for any other error."""
+    if isinstance(error, PlaceError):
+        return str(error)
+    if not isinstance(error, OSError) or error.errno not in PLACE_ERRORS:
+        return None
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{os.strerror(error.errno)}; {PLACE_ERRORS[error.errno]}"
+
+
+def _failed_write(error: BaseException, partial: Path) -> int | None:
+    """Number of the system's error where writing `partial` failed, also where a library tells it in words alone."""
+    if isinstance(error, OSError):
+        return error.errno if error.filename in (None, str(partial)) else None
+    found = _RUST.search(str(error)) if isinstance(error, Exception) else None
+    return int(found.group(1)) if found else None

@@ -1,0 +1,105 @@
+"""Files that ship with the project, found from any folder: configs and trained fingerprints; and how it was started."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lightning_modules.common.suggest import did_you_mean
+
+CONSOLE = "manifold-fingerprints"
+"""The installed command; `pyproject.toml` declares it."""
+PACKAGE = Path(__file__).parents[1]
+CONFIGS = PACKAGE / "configs"
+"""In a checkout a link to `configs/`, in an installed package the files themselves."""
+TRAINED = PACKAGE / "fingerprints" / "trained"
+
+
+def program(command: str, module: str | None = None) -> str:
+    """What a user typed to get here, for usage lines and messages.
+
+    Args:
+        command: the subcommand, such as `train`.
+        module: what `python -m` runs the same with, where there is such a module.
+
+    Returns:
+        `manifold-fingerprints train`, `train.py`, `evaluate.py predict` or `python -m MODULE`.
+    """
+    started = Path(sys.argv[0]).name
+    if started == CONSOLE:
+        return f"{CONSOLE} {command}"
+    if module is not None and started != "evaluate.py":
+        return f"python -m {module}"
+    return "train.py" if command == "train" else f"evaluate.py {command}"
+
+
+def config_names() -> list[str]:
+    """Configs that ship, as `attribution/gm_fashion.yaml`."""
+    return sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("**/*.yaml"))
+
+
+def find_config(name: str) -> str:
+    """A config file: the one of that path, else the one that ships under that name.
+
+    Args:
+        name: a path; or a name below `configs/`, with or without that folder; text of a config is returned as it is.
+
+    Returns:
+        The path of a file that exists.
+
+    Raises:
+        FileNotFoundError: neither there nor among those that ship; names the nearest.
+    """
+    if Path(name).exists() or ":" in name or name in ("", "null"):
+        return name
+    parts = Path(name).parts
+    below = Path(*parts[1:]) if parts[0] == "configs" and len(parts) > 1 else Path(name)
+    for candidate in (below, below.with_name(f"{below.name}.yaml")):
+        if not below.is_absolute() and ".." not in below.parts and (CONFIGS / candidate).is_file():
+            return str(CONFIGS / candidate)
+    known = {Path(config).name: config for config in config_names()}
+    hint = did_you_mean(below.as_posix(), config_names()) or did_you_mean(below.name, known)
+    raise FileNotFoundError(
+        f"found no config {name}, neither in {Path.cwd()} nor among those that ship; "
+        f"{hint or 'expected a path, or one of ' + ', '.join(config_names())}"
+    )
+
+
+def with_found_configs(args: list[str]) -> list[str]:
+    """A command line whose `--config` and `-c` name files that exist (`find_config`).
+
+    Raises:
+        FileNotFoundError: as `find_config`.
+    """
+    found = []
+    following = False
+    for word in args:
+        option, equals, value = word.partition("=")
+        if following:
+            found.append(find_config(word))
+        elif equals and option in ("--config", "-c"):
+            found.append(f"{option}={find_config(value)}")
+        else:
+            found.append(word)
+        following = word in ("--config", "-c")
+    return found
+
+
+def find_trained(name: str) -> str:
+    """A run folder, checkpoint or fingerprint: the one of that path, else the one that ships under that name.
+
+    Args:
+        name: a path; or a shipped one's: `ldm`, `lightning_modules/fingerprints/trained/ldm/fingerprint.safetensors`.
+
+    Returns:
+        The path as given, or that of the shipped one.
+    """
+    path = Path(name)
+    if path.exists() or path.is_absolute() or not name:
+        return name
+    parts = path.parts
+    home = TRAINED.relative_to(PACKAGE.parent).parts
+    below = parts[len(home) :] if parts[: len(home)] == home else parts
+    if below and ".." not in below and (TRAINED / below[0]).is_dir() and (TRAINED / Path(*below)).exists():
+        return str(TRAINED / Path(*below))
+    return name

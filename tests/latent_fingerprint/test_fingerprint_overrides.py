@@ -1,0 +1,64 @@
+"""What is asked for beside the checkpoint of a fingerprint: used, or refused by name before anything starts."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from tiny_fingerprints import write_stylegan2
+
+import train
+from lightning_modules.cli.framework import FrameworkCLI
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError, write_fingerprint
+from lightning_modules.latent_fingerprint import LatentFingerprint
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (["--model.init_args.learning_rate", "0.5"], "found model.init_args.learning_rate .* asked for 0.5"),
+        (["--model.init_args.sigma", "7"], "found model.init_args.sigma .* asked for 7.0"),
+        (["--model.init_args.start", "other.ckpt"], "found model.init_args.start None in the checkpoint"),
+        (["--data.init_args.train_images", "160"], "found data.init_args.train_images"),
+    ],
+)
+def test_a_resumed_training_refuses_what_it_would_not_use(run, override, message, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    resumed = ["--config", str(tmp_path / "run" / "config.yaml"), "--ckpt_path", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match=message):
+        train.main([*resumed, *override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (["--model.init_args.sigma", "7"], "found model.init_args.sigma .* use what was trained"),
+        (["--model.init_args.bits", "4", "--model.init_args.shift", "-4"], "model.init_args.bits 8 .*shift"),
+        (["--model.init_args.backbone", "resnet18"], "found model.init_args.backbone"),
+        (["--model.init_args.decoder", "hybrid", "--model.init_args.decoder_options", "{iterations: 1}"], None),
+        (["--model.init_args.test_attacks", "[paper-noise]", "--model.init_args.learning_rate", "0.5"], None),
+    ],
+)
+def test_a_test_refuses_what_is_not_what_was_trained(run, override, message, tmp_path):
+    command = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run), "--run_dir", str(tmp_path / "run")]
+    if message is None:
+        FrameworkCLI([*command, *override], purpose="test")
+    else:
+        with pytest.raises(ValueError, match=message):
+            FrameworkCLI([*command, *override], purpose="test")
+
+
+def test_a_generator_that_lies_elsewhere_is_the_same_and_another_fingerprint_is_not(run, tmp_path):
+    """Files are compared by what is in them."""
+    moved = write_stylegan2(tmp_path / "moved.safetensors")
+    command = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run), "--run_dir", str(tmp_path / "run")]
+    cli = FrameworkCLI([*command, "--model.init_args.generator", moved], purpose="test")
+    cli.trainer.strategy.connect(cli.model)
+    checkpoint = cli.trainer.strategy.load_checkpoint(cli.ckpt_path, weights_only=True)
+    cli.model.on_load_checkpoint(checkpoint)
+    other = tmp_path / "other.safetensors"
+    fingerprint = cli.model.fingerprint
+    write_fingerprint(type(fingerprint)(**{**vars(fingerprint), "sigma": fingerprint.sigma + 1}), other)
+    settings = {key: value for key, value in checkpoint["hyper_parameters"].items() if not key.startswith("_")}
+    with pytest.raises(FingerprintError, match=r"found the fingerprint .* in .*other\.safetensors, expected that of"):
+        LatentFingerprint(**{**settings, "fingerprint": str(other)}).on_load_checkpoint(checkpoint)
