@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.attacks import make_attack
+from lightning_modules.common.state_dicts import read_state_dict
 from lightning_modules.fingerprint_fitting import axes_outside
 from lightning_modules.fingerprints.amortised import KeyNetwork
 from lightning_modules.fingerprints.decoders import PRESETS, make_decoder
@@ -19,7 +20,6 @@ from lightning_modules.fingerprints.losses import make_loss
 from lightning_modules.fingerprints.resumable import ResumableDecoder
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import content_hash
-from lightning_modules.state_dicts import read_state_dict
 
 
 def build_network(hparams: Mapping[str, Any], generator: Any, fingerprint: Fingerprint | None) -> KeyNetwork:

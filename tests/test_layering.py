@@ -13,8 +13,6 @@ COMMON = "common"  # what every package may import
 PURE = (COMMON, "generators", "artifacts", "metrics", "networks", "reporting", "attacks", "fingerprints")
 LIGHTNING = ("pytorch_lightning", "lightning")
 ENTRY = ("train", "evaluate")
-SHARED = ("state_dicts",)
-"""Modules that every package may import, since they import none."""
 
 
 def imports_of(file: Path) -> set[str]:
@@ -44,16 +42,9 @@ def test_pure_packages_import_no_lightning_no_data_and_no_module(package):
     above = tuple(
         f"lightning_modules.{path.stem}"
         for path in (ROOT / "lightning_modules").iterdir()
-        if path.stem not in (*PURE, *SHARED, "__init__", "__pycache__")
+        if path.stem not in (*PURE, "__init__", "__pycache__")
     )
     assert offenders(ROOT / "lightning_modules" / package, (*LIGHTNING, *ENTRY, "datamodules", *above)) == []
-
-
-@pytest.mark.parametrize("module", SHARED)
-def test_shared_modules_import_no_package_of_the_project(module):
-    found = imports_of(ROOT / "lightning_modules" / f"{module}.py")
-    assert found
-    assert not {name for name in found if name.startswith(("lightning_modules", "datamodules", *LIGHTNING))}
 
 
 def test_metrics_artifacts_generators_and_attacks_do_not_know_each_other():

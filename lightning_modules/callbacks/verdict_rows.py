@@ -15,9 +15,9 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from lightning_modules.callbacks.rows import gather_rows
+from lightning_modules.common.files import write_bytes
 from lightning_modules.fingerprints.decoding import KeyEstimate
 from lightning_modules.fingerprints.keys import key_to_text
-from lightning_modules.fingerprints.private_file import replace_file
 from lightning_modules.fingerprints.registry import Registry
 from lightning_modules.fingerprints.verdicts import Verdict, attribute, bits_needed, combine
 from lightning_modules.reporting.run_files import write_jsonl
@@ -106,7 +106,7 @@ class VerdictRows(Callback):
         if self.show_bits:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-            replace_file(self.out, lines.encode(), private=True)
+            write_bytes(self.out, lines.encode(), private=True)
         else:
             write_jsonl(self.out, rows)
 

@@ -1,1 +1,1 @@
-"""What all packages may import and what imports none of them: files."""
+"""What all packages may import, and what imports none of them: files, state dicts, shipped files, suggestions."""

@@ -35,11 +35,16 @@ class PlaceError(OSError):
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
     """A place beside `path` to write to; it becomes `path` when the block ends, or vanishes when the block fails.
 
     The folder is made where it is absent. A process that is killed leaves at most a hidden `.<name>.*.partial`, which
     `remove_partials` clears away.
+
+    Args:
+        path: the file to make or replace.
+        private: readable and writable by its owner only from the first byte on, and on the disk before it is renamed:
+            for files with keys.
 
     Yields:
         The path to write to; an empty file lies there.
@@ -51,8 +56,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # as the umask has it, for others too
+        mode = 0o600 if private else 0o666  # less what the umask takes
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield partial
+        if private:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException as error:
         with suppress(OSError):  # where the folder is no folder, nothing lies there
@@ -69,16 +78,17 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write `content`, atomically."""
-    with atomic_file(path) as partial:
+def write_bytes(path: Path, content: bytes | memoryview, private: bool = False) -> None:
+    """Write `content`, atomically; `private` as in `atomic_file`."""
+    with atomic_file(path, private) as partial:
         partial.write_bytes(content)
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove half-written files that a killed process left in `folder`."""
-    for pattern in (f".*{PARTIAL}", ".*.tmp"):  # the second: of earlier versions
-        for path in folder.glob(pattern):
+def remove_partials(folder: Path, name: str = "") -> None:
+    """Remove half-written files that a killed process left in `folder`: of the file `name`, or of all."""
+    beginning = f".{name}." if name else "."
+    for path in folder.iterdir():
+        if path.name.startswith(beginning) and path.name.endswith((PARTIAL, ".tmp")):  # .tmp: of earlier versions
             path.unlink(missing_ok=True)
 
 

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from lightning_modules.common.files import write_bytes
 from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.private_file import replace_file
 
 FORMAT = "manifold-fingerprints fingerprint"
 VERSION = 3
@@ -46,7 +46,7 @@ def write_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
     plain = {name: getattr(fingerprint, name) for name in PLAIN}
     manifest = json.dumps({"format": FORMAT, "version": VERSION, **plain}, sort_keys=True)
     tensors = {name: getattr(fingerprint, name).detach().cpu().contiguous() for name in TENSORS}
-    replace_file(path, to_safetensors(tensors, metadata={"manifest": manifest}))
+    write_bytes(path, to_safetensors(tensors, metadata={"manifest": manifest}))
 
 
 def read_fingerprint(path: Path, generator: str | None = None) -> Fingerprint:

@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.common.files import check_file
+from lightning_modules.common.files import check_file, remove_partials, write_bytes
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError
 from lightning_modules.fingerprints.keys import key_from_text, key_to_text, new_key
-from lightning_modules.fingerprints.private_file import remove_leftovers, replace_file
 from lightning_modules.fingerprints.user_names import NameIndex, is_user_id, shown_name, written_form
 
 FORMAT = "manifold-fingerprints registry"
@@ -181,7 +180,7 @@ def write_registry(registry: Registry, path: Path) -> None:
         "users": {user: key_to_text(key) for user, key in registry.users.items()},
     }
     content["checksum"] = _checksum(content)
-    replace_file(path, (json.dumps(content, indent=1) + "\n").encode(), private=True)
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode(), private=True)
 
 
 def _checksum(content: dict[str, Any]) -> str:
@@ -319,7 +318,7 @@ def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check:
         )
     with os.fdopen(os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        remove_leftovers(path)
+        remove_partials(path.parent, path.name)
         if fingerprint is not None and not path.exists():
             registry = Registry(fingerprint.bits, {}, fingerprint.id, fingerprint.generator_name)
         else:

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from lightning_modules.common.files import write_bytes
 from lightning_modules.fingerprints.decoding import KeyDecoder, KeyEstimate
-from lightning_modules.fingerprints.private_file import replace_file
 from lightning_modules.generators.protocol import to_uint8
 
 
@@ -53,5 +53,5 @@ class ResumableDecoder:
         if estimate.latents is not None:
             tensors["latents"] = estimate.latents
         content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-        replace_file(path, content, private=True)
+        write_bytes(path, content, private=True)
         return estimate

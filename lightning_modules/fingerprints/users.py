@@ -28,11 +28,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_modules.common.files import describe_place_error, write_bytes
 from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.keys import key_check, key_from_text, key_to_text
-from lightning_modules.fingerprints.private_file import replace_file
 from lightning_modules.fingerprints.registry import (
     USERS,
     Registry,
@@ -194,7 +194,7 @@ def export_users(path: Path, table: Path) -> Registry:
     lines.writerow(HEADERS[1])
     for user, key in registry.users.items():
         lines.writerow([user, key_to_text(key), key_check(written_form(user), key)])
-    replace_file(table, text.getvalue().encode(), private=True)
+    write_bytes(table, text.getvalue().encode(), private=True)
     return registry
 
 

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.common.state_dicts import read_state_dict
 from lightning_modules.metrics.fashion_cnn import FashionCNN, load_fashion_cnn
-from lightning_modules.state_dicts import read_state_dict
 
 WORDS = "fashion_cnn, inception, inception:PATH, timm:NAME or timm:NAME:PATH"
 AVERAGE_FIRST = ("state_dict_ema", "model_ema", "state_dict", "model")

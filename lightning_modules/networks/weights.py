@@ -7,7 +7,7 @@ from pathlib import Path
 import timm
 from torch import Tensor, nn
 
-from lightning_modules.state_dicts import read_state_dict
+from lightning_modules.common.state_dicts import read_state_dict
 
 
 def _from_file(path: Path, backbone: nn.Module) -> dict[str, Tensor]:

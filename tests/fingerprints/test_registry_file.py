@@ -16,9 +16,9 @@ import pytest
 import torch
 from small_registry import BITS, private, refused, write_small_fingerprint
 
+from lightning_modules.common.files import PLACE_ERRORS, write_bytes
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.keys import key_check, key_to_text, seeded_keys
-from lightning_modules.fingerprints.private_file import replace_file
 from lightning_modules.fingerprints.registry import Registry, read_registry, write_registry
 from lightning_modules.fingerprints.users import create_users, main
 
@@ -246,7 +246,7 @@ def test_a_full_disk_leaves_the_registry_and_no_keys_beside_it(users, capsys):
     before = users.read_bytes()
     with full_disk(after=100):
         message = refused(capsys, "create", str(users), "carol")
-    assert message == f"error: {users}: {os.strerror(errno.EFBIG)}; nothing was changed, mend that and try again\n"
+    assert message == f"error: {users}: {os.strerror(errno.EFBIG)}; {PLACE_ERRORS[errno.EFBIG]}\n"
     assert users.read_bytes() == before
     assert sorted(path.name for path in users.parent.iterdir()) == [".users.json.lock", "users.json"]
     assert users.with_name(".users.json.lock").read_bytes() == b""
@@ -261,7 +261,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        replace_file(tmp_path / "keys", b"secret", private=True)
+        write_bytes(tmp_path / "keys", b"secret", private=True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,8 +10,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.common.state_dicts import read_state_dict
 from lightning_modules.fingerprints.losses.image_loss import ImageLoss
-from lightning_modules.state_dicts import read_state_dict
 
 
 class NetworkFeatures(ImageLoss):

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.common.state_dicts import read_state_dict
 from lightning_modules.fingerprints.losses.image_loss import ImageLoss
-from lightning_modules.state_dicts import read_state_dict
 
 TRUNKS = {"vgg": "vgg16", "squeeze": "squeezenet1_1", "alex": "alexnet"}
 TRUNK = ("features", "classifier")

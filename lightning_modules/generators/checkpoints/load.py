@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_modules.common.state_dicts import without_prefixes
 from lightning_modules.generators.bundled import WEIGHTS_FOLDER, bundled_sources, read_manifest
 from lightning_modules.generators.checkpoints.families import CONDITIONAL, EXPECTED, refuse_known
 from lightning_modules.generators.checkpoints.file_hash import file_hash
@@ -22,7 +23,6 @@ from lightning_modules.generators.checkpoints.kinds import KINDS, CheckpointGene
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import PickledObject, read_tensor_pickle, shown
 from lightning_modules.generators.latent_diffusion.diffusers_weights import weight_files
-from lightning_modules.state_dicts import without_prefixes
 
 READERS = {
     "rosinality": "lightning_modules.generators.stylegan2.read_rosinality:read_rosinality",

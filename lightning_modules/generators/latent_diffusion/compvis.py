@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.common.state_dicts import WRAPPERS, without_prefixes
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
 from lightning_modules.generators.latent_diffusion.compvis_config import (
@@ -23,7 +24,6 @@ from lightning_modules.generators.latent_diffusion.files import file_hash
 from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.renaming import rename
 from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
-from lightning_modules.state_dicts import WRAPPERS, without_prefixes
 
 UNET = "model.diffusion_model."
 FIRST_STAGE = "first_stage_model."

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.common.state_dicts import without_prefixes
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
 from lightning_modules.generators.latent_diffusion.files import read_safetensors
 from lightning_modules.generators.latent_diffusion.renaming import Rename, keep, to_linear
-from lightning_modules.state_dicts import without_prefixes
 
 WEIGHTS = "diffusion_pytorch_model"
 FORMATS = ("safetensors", "bin")

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from lightning_modules.common.state_dicts import read_state_dict, without_prefixes
 from lightning_modules.fingerprints.losses.make import make_loss
 from lightning_modules.metrics.extractors import build_extractor
 from lightning_modules.networks.source_network import SourceNetwork
-from lightning_modules.state_dicts import read_state_dict, without_prefixes
 
 
 def small() -> nn.Module:
