@@ -19,10 +19,10 @@ from lightning_modules.metrics.intervals import (
     Estimate,
     clopper_pearson,
     mean_and_std,
-    over_seeds,
     proportion,
     wilson,
 )
+from lightning_modules.metrics.seed_accuracy import SeedAccuracy
 
 __all__ = [
     "CrossEntropy",
@@ -30,6 +30,7 @@ __all__ = [
     "FrechetDistanceRatio",
     "FrechetImageDistance",
     "GaussianFactor",
+    "SeedAccuracy",
     "attribution_estimates",
     "attribution_metrics",
     "clopper_pearson",
@@ -37,7 +38,6 @@ __all__ = [
     "frechet_distance",
     "frechet_distance_of_features",
     "mean_and_std",
-    "over_seeds",
     "pairwise_frechet",
     "proportion",
     "scalars",
