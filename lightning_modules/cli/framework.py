@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
@@ -15,7 +16,8 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from lightning_modules.callbacks import EvaluationReport, FingerprintReport
+from lightning_modules.callbacks import EvaluationReport, FingerprintReport, TrivialBaselines
+from lightning_modules.callbacks.training_record import TrainingRecord, tested_training
 from lightning_modules.cli.parser import SuggestingParser
 from lightning_modules.cli.prediction_plan import FALSE_POSITIVE_RATE, plan_prediction
 from lightning_modules.cli.run_folder import (
@@ -26,6 +28,7 @@ from lightning_modules.cli.run_folder import (
     share_run_folder,
 )
 from lightning_modules.latent_fingerprint import LatentFingerprint
+from lightning_modules.reporting.findings import fdr_conditions, trivial_finding, warnings_of
 from lightning_modules.reporting.formatting import format_estimate
 from lightning_modules.reporting.run_files import write_json, write_text
 
@@ -165,8 +168,8 @@ class FrameworkCLI(LightningCLI):
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
             kwargs["logger"] = False if self.purpose == "predict" else self._loggers()
-        report = FingerprintReport if isinstance(self.model, LatentFingerprint) else EvaluationReport
-        self.trainer_defaults["callbacks"].append(report())
+        reports = [FingerprintReport()] if isinstance(self.model, LatentFingerprint) else _attribution_reports()
+        self.trainer_defaults["callbacks"] += [TrainingRecord(), *reports]
         if getattr(self.model, "needs_gradients", False):
             kwargs["inference_mode"] = False  # tensors made in inference mode can never have gradients
         trainer = super().instantiate_trainer(**kwargs)
@@ -198,16 +201,27 @@ class FrameworkCLI(LightningCLI):
         ]
 
     def finish(self) -> None:
-        """Close the W&B run, so that its file is whole; print the main numbers and where everything lies."""
+        """Write how far the training had come, close the W&B run, print the main numbers and where everything lies."""
+        if not self.trainer.is_global_zero:
+            return
+        training = tested_training(self.trainer)
+        provenance = self.run_dir / "provenance.json"
+        write_json(provenance, {**json.loads(provenance.read_text()), "training": training})
         for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger) and self.trainer.is_global_zero:
-                logger.experiment.finish()
-        if self.trainer.is_global_zero:
-            results = getattr(self.model, "results", {})
-            for name in [name for name in HEADLINES if name in results]:
-                shown = format_estimate(results[name], percent=name.endswith(("accuracy", "tpr_at_1e-6")))
-                print(f"{name}: {shown}, n = {results[name].n:,}")
-            print(self.run_dir)
+            if isinstance(logger, WandbLogger):
+                if training is not None:
+                    logger.experiment.summary.update({"training": training.to_json()})
+                logger.experiment.finish()  # so that its file is whole
+        results = getattr(self.model, "results", {})
+        for name in [name for name in HEADLINES if name in results]:
+            shown = format_estimate(results[name], percent=name.endswith(("accuracy", "tpr_at_1e-6")))
+            conditions = f"; {fdr_conditions(results)}" if name == "test/fdr" else ""
+            print(f"{name}: {shown}, n = {results[name].n:,}{conditions}")
+        if (finding := trivial_finding(results)) is not None:
+            print(finding)
+        for warning in warnings_of(results, training):
+            print(f"warning: {warning}")
+        print(self.run_dir)
 
     def _write_provenance(self) -> None:
         config = self.run_dir / "config.yaml"
@@ -230,3 +244,7 @@ class FrameworkCLI(LightningCLI):
                 "packages": {package: version(package) for package in PACKAGES},
             },
         )
+
+
+def _attribution_reports() -> list[Callback]:
+    return [TrivialBaselines(), EvaluationReport()]  # the first adds to what the second writes

@@ -3,6 +3,7 @@
 from lightning_modules.metrics.attribution import (
     attribution_estimates,
     attribution_metrics,
+    balanced_accuracy,
     estimates_from_confusion,
     scalars,
 )
@@ -23,8 +24,15 @@ from lightning_modules.metrics.intervals import (
     wilson,
 )
 from lightning_modules.metrics.seed_accuracy import SeedAccuracy
+from lightning_modules.metrics.trivial_features import (
+    TRIVIAL_FEATURES,
+    best_trivial,
+    trivial_accuracies,
+    trivial_features,
+)
 
 __all__ = [
+    "TRIVIAL_FEATURES",
     "CrossEntropy",
     "Estimate",
     "FrechetDistanceRatio",
@@ -33,6 +41,8 @@ __all__ = [
     "SeedAccuracy",
     "attribution_estimates",
     "attribution_metrics",
+    "balanced_accuracy",
+    "best_trivial",
     "clopper_pearson",
     "estimates_from_confusion",
     "frechet_distance",
@@ -41,5 +51,7 @@ __all__ = [
     "pairwise_frechet",
     "proportion",
     "scalars",
+    "trivial_accuracies",
+    "trivial_features",
     "wilson",
 ]

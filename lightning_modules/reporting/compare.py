@@ -17,7 +17,13 @@ from lightning_modules.reporting.formatting import MISSING, format_spread
 from lightning_modules.reporting.page import Cell, Details, Section, Summary, Table, render_report
 from lightning_modules.reporting.runs import SEED, Run, read_runs
 
-_MINOR = ("*/recall/*", "*/chance", "*/majority")  # in the CSV, but too many or too constant for a table to read
+_MINOR = (
+    "*/recall/*",
+    "*/chance",
+    "*/majority",
+    "*/fdr_null",
+    "*/trivial/*",
+)  # in the CSV, but too many or too constant for a table to read
 _SHARES = ("accuracy", "accuracy_macro", "recall", "chance", "majority")
 _CONDITIONS = ("n_per_half", "d")  # what FDR depends on
 
