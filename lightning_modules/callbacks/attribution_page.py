@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_modules.callbacks.trivial_baselines import MOST_PER_SOURCE
 from lightning_modules.metrics import Estimate, best_trivial
 from lightning_modules.reporting.figures import (
     ArtifactRow,
@@ -237,8 +238,8 @@ def _trivial_section(shown: AttributionResults) -> Section:
             Table(
                 ["what is looked at", "mean accuracy over sources (95 %)", "n", "fitted on"],
                 rows,
-                "Features of the pixels: logistic regression, scored on test images, a fixed selection of each source. "
-                "Attributes of the files: a majority vote, as the format audit takes it.",
+                f"Features of the pixels: logistic regression, at most {MOST_PER_SOURCE} images of each source and "
+                "split. Attributes of the files: a majority vote, as the format audit takes it.",
                 percent=["mean accuracy over sources (95 %)"],
             )
         ],
@@ -276,9 +277,9 @@ def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
             ),
         ],
         intro=(
-            f"The same network ({network}, {seeds} initialisations each) on four views of the same images, trained in "
-            "the same steps. If the raw image does as well as the artifact, the nearest real adds nothing here; if the "
-            "difference to a random real does as well, it need not be the nearest."
+            f"The same network ({network}, {seeds} initialisations each) on {len(controls)} views of the same images, "
+            "trained in the same steps. If the raw image does as well as the artifact, the nearest real adds nothing "
+            "here; if the difference to a random real does as well, it need not be the nearest."
         ),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_modules.callbacks.attribution_page import AttributionResults, Example, write_attribution_page
 from lightning_modules.callbacks.rows import gather_by_index, gather_rows, rows_of
-from lightning_modules.callbacks.training_record import tested_training
+from lightning_modules.callbacks.training_record import training_behind
 from lightning_modules.callbacks.wandb_results import send_to_wandb
 from lightning_modules.reporting.run_files import write_jsonl, write_metrics
 
@@ -84,7 +84,7 @@ class EvaluationReport(Callback):
                 examples=examples,
                 settings=dict(pl_module.hparams),
                 data=trainer.datamodule.describe(),  # type: ignore[attr-defined]
-                training=tested_training(trainer),
+                training=training_behind(trainer),
             )
             figures = write_attribution_page(folder, shown)
             for logger in trainer.loggers:

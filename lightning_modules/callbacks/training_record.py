@@ -42,7 +42,7 @@ def read_training_state(checkpoint: Path | str) -> TrainingState | None:
     return TrainingState.from_json(saved.get(_KEY))
 
 
-def tested_training(trainer: pl.Trainer) -> TrainingState | None:
+def training_behind(trainer: pl.Trainer) -> TrainingState | None:
     """Of the weights that the trainer tests: of the checkpoint they were read from, else of the trainer's own training.
 
     None where the checkpoint does not say, and where nothing was trained.

@@ -17,7 +17,7 @@ from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_modules.callbacks import EvaluationReport, FingerprintReport, TrivialBaselines
-from lightning_modules.callbacks.training_record import TrainingRecord, tested_training
+from lightning_modules.callbacks.training_record import TrainingRecord, training_behind
 from lightning_modules.cli.parser import SuggestingParser
 from lightning_modules.cli.prediction_plan import FALSE_POSITIVE_RATE, plan_prediction
 from lightning_modules.cli.run_folder import (
@@ -204,13 +204,14 @@ class FrameworkCLI(LightningCLI):
         """Write how far the training had come, close the W&B run, print the main numbers and where everything lies."""
         if not self.trainer.is_global_zero:
             return
-        training = tested_training(self.trainer)
+        training = training_behind(self.trainer)
         provenance = self.run_dir / "provenance.json"
         write_json(provenance, {**json.loads(provenance.read_text()), "training": training})
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 if training is not None:
-                    logger.experiment.summary.update({"training": training.to_json()})
+                    told = {f"training/{name}": value for name, value in training.to_json().items()}
+                    logger.experiment.summary.update(told)
                 logger.experiment.finish()  # so that its file is whole
         results = getattr(self.model, "results", {})
         for name in [name for name in HEADLINES if name in results]:

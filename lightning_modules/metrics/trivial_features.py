@@ -67,7 +67,8 @@ def _mean_spectrum(grey: Features) -> Features:
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])  # cycles per pixel
     ring = np.minimum((radius * 2 * _RINGS).astype(int), _RINGS)
     logs = np.log(power + _FLOOR)
-    rings = [logs[:, ring == each] for each in range(_RINGS + 1)]
+    # contiguous rows, so that an image is summed up in the same order whatever its batch
+    rings = [np.ascontiguousarray(logs[:, ring == each]) for each in range(_RINGS + 1)]
     return np.stack([each.mean(axis=1) if each.size else np.zeros(len(grey)) for each in rings], axis=1)
 
 

@@ -104,15 +104,13 @@ def trivial_warning(results: Mapping[str, Estimate]) -> str | None:
     if best is None or own is None or own.low is None or best[1].value < own.low:
         return None
     estimate = best[1]
-    comparison = "within the interval of" if own.high is not None and estimate.value <= own.high else "more than"
+    above = own.high is not None and estimate.value > own.high
+    what = estimate.details["what"]
+    reader = f"a vote on the files' {what}" if estimate.details.get("file") else f"logistic regression on {what}"
     return (
-        f"A trivial feature does as well: logistic regression on the {estimate.details['what']} reaches "
-        f"{format_percent(estimate.value)}, {comparison} the attributor's {format_estimate(own, percent=True)} (mean "
-        "over sources). What the attributor has learned may be no more than that."
-        if not estimate.details.get("file")
-        else f"A trivial feature does as well: the files' {estimate.details['what']} names "
-        f"{format_percent(estimate.value)}, {comparison} the attributor's {format_estimate(own, percent=True)} (mean "
-        "over sources), without a look at the picture."
+        f"A trivial feature {'beats' if above else 'comes up to'} the attributor: {reader} reaches "
+        f"{format_percent(estimate.value)}, the attributor {format_estimate(own, percent=True)} (mean over sources). "
+        "What the attributor has learned may be no more than that."
     )
 
 
