@@ -50,14 +50,18 @@ def trivial_features(images: NDArray[np.floating]) -> Features:
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"found images {images.shape}, expected (N, 3, H, W)")
-    levels = np.rint(images.astype(np.float64) * 255)
-    grey = levels.mean(axis=1)
-    flat = np.rint(grey).reshape(len(images), -1)
-    values = [*range(_EXTREMES), *range(256 - _EXTREMES, 256)]
-    counts = [(flat == value).sum(axis=1) for value in values]
-    steps = (levels // (256 // _STEPS)).reshape(len(images), 3, -1)
-    counts += [(steps[:, channel] == step).sum(axis=1) for channel in range(3) for step in range(_STEPS)]
-    return np.concatenate([np.log1p(np.stack(counts, axis=1)), _mean_spectrum(grey / 255)], axis=1)
+    levels = np.rint(images * 255).astype(np.int64)
+    grey = levels.sum(axis=1) / 3
+    extremes = _histogram(np.rint(grey).astype(np.int64))
+    colours = [_histogram(levels[:, channel]).reshape(len(images), _STEPS, -1).sum(axis=2) for channel in range(3)]
+    counts = [extremes[:, :_EXTREMES], extremes[:, -_EXTREMES:], *colours]
+    return np.concatenate([np.log1p(np.concatenate(counts, axis=1)), _mean_spectrum(grey / 255)], axis=1)
+
+
+def _histogram(levels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each of 256 levels occurs in each image, `(N, H, W)` to `(N, 256)`."""
+    places = levels.reshape(len(levels), -1) + 256 * np.arange(len(levels))[:, None]
+    return np.bincount(places.ravel(), minlength=256 * len(levels)).reshape(len(levels), 256)
 
 
 def _mean_spectrum(grey: Features) -> Features:
