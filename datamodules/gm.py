@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from datamodules.gm_index.audit import Leak
 from datamodules.gm_index.duplicates import Duplicates
 from datamodules.gm_index.images import ManifoldImages, PlannedImages, collate_images
 from datamodules.gm_index.pixel_path import PixelPath, Reencode
@@ -189,6 +190,11 @@ class GMDataModule(pl.LightningDataModule):
         return self.plan.source_info
 
     @property
+    def file_audit(self) -> list[Leak] | None:
+        """How well each attribute of the files that varies names the source; None where the audit was off."""
+        return self.plan.audit
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) of every image, in pixels."""
         return self.plan.image_size
@@ -212,6 +218,7 @@ class GMDataModule(pl.LightningDataModule):
         told["manifold"] = f"{int((self.plan.rows['split'] == 'manifold').sum()):,} reals"
         told["image size"] = f"{self.image_size[0]} x {self.image_size[1]} px"
         told["groups"] = self.plan.groups
+        told["file attributes"] = _told_audit(self.file_audit)
         told["notes"] = " ".join(self.plan.notes) or "none"
         return told
 
@@ -281,6 +288,12 @@ class GMDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             drop_last=drop_last,
         )
+
+
+def _told_audit(audit: list[Leak] | None) -> str:
+    if audit is None:
+        return "not audited (format_audit: off)"
+    return "; ".join(leak.summary for leak in audit) or "the same in all files"
 
 
 def _cache_folder(base: Path, cache_dir: str | None) -> Path:

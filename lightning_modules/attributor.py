@@ -18,9 +18,9 @@ from lightning_modules.common.files import check_folder
 from lightning_modules.metrics import (
     Estimate,
     FrechetDistanceRatio,
+    SeedAccuracy,
     attribution_estimates,
     attribution_metrics,
-    over_seeds,
     scalars,
 )
 from lightning_modules.networks import (
@@ -150,7 +150,7 @@ class Attributor(pl.LightningModule):
         self.train_accuracy = MulticlassAccuracy(k, average="micro")
         self.val_metrics, self.test_metrics = attribution_metrics(k, "val/"), attribution_metrics(k, "test/")
         self.control_accuracy = nn.ModuleDict(
-            {name: MulticlassAccuracy(k, average="micro") for name in self.networks.controls}
+            {view: SeedAccuracy(settings["control_seeds"]) for view in self.networks.controls.values()}
         )
         self.fdr = FrechetDistanceRatio(
             k, seeds=settings["fdr_halvings"], seed=settings["model_seed"], class_names=sources
@@ -296,8 +296,9 @@ class Attributor(pl.LightningModule):
         self.test_metrics.update(logits, labels)
         self.log_dict(scalars(self.test_metrics), on_epoch=True, batch_size=len(labels))
         self.fdr.update(features, labels, batch["index"])
-        for name, metric in self.control_accuracy.items():
-            metric.update(outputs[name][0], labels)
+        for view, metric in self.control_accuracy.items():
+            names = [name for name, seen in self.networks.controls.items() if seen == view]
+            metric.update(torch.stack([outputs[name][0].argmax(dim=1) for name in names]), labels)
         shown = {"image": batch["image"], "nearest_image": views["nearest"], "artifact": views["artifact"]}
         return {"label": labels, "features": features, **shown, **self._columns(batch, logits, distance)}
 
@@ -314,12 +315,11 @@ class Attributor(pl.LightningModule):
         """Turn the counts into estimates with intervals; every process computes the same."""
         self.results = attribution_estimates(self.test_metrics, self.sources)
         self.results["test/fdr"] = self.fdr.estimate()
-        self.log("test/fdr", self.results["test/fdr"].value)
-        for view in self.hparams["controls"]:
-            names = [name for name, shown in self.networks.controls.items() if shown == view]
-            estimate = over_seeds([float(self.control_accuracy[name].compute()) for name in names])
-            self.results[f"test/control/{view}/accuracy"] = estimate
-            self.log(f"test/control/{view}/accuracy", estimate.value)
+        self.results["test/fdr_null"] = self.fdr.null_estimate()
+        for view, metric in self.control_accuracy.items():
+            self.results[f"test/control/{view}/accuracy"] = metric.estimate()
+        for name in ("fdr", "fdr_null", *(f"control/{view}/accuracy" for view in self.control_accuracy)):
+            self.log(f"test/{name}", self.results[f"test/{name}"].value)
 
     def on_fit_end(self) -> None:
         """Keep the neighbours that were found, for the next run on the same data."""

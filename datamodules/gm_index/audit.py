@@ -61,6 +61,8 @@ class Leak:
         p_value: Of the permutation test, uncorrected.
         leaks: Whether it predicts the source better than chance.
         table: Share of each value in each source, as text.
+        named: Images of each source, in the order of their names, that the vote names rightly; ties share the vote.
+        images: Images of each source that were looked at.
     """
 
     attribute: str
@@ -69,6 +71,16 @@ class Leak:
     p_value: float
     leaks: bool
     table: str
+    named: list[float]
+    images: list[int]
+
+    @property
+    def summary(self) -> str:
+        """Accuracy against chance and p-value, in a line."""
+        return (
+            f"{self.attribute}: names the source with accuracy {self.accuracy:.3f} "
+            f"(chance {self.chance:.3f}, p = {self.p_value:.4f})"
+        )
 
 
 def _counts(values: NDArray[np.int64], sources: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:
@@ -86,10 +98,12 @@ def balanced_vote(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(shares.max(axis=-1).sum(axis=-1) / counts.shape[-1])
 
 
-def cross_fitted_accuracy(values: NDArray[np.int64], sources: NDArray[np.int64], half: NDArray[np.bool_]) -> float:
-    """Balanced accuracy of a vote taken on one half and scored on the other, mean of both ways.
+def cross_fitted_votes(
+    values: NDArray[np.int64], sources: NDArray[np.int64], half: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Images of each source that a vote taken on the other half names rightly, (K,).
 
-    Ties share the vote, so that a value unseen in the first half counts as chance.
+    Ties share the vote, so that a value unseen in the other half counts as chance.
 
     Args:
         values: Value of each image, (N,), from 0.
@@ -97,15 +111,14 @@ def cross_fitted_accuracy(values: NDArray[np.int64], sources: NDArray[np.int64],
         half: Which images are the first half, (N,).
     """
     shape = (int(values.max()) + 1, int(sources.max()) + 1)
-    scores = []
+    named = np.zeros(shape[1])
     for learn in (half, ~half):
         seen, scored = _counts(values[learn], sources[learn], shape), _counts(values[~learn], sources[~learn], shape)
         shares = seen / seen.sum(axis=0).clip(min=1)
         best = shares == shares.max(axis=1, keepdims=True)
         vote = best / best.sum(axis=1, keepdims=True)
-        recall = (vote * scored).sum(axis=0) / scored.sum(axis=0).clip(min=1)
-        scores.append(recall[scored.sum(axis=0) > 0].mean())
-    return float(np.mean(scores))
+        named += (vote * scored).sum(axis=0)
+    return named
 
 
 def permutation_p_value(counts: NDArray[np.int64], seed: int = 0) -> float:
@@ -176,10 +189,22 @@ def audit_formats(rows: pd.DataFrame, pixel_path: PixelPath) -> list[Leak]:
         merged = values.where(values.isin(kept), "rarer values")
         codes, found = pd.factorize(merged, sort=True)
         counts = _counts(codes, sources, (len(found), len(labels)))
-        accuracy, p_value = cross_fitted_accuracy(codes, sources, half), permutation_p_value(counts)
+        named, images = cross_fitted_votes(codes, sources, half), counts.sum(axis=0)
+        accuracy, p_value = float((named / images).mean()), permutation_p_value(counts)
         chance = 1 / len(labels)
         better = p_value * len(varying) <= SIGNIFICANCE and accuracy > chance + MARGIN / len(labels)
-        leaks.append(Leak(name, accuracy, chance, p_value, bool(better), _table(merged, rows["source"])))
+        leaks.append(
+            Leak(
+                name,
+                accuracy,
+                chance,
+                p_value,
+                bool(better),
+                _table(merged, rows["source"]),
+                named.tolist(),
+                images.tolist(),
+            )
+        )
     return sorted(leaks, key=lambda leak: -leak.accuracy)
 
 
@@ -198,9 +223,4 @@ def lossy_history(rows: pd.DataFrame, pixel_path: PixelPath) -> list[Leak]:
 
 def describe(leaks: list[Leak]) -> str:
     """The leaks as text: accuracy against chance, p-value, and the table of shares."""
-    return "\n".join(
-        f"{leak.attribute}: names the source with accuracy {leak.accuracy:.3f} "
-        f"(chance {leak.chance:.3f}, p = {leak.p_value:.4f})\n"
-        + "\n".join("  " + line for line in leak.table.splitlines())
-        for leak in leaks
-    )
+    return "\n".join(leak.summary + "\n" + "\n".join("  " + line for line in leak.table.splitlines()) for leak in leaks)

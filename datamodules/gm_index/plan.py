@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import pyarrow.parquet as pq
 
-from datamodules.gm_index.audit import audit_formats, describe, lossy_history
+from datamodules.gm_index.audit import Leak, audit_formats, describe, lossy_history
 from datamodules.gm_index.cache import INDEX_VERSION, build_index
 from datamodules.gm_index.discover import discover_folders
 from datamodules.gm_index.duplicates import Duplicates, drop_duplicates
@@ -88,6 +88,8 @@ class Plan:
         notes: What was left out, and leaks that were let pass.
         source_info: Entries of ``sources.yaml``.
         groups: How many groups there are, for people.
+        audit: What the format audit found of each attribute of the files that varies, best predictor first; None where
+            it was off.
     """
 
     rows: pd.DataFrame
@@ -96,6 +98,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     source_info: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: str = ""
+    audit: list[Leak] | None = None
 
     def write(self, path: Path) -> None:
         """Write the plan, atomically."""
@@ -105,6 +108,7 @@ class Plan:
             "notes": self.notes,
             "source_info": self.source_info,
             "groups": self.groups,
+            "audit": None if self.audit is None else [asdict(leak) for leak in self.audit],
         }
         write_parquet(path, self.rows, {"plan": json.dumps(head, default=str)})
 
@@ -128,8 +132,9 @@ class Plan:
         table = pq.read_table(path)
         head = json.loads(table.schema.metadata[b"plan"])
         rows = table.to_pandas()
-        size = (head["image_size"][0], head["image_size"][1])
-        return cls(rows, head["sources"], size, head["notes"], head["source_info"], head["groups"])
+        size, audit = (head["image_size"][0], head["image_size"][1]), head["audit"]
+        leaks = None if audit is None else [Leak(**leak) for leak in audit]
+        return cls(rows, head["sources"], size, head["notes"], head["source_info"], head["groups"], leaks)
 
 
 def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
@@ -187,8 +192,9 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
         return nothing
     _check_sizes(rows, problems)
     labelled = rows[rows["role"] == "source"]
+    audit: list[Leak] | None = None
     if settings.format_audit != "off" and labelled["source"].nunique() > 1:
-        _audit(labelled, settings, problems, notes)
+        audit = _audit(labelled, settings, problems, notes)
     rows = drop_duplicates(join_copies(rows), settings.duplicates, problems, notes)
     for source in sorted(set(entries["source"]) - set(rows["source"])):
         problems.add(Kind.TOO_FEW, f"{source}: no usable image left")
@@ -200,7 +206,7 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
     if (rows["group"] == "").all() and (seems := looks_grouped(rows, settings.base, settings.pixel_path)):
         notes.append(seems)
     groups = describe_groups(used, settings.groups)
-    return Plan(used, [str(source) for source in sources], size, notes, source_info, groups)
+    return Plan(used, [str(source) for source in sources], size, notes, source_info, groups, audit)
 
 
 def _check_sources(entries: pd.DataFrame, problems: Problems) -> None:
@@ -223,8 +229,9 @@ def _check_sizes(rows: pd.DataFrame, problems: Problems) -> None:
         problems.add(Kind.MIXED_SIZES, f"{name} (width x height): {counted(len(group))} ({where}){examples}")
 
 
-def _audit(labelled: pd.DataFrame, settings: PlanSettings, problems: Problems, notes: list[str]) -> None:
-    leaks = [leak for leak in audit_formats(labelled, settings.pixel_path) if leak.leaks]
+def _audit(labelled: pd.DataFrame, settings: PlanSettings, problems: Problems, notes: list[str]) -> list[Leak]:
+    audit = audit_formats(labelled, settings.pixel_path)
+    leaks = [leak for leak in audit if leak.leaks]
     if leaks and settings.format_audit == "error":
         problems.add(Kind.FORMAT_LEAK, describe(leaks))
     elif leaks:
@@ -237,6 +244,7 @@ def _audit(labelled: pd.DataFrame, settings: PlanSettings, problems: Problems, n
             f"reencode: {settings.pixel_path.reencode} gives all files one format, but what lossy compression did to "
             "the pixels before stays, and it differs between sources\n" + describe(history)
         )
+    return audit
 
 
 def _split(rows: pd.DataFrame, settings: PlanSettings, problems: Problems, notes: list[str]) -> pd.Series:

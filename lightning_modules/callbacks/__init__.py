@@ -3,6 +3,7 @@
 from lightning_modules.callbacks.evaluation import EvaluationReport
 from lightning_modules.callbacks.fingerprint_report import FingerprintReport
 from lightning_modules.callbacks.predictions import PredictionRows
+from lightning_modules.callbacks.trivial_baselines import TrivialBaselines
 from lightning_modules.callbacks.verdict_rows import VerdictRows
 
-__all__ = ["EvaluationReport", "FingerprintReport", "PredictionRows", "VerdictRows"]
+__all__ = ["EvaluationReport", "FingerprintReport", "PredictionRows", "TrivialBaselines", "VerdictRows"]

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_modules.callbacks.trivial_baselines import MOST_PER_SOURCE
 from lightning_modules.common.files import write_bytes
-from lightning_modules.metrics import Estimate
+from lightning_modules.metrics import Estimate, best_trivial
 from lightning_modules.reporting.figures import (
     ArtifactRow,
     artifact_rows,
@@ -25,7 +26,8 @@ from lightning_modules.reporting.figures import (
     training_curves,
     tsne_figure,
 )
-from lightning_modules.reporting.formatting import format_spread
+from lightning_modules.reporting.findings import TrainingState, fdr_conditions, warnings_of
+from lightning_modules.reporting.formatting import format_percent
 from lightning_modules.reporting.page import (
     Details,
     FigureBlock,
@@ -70,6 +72,7 @@ class AttributionResults:
         examples: Test images by label.
         settings: Hyper-parameters of the attributor.
         data: What the data set says of itself, by name.
+        training: How far the training had come; None where that is not known.
     """
 
     results: dict[str, Estimate]
@@ -81,6 +84,7 @@ class AttributionResults:
     examples: dict[int, list[Example]]
     settings: dict[str, Any]
     data: dict[str, str]
+    training: TrainingState | None = None
 
 
 def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str, Path]:
@@ -94,7 +98,10 @@ def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str,
     for name, figure in figures.items():
         paths[name] = folder / "figures" / f"{name}.png"
         write_bytes(paths[name], to_png(figure))
-    sections = [_sources_section(shown, paths), _images_section(shown, paths)]
+    sections = [_sources_section(shown, paths)]
+    if best_trivial(shown.results) is not None:
+        sections.append(_trivial_section(shown))
+    sections.append(_images_section(shown, paths))
     if "controls" in paths:
         sections.append(_controls_section(shown, paths))
     sections.append(_features_section(shown, paths))
@@ -139,20 +146,10 @@ def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
         "tsne": tsne_figure(shown.features, shown.labels, shown.sources, seed=shown.settings["model_seed"]),
     }
     if controls := _controls(shown):
-        spread = {view: _within_one_std(estimate) for view, estimate in controls.items()}
-        figures["controls"] = method_accuracy(spread, chance=chance, highlight=[VIEW_TITLES["artifact"]])
+        figures["controls"] = method_accuracy(controls, chance=chance, highlight=[VIEW_TITLES["artifact"]])
     if curves := _curves(folder / "logs" / "metrics.csv"):
         figures["training"] = training_curves(curves)
     return figures
-
-
-def _within_one_std(estimate: Estimate) -> Estimate:
-    """The same mean with its spread over seeds in place of the interval of the mean, which few seeds make very wide."""
-    std = estimate.details.get("std")
-    if std is None:
-        return estimate
-    low, high = max(0.0, estimate.value - std), min(1.0, estimate.value + std)
-    return Estimate(estimate.value, low, high, estimate.n, "one standard deviation over seeds", estimate.details)
 
 
 def _curves(log: Path) -> dict[str, list[tuple[float, float]]]:
@@ -166,18 +163,20 @@ def _curves(log: Path) -> dict[str, list[tuple[float, float]]]:
 
 def _summary(shown: AttributionResults) -> Summary:
     accuracy, fdr = shown.results["test/accuracy"], shown.results["test/fdr"]
-    k = len(shown.sources)
-    facts = fdr.details
+    chance = f"chance {format_percent(1 / len(shown.sources))}"
+    best = best_trivial(shown.results)
+    beside = "" if best is None else f"best trivial feature {format_percent(best[1].value)}, {chance}"
     return Summary(
         text=(
             f"A {shown.settings['network']} looks at the {shown.settings['view']} of an image in "
-            f"{shown.settings['embedding'].upper()} space and names one of {k} sources. All numbers are of the test "
-            "split, which neither training nor the manifold of reals has seen."
+            f"{shown.settings['embedding'].upper()} space and names one of {len(shown.sources)} sources. All numbers "
+            "are of the test split, which neither training nor the manifold of reals has seen."
         ),
+        warnings=warnings_of(shown.results, shown.training),
         headlines=[
-            Headline.of("Accuracy", accuracy, percent=True, note=f"chance {1 / k:.1%}"),
-            Headline.of("FDR", fdr, note=f"each distance from {facts['n_per_half']} images, d = {facts['d']}"),
-            Headline.of("Mean accuracy over sources", shown.results["test/accuracy_macro"], percent=True),
+            Headline.of("Accuracy", accuracy, percent=True, note=chance),
+            Headline.of("Mean accuracy over sources", shown.results["test/accuracy_macro"], percent=True, note=beside),
+            Headline.of("FDR", fdr, note=fdr_conditions(shown.results)),
         ],
     )
 
@@ -223,34 +222,71 @@ def _images_section(shown: AttributionResults, paths: dict[str, Path]) -> Sectio
     )
 
 
+def _trivial_section(shown: AttributionResults) -> Section:
+    prefix = "test/trivial/"
+    own = shown.results["test/accuracy_macro"]
+    rows: list[list[Any]] = [["the attributor", own, own.n, "its training"]]
+    rows += [
+        [estimate.details["what"], estimate, estimate.n, estimate.details["fitted_on"]]
+        for name, estimate in shown.results.items()
+        if name.startswith(prefix)
+    ]
+    rows.append(["guessing", 1 / len(shown.sources), None, None])
+    return Section(
+        "What trivial features reach",
+        [
+            Table(
+                ["what is looked at", "mean accuracy over sources (95 %)", "n", "fitted on"],
+                rows,
+                f"Features of the pixels: logistic regression, at most {MOST_PER_SOURCE} images of each source and "
+                "split. Attributes of the files: a majority vote, as the format audit takes it.",
+                percent=["mean accuracy over sources (95 %)"],
+            )
+        ],
+        intro=(
+            "What needs no look at the picture belongs beside the accuracy. Where a trivial feature comes close to the "
+            "attributor, the attributor may have learned no more than that."
+        ),
+    )
+
+
 def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
     controls = _controls(shown)
     network, seeds = shown.settings["control_network"], shown.settings["control_seeds"]
+    over_images, over_seeds = "mean accuracy (95 % over images)", "std over seeds"
     rows = [
-        [view, format_spread(estimate.value, estimate.details.get("std"), percent=True), estimate.n]
+        [view, estimate, estimate.details["std"], estimate.details["seeds"], estimate.n]
         for view, estimate in controls.items()
     ]
     return Section(
         "What the artifact adds",
         [
-            _figure(paths, "controls", "Mean over seeds.", "Accuracy of the controls"),
+            _figure(
+                paths,
+                "controls",
+                "Mean over seeds, with its interval over test images; each dot is one seed.",
+                "Accuracy of the controls",
+            ),
             Table(
-                ["what the network sees", "accuracy", "seeds"],
+                ["what the network sees", over_images, over_seeds, "seeds", "images"],
                 rows,
-                "Mean ± standard deviation over seeds, on the same test images.",
-                right=["accuracy"],
+                "In brackets: where the mean of these networks may lie on other test images (Wilson; several seeds' "
+                "answers to one image count as one cluster). Beside it: the standard deviation over networks that "
+                "differ in their seed alone, on these images.",
+                percent=[over_images, over_seeds],
             ),
         ],
         intro=(
-            f"The same network ({network}, {seeds} initialisations each) on four views of the same images, trained in "
-            "the same steps. If the raw image does as well as the artifact, the nearest real adds nothing here; if the "
-            "difference to a random real does as well, it need not be the nearest."
+            f"The same network ({network}, {seeds} initialisations each) on {len(controls)} views of the same images, "
+            "trained in the same steps. If the raw image does as well as the artifact, the nearest real adds nothing "
+            "here; if the difference to a random real does as well, it need not be the nearest."
         ),
     )
 
 
 def _features_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
-    facts = {key: value for key, value in shown.results["test/fdr"].details.items() if not isinstance(value, list)}
+    fdr, null = shown.results["test/fdr"], shown.results["test/fdr_null"]
+    facts = {key: value for key, value in {**fdr.details, **null.details}.items() if not isinstance(value, list)}
     return Section(
         "Features",
         [
@@ -260,9 +296,23 @@ def _features_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
                 "t-SNE of the penultimate features of test images. Distances between far clusters mean little.",
                 "Scatter of test images by source",
             ),
-            Details("FDR in detail", {"FDR": shown.results["test/fdr"].value, **facts}),
+            Table(
+                ["features", "Frechet distance ratio (95 %)", "images a distance", "d", "drawn"],
+                [
+                    ["labels as they are", fdr, fdr.details["n_per_half"], fdr.details["d"], _times(fdr, "seeds")],
+                    ["labels shuffled", null, fdr.details["n_per_half"], fdr.details["d"], _times(null, "shuffles")],
+                ],
+                "Distance between sources over distance between halves of one source. It compares with its null below "
+                "it, and with ratios of the same n and d alone: where sources differ at all, it grows with n. It is of "
+                "whole sources; how many single images are told apart is the accuracy.",
+            ),
+            Details("FDR in detail", {"FDR": fdr.value, **facts}),
         ],
     )
+
+
+def _times(estimate: Estimate, of: str) -> str:
+    return f"{estimate.details[of]} {'halvings' if of == 'seeds' else of}"
 
 
 def _run_section(folder: Path, shown: AttributionResults, paths: dict[str, Path]) -> Section:

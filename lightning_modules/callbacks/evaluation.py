@@ -9,10 +9,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
-from torch import Tensor, distributed
+from torch import Tensor
 
 from lightning_modules.callbacks.attribution_page import AttributionResults, Example, write_attribution_page
-from lightning_modules.callbacks.rows import gather_rows, rows_of
+from lightning_modules.callbacks.rows import gather_by_index, gather_rows, rows_of
+from lightning_modules.callbacks.training_record import training_behind
 from lightning_modules.callbacks.wandb_results import send_to_wandb
 from lightning_modules.reporting.run_files import write_jsonl, write_metrics
 
@@ -66,8 +67,8 @@ class EvaluationReport(Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather from all processes; the first one writes."""
         rows = gather_rows(self.rows)
-        features = _gather(self.features)
-        examples = _gather(self.examples, merge=self._merge)
+        features = gather_by_index(self.features)
+        examples = gather_by_index(self.examples, merge=self._merge)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             results: dict[str, Any] = pl_module.results  # type: ignore[assignment]
@@ -83,6 +84,7 @@ class EvaluationReport(Callback):
                 examples=examples,
                 settings=dict(pl_module.hparams),
                 data=trainer.datamodule.describe(),  # type: ignore[attr-defined]
+                training=training_behind(trainer),
             )
             figures = write_attribution_page(folder, shown)
             for logger in trainer.loggers:
@@ -94,15 +96,3 @@ class EvaluationReport(Callback):
         for label, examples in share.items():
             both = sorted([*into.get(label, []), *examples], key=lambda example: example.index)
             into[label] = both[: self.examples_per_source]
-
-
-def _gather(mine: dict[int, Any], merge: Any = dict.update) -> dict[int, Any]:
-    """The dicts of all processes put together."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return mine
-    shares: list[dict[int, Any]] = [{} for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(shares, mine)
-    whole: dict[int, Any] = {}
-    for share in shares:
-        merge(whole, share)
-    return whole

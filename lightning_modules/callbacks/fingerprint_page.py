@@ -20,6 +20,7 @@ from lightning_modules.reporting.figures import (
     training_curves,
     twin_rows,
 )
+from lightning_modules.reporting.findings import TrainingState, warnings_of
 from lightning_modules.reporting.fingerprint_headlines import fingerprint_headlines
 from lightning_modules.reporting.fingerprint_tables import (
     calibration_table,
@@ -78,6 +79,7 @@ class FingerprintResults:
         data: What the data say of themselves, by name.
         decoder: Name of what read the keys.
         loss: Name of what it minimised.
+        training: How far the training had come; None where that is not known.
     """
 
     results: dict[str, Estimate]
@@ -88,6 +90,7 @@ class FingerprintResults:
     data: dict[str, str]
     decoder: str
     loss: str
+    training: TrainingState | None = None
 
 
 def write_fingerprint_page(folder: Path, shown: FingerprintResults) -> dict[str, Path]:
@@ -154,6 +157,7 @@ def _summary(shown: FingerprintResults) -> Summary:
             f"{shown.decoder} decoder (loss: {shown.loss}). All numbers are of test images, whose latents and keys no "
             "training has seen."
         ),
+        warnings=warnings_of(shown.results, shown.training),
         headlines=fingerprint_headlines(shown.results, shown.attacks, bits),
     )
 

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from lightning_modules.callbacks.fingerprint_page import FingerprintResults, TwinExample, write_fingerprint_page
 from lightning_modules.callbacks.rows import gather_rows
+from lightning_modules.callbacks.training_record import training_behind
 from lightning_modules.callbacks.wandb_results import send_to_wandb
 from lightning_modules.reporting.run_files import write_jsonl, write_metrics
 
@@ -43,6 +44,7 @@ class FingerprintReport(Callback):
             fingerprint={name: getattr(module.fingerprint, name) for name in PUBLIC},
             data=trainer.datamodule.describe(),  # type: ignore[attr-defined]
             decoder=module.describe_decoder(),
+            training=training_behind(trainer),
             loss=str((module.hparams["loss"] or {"name": "pixels"})["name"]),
         )
         figures = write_fingerprint_page(folder, shown)

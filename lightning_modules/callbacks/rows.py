@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, distributed
@@ -46,3 +47,15 @@ def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len({row["index"] for row in rows}) != len(rows):
         raise RuntimeError("an image was evaluated by two processes; use the data module's own samplers")
     return rows
+
+
+def gather_by_index(mine: dict[int, Any], merge: Callable[..., None] = dict.update) -> dict[int, Any]:
+    """The dicts of all processes put together by `merge(whole, share)`; every process must call it."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return mine
+    shares: list[dict[int, Any]] = [{} for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(shares, mine)
+    whole: dict[int, Any] = {}
+    for share in shares:
+        merge(whole, share)
+    return whole

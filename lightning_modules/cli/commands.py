@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from datamodules import ImageFilesDataModule
 from lightning_modules.attributor import Attributor
 from lightning_modules.callbacks import PredictionRows
+from lightning_modules.callbacks.training_record import read_training_state
 from lightning_modules.callbacks.verdict_rows import VerdictRows
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
@@ -97,6 +98,9 @@ def predict(args: list[str]) -> Path:
     cli.trainer.callbacks.append(rows)
     if cli.trainer.is_global_zero and (warning := plan.cannot_name()) is not None:
         sys.stderr.write(f"warning: {warning}\n")
+    training = read_training_state(cli.ckpt_path)
+    if cli.trainer.is_global_zero and training is not None and training.warning is not None:
+        sys.stderr.write(f"warning: {training.warning}\n")
     cli.trainer.predict(
         cli.model, datamodule=files, return_predictions=False, ckpt_path=cli.ckpt_path, weights_only=True
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import platform
 import sys
@@ -19,7 +20,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lightning_modules.artifacts.manifold_files import MANIFEST
-from lightning_modules.callbacks import EvaluationReport, FingerprintReport
+from lightning_modules.callbacks import EvaluationReport, FingerprintReport, TrivialBaselines
+from lightning_modules.callbacks.training_record import TrainingRecord, training_behind
 from lightning_modules.cli.overrides import StepsOfResumedTraining, check_overrides
 from lightning_modules.cli.parser import SuggestingParser
 from lightning_modules.cli.prediction_plan import FALSE_POSITIVE_RATE, plan_prediction
@@ -34,6 +36,7 @@ from lightning_modules.cli.wandb_mode import choose_wandb_mode
 from lightning_modules.common.files import check_file, check_folder, write_bytes, write_text
 from lightning_modules.common.shipped import find_trained, program, with_found_configs
 from lightning_modules.latent_fingerprint import LatentFingerprint
+from lightning_modules.reporting.findings import fdr_conditions, trivial_finding, warnings_of
 from lightning_modules.reporting.formatting import format_estimate
 from lightning_modules.reporting.run_files import write_json
 
@@ -210,8 +213,8 @@ class FrameworkCLI(LightningCLI):
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
             kwargs["logger"] = False if self.purpose == "predict" else self._loggers()
-        report = FingerprintReport if isinstance(self.model, LatentFingerprint) else EvaluationReport
-        self.trainer_defaults["callbacks"].append(report())
+        reports = [FingerprintReport()] if isinstance(self.model, LatentFingerprint) else _attribution_reports()
+        self.trainer_defaults["callbacks"] += [TrainingRecord(), *reports]
         if getattr(self.model, "needs_gradients", False):
             kwargs["inference_mode"] = False  # tensors made in inference mode can never have gradients
         trainer = super().instantiate_trainer(**kwargs)
@@ -249,16 +252,28 @@ class FrameworkCLI(LightningCLI):
         ]
 
     def finish(self) -> None:
-        """Close the W&B run, so that its file is whole; print the main numbers and where everything lies."""
+        """Write how far the training had come, close the W&B run, print the main numbers and where everything lies."""
+        if not self.trainer.is_global_zero:
+            return
+        training = training_behind(self.trainer)
+        provenance = self.run_dir / "provenance.json"
+        write_json(provenance, {**json.loads(provenance.read_text()), "training": training})
         for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger) and self.trainer.is_global_zero:
-                logger.experiment.finish()
-        if self.trainer.is_global_zero:
-            results = getattr(self.model, "results", {})
-            for name in [name for name in HEADLINES if name in results]:
-                shown = format_estimate(results[name], percent=name.endswith(("accuracy", "tpr_at_1e-6")))
-                print(f"{name}: {shown}, n = {results[name].n:,}")
-            print(self.run_dir)
+            if isinstance(logger, WandbLogger):
+                if training is not None:
+                    told = {f"training/{name}": value for name, value in training.to_json().items()}
+                    logger.experiment.summary.update(told)
+                logger.experiment.finish()  # so that its file is whole
+        results = getattr(self.model, "results", {})
+        for name in [name for name in HEADLINES if name in results]:
+            shown = format_estimate(results[name], percent=name.endswith(("accuracy", "tpr_at_1e-6")))
+            conditions = f"; {fdr_conditions(results)}" if name == "test/fdr" else ""
+            print(f"{name}: {shown}, n = {results[name].n:,}{conditions}")
+        if (finding := trivial_finding(results)) is not None:
+            print(finding)
+        for warning in warnings_of(results, training):
+            print(f"warning: {warning}")
+        print(self.run_dir)
 
     def record(self) -> None:
         """Write down what is run, once, on the first process, where there is a run folder."""
@@ -285,3 +300,7 @@ class FrameworkCLI(LightningCLI):
                 "packages": {package: version(package) for package in PACKAGES},
             },
         )
+
+
+def _attribution_reports() -> list[Callback]:
+    return [TrivialBaselines(), EvaluationReport()]  # the first adds to what the second writes

@@ -3,6 +3,7 @@
 from lightning_modules.metrics.attribution import (
     attribution_estimates,
     attribution_metrics,
+    balanced_accuracy,
     estimates_from_confusion,
     scalars,
 )
@@ -19,27 +20,38 @@ from lightning_modules.metrics.intervals import (
     Estimate,
     clopper_pearson,
     mean_and_std,
-    over_seeds,
     proportion,
     wilson,
 )
+from lightning_modules.metrics.seed_accuracy import SeedAccuracy
+from lightning_modules.metrics.trivial_features import (
+    TRIVIAL_FEATURES,
+    best_trivial,
+    trivial_accuracies,
+    trivial_features,
+)
 
 __all__ = [
+    "TRIVIAL_FEATURES",
     "CrossEntropy",
     "Estimate",
     "FrechetDistanceRatio",
     "FrechetImageDistance",
     "GaussianFactor",
+    "SeedAccuracy",
     "attribution_estimates",
     "attribution_metrics",
+    "balanced_accuracy",
+    "best_trivial",
     "clopper_pearson",
     "estimates_from_confusion",
     "frechet_distance",
     "frechet_distance_of_features",
     "mean_and_std",
-    "over_seeds",
     "pairwise_frechet",
     "proportion",
     "scalars",
+    "trivial_accuracies",
+    "trivial_features",
     "wilson",
 ]

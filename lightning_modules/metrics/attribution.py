@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -112,7 +112,7 @@ def estimates_from_confusion(
     chance, majority = 1 / k, max(support) / total
     found = {
         "accuracy": proportion(sum(correct), total, confidence, chance=chance, majority=majority),
-        "accuracy_macro": _macro(correct, support, class_names, confidence),
+        "accuracy_macro": balanced_accuracy(correct, support, class_names, confidence),
     }
     for name, right, n in zip(class_names, correct, support, strict=True):
         found[f"recall/{name}"] = proportion(right, n, confidence)
@@ -123,8 +123,25 @@ def estimates_from_confusion(
     return found
 
 
-def _macro(correct: list[int], support: list[int], class_names: Sequence[str], confidence: float) -> Estimate:
-    """Mean recall over the sources that have images; the others are named in the details."""
+def balanced_accuracy(
+    correct: Sequence[float],
+    support: Sequence[int],
+    class_names: Sequence[str],
+    confidence: float = 0.95,
+    **details: Any,
+) -> Estimate:
+    """Mean recall over the sources that have images; the others are named in the details.
+
+    Args:
+        correct: images of each source that were named rightly; fractions where a tie counts in part.
+        support: images of each source.
+        class_names: the sources.
+        confidence: nominal coverage of the interval, MOVER of Wilson's (see `estimates_from_confusion`).
+        **details: what else belongs beside the number.
+
+    Raises:
+        ValueError: no source has images.
+    """
     recalls, below, above = [], [], []
     for right, n in zip(correct, support, strict=True):
         if n:
@@ -133,14 +150,11 @@ def _macro(correct: list[int], support: list[int], class_names: Sequence[str], c
             below.append((right / n - low) ** 2)
             above.append((high - right / n) ** 2)
     k = len(recalls)
+    if not k:
+        raise ValueError("found no image of any source; a mean recall needs at least one")
     mean = math.fsum(recalls) / k
     low, high = mean - math.sqrt(math.fsum(below)) / k, mean + math.sqrt(math.fsum(above)) / k
     absent = [name for name, n in zip(class_names, support, strict=True) if not n]
-    return Estimate(
-        mean,
-        low,
-        high,
-        sum(support),
-        f"wilson (mover) {percent(confidence)}",
-        {"absent": absent} if absent else {},
-    )
+    if absent:
+        details["absent"] = absent
+    return Estimate(mean, low, high, sum(support), f"wilson (mover) {percent(confidence)}", details)

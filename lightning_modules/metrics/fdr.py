@@ -10,11 +10,15 @@ distance, higher = more separable) without printing a formula. The one used here
 - `inter` = mean over unordered pairs of classes of the distance between the first halves of the two;
 - FDR = mean of `inter / intra` over `seeds` random halvings.
 
-FDR depends on n and d: both are reported beside it, and only equal ones compare.
+FDR depends on n and d: both are reported beside it, and only equal ones compare. Where sources differ at all, it grows
+with n without bound (`intra` is then mostly the bias, of order 1 / n), so a large FDR says nothing of how many single
+images are told apart. What it has to be compared with is its *null*: the same features with their labels shuffled, one
+halving per shuffle, near 1 at any n.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -41,12 +45,13 @@ class FrechetDistanceRatio(Metric):
         seeds: how many random halvings are averaged.
         seed: experiment seed the halvings are keyed by.
         samples_per_half: n of every distance; by default half the smallest class.
+        shuffles: how often labels are shuffled for the null; None for 20, down to 5 where the distances take long.
         class_names: names for error messages; by default the labels.
         confidence: nominal coverage of the interval of `estimate`.
         **kwargs: arguments of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: fewer than two classes, no halving, or names that do not fit.
+        ValueError: fewer than two classes, no halving, a single shuffle, or names that do not fit.
     """
 
     is_differentiable = False
@@ -64,6 +69,7 @@ class FrechetDistanceRatio(Metric):
         *,
         seed: int = 0,
         samples_per_half: int | None = None,
+        shuffles: int | None = None,
         class_names: Sequence[str] | None = None,
         confidence: float = 0.95,
         **kwargs: Any,
@@ -77,17 +83,21 @@ class FrechetDistanceRatio(Metric):
             raise ValueError(f"seeds is {seeds}; expected at least 1 random halving")
         if samples_per_half is not None and samples_per_half < 2:
             raise ValueError(f"samples_per_half is {samples_per_half}; a covariance needs at least 2")
+        if shuffles is not None and shuffles < 2:
+            raise ValueError(f"shuffles is {shuffles}; a range needs at least 2")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"found {len(class_names)} class names for {num_classes} classes; expected one each")
         self.num_classes = num_classes
         self.seeds = seeds
         self.seed = seed
         self.samples_per_half = samples_per_half
+        self.shuffles = shuffles
         self.class_names = (
             list(class_names) if class_names is not None else [str(label) for label in range(num_classes)]
         )
         self.confidence = confidence
         self._replicates: list[tuple[float, float]] = []  # (inter, intra) of each halving, filled by compute
+        self._null: list[float] = []  # ratio of each shuffle, likewise
         self._shape = (0, 0, 0)  # n, d and number of images, filled by compute
         self.add_state("features", default=[], dist_reduce_fx="cat")
         self.add_state("labels", default=[], dist_reduce_fx="cat")
@@ -127,16 +137,17 @@ class FrechetDistanceRatio(Metric):
         n = self._half_size([len(rows) for rows in by_class])
         self._replicates = []
         for halving in range(self.seeds):
-            first, second = [], []
+            halves = []
             for label, rows in enumerate(by_class):
                 order = np.random.default_rng([self.seed, halving, label]).permutation(len(rows))
-                halves = torch.from_numpy(order[: 2 * n]).to(rows.device)
-                first.append(GaussianFactor.from_features(rows[halves[:n]]))
-                second.append(GaussianFactor.from_features(rows[halves[n:]]))
-            upper = torch.triu_indices(self.num_classes, self.num_classes, offset=1)
-            inter = pairwise_frechet(first)[upper[0], upper[1]].mean()
-            intra = torch.stack([a.distance(b) for a, b in zip(first, second, strict=True)]).mean()
-            self._replicates.append((inter.item(), intra.item()))
+                halves.append(rows[torch.from_numpy(order[: 2 * n]).to(rows.device)])
+            self._replicates.append(_inter_and_intra(halves))
+        self._null = []
+        for shuffle in range(self.shuffles or _affordable_shuffles(self.num_classes, n, features.shape[1])):
+            # the first 2n of each class after a shuffle of all labels; no label is num_classes, so no key is used twice
+            order = np.random.default_rng([self.seed, shuffle, self.num_classes]).permutation(len(features))
+            chosen = torch.from_numpy(order[: 2 * n * self.num_classes]).to(features.device)
+            self._null.append(_ratio(*_inter_and_intra(features[chosen].chunk(self.num_classes))))
         self._shape = (n, features.shape[1], len(features))
         ratios = [_ratio(inter, intra) for inter, intra in self._replicates]
         device = "cpu" if self.device.type == "mps" else self.device
@@ -173,6 +184,24 @@ class FrechetDistanceRatio(Metric):
         half = student_half_width(std, self.seeds - 1, self.confidence)
         interval = f"delete-half jackknife {percent(self.confidence)}"
         return Estimate(value, max(0.0, value - half), value + half, total, interval, details)
+
+    def null_estimate(self) -> Estimate:
+        """FDR of the same features with shuffled labels: mean and 95 % range over shuffles.
+
+        The range is where the next shuffle's FDR falls with probability `confidence`: Student's, of the logarithms,
+        for a ratio of few distances is skewed. A shuffle's FDR is that of one halving, which varies more than the mean
+        over halvings: an FDR within the range may still be above chance, one above the range is. All processes must
+        call it together, as `compute`.
+        """
+        self.compute()
+        shuffles = len(self._null)
+        value, details = mean_and_std(self._null)[0], {"shuffles": shuffles, "ratio_per_shuffle": self._null}
+        if not all(0 < ratio < math.inf for ratio in self._null):
+            return Estimate(value, None, None, self._shape[2], "none", details)
+        centre, std = mean_and_std([math.log(ratio) for ratio in self._null])
+        half = student_half_width((std or 0.0) * math.sqrt(1 + 1 / shuffles), shuffles - 1, self.confidence)
+        interval = f"range of shuffled labels {percent(self.confidence)}"
+        return Estimate(value, math.exp(centre - half), math.exp(centre + half), self._shape[2], interval, details)
 
     def _sorted(self) -> tuple[Tensor, Tensor]:
         """All features (float64) and labels, ordered by sample index, after the checks that need all of them."""
@@ -236,6 +265,21 @@ class FrechetDistanceRatio(Metric):
             self.labels = [torch.empty(0, dtype=torch.long, device=self.device)]
             self.index = [torch.empty(0, dtype=torch.long, device=self.device)]
         super()._sync_dist(dist_sync_fn, process_group)
+
+
+def _inter_and_intra(halves: Sequence[Tensor]) -> tuple[float, float]:
+    """Mean distance between first halves, and between first and second, of features `(2n, d)` of each class."""
+    first, second = ([GaussianFactor.from_features(rows.chunk(2)[place]) for rows in halves] for place in (0, 1))
+    upper = torch.triu_indices(len(halves), len(halves), offset=1)
+    inter = pairwise_frechet(first)[upper[0], upper[1]].mean()
+    intra = torch.stack([a.distance(b) for a, b in zip(first, second, strict=True)]).mean()
+    return inter.item(), intra.item()
+
+
+def _affordable_shuffles(classes: int, n: int, d: int) -> int:
+    """20 where a shuffle takes seconds, 5 at least: a range of few is wider, but many images make it narrow again."""
+    work = classes * (classes + 1) // 2 * min(n, d) ** 2 * max(n, d)  # multiplications, roughly
+    return max(5, min(20, 10**12 // work))
 
 
 def _ratio(inter: float, intra: float) -> float:

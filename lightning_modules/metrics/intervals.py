@@ -169,17 +169,3 @@ def student_half_width(std_error: float, degrees: int, confidence: float = 0.95)
     """Half the width of a Student-t interval: `t_{degrees, (1 + confidence) / 2} * std_error`."""
     _z(confidence)
     return float(stdtrit(degrees, 0.5 + confidence / 2)) * std_error
-
-
-def over_seeds(values: Sequence[float], confidence: float = 0.95, **details: Any) -> Estimate:
-    """Mean over seeds with a Student-t interval of the mean; `n` counts seeds, `std` and `values` stand in the details.
-
-    Raises:
-        ValueError: no value given.
-    """
-    mean, std = mean_and_std(values)
-    details = {**details, "std": std, "values": list(values)}
-    if std is None:
-        return Estimate(mean, None, None, 1, "none", details)
-    half = student_half_width(std / math.sqrt(len(values)), len(values) - 1, confidence)
-    return Estimate(mean, mean - half, mean + half, len(values), f"student t over seeds {percent(confidence)}", details)

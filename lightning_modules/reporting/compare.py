@@ -13,22 +13,37 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.metrics.intervals import Estimate, mean_and_std
-from lightning_modules.reporting.formatting import MISSING, format_spread
+from lightning_modules.reporting.formatting import MISSING, format_estimate, format_spread
 from lightning_modules.reporting.page import Cell, Details, Section, Summary, Table, render_report
 from lightning_modules.reporting.runs import SEED, Run, read_runs
 
-_MINOR = ("*/recall/*", "*/chance", "*/majority")  # in the CSV, but too many or too constant for a table to read
+_MINOR = (
+    "*/recall/*",
+    "*/chance",
+    "*/majority",
+    "*/fdr_null",
+    "*/trivial/*",
+)  # in the CSV, but too many or too constant for a table to read
+_CAPTION = "Mean ± sample standard deviation over seeds; of one seed alone, its interval over images in brackets."
 _SHARES = ("accuracy", "accuracy_macro", "recall", "chance", "majority")
 _CONDITIONS = ("n_per_half", "d")  # what FDR depends on
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation (None for one seed) of a metric over `seeds` seeds."""
+    """Mean and sample standard deviation (None for one seed) of a metric over `seeds` seeds.
+
+    Attributes:
+        mean: mean over seeds.
+        std: standard deviation over seeds.
+        seeds: number of seeds.
+        single: the estimate itself, whose interval is over images, where there is one seed alone.
+    """
 
     mean: float
     std: float | None
     seeds: int
+    single: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ class Comparison:
             [group.label, len(group.runs), *(_shown(name, group.metrics.get(name), len(group.runs)) for name in names)]
             for group in self.groups
         ]
-        return Table(["experiment", "seeds", *names], rows, "Mean ± sample standard deviation over seeds.", right=names)
+        return Table(["experiment", "seeds", *names], rows, _CAPTION, right=names)
 
     def to_markdown(self, patterns: Sequence[str] | None = None) -> str:
         """`to_table` as a Markdown table, notes below it."""
@@ -97,18 +112,20 @@ class Comparison:
         return "\n".join(lines) + "\n"
 
     def to_csv(self, patterns: Sequence[str] | None = ("*",)) -> str:
-        """One line per group and metric: experiment, differing settings, metric, mean, std, seeds; full precision."""
+        """One line per group and metric: experiment, settings that differ, metric, its spread; full precision."""
         settings = sorted({key for group in self.groups for key in group.settings})
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["experiment", *settings, "metric", "mean", "std", "seeds"])
+        writer.writerow(["experiment", *settings, "metric", "mean", "std", "low", "high", "seeds"])
         for group in self.groups:
             values = [_text(group.settings.get(key)) for key in settings]
             for name in self.metric_names(patterns):
                 if name in group.metrics:
                     spread = group.metrics[name]
                     std = "" if spread.std is None else repr(spread.std)
-                    writer.writerow([group.label, *values, name, repr(spread.mean), std, spread.seeds])
+                    ends = [spread.single.low, spread.single.high] if spread.single is not None else [None, None]
+                    shown = ["" if end is None else repr(end) for end in ends]
+                    writer.writerow([group.label, *values, name, repr(spread.mean), std, *shown, spread.seeds])
         return text.getvalue()
 
     def write_html(self, path: Path, patterns: Sequence[str] | None = None) -> None:
@@ -158,7 +175,7 @@ def compare_runs(run_folders: Iterable[Path | str]) -> Comparison:
     for runs, label in zip(members, _labels(members, differing), strict=True):
         settings = {key: runs[0].settings.get(key) for key in differing}
         compared.append(Group(label, settings, sorted(runs, key=lambda run: run.seed), _spreads(runs)))
-    return Comparison(compared, notes + _condition_notes(members))
+    return Comparison(compared, notes + _condition_notes(members) + _training_notes(members))
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -190,10 +207,11 @@ def _short(key: str, keys: Sequence[str]) -> str:
 def _spreads(runs: Sequence[Run]) -> dict[str, Spread]:
     spreads = {}
     for name in sorted({name for run in runs for name in run.metrics}):
-        values = [run.metrics[name].value for run in runs if name in run.metrics]
-        values = [value for value in values if not math.isnan(value)]  # a recall without images, for instance
-        if values:
-            spreads[name] = Spread(*mean_and_std(values), len(values))
+        found = [run.metrics[name] for run in runs if name in run.metrics]
+        found = [estimate for estimate in found if not math.isnan(estimate.value)]  # a recall without images, say
+        if found:
+            spread = mean_and_std([estimate.value for estimate in found])
+            spreads[name] = Spread(*spread, len(found), found[0] if len(found) == 1 else None)
     return spreads
 
 
@@ -213,6 +231,16 @@ def _condition_notes(members: Sequence[Sequence[Run]]) -> list[str]:
     return notes
 
 
+def _training_notes(members: Sequence[Sequence[Run]]) -> list[str]:
+    """A warning for each run whose weights are those of an unfinished training."""
+    return [
+        f"{run.folder} is of an unfinished training: the weights are those after {run.training.progress}."
+        for runs in members
+        for run in runs
+        if run.training is not None and not run.training.finished
+    ]
+
+
 _NONE = Estimate(0.0, None, None, 0, "none")
 
 
@@ -225,7 +253,11 @@ def _equal(first: Mapping[str, Estimate], second: Mapping[str, Estimate]) -> boo
 def _shown(name: str, spread: Spread | None, seeds: int) -> str:
     if spread is None:
         return MISSING
-    text = format_spread(spread.mean, spread.std, percent=any(part in _SHARES for part in name.split("/")))
+    share = any(part in _SHARES for part in name.split("/"))
+    if spread.single is not None:
+        text = format_estimate(spread.single, percent=share)
+    else:
+        text = format_spread(spread.mean, spread.std, percent=share)
     return text if spread.seeds == seeds else f"{text} ({spread.seeds} of {seeds} seeds)"
 
 

@@ -60,9 +60,10 @@ class Headline:
 
 @dataclass(frozen=True)
 class Summary:
-    """The top of the page: a sentence or two, and the headline numbers."""
+    """The top of the page: a sentence or two, what a reader must not miss, and the headline numbers."""
 
     text: str = ""
+    warnings: Sequence[str] = field(default=(), kw_only=True)
     headlines: Sequence[Headline] = ()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.findings import TrainingState
 from lightning_modules.reporting.run_files import METRICS_FILE, read_metrics
 
 SEED = "seed_everything"
@@ -32,6 +33,7 @@ class Run:
         seed: `seed_everything` of its config, with the module's own seed behind it where that is another.
         settings: every other setting by dotted key, less the paths of the run itself.
         metrics: its `metrics.json`.
+        training: how far the training of its weights had come; None where it does not say.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class Run:
     seed: str
     settings: Mapping[str, Any]
     metrics: Mapping[str, Estimate]
+    training: TrainingState | None = None
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -76,10 +79,11 @@ def _read(folder: Path) -> Run:
     flat = _flat(config)
     settings = {key: value for key, value in flat.items() if not _of_run_alone(key)}
     seeds = list(dict.fromkeys(str(flat[key]) for key in _SEEDS if key in flat)) or ["none"]
-    name = ""
+    provenance = {}
     if (folder / "provenance.json").is_file():
-        name = str(json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("experiment", ""))
-    return Run(folder, name, "/".join(seeds), settings, read_metrics(folder))
+        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    training = TrainingState.from_json(provenance.get("training"))
+    return Run(folder, str(provenance.get("experiment", "")), "/".join(seeds), settings, read_metrics(folder), training)
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors.torch import save as save_safetensors
 from tqdm import tqdm
 
 from lightning_modules import zoo
+from lightning_modules.callbacks.training_record import read_training_state
 from lightning_modules.common.files import PlaceError, check_folder
 from lightning_modules.common.shipped import program
 from lightning_modules.generators.bundled import MANIFEST_NAME, WEIGHTS_FOLDER, load_bundled
@@ -51,6 +53,8 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, images: int = 0, licenc
         raise FileNotFoundError(f"found no {config_path}; give last.ckpt in the checkpoints/ of a run of train.py")
     config = yaml.safe_load(config_path.read_text())
     module = load_training(config["model"]["class_path"], checkpoint)
+    if (training := read_training_state(checkpoint)) is not None and training.warning is not None:
+        print(f"warning: {training.warning}", file=sys.stderr)
     out.mkdir(parents=True, exist_ok=True)
 
     entry: dict[str, Any] = {

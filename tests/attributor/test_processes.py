@@ -34,7 +34,14 @@ def test_wandb_is_offline_unless_asked_and_gets_metrics_figures_and_report(train
     (record,) = offline.glob("run-*.wandb")
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(record)]
     summary = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout
-    for metric in ("test/accuracy", "test/accuracy/low", "test/fdr", "test/control/raw/accuracy"):
+    metrics = (
+        "test/accuracy",
+        "test/fdr",
+        "test/fdr_null",
+        "test/control/raw/accuracy",
+        "test/trivial/spectrum/accuracy",
+    )
+    for metric in (*metrics, *(f"{name}/low" for name in metrics), "training/epochs", "training/max_epochs"):
         assert f'"{metric}"' in summary
     media = {path.name.split("_")[0] for path in (offline / "files" / "media" / "images" / "test").iterdir()}
     assert {"confusion", "artifacts", "tsne"} <= media

@@ -11,8 +11,9 @@ from scipy.stats import fisher_exact
 
 from datamodules.gm import GMDataModule
 from datamodules.gm_index import audit
-from datamodules.gm_index.audit import audit_formats, balanced_vote, cross_fitted_accuracy, permutation_p_value
+from datamodules.gm_index.audit import audit_formats, balanced_vote, cross_fitted_votes, permutation_p_value
 from datamodules.gm_index.pixel_path import PixelPath
+from datamodules.gm_index.plan import Plan
 from datamodules.gm_index.problems import GMDataError
 
 
@@ -191,9 +192,34 @@ def test_votes_against_brute_force():
     recalls = [np.mean([vote[v] == k for v in values[sources == k]]) for k in range(3)]
     assert balanced_vote(counts) == pytest.approx(np.mean(recalls))
     half = np.arange(300) < 150
-    accuracies = []
+    named = [0, 0, 0]
     for learn in (half, ~half):
         vote = {v: max(range(3), key=lambda k, v=v: np.mean(values[learn & (sources == k)] == v)) for v in range(4)}
-        scored = ~learn
-        accuracies.append(np.mean([np.mean([vote[v] == k for v in values[scored & (sources == k)]]) for k in range(3)]))
-    assert cross_fitted_accuracy(values, sources, half) == pytest.approx(np.mean(accuracies))
+        for value, source in zip(values[~learn], sources[~learn], strict=True):
+            named[source] += vote[value] == source
+    assert cross_fitted_votes(values, sources, half).tolist() == named
+
+
+def test_the_plan_keeps_what_the_audit_found_of_every_attribute_that_varies(tmp_path):
+    """Leaks or not, with the counts that an interval is made of; on every process."""
+    write_source(tmp_path, "real-x", 40, suffix="jpg")
+    write_source(tmp_path, "gan-a", 30)
+    first, second = (GMDataModule(root=str(tmp_path), format_audit="warn") for _ in range(2))
+    with pytest.warns(UserWarning, match="can be told apart"):
+        first.prepare_data()
+    second._plan = Plan.read(second.settings)  # as a process that is not the first one does
+    assert first.file_audit == second.file_audit
+    found = {leak.attribute: leak for leak in second.file_audit}
+    assert found["file format"].named == [30, 40]
+    assert found["file format"].images == [30, 40]
+    assert "file format: names the source with accuracy 1.000" in second.describe()["file attributes"]
+
+
+def test_a_plan_says_that_files_are_alike_or_not_audited(tmp_path):
+    write_gm(tmp_path)
+    alike, off = GMDataModule(root=str(tmp_path)), GMDataModule(root=str(tmp_path), format_audit="off")
+    for datamodule in (alike, off):
+        datamodule.setup()
+    assert (alike.file_audit, off.file_audit) == ([], None)
+    assert alike.describe()["file attributes"] == "the same in all files"
+    assert off.describe()["file attributes"] == "not audited (format_audit: off)"

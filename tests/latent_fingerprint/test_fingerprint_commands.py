@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tiny_fingerprints import BITS, read_metrics, read_rows, write_config, write
 import evaluate
 import train
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
+from lightning_modules.latent_fingerprint import LatentFingerprint
 
 NEGATIVES = ("unmarked", "wrong_key", "other_generator", "real")
 FEW = ["--data.init_args.test_images=3", "--data.init_args.negative_images=0", "--model.init_args.test_attacks=[]"]
@@ -154,3 +157,40 @@ def test_a_checkpoint_without_fingerprint_is_refused(run, tmp_path, stylegan2):
     with pytest.raises(FingerprintError, match="found a checkpoint without fingerprint"):
         evaluate.main(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "other.ckpt"),
                        "--run_dir", str(tmp_path / "r")])  # fmt: skip
+
+
+def test_a_training_stopped_by_hand_is_called_unfinished_when_tested(stylegan2, tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the second of three epochs; the decoder of the first is tested, and read keys with."""
+    config = write_config(tmp_path, stylegan2, other_generator=None)
+    step = LatentFingerprint.training_step
+
+    def stopped(self, batch, batch_idx):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(LatentFingerprint, "training_step", stopped)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        train.main(["--config", str(config), "--run_dir", str(tmp_path / "run"), "--trainer.max_epochs", "3"])
+    signal.signal(signal.SIGINT, handler)
+    capsys.readouterr()
+    evaluated(tmp_path / "run", tmp_path / "tested", *FEW)
+    told = "Unfinished training: the weights are those after epoch 1 of 3."
+    assert f"warning: {told}" in capsys.readouterr().out.splitlines()
+    assert told in (tmp_path / "tested" / "report.html").read_text()
+    training = json.loads((tmp_path / "tested" / "provenance.json").read_text())["training"]
+    assert (training["epochs"], training["max_epochs"]) == (1, 3)
+
+
+def test_a_finished_training_and_one_of_before_say_nothing_of_the_kind(run, tmp_path, capsys):
+    assert json.loads((run / "provenance.json").read_text())["training"]["epochs"] == 1
+    assert "Unfinished" not in (run / "report.html").read_text()
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    del saved["training"]  # what earlier versions wrote
+    (tmp_path / "old" / "checkpoints").mkdir(parents=True)
+    torch.save(saved, tmp_path / "old" / "checkpoints" / "last.ckpt")
+    shutil.copy(run / "config.yaml", tmp_path / "old" / "config.yaml")
+    evaluated(tmp_path / "old", tmp_path / "tested", *FEW)
+    assert "Unfinished" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "tested" / "provenance.json").read_text())["training"] is None

@@ -10,7 +10,7 @@ import torch
 from gloo_processes import in_processes
 from torch import Tensor
 
-from lightning_modules.metrics.fdr import FrechetDistanceRatio
+from lightning_modules.metrics.fdr import FrechetDistanceRatio, _affordable_shuffles
 
 Data = tuple[Tensor, Tensor, Tensor]
 
@@ -33,16 +33,16 @@ def chunks(whole: Data, sizes: list[int]) -> list[Data]:
     return list(zip(*(tensor.split(sizes) for tensor in whole), strict=True))
 
 
+def gaussian_distance(a: np.ndarray, b: np.ndarray) -> float:
+    s1, s2 = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    shift = a.mean(0) - b.mean(0)
+    return float(shift @ shift + np.trace(s1 + s2 - 2 * np.real(scipy.linalg.sqrtm(s1 @ s2))))
+
+
 def brute_force(whole: Data, classes: int, seeds: int, seed: int) -> tuple[float, float, float]:
     """The definition, spelled out in numpy with scipy's matrix square root."""
     features, labels, index = (tensor.numpy() for tensor in whole)
     features, labels = features[np.argsort(index)].astype(np.float64), labels[np.argsort(index)]
-
-    def distance(a: np.ndarray, b: np.ndarray) -> float:
-        s1, s2 = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-        shift = a.mean(0) - b.mean(0)
-        return float(shift @ shift + np.trace(s1 + s2 - 2 * np.real(scipy.linalg.sqrtm(s1 @ s2))))
-
     n = min(np.bincount(labels)) // 2
     ratios, inters, intras = [], [], []
     for halving in range(seeds):
@@ -52,8 +52,8 @@ def brute_force(whole: Data, classes: int, seeds: int, seed: int) -> tuple[float
             order = np.random.default_rng([seed, halving, label]).permutation(len(rows))
             halves.append((rows[order[:n]], rows[order[n : 2 * n]]))
         pairs = [(i, j) for i in range(classes) for j in range(i)]
-        inters.append(np.mean([distance(halves[i][0], halves[j][0]) for i, j in pairs]))
-        intras.append(np.mean([distance(*pair) for pair in halves]))
+        inters.append(np.mean([gaussian_distance(halves[i][0], halves[j][0]) for i, j in pairs]))
+        intras.append(np.mean([gaussian_distance(*pair) for pair in halves]))
         ratios.append(inters[-1] / intras[-1])
     return float(np.mean(ratios)), float(np.mean(inters)), float(np.mean(intras))
 
@@ -132,6 +132,71 @@ def test_samples_per_half_sets_n():
     assert fdr_of([data()], samples_per_half=10).estimate().details["n_per_half"] == 10
 
 
+# --- the null: labels shuffled
+
+
+def test_null_is_the_ratio_of_shuffled_labels_spelled_out():
+    features, labels, index = data()
+    null = fdr_of([(features, labels, index)], seed=3, shuffles=4).null_estimate()
+    order = np.argsort(index.numpy())
+    n, ratios = int(labels.bincount().min()) // 2, []
+    for shuffle in range(4):
+        drawn = np.random.default_rng([3, shuffle, 3]).permutation(101)
+        halves = features.double().numpy()[order][drawn][: 6 * n].reshape(3, 2, n, 8)
+        inter = np.mean([gaussian_distance(halves[i, 0], halves[j, 0]) for i in range(3) for j in range(i)])
+        ratios.append(inter / np.mean([gaussian_distance(*pair) for pair in halves]))
+    assert null.details["ratio_per_shuffle"] == pytest.approx(ratios, rel=1e-6)
+    assert null.value == pytest.approx(np.mean(ratios), rel=1e-6)
+    # where the fifth falls: Student's t with 3 degrees of freedom, from a printed table, of the logarithms
+    logs = np.log(ratios)
+    assert np.log(null.high) - logs.mean() == pytest.approx(3.1824 * logs.std(ddof=1) * np.sqrt(1.25), rel=1e-4)
+    assert (null.n, null.details["shuffles"], null.interval) == (101, 4, "range of shuffled labels 95%")
+
+
+def test_fdr_of_nothing_lies_within_its_null_and_of_something_above():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(240, 16, generator=generator), torch.arange(240) % 4
+    nothing = fdr_of_four(features, labels)
+    assert nothing.null_estimate().low < nothing.compute() < nothing.null_estimate().high
+    something = fdr_of_four(features + labels[:, None] / 2, labels)
+    assert something.null_estimate().high < something.compute()
+    assert something.null_estimate().value == pytest.approx(1, abs=0.2)
+
+
+def test_null_is_the_same_in_any_order_and_another_with_another_seed():
+    whole = data()
+    null = fdr_of([whole]).null_estimate()
+    shuffle = torch.randperm(101)
+    assert fdr_of(chunks(tuple(tensor[shuffle] for tensor in whole), [1, 50, 50])).null_estimate() == null
+    assert fdr_of([whole], seed=1).null_estimate() != null
+    assert len(set(null.details["ratio_per_shuffle"])) == null.details["shuffles"] == 20
+
+
+def test_fewer_shuffles_where_distances_take_long():
+    assert _affordable_shuffles(8, 60, 2048) == 20
+    assert _affordable_shuffles(8, 400, 2048) == 20
+    assert _affordable_shuffles(15, 1000, 2048) == 5
+
+
+@pytest.mark.slow
+def test_range_of_the_null_holds_the_next_shuffle():
+    inside = []
+    labels = torch.arange(120) % 4
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(40):
+        features = torch.randn(120, 8, generator=generator).relu()
+        null = fdr_of_four(features, labels, seed=trial).null_estimate()
+        others = fdr_of_four(features, labels, seed=1000 + trial, shuffles=40).null_estimate()
+        inside += [null.low <= ratio <= null.high for ratio in others.details["ratio_per_shuffle"]]
+    assert 0.92 <= np.mean(inside) <= 0.98
+
+
+def fdr_of_four(features: Tensor, labels: Tensor, **kwargs: Any) -> FrechetDistanceRatio:
+    metric = FrechetDistanceRatio(4, **kwargs)
+    metric.update(features, labels, torch.arange(len(labels)))
+    return metric
+
+
 @pytest.mark.slow
 def test_interval_covers_the_expected_value():
     values, covered = [], []
@@ -150,8 +215,8 @@ def test_interval_covers_the_expected_value():
 
 
 def _uneven(rank: int, world: int) -> dict[str, Any]:
-    estimate = fdr_of(chunks(chunks(data(), [64, 37])[rank], [30, 34] if rank == 0 else [37])).estimate()
-    return {"value": estimate.value, "low": estimate.low, "n": estimate.n, **estimate.details}
+    metric = fdr_of(chunks(chunks(data(), [64, 37])[rank], [30, 34] if rank == 0 else [37]))
+    return {"fdr": metric.estimate().to_json(), "null": metric.null_estimate().to_json()}
 
 
 def _empty_rank(rank: int, world: int) -> dict[str, Any]:
@@ -186,8 +251,8 @@ def test_processes_without_samples_are_fine(world: int, tmp_path: Path):
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path):
-    estimate = fdr_of([data()]).estimate()
-    expected = {"value": estimate.value, "low": estimate.low, "n": 101, **estimate.details}
+    metric = fdr_of([data()])
+    expected = {"fdr": metric.estimate().to_json(), "null": metric.null_estimate().to_json()}
     assert in_processes(_uneven, 2, tmp_path) == [expected, expected]
 
 
@@ -235,6 +300,7 @@ def test_labels_out_of_range_are_named():
         ({"num_classes": 1}, "at least 2 classes"),
         ({"num_classes": 2, "seeds": 0}, "at least 1"),
         ({"num_classes": 2, "samples_per_half": 1}, "at least 2"),
+        ({"num_classes": 2, "shuffles": 1}, "a range needs at least 2"),
         ({"num_classes": 2, "class_names": ["real"]}, "1 class names for 2"),
     ],
 )
@@ -254,3 +320,11 @@ def test_collapsed_classes_are_infinitely_far_apart():
     metric.update(labels[:, None].float().expand(40, 3), labels, torch.arange(40))
     assert metric.compute().item() == float("inf")
     assert metric.estimate().to_json()["value"] is None
+    assert metric.null_estimate().value > 0  # of mixed classes, which have not collapsed
+
+
+def test_features_that_are_all_equal_have_no_range():
+    metric = FrechetDistanceRatio(2)
+    metric.update(torch.ones(40, 3), torch.arange(40) % 2, torch.arange(40))
+    null = metric.null_estimate()
+    assert (null.low, null.high, null.interval) == (None, None, "none")

@@ -11,7 +11,6 @@ from lightning_modules.metrics.intervals import (
     Estimate,
     clopper_pearson,
     mean_and_std,
-    over_seeds,
     proportion,
     wilson,
 )
@@ -69,15 +68,6 @@ def test_mean_and_std_agree_with_numpy():
     assert mean_and_std([0.5]) == (0.5, None)
     with pytest.raises(ValueError, match="no value"):
         mean_and_std([])
-
-
-def test_over_seeds_is_the_t_interval():
-    values = [0.71, 0.74, 0.69]
-    expected = scipy.stats.t.interval(0.95, 2, loc=np.mean(values), scale=scipy.stats.sem(values))
-    found = over_seeds(values)
-    assert (found.low, found.high) == pytest.approx(expected)
-    assert (found.n, found.details["values"]) == (3, values)
-    assert over_seeds([0.5]).low is None
 
 
 def test_estimate_goes_to_json_and_back():

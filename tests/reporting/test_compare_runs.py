@@ -13,7 +13,8 @@ import yaml
 
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.compare import compare_runs
-from lightning_modules.reporting.run_files import write_metrics
+from lightning_modules.reporting.findings import TrainingState
+from lightning_modules.reporting.run_files import write_json, write_metrics
 
 
 def run(
@@ -108,7 +109,8 @@ def test_markdown_reads_back(tmp_path: Path):
     assert lines[0] == "| experiment | seeds | test/accuracy | test/fdr |"
     assert lines[1] == "|---|---:|---:|---:|"
     assert lines[2] == "| view=artifact | 2 | 71.0 ± 1.4\u00a0% | 7.10 ± 0.14 |"
-    assert lines[3] == "| view=a\\|b | 1 | 50.0\u00a0% | 5.00 |"
+    # of one seed, the interval over images
+    assert lines[3] == "| view=a\\|b | 1 | 50.0\u00a0% (0.0 to 100.0\u00a0%) | 5.00 |"
 
 
 def test_csv_holds_every_metric_in_full_precision(tmp_path: Path):
@@ -119,7 +121,9 @@ def test_csv_holds_every_metric_in_full_precision(tmp_path: Path):
     row = next(row for row in rows if row["metric"] == "test/accuracy" and row["model.init_args.view"] == "artifact")
     assert float(row["mean"]) == math.fsum([1 / 3, 2 / 7]) / 2
     assert float(row["std"]) == pytest.approx(np.std([1 / 3, 2 / 7], ddof=1), rel=1e-15)
-    assert next(row for row in rows if row["model.init_args.view"] == "raw")["std"] == ""
+    assert (row["low"], row["high"]) == ("", "")  # two seeds: a spread
+    alone = next(row for row in rows if row["metric"] == "test/accuracy" and row["model.init_args.view"] == "raw")
+    assert (alone["std"], float(alone["low"]), float(alone["high"])) == ("", 0.0, 1.0)
 
 
 def test_metrics_can_be_chosen(tmp_path: Path):
@@ -172,3 +176,12 @@ def test_folders_that_are_no_runs_are_all_named(tmp_path: Path):
     assert "good" not in message
     with pytest.raises(ValueError, match="name at least one"):
         compare_runs([])
+
+
+def test_runs_of_unfinished_trainings_are_named(tmp_path: Path):
+    finished, unfinished, unknown = (run(tmp_path / name, 0.7, seed=seed) for seed, name in enumerate("abc"))
+    for folder, epochs in ((finished, 10), (unfinished, 3)):
+        state = TrainingState(epochs, 10, 60 * epochs, -1, False)
+        write_json(folder / "provenance.json", {"experiment": "e", "training": state})
+    (note,) = compare_runs([finished, unfinished, unknown]).notes
+    assert note == f"{unfinished} is of an unfinished training: the weights are those after epoch 3 of 10."

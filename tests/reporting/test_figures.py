@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_modules.metrics.intervals import Estimate, over_seeds, proportion
+from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.reporting.figures import (
     ArtifactRow,
     artifact_rows,
@@ -155,14 +155,19 @@ def test_bars_show_value_interval_and_chance():
     assert clipped(figure) == []
 
 
-def test_methods_show_their_seeds():
-    methods = {"artifact": over_seeds([0.7, 0.72, 0.74]), "raw image": over_seeds([0.5, 0.5, 0.56])}
+def test_methods_show_their_seeds_and_the_interval_over_images():
+    def method(values):
+        mean = sum(values) / len(values)
+        return Estimate(mean, mean - 0.1, mean + 0.1, 960, "wilson over images 95%", {"values": values})
+
+    methods = {"artifact": method([0.7, 0.72, 0.74]), "raw image": method([0.5, 0.5, 0.56]), "alone": method([0.4])}
     figure = method_accuracy(methods, chance=0.2, highlight=["artifact"])
     axes = figure.axes[0]
     dots = [patch.get_offsets()[:, 0].tolist() for patch in axes.collections if isinstance(patch, PathCollection)]
-    assert dots == [[0.7, 0.72, 0.74], [0.5, 0.5, 0.56]]
+    assert dots == [[0.7, 0.72, 0.74], [0.5, 0.5, 0.56], []]  # one seed is the bar itself
     assert axes.patches[0].get_facecolor() != axes.patches[1].get_facecolor()
-    assert "3 seeds" in axes.get_xlabel()
+    assert "whiskers: Wilson over images 95%, n = 960; dots: single seeds" in axes.get_xlabel()
+    assert "dots" not in method_accuracy({"alone": method([0.4])}).axes[0].get_xlabel()
 
 
 def test_no_bars_are_refused():

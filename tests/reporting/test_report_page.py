@@ -201,3 +201,16 @@ def test_undefined_numbers_are_dashes():
     headline = Headline.of("Recall", Estimate(float("nan"), None, None, 0, "none"), percent=True)
     assert (headline.value, headline.note) == ("–", "n\u00a0=\u00a00")
     assert Table(["a"], [[None]]).shown == [[("–", "")]]
+
+
+def test_warnings_stand_above_the_numbers(tmp_path: Path):
+    told = f"Unfinished training.{EVIL}"
+    path = tmp_path / "report.html"
+    summary = Summary("Six sources.", [Headline("Accuracy", "71.3 %")], warnings=[told])
+    render_report(path, title="t", summary=summary, sections=[])
+    page = Page(path.read_text())
+    (warning,) = [attributes for attributes in page.all("p") if attributes.get("class") == "warning"]
+    assert warning["role"] == "note"
+    assert page.text.index(told) < page.text.index("71.3 %")
+    render_report(path, title="t", summary=Summary("Six sources."), sections=[])
+    assert "Unfinished" not in path.read_text()

@@ -56,6 +56,7 @@ def _bars(estimates: Mapping[str, Estimate], colours: Sequence[str], chance: flo
             axes.errorbar(estimate.value, place, xerr=reach, color=INK, capsize=3, linewidth=1.2, zorder=4)
             end = max(end, estimate.high)
         values = estimate.details.get("values", [])
+        values = values if len(values) > 1 else []  # one seed is the bar itself
         axes.scatter(values, [place] * len(values), s=14, color="white", edgecolor=INK, linewidth=0.8, zorder=5)
         axes.annotate(
             f"{format_percent(estimate.value)}",
@@ -97,5 +98,5 @@ def _support(estimates: Sequence[Estimate]) -> str:
     counts = sorted({estimate.n for estimate in estimates})
     span = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     whiskers = f"whiskers: {' / '.join(intervals)}, " if intervals else ""
-    over_seeds = all("values" in estimate.details for estimate in estimates)
-    return f"{whiskers}{span} seeds, dots: single seeds" if over_seeds else f"{whiskers}n = {span}"
+    dots = "; dots: single seeds" if any(len(estimate.details.get("values", [])) > 1 for estimate in estimates) else ""
+    return f"{whiskers}n = {span}{dots}"

@@ -1,0 +1,124 @@
+"""What a reader must not miss, in whole sentences: the same in the terminal, on the report page and in comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning_modules.metrics import Estimate, best_trivial
+from lightning_modules.reporting.formatting import format_estimate, format_interval, format_number, format_percent
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """How far a training had come when its weights were written.
+
+    Attributes:
+        epochs: finished epochs.
+        max_epochs: epochs asked for; -1 for no limit.
+        steps: finished steps of the optimiser.
+        max_steps: steps asked for; -1 for no limit.
+        stopped: whether a rule of the training itself, such as early stopping, had ended it.
+    """
+
+    epochs: int
+    max_epochs: int
+    steps: int
+    max_steps: int
+    stopped: bool
+
+    @property
+    def finished(self) -> bool:
+        """Whether a limit or a rule of its own had ended it; a training without limits never is."""
+        return (
+            self.stopped
+            or 0 <= self.max_epochs <= self.epochs
+            or (self.max_steps >= 0 and self.max_steps <= self.steps)
+        )
+
+    @property
+    def progress(self) -> str:
+        """`"epoch 3 of 10"`, or `"step 300 of 1,000"` where steps alone are limited."""
+        if self.max_epochs < 0 and self.max_steps >= 0:
+            return f"step {self.steps:,} of {self.max_steps:,}"
+        return f"epoch {self.epochs:,} of {f'{self.max_epochs:,}' if self.max_epochs >= 0 else 'no limit'}"
+
+    @property
+    def warning(self) -> str | None:
+        """What has to be said of weights of an unfinished training; None of those of a finished one."""
+        return None if self.finished else f"Unfinished training: the weights are those after {self.progress}."
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: object) -> TrainingState | None:
+        """The inverse of `to_json`; None for anything else, such as what older files hold."""
+        if not isinstance(entry, dict) or set(entry) != set(cls.__dataclass_fields__):
+            return None
+        return cls(**entry)
+
+
+def fdr_conditions(results: Mapping[str, Estimate]) -> str:
+    """What FDR depends on and what shuffled labels give: `"each distance from 60 images, d = 2,048 ..."`."""
+    fdr, null = results["test/fdr"], results.get("test/fdr_null")
+    facts = fdr.details
+    told = f"each distance from {facts['n_per_half']:,} images, d = {facts['d']:,}, {facts['seeds']} halvings"
+    if null is not None:
+        told += f"; with labels shuffled {format_estimate(null)}"
+    return told
+
+
+def fdr_warning(results: Mapping[str, Estimate]) -> str | None:
+    """What has to be said of an FDR that shuffled labels give as well; None of one above."""
+    fdr, null = results.get("test/fdr"), results.get("test/fdr_null")
+    if fdr is None or null is None or null.high is None or fdr.value > null.high:
+        return None
+    return (
+        f"FDR {format_number(fdr.value)} is what shuffled labels give as well ({format_interval(null)}): with "
+        f"{fdr.details['n_per_half']:,} images a distance, the features do not tell the sources apart."
+    )
+
+
+def trivial_finding(results: Mapping[str, Estimate]) -> str | None:
+    """The best trivial feature, beside chance; None where none was measured."""
+    best = best_trivial(results)
+    if best is None:
+        return None
+    estimate = best[1]
+    return (
+        f"best trivial feature ({estimate.details['what']}): {format_estimate(estimate, percent=True)}, "
+        f"n = {estimate.n:,}, chance {format_percent(estimate.details['chance'])}"
+    )
+
+
+def trivial_warning(results: Mapping[str, Estimate]) -> str | None:
+    """What has to be said of an attributor that a trivial feature comes up to; None of one that is above all of them.
+
+    Compared is the mean accuracy over sources, which that of trivial features is too; a feature comes up to it where
+    its value is not below the interval.
+    """
+    best, own = best_trivial(results), results.get("test/accuracy_macro")
+    if best is None or own is None or own.low is None or best[1].value < own.low:
+        return None
+    estimate = best[1]
+    above = own.high is not None and estimate.value > own.high
+    what = estimate.details["what"]
+    reader = f"a vote on the files' {what}" if estimate.details.get("file") else f"logistic regression on {what}"
+    return (
+        f"A trivial feature {'beats' if above else 'comes up to'} the attributor: {reader} reaches "
+        f"{format_percent(estimate.value)}, the attributor {format_estimate(own, percent=True)} (mean over sources). "
+        "What the attributor has learned may be no more than that."
+    )
+
+
+def warnings_of(results: Mapping[str, Estimate], training: TrainingState | None) -> list[str]:
+    """Everything that has to be said of a test, most important first."""
+    told = [
+        training.warning if training is not None else None,
+        trivial_warning(results),
+        fdr_warning(results),
+    ]
+    return [sentence for sentence in told if sentence is not None]
