@@ -124,6 +124,12 @@ class Attributor(pl.LightningModule):
             return {"main": main, "control": main}
         return {"main": main, "control": choose_network(settings["control_network"], settings["stem"], size)}
 
+    @property
+    def network_names(self) -> dict[str, str]:
+        """Settings `network`, `stem` and `control_network` with what was chosen in place of `auto`."""
+        (network, stem), (control, _) = self.chosen_networks["main"], self.chosen_networks["control"]
+        return {"network": network, "stem": stem, "control_network": control}
+
     def _build(
         self, sources: list[str], image_size: tuple[int, int], chosen: dict[str, tuple[str, str]], weights: str
     ) -> None:
@@ -149,8 +155,14 @@ class Attributor(pl.LightningModule):
         self.control_recipe = recipe_for(control, settings["weights"] if same else "none")
         self.train_accuracy = MulticlassAccuracy(k, average="micro")
         self.val_metrics, self.test_metrics = attribution_metrics(k, "val/"), attribution_metrics(k, "test/")
+        # networks of one kind by what they see: rows that compare; without any control there is nothing to compare
+        self.rows_of_controls: dict[str, list[str]] = {}
+        if self.networks.controls and same:
+            self.rows_of_controls[settings["view"]] = [MAIN]
+        for name, view in self.networks.controls.items():
+            self.rows_of_controls.setdefault(view, []).append(name)
         self.control_accuracy = nn.ModuleDict(
-            {view: SeedAccuracy(settings["control_seeds"]) for view in self.networks.controls.values()}
+            {view: SeedAccuracy(len(names)) for view, names in self.rows_of_controls.items()}
         )
         self.fdr = FrechetDistanceRatio(
             k, seeds=settings["fdr_halvings"], seed=settings["model_seed"], class_names=sources
@@ -297,8 +309,8 @@ class Attributor(pl.LightningModule):
         self.log_dict(scalars(self.test_metrics), on_epoch=True, batch_size=len(labels))
         self.fdr.update(features, labels, batch["index"])
         for view, metric in self.control_accuracy.items():
-            names = [name for name, seen in self.networks.controls.items() if seen == view]
-            metric.update(torch.stack([outputs[name][0].argmax(dim=1) for name in names]), labels)
+            predicted = [outputs[name][0].argmax(dim=1) for name in self.rows_of_controls[view]]
+            metric.update(torch.stack(predicted), labels)
         shown = {"image": batch["image"], "nearest_image": views["nearest"], "artifact": views["artifact"]}
         return {"label": labels, "features": features, **shown, **self._columns(batch, logits, distance)}
 

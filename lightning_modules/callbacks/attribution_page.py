@@ -252,7 +252,7 @@ def _trivial_section(shown: AttributionResults) -> Section:
 
 def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
     controls = _controls(shown)
-    network, seeds = shown.settings["control_network"], shown.settings["control_seeds"]
+    network = shown.settings["control_network"]
     over_images, over_seeds = "mean accuracy (95 % over images)", "std over seeds"
     rows = [
         [view, estimate, estimate.details["std"], estimate.details["seeds"], estimate.n]
@@ -277,8 +277,8 @@ def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
             ),
         ],
         intro=(
-            f"The same network ({network}, {seeds} initialisations each) on {len(controls)} views of the same images, "
-            "trained in the same steps. If the raw image does as well as the artifact, the nearest real adds nothing "
+            f"The same network ({network}) on {len(controls)} views of the same images, trained by the same recipe in the "
+            "same steps. If the raw image does as well as the artifact, the nearest real adds nothing "
             "here; if the difference to a random real does as well, it need not be the nearest."
         ),
     )

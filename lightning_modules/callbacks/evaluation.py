@@ -82,7 +82,7 @@ class EvaluationReport(Callback):
                 features=torch.stack([features[index][1] for index in sorted(features)]),
                 labels=[features[index][0] for index in sorted(features)],
                 examples=examples,
-                settings=dict(pl_module.hparams),
+                settings={**pl_module.hparams, **pl_module.network_names},  # type: ignore[dict-item]
                 data=trainer.datamodule.describe(),  # type: ignore[attr-defined]
                 training=training_behind(trainer),
             )
