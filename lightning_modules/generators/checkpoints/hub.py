@@ -68,12 +68,18 @@ class Fetched:
     Attributes:
         path: of the file or folder in the cache.
         name: the checkpoint's, with the commit as its revision: it gives the same files for ever.
-        note: where it was found, for a report.
+        cached: whether it is the copy in the cache, since the hub was not reached.
     """
 
     path: Path
     name: HubName
-    note: str
+    cached: bool
+
+    @property
+    def note(self) -> str:
+        """Where it was found, for a report."""
+        where = "the cache, since the hub was not reached" if self.cached else "the hub or its cache"
+        return f"hub: {self.name.repository} at revision {self.name.revision}, from {where}"
 
 
 @dataclass(frozen=True)
@@ -124,12 +130,8 @@ def fetch(name: HubName, options: Collection[str] = ()) -> Fetched:
         _require_prompts(name, listing.names, options)
     place = listing.cached or _download(name, [*small, *large])
     commit = listing.commit if listing.cached else place.name
-    where = "the cache, since the hub was not reached" if listing.cached else "the hub or its cache"
-    return Fetched(
-        place if file is None else place / file,
-        HubName(name.repository, commit, file),
-        f"hub: {name.repository} at revision {commit}, from {where}",
-    )
+    path = place if file is None else place / file
+    return Fetched(path, HubName(name.repository, commit, file), listing.cached is not None)
 
 
 def _download(name: HubName, files: Sequence[str]) -> Path:
@@ -141,7 +143,8 @@ def _download(name: HubName, files: Sequence[str]) -> Path:
         return Path(snapshot_download(name.repository, revision=name.revision, allow_patterns=patterns))
     except Exception as error:  # as in `_listed`; a full disk as well
         raise CheckpointError(
-            f"{name}: found no way to the end of the download ({_reason(error)}); repeat it, what is there is kept"
+            f"{name}: found a download that stopped ({_reason(error)}), expected {len(files)} files; run the command "
+            "again, what was fetched is kept"
         ) from error
 
 

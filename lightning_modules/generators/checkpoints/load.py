@@ -101,7 +101,9 @@ def _read(path: str | Path, kind: str, options: Mapping[str, Any]) -> tuple[Stor
     except CheckpointError as error:
         if isinstance(found, Path):
             raise
-        raise CheckpointError(f"{found.name}: {str(error).removeprefix(f'{place.name}: ')}") from error
+        said = str(error).removeprefix(f"{place.name}: ")
+        copy = " (in the cached copy, since the hub was not reached)" if found.cached else ""
+        raise CheckpointError(f"{found.name}: {said}{copy}") from error
     if kind not in ("auto", stored.kind):
         raise CheckpointError(
             f"{place.name}: found a {stored.kind} generator, expected {kind}; give kind auto or {stored.kind}"

@@ -25,12 +25,13 @@ class Hub:
     Attributes:
         repositories: of each repository its revisions and their folders; a branch and its commit are two entries.
         fetched: files whose content was sent, as `repository/file`.
+        broken: a file that cannot be fetched.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, Path]] = {}
         self.fetched: list[str] = []
-        self.url = ""
+        self.broken = ""
 
     def publish(self, name: str, folder: Path, branch: str = "main") -> str:
         """Put a folder's present content on a branch; returns the commit."""
@@ -88,6 +89,9 @@ def serving(hub: Hub) -> Iterator[str]:
         def file(self, repo: str, path: Path, name: str, commit: str) -> None:
             if not path.is_file():
                 self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+                return
+            if name == hub.broken:
+                self.answer(403, b"")
                 return
             if self.command == "GET":
                 hub.fetched.append(f"{repo}/{name}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from compvis_checkpoints import GOLDEN, SMALL, compvis_state
+from huggingface_hub import snapshot_download
 from local_hub import Hub, point_client_to, serving
 from public_files import rosinality_state, write_rosinality
 from seeded import seeded_tensor
@@ -101,6 +102,28 @@ def test_cached_copies_work_without_the_hub_and_nothing_else_does(hub, tmp_path)
         ) as e:
             load_generator(name)
         assert "\n" not in str(e.value)
+
+
+def test_a_cached_copy_that_is_not_whole_says_so(hub, tmp_path):
+    hub.publish("some/ldm", write_ldm(tmp_path / "made"))
+    place = Path(snapshot_download("some/ldm", allow_patterns=["*.json"]))
+    hub.stop()
+    message = r"hf://some/ldm@\w+: found no .*in .*vqvae.*\(in the cached copy, since the hub was not reached\)$"
+    with pytest.raises(CheckpointError, match=message):
+        load_generator("some/ldm")
+    assert (place / "unet" / "config.json").is_file()
+
+
+def test_a_download_that_stops_says_what_to_do(hub, tmp_path):
+    folder = write_ldm(tmp_path / "made")
+    hub.publish("some/ldm", folder)
+    hub.broken = f"unet/{WEIGHTS}.safetensors"
+    with pytest.raises(
+        CheckpointError, match=r"hf://some/ldm: found a download that stopped \(.*run the command again"
+    ):
+        load_generator("some/ldm")
+    hub.broken = ""
+    assert load_generator("some/ldm").kind == "latent_diffusion"
 
 
 def test_no_cache_and_no_hub_is_one_line(hub, monkeypatch):
