@@ -72,6 +72,18 @@ def test_other_entries_of_the_manifest_stay(run, tmp_path):
     assert "images" not in read_manifest(tmp_path)["gan-dcgan"]
 
 
+def test_a_generator_of_an_unfinished_training_is_called_that(run, tmp_path, capsys):
+    folder, _ = run
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
+    for epochs, told in ((3, "warning: Unfinished training: the weights are those after epoch 3 of 10.\n"), (10, "")):
+        training = {"epochs": epochs, "max_epochs": 10, "steps": 3 * epochs, "max_steps": -1, "stopped": False}
+        torch.save({**saved, "training": training}, tmp_path / "checkpoints" / "last.ckpt")
+        export(tmp_path / "checkpoints" / "last.ckpt", tmp_path / "out")
+        assert capsys.readouterr().err == told
+
+
 def test_what_cannot_be_exported_is_refused(run, tmp_path):
     folder, _ = run
     checkpoint = folder / "checkpoints" / "last.ckpt"
