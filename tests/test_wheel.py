@@ -68,6 +68,7 @@ def test_it_holds_nothing_else_and_no_module_called_train(wheel):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a dozen processes, each of which imports Lightning
 def test_it_is_usable_from_an_empty_folder(wheel, tmp_path):
     """An environment with the wheel alone; its dependencies are those that this one has, without this checkout."""
     builder = venv.EnvBuilder(with_pip=False, symlinks=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 
 from lightning_modules.cli.messages import run_command
-from lightning_modules.common.shipped import CONSOLE
+from lightning_modules.common.shipped import CONSOLE, program
 from lightning_modules.common.suggest import did_you_mean
 
 TRAIN = "train"
@@ -47,8 +46,7 @@ def run(args: list[str] | None = None, commands: tuple[str, ...] = tuple(COMMAND
         SystemExit: No such command.
     """
     args = sys.argv[1:] if args is None else args
-    started = Path(sys.argv[0]).name if len(commands) == len(COMMANDS) else "evaluate.py"
-    started = "python -m lightning_modules.cli" if started == "__main__.py" else started
+    started = program("test").rpartition(" ")[0]
     if not args or args[0] in ("-h", "--help"):
         print(_usage(started, commands))
         return None

@@ -90,6 +90,9 @@ class FrameworkCLI(LightningCLI):
     def __init__(self, args: list[str] | None, purpose: str) -> None:
         self.purpose = purpose
         self.arguments = sys.argv[1:] if args is None else args
+        offline = choose_wandb_mode()  # also for a WandbLogger of a config's own
+        if offline is not None and purpose in ("train", "test") and os.environ.get("LOCAL_RANK", "0") == "0":
+            sys.stderr.write(f"warning: {offline}\n")
         os.environ.setdefault("WANDB_SILENT", "true")
         try:
             found = with_found_configs(self.arguments)
@@ -238,8 +241,6 @@ class FrameworkCLI(LightningCLI):
         )
 
     def _loggers(self) -> list[Logger]:
-        if (warning := choose_wandb_mode()) is not None and os.environ.get("LOCAL_RANK", "0") == "0":
-            sys.stderr.write(f"warning: {warning}\n")
         return [
             CSVLogger(self.run_dir, name="", version="logs"),
             WandbLogger(
@@ -291,7 +292,7 @@ class FrameworkCLI(LightningCLI):
         write_json(
             self.run_dir / "provenance.json",
             {
-                "command": [Path(sys.argv[0]).name, *self.arguments],
+                "command": [*program(self.purpose).split(), *self.arguments],
                 "purpose": self.purpose,
                 "experiment": self.experiment,
                 "python": platform.python_version(),

@@ -23,11 +23,14 @@ def program(command: str, module: str | None = None) -> str:
         module: what `python -m` runs the same with, where there is such a module.
 
     Returns:
-        `manifold-fingerprints train`, `train.py`, `evaluate.py predict` or `python -m MODULE`.
+        `manifold-fingerprints train` (as a module, `python -m lightning_modules.cli train`), `train.py`,
+        `evaluate.py predict` or `python -m MODULE`.
     """
     started = Path(sys.argv[0]).name
     if started == CONSOLE:
         return f"{CONSOLE} {command}"
+    if Path(sys.argv[0]) == PACKAGE / "cli" / "__main__.py":
+        return f"python -m lightning_modules.cli {command}"
     if module is not None and started != "evaluate.py":
         return f"python -m {module}"
     return "train.py" if command == "train" else f"evaluate.py {command}"
