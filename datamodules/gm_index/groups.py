@@ -132,7 +132,7 @@ def describe_groups(rows: pd.DataFrame, groups: str | None) -> str:
     if sizes.empty:
         return f"{where}: no two images share one"
     return (
-        f"{where}: {len(sizes):,} of several images, {int(sizes.sum()):,} images together, at most "
+        f"{where}: {len(sizes):,} groups of several images, {int(sizes.sum()):,} images together, at most "
         f"{int(sizes.max()):,} in one; {len(rows) - int(sizes.sum()):,} images alone; none in two splits"
     )
 

@@ -220,7 +220,8 @@ def test_no_group_stands_in_two_splits(tmp_path, way):
     assert plan["split"].value_counts().to_dict() == {"train": 51, "test": 15, "val": 6, "manifold": 6}
     where = {"stem": "by stem", "expression": r"by ^(\d+)", "column": "column group of the index file"}[way]
     assert datamodule.describe()["groups"] == (
-        f"{where}: 24 of several images, 72 images together, at most 3 in one; 6 images alone; none in two splits"
+        f"{where}: 24 groups of several images, 72 images together, at most 3 in one; "
+        "6 images alone; none in two splits"
     )
     assert any("12 images left out, of groups whose reals form the manifold" in note for note in datamodule.plan.notes)
     other_process = Plan.read(datamodule.settings)
@@ -235,7 +236,7 @@ def test_names_in_either_unicode_form_are_one_group(tmp_path):
             old = tmp_path / source / f"{number:05d}.png"
             old.rename(tmp_path / source / unicodedata.normalize(form, f"caf\u00e9{number}.png"))
     datamodule = prepared(tmp_path, groups="stem")
-    assert "20 of several images, 40 images together" in datamodule.describe()["groups"]
+    assert "20 groups of several images, 40 images together" in datamodule.describe()["groups"]
 
 
 def test_names_that_an_expression_does_not_fit_are_told(tmp_path):
