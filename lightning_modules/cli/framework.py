@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,13 @@ class FrameworkCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with the run folder's checkpoints and loggers, and write down what was run."""
         if self.ckpt_path is not None:
-            check_overrides(self.ckpt_path, self.purpose, self.model, self.datamodule, self.config)
+            try:
+                check_overrides(self.ckpt_path, self.purpose, self.model, self.datamodule, self.config)
+            except ValueError:
+                if not self.config["run_dir"] and self.keeps_run_folder:
+                    with suppress(OSError):  # an empty one was made for this run; of a resumed one it is full
+                        self.run_dir.rmdir()
+                raise
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
             kwargs["logger"] = False if self.purpose == "predict" else self._loggers()

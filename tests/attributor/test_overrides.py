@@ -99,8 +99,10 @@ def test_an_evaluation_refuses_what_is_not_what_was_trained(trained, override, m
     if message is None:
         FrameworkCLI([*command, *override], purpose=purpose)
     else:
+        command[-2:] = ["--runs_dir", str(tmp_path / "runs")] if purpose == "test" else command[-2:]
         with pytest.raises(ValueError, match=message):
             FrameworkCLI([*command, *override], purpose=purpose)
+        assert not list((tmp_path / "runs").glob("test/*/*"))  # no empty run folder stays
 
 
 def test_a_prediction_to_a_file_of_its_own_makes_no_run_folder(trained, tmp_path, monkeypatch, gm_root):
