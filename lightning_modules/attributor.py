@@ -50,7 +50,7 @@ class Attributor(pl.LightningModule):
     Args:
         embedding: Space of the artifact (``lightning_modules.artifacts.embedding_names()``).
         view: What the attributor sees; other than ``artifact`` makes it a baseline.
-        network: timm model of the attributor, ``small_cnn``, or ``auto``: by the size of the images (``recipes``).
+        network: timm model of the attributor, ``small_cnn`` or ``small_cnn_16``, or ``auto``: by the images' size.
         stem: ``imagenet``, ``small`` or ``patch`` (see ``SourceNetwork``), or ``auto``.
         weights: ``none``, ``imagenet`` or a path.
         input_size: Resize of the network's input, in pixels; None keeps the embedding's.

@@ -1,14 +1,15 @@
 """Networks that name the source: timm backbones and a small CNN, their stems, controls, recipes and schedule."""
 
 from lightning_modules.networks.controlled import MAIN, ControlledNetworks
-from lightning_modules.networks.recipes import AUTO, SMALL_CNN, Recipe, choose_network, recipe_for
+from lightning_modules.networks.recipes import AUTO, Recipe, choose_network, recipe_for
 from lightning_modules.networks.schedule import warmup_cosine
+from lightning_modules.networks.small_cnn import SMALL_CNNS
 from lightning_modules.networks.source_network import STEMS, SourceNetwork
 
 __all__ = [
     "AUTO",
     "MAIN",
-    "SMALL_CNN",
+    "SMALL_CNNS",
     "STEMS",
     "ControlledNetworks",
     "Recipe",

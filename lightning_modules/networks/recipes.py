@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lightning_modules.networks.small_cnn import SMALL_CNNS
+
 AUTO = "auto"
-SMALL_CNN = "small_cnn"
+SMALL_NETWORK = "small_cnn"
 PAPER_NETWORK = "resnet50"
 _SMALL_BELOW, _IMAGENET_STEM_FROM = 64, 128  # pixels of the shorter side
 
@@ -40,13 +42,13 @@ def choose_network(network: str, stem: str, image_size: tuple[int, int]) -> tupl
     """Name and stem of the network, `auto` replaced by what suits images of a size.
 
     Args:
-        network: A timm model, `small_cnn` or `auto`.
+        network: A timm model, a name of `SMALL_CNNS` or `auto`.
         stem: One of `STEMS` or `auto`.
         image_size: (H, W) of the network's input, in pixels.
     """
     shorter = min(image_size)
     if network == AUTO:
-        network = SMALL_CNN if shorter < _SMALL_BELOW else PAPER_NETWORK
+        network = SMALL_NETWORK if shorter < _SMALL_BELOW else PAPER_NETWORK
     if stem == AUTO:
         replaceable = network.startswith(("resnet", "test_resnet"))
         stem = "small" if replaceable and shorter < _IMAGENET_STEM_FROM else "imagenet"
@@ -57,10 +59,10 @@ def recipe_for(network: str, weights: str) -> Recipe:
     """The recipe of a network.
 
     Args:
-        network: A timm model or `small_cnn`.
+        network: A timm model or a name of `SMALL_CNNS`.
         weights: `none` for a training from scratch, else pretrained weights.
     """
-    if network == SMALL_CNN:
+    if network in SMALL_CNNS:
         return Recipe(learning_rate=3e-3, weight_decay=0.01, warmup_fraction=0.3, label_smoothing=0.05)
     rate = 3e-4 if weights == "none" else 1e-4
     return Recipe(learning_rate=rate, weight_decay=0.01, warmup_fraction=0.05, label_smoothing=0.0)

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from lightning_modules.networks.recipes import SMALL_CNN
-from lightning_modules.networks.small_cnn import SmallCNN
+from lightning_modules.networks.small_cnn import SMALL_CNNS, SmallCNN
 from lightning_modules.networks.weights import load_backbone_weights
 
 STEMS = ("imagenet", "small", "patch")
@@ -33,7 +32,7 @@ class SourceNetwork(nn.Module):
     (``set_input_statistics``); until they are set it enters as it is.
 
     Args:
-        name: A timm model, ``resnet50`` in the paper, or ``small_cnn``.
+        name: A timm model, ``resnet50`` in the paper, or a small CNN (``SMALL_CNNS``).
         num_classes: Number of sources K.
         stem: One of ``STEMS``; other than ``imagenet`` only for timm's ResNets.
         weights: ``none``, ``imagenet`` (timm's, from the hub) or the path of a file with such weights.
@@ -57,11 +56,11 @@ class SourceNetwork(nn.Module):
         super().__init__()
         if stem not in STEMS:
             raise ValueError(f"stem is {stem!r}; expected one of {', '.join(STEMS)}")
-        if name != SMALL_CNN and not timm.is_model(name):
-            near = get_close_matches(name, [SMALL_CNN, *timm.list_models()], n=5, cutoff=0.5)
+        if name not in SMALL_CNNS and not timm.is_model(name):
+            near = get_close_matches(name, [*SMALL_CNNS, *timm.list_models()], n=5, cutoff=0.5)
             raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(near) or 'none'}")
-        if name == SMALL_CNN and weights == "imagenet":
-            raise ValueError(f"{SMALL_CNN} has no ImageNet weights; name another network, or give `weights: none`")
+        if name in SMALL_CNNS and weights == "imagenet":
+            raise ValueError(f"{name} has no ImageNet weights; name another network, or give `weights: none`")
         self.input_size = input_size
         self.input_mean: Tensor
         self.input_std: Tensor
@@ -70,8 +69,8 @@ class SourceNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone: Any = (
-                SmallCNN(num_classes)
-                if name == SMALL_CNN
+                SmallCNN(num_classes, SMALL_CNNS[name])
+                if name in SMALL_CNNS
                 else timm.create_model(name, pretrained=False, num_classes=num_classes)
             )
             self.num_features = int(backbone.num_features)

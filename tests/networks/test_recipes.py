@@ -40,8 +40,11 @@ def test_small_cnn_sees_every_pixel_in_its_first_two_layers():
     assert shapes == [32, 32, 16, 16, 8, 8]
 
 
-def test_small_cnn_serves_as_the_source_network():
-    network = SourceNetwork("small_cnn", 5).eval()
+@pytest.mark.parametrize(("name", "width"), [("small_cnn", 32), ("small_cnn_16", 16)])
+def test_small_cnn_serves_as_the_source_network(name, width):
+    network = SourceNetwork(name, 5).eval()
+    assert network.num_features == 4 * width
+    assert recipe_for(name, "none") == recipe_for("small_cnn", "none")
     logits, features = network(torch.rand(2, 3, 20, 28))
     assert logits.shape == (2, 5)
     assert features.shape == (2, network.num_features)
