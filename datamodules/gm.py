@@ -17,6 +17,7 @@ from datamodules.gm_index.images import ManifoldImages, PlannedImages, collate_i
 from datamodules.gm_index.pixel_path import PixelPath, Reencode
 from datamodules.gm_index.plan import FormatAudit, Plan, PlanSettings, make_plan
 from datamodules.gm_index.splits import SplitRule
+from datamodules.image_io import path_text
 from datamodules.samplers import evaluation_sampler, rank_and_world, training_sampler
 
 Batch = dict[str, Any]
@@ -25,7 +26,8 @@ Batch = dict[str, Any]
 class GMDataModule(pl.LightningDataModule):
     """Images of several sources, checked, split and audited before anything is trained (ManiFPT notes, section 4).
 
-    On disk: ``root/<family>-<model>/*.{png,jpg,jpeg,webp}`` and ``root/real-<name>/``, each folder a source;
+    On disk: ``root/<family>-<model>/`` and ``root/real-<name>/``, each folder a source, with images of any kind that
+    Pillow reads (``image_io.decode_image``), in sub-folders and behind links as well;
     ``root/manifold-<name>/``, reals that only form the manifold (without it, a part of each ``real-<name>`` does);
     ``root/sources.yaml``, what is known about the sources. Or a table of paths and sources, ``index_file``.
 
@@ -115,7 +117,7 @@ class GMDataModule(pl.LightningDataModule):
         """
         plan = make_plan(self.settings)
         for note in plan.notes:
-            rank_zero_warn(f"{self.settings.index_file or self.settings.base}: {note}")
+            rank_zero_warn(f"{path_text(self.settings.index_file or self.settings.base)}: {note}")
         self._plan, self._prepared_here = plan, True
 
     def setup(self, stage: str | None = None) -> None:
@@ -154,6 +156,11 @@ class GMDataModule(pl.LightningDataModule):
     def source_info(self) -> dict[str, dict[str, Any]]:
         """Entries of ``sources.yaml``."""
         return self.plan.source_info
+
+    @property
+    def training_files(self) -> dict[str, dict[str, int]]:
+        """Formats, modes and sizes of the training files, and how many have each."""
+        return self.plan.training_files
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -240,5 +247,5 @@ class GMDataModule(pl.LightningDataModule):
 def _cache_folder(base: Path, cache_dir: str | None) -> Path:
     if cache_dir is None:
         return base / ".gm_index"
-    name = hashlib.blake2b(str(base).encode(), digest_size=6).hexdigest()  # one cache_dir may serve several data sets
+    name = hashlib.blake2b(os.fsencode(base), digest_size=6).hexdigest()  # one cache_dir may serve several data sets
     return Path(cache_dir).expanduser().absolute() / f"{base.name}-{name}"

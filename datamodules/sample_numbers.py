@@ -74,6 +74,8 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         negative_images: Images of each kind of negative in the test: unmarked, another generator's, real; 0 for none.
         reals: Real set whose test split gives the real ones (``datamodules.real.REAL_SETS``); None for none.
         reals_root: Folder of its files; None for its default place.
+        center_crop: Side of the central square to cut out of the reals first, in pixels; None keeps them whole.
+        resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
 
     Raises:
         ValueError: A count below 1, or fewer training samples than a batch has.
@@ -88,6 +90,8 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         negative_images: int = 2_500,
         reals: str | None = None,
         reals_root: str | None = None,
+        center_crop: int | None = None,
+        resize: int | None = None,
     ) -> None:
         super().__init__()
         if min(train_images, val_images, test_images, batch_size) < 1 or train_images < batch_size:
@@ -104,7 +108,12 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         """Open the real set where the test needs it: a missing set is an error here."""
         name, count = self.hparams["reals"], self.hparams["negative_images"]
         if stage in ("fit", "test") and name is not None and count and self.reals is None:
-            self.reals = RealImages(load_real_set(name, self.hparams["reals_root"], "test"))
+            given = self.hparams
+            self.reals = RealImages(
+                load_real_set(
+                    name, given["reals_root"], "test", center_crop=given["center_crop"], resize=given["resize"]
+                )
+            )
 
     def test_parts(self) -> list[str]:
         """What each of the test's loaders gives: marked samples, and the kinds of negatives."""

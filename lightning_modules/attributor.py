@@ -83,6 +83,7 @@ class Attributor(pl.LightningModule):
         self.embedding = artifacts.build_embedding(embedding)
         self.sources: list[str] = []
         self.image_size: tuple[int, int] | None = None
+        self.training_files: dict[str, dict[str, int]] = {}
         self.results: dict[str, Estimate] = {}
         self._prepared = False
 
@@ -94,6 +95,7 @@ class Attributor(pl.LightningModule):
         if not self.sources and hasattr(data, "sources"):
             self._build(list(data.sources), self.hparams["weights"])
             self.image_size = tuple(data.image_size)
+            self.training_files = dict(getattr(data, "training_files", {}))
 
     def _build(self, sources: list[str], weights: str) -> None:
         settings, k = self.hparams, len(sources)
@@ -277,6 +279,7 @@ class Attributor(pl.LightningModule):
         checkpoint["attributor"] = {
             "sources": self.sources,
             "image_size": list(self.image_size or ()),
+            "training_files": self.training_files,
             "manifold_hash": self.manifold.hash,
             "manifold_path": str(self.manifold.directory or ""),
             "manifold": self.manifold.to_tensors() if carried else {},
@@ -295,6 +298,7 @@ class Attributor(pl.LightningModule):
         if self.sources != saved["sources"]:
             self._build(list(saved["sources"]), "none")
         self.image_size = tuple(saved["image_size"])
+        self.training_files = saved.get("training_files", {})  # checkpoints of earlier versions hold none
         if saved["manifold"]:
             self.manifold = Manifold.from_tensors(saved["manifold"], self.embedding)
         else:

@@ -16,6 +16,7 @@ from datamodules.gm_index.audit import audit_formats, describe, lossy_history
 from datamodules.gm_index.cache import INDEX_VERSION, build_index
 from datamodules.gm_index.discover import discover_folders
 from datamodules.gm_index.duplicates import Duplicates, drop_duplicates
+from datamodules.gm_index.file_facts import describe_files
 from datamodules.gm_index.files import write_parquet, write_text
 from datamodules.gm_index.index_file import read_index_file
 from datamodules.gm_index.pixel_path import PixelPath
@@ -23,6 +24,8 @@ from datamodules.gm_index.problems import GMDataError, Kind, Problems, counted
 from datamodules.gm_index.sources_yaml import read_sources_yaml
 from datamodules.gm_index.split_file import SUFFIXES, read_split_file, write_split_file
 from datamodules.gm_index.splits import SplitRule, check_given, draw_splits
+from datamodules.image_io import path_text
+from datamodules.image_search import LeftOut, left_out_line, write_left_out
 
 FormatAudit = Literal["error", "warn", "off"]
 PLAN_COLUMNS = ["path", "source", "split", "content", "final"]
@@ -63,6 +66,11 @@ class PlanSettings:
         return self.plan_file.with_suffix(".problems.txt")
 
     @property
+    def left_out_file(self) -> Path:
+        """Where all files stand that are no images, or that are reached twice."""
+        return self.plan_file.with_suffix(".left_out.jsonl")
+
+    @property
     def plan_file(self) -> Path:
         """Where the plan of these settings lies."""
         text = json.dumps([INDEX_VERSION, asdict(self)], default=str, sort_keys=True)
@@ -80,6 +88,7 @@ class Plan:
         image_size: (H, W) after the pixel path.
         notes: What was left out, and leaks that were let pass.
         source_info: Entries of ``sources.yaml``.
+        training_files: Formats, modes and sizes of the training files and how many have each, most first.
     """
 
     rows: pd.DataFrame
@@ -87,6 +96,7 @@ class Plan:
     image_size: tuple[int, int]
     notes: list[str] = field(default_factory=list)
     source_info: dict[str, dict[str, Any]] = field(default_factory=dict)
+    training_files: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the plan, atomically."""
@@ -95,6 +105,7 @@ class Plan:
             "image_size": self.image_size,
             "notes": self.notes,
             "source_info": self.source_info,
+            "training_files": self.training_files,
         }
         write_parquet(path, self.rows, {"plan": json.dumps(head, default=str)})
 
@@ -118,9 +129,9 @@ class Plan:
         table = pq.read_table(path)
         head = json.loads(table.schema.metadata[b"plan"])
         rows = table.to_pandas()
-        return cls(
-            rows, head["sources"], (head["image_size"][0], head["image_size"][1]), head["notes"], head["source_info"]
-        )
+        height, width = head["image_size"]
+        described = (head["notes"], head["source_info"], head["training_files"])
+        return cls(rows, head["sources"], (height, width), *described)
 
 
 def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
@@ -133,7 +144,7 @@ def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
     Raises:
         GMDataError: Everything that is wrong, in one message. No plan is left for these settings then.
     """
-    problems = Problems(where=f"GM data set {settings.index_file or settings.base}")
+    problems = Problems(where=f"GM data set {path_text(settings.index_file or settings.base)}")
     with suppress(OSError):  # absent, or its folder is no folder
         settings.problems_file.unlink()
     try:
@@ -153,15 +164,19 @@ def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
 
 def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) -> Plan:
     nothing = Plan(pd.DataFrame(columns=PLAN_COLUMNS), [], (0, 0))
+    left_out: list[LeftOut] = []
     if settings.index_file is not None:
         entries = read_index_file(settings.index_file, settings.base, problems)
     else:
-        entries = discover_folders(settings.base, problems)
+        entries = discover_folders(settings.base, problems, left_out)
     if settings.split_file and settings.split_file.suffix.lower() not in SUFFIXES:
         problems.add(Kind.SPLIT_FILE, f"{settings.split_file} does not end with {' or '.join(SUFFIXES)}")
     if entries.empty:
         return nothing
     notes: list[str] = []
+    if left_out:
+        write_left_out(settings.left_out_file, left_out)
+        notes.append(left_out_line(len(entries), left_out, settings.left_out_file))
     source_info = read_sources_yaml(settings.base, set(entries["source"]), problems)
     _check_sources(entries, problems)
     rows = build_index(entries, settings.base, settings.cache_folder, settings.pixel_path, workers)
@@ -182,7 +197,8 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
     sources = sorted(rows.loc[rows["role"] == "source", "source"].unique())
     size = (int(rows["height"].iloc[0]), int(rows["width"].iloc[0]))
     used = rows.loc[rows["split"] != "", PLAN_COLUMNS].reset_index(drop=True)
-    return Plan(used, [str(source) for source in sources], size, notes, source_info)
+    training_files = describe_files(rows[rows["split"] == "train"])
+    return Plan(used, [str(source) for source in sources], size, notes, source_info, training_files)
 
 
 def _check_sources(entries: pd.DataFrame, problems: Problems) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytorch_lightning as pl
 from torch import Tensor, distributed
 
 
@@ -46,3 +47,16 @@ def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len({row["index"] for row in rows}) != len(rows):
         raise RuntimeError("an image was evaluated by two processes; use the data module's own samplers")
     return rows
+
+
+def skipped_rows(trainer: pl.Trainer, answer: str) -> list[dict[str, Any]]:
+    """Rows of the images that the datamodule of a `predict` could not use.
+
+    Args:
+        trainer: Its datamodule names them in `skipped`.
+        answer: Column that is null for them.
+    """
+    skipped = getattr(trainer.datamodule, "skipped", [])
+    return [
+        {"index": item["index"], "file": item["path"], answer: None, "reason": item["reason"]} for item in skipped
+    ]

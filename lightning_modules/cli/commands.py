@@ -67,10 +67,15 @@ def predict(args: list[str]) -> Path:
     plan = cli.plan
     _check_module(cli.model, plan.kind)
     seen = cli.datamodule.hparams if cli.datamodule is not None else {}
+    path = {key: seen.get(key) if cli.config[key] is None else cli.config[key] for key in PIXEL_PATH}
     files = ImageFilesDataModule(
         images=cli.config["images"],
         image_size=plan.image_size or cli.model.generator.image_size,
-        **{key: seen[key] for key in ("batch_size", "num_workers", *PIXEL_PATH) if key in seen},
+        skip_unreadable=cli.config["skip_unreadable"],
+        trained_on=plan.trained_on,
+        left_out_file=str(cli.run_dir / "left_out.jsonl"),
+        **{key: seen[key] for key in ("batch_size", "num_workers") if key in seen},
+        **{key: value for key, value in path.items() if value is not None},
     )
     rows: PredictionRows | VerdictRows
     if plan.registry is None:

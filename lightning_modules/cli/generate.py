@@ -38,6 +38,8 @@ def write_data_set(
     manifold_images: int | None = None,
     processes: int = 1,
     use_shipped_images: bool = True,
+    center_crop: int | None = None,
+    resize: int | None = None,
 ) -> Path:
     """Write `<out>/<source>/*.png`, `<out>/real-<name>/*.png`, `<out>/manifold-<name>/*.png` and `<out>/sources.yaml`.
 
@@ -54,12 +56,16 @@ def write_data_set(
         manifold_images: Reals of the manifold; None for the whole training split.
         processes: Processes that share the sampling.
         use_shipped_images: Copy images that ship with the project instead of sampling them again; the same bytes.
+        center_crop: Side of the central square to cut out of the reals first, in pixels; None keeps them whole.
+        resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
 
     Returns:
         The folder.
     """
-    held_out = load_real_set(reals, reals_root, "test")
-    training = load_real_set(reals, reals_root, "train")
+    size = {"center_crop": center_crop, "resize": resize}
+    held_out = load_real_set(reals, reals_root, "test", **size)
+    training = load_real_set(reals, reals_root, "train", **size)
+    taken = "".join(f", {name} {side} px" for name, side in size.items() if side is not None)
     folder = Path(out)
     build_gm_data_set(
         folder,
@@ -68,12 +74,12 @@ def write_data_set(
         seed,
         {
             f"real-{held_out.name}": Reals(
-                held_out.pictures, real_images or n, f"{held_out.name}, test split", held_out.licence
+                held_out.pictures, real_images or n, f"{held_out.name}, test split{taken}", held_out.licence
             ),
             f"manifold-{training.name}": Reals(
                 training.pictures,
                 manifold_images or len(training),
-                f"{training.name}, training split",
+                f"{training.name}, training split{taken}",
                 training.licence,
             ),
         },

@@ -11,7 +11,7 @@ from gm_folders import pixels, write_gm, write_source
 from PIL import Image
 
 from datamodules.gm import GMDataModule
-from datamodules.gm_index.problems import GMDataError, Kind, Problems
+from datamodules.gm_index.problems import GM_DATA, GMDataError, Kind, Problems
 
 
 def message_of(**arguments) -> str:
@@ -26,8 +26,8 @@ def message_of(**arguments) -> str:
 def assert_block(message: str, kind: Kind, *found: str) -> None:
     """The message has the kind with its advice, and each offender as its own entry."""
     assert kind.title in message
-    assert f"expected: {kind.expected}" in message
-    assert f"what to do: {kind.fix}" in message
+    assert f"expected: {GM_DATA.spell(kind.expected)}" in message
+    assert f"what to do: {GM_DATA.spell(kind.fix)}" in message
     entries = [line.strip() for line in message.splitlines()]
     for offender in found:
         assert any(line.startswith("- ") and offender in line for line in entries), f"{offender!r} not in\n{message}"
