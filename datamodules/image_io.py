@@ -1,4 +1,4 @@
-"""Image files to 8-bit pixels and back, the one check that every reader of images makes, and the content id of a picture.
+"""Image files to 8-bit pixels and back, the one check that every reader makes, and the content id of a picture.
 
 The content id names the *decoded pixels*: the same picture saved twice with other metadata has one id, so a duplicate
 cannot slip from one split into another by being re-saved.
@@ -29,8 +29,8 @@ Pixels = NDArray[np.uint8]
 _NOT_READ = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
 _COMMON = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")  # tried first
 _PICTURES_NOT_READ = frozenset(
-    ".heic .heif .hif .jxl .svg .exr .hdr .eps .ps .wmf .emf"  # Pillow reads none of these
-    " .dng .nef .nrw .cr2 .cr3 .arw .orf .rw2 .raf .pef .srw .raw".split()  # of camera raws a thumbnail at most
+    {".heic", ".heif", ".hif", ".jxl", ".svg", ".exr", ".hdr", ".eps", ".ps", ".wmf", ".emf"}  # Pillow reads none
+    | {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}  # a thumbnail at most
 )
 _MODES = ("1", "L", "P", "RGB", "RGBX", "RGBA", "LA", "PA", "YCbCr")
 _LAYERED = ("MPO", "PSD")  # their further frames are previews and layers of the first, no animation

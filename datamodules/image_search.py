@@ -65,8 +65,8 @@ def search_images(images: str) -> FoundImages:
     """Image files that a path or pattern names.
 
     Args:
-        images: A file; a folder, which is searched with its sub-folders; or a glob of files and folders, with ``**`` for
-            folders of any depth. Brackets, stars and question marks in the name of something that exists are literal.
+        images: A file; a folder, which is searched with its sub-folders; or a glob of files and folders, with ``**``
+            for folders of any depth. Brackets, stars and question marks in a name that exists are literal.
 
     Raises:
         FileNotFoundError: Nothing there is an image.

@@ -67,9 +67,7 @@ class RealImagesDataModule(pl.LightningDataModule):
 
     def _load(self, download: bool = False) -> RealSet:
         given = self.hparams
-        return load_real_set(
-            given["name"], given["root"], "train", download, given["center_crop"], given["resize"]
-        )
+        return load_real_set(given["name"], given["root"], "train", download, given["center_crop"], given["resize"])
 
     def setup(self, stage: str) -> None:
         """Open the training split."""

@@ -18,8 +18,8 @@ from datamodules.image_io import Pixels, content_id, content_id_to_int, decode_i
 class PlannedImages(Dataset[dict[str, Any]]):
     """Images of one split: ``{"image": uint8 (3, H, W), "label", "content_id", "index", "path"}``.
 
-    ``path`` is text (``path_text``). Paths lie in one Arrow array, not in a list: workers then share the memory of a list of millions instead of copying
-    it.
+    ``path`` is text (``path_text``). Paths lie in one Arrow array, not in a list: workers then share the memory of a
+    list of millions instead of copying it.
 
     Args:
         base: Folder that relative paths start from.
@@ -53,7 +53,8 @@ class PlannedImages(Dataset[dict[str, Any]]):
         identifier = content_id(pixels)
         if self.final is not None and identifier != self.final[index].as_py():
             raise RuntimeError(
-                f"{path_text(path)} changed since the data set was indexed; start again, so that it is checked and split anew"
+                f"{path_text(path)} changed since the data set was indexed; start again, so that it is checked and "
+                "split anew"
             )
         item: dict[str, Any] = {
             "image": _chw(pixels),

@@ -167,6 +167,7 @@ class Reader:
 
 GM_DATA = Reader("nothing was trained or evaluated")
 REALS = Reader("no real image was used")
+REALS_OF_OTHERS = Reader(REALS.outcome, "`reals_{}`")  # of commands that have other images too
 PREDICTION = Reader(
     "nothing was predicted; `--skip_unreadable true` goes on without such files and writes the reason in their rows",
     "`--{}`",

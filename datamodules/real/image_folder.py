@@ -40,11 +40,11 @@ class FilePictures:
         """Picture ``index`` as a uint8 array of shape (H, W, 3)."""
         return decode_image(self.files[index])
 
-    def check(self, pixel_path: PixelPath, reader: Reader = REALS) -> None:
+    def check(self, pixel_path: PixelPath | None, reader: Reader = REALS) -> None:
         """Check every file by its header (``check_image``): all must be fit, and of one size after the pixel path.
 
         Args:
-            pixel_path: What happens to the pixels.
+            pixel_path: What happens to the pixels; None where pictures of several sizes will do.
             reader: Who reads them, for the message.
 
         Raises:
@@ -60,6 +60,8 @@ class FilePictures:
                 height, width = check_image(file)
             except ImageFileError as error:
                 problems.add(Kind[error.kind], str(error))
+                continue
+            if pixel_path is None:
                 continue
             if pixel_path.center_crop and min(width, height) < pixel_path.center_crop:
                 found = f"{path_text(file)}: {width}x{height}, the crop is {pixel_path.center_crop}"
@@ -110,13 +112,17 @@ def load_image_folder(
         )
     folder = next((root / part for part in _SPLIT_FOLDERS[split] if (root / part).is_dir()), None)
     if folder is None and split == "test":
-        raise FileNotFoundError(f"{path_text(root)}: no folder test/ or val/; without them all images are the split 'train'")
+        raise FileNotFoundError(
+            f"{path_text(root)}: no folder test/ or val/; without them all images are the split 'train'"
+        )
     folder = folder or root
     found = find_images(folder)
     files = tuple(found.files)
     if not files and not found.unreadable:
         others = f" (left out: {left_out_text(found.left_out)})" if found.left_out else ""
-        raise FileNotFoundError(f"{path_text(folder)}: no image in it or below{others}; expected files that Pillow reads")
+        raise FileNotFoundError(
+            f"{path_text(folder)}: no image in it or below{others}; expected files that Pillow reads"
+        )
     if found.left_out:
         _tell(f"{path_text(folder)}: {left_out_line(len(files), found.left_out)}")
     parents = [file.relative_to(folder).parts[:-1] for file in files]

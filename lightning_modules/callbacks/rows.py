@@ -57,6 +57,4 @@ def skipped_rows(trainer: pl.Trainer, answer: str) -> list[dict[str, Any]]:
         answer: Column that is null for them.
     """
     skipped = getattr(trainer.datamodule, "skipped", [])
-    return [
-        {"index": item["index"], "file": item["path"], answer: None, "reason": item["reason"]} for item in skipped
-    ]
+    return [{"index": item["index"], "file": item["path"], answer: None, "reason": item["reason"]} for item in skipped]

@@ -128,9 +128,7 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def summarise(
-    rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]], users: int, skipped: int = 0
-) -> str:
+def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]], users: int, skipped: int = 0) -> str:
     """What the rows say, for people: how many images go to whom, and how many to nobody.
 
     Args:

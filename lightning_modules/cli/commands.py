@@ -1,4 +1,4 @@
-"""What evaluate.py does: test, predict, generate, compare, sweep."""
+"""What evaluate.py does: test, predict, generate, compare, sweep, and commands over folders of images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from lightning_modules.attributor import Attributor
 from lightning_modules.callbacks import PredictionRows
 from lightning_modules.callbacks.verdict_rows import VerdictRows
 from lightning_modules.cli.framework import FrameworkCLI
+from lightning_modules.cli.image_folders import codecs, fid, sheets
 from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
 from lightning_modules.latent_fingerprint import LatentFingerprint
 from lightning_modules.reporting.compare import Comparison, compare_runs
 from lightning_modules.reporting.run_files import write_text
 
+__all__ = ["codecs", "compare", "fid", "generate", "predict", "sheets", "sweep", "test"]
 PIXEL_PATH = ("reencode", "center_crop", "resize")  # loose images take the path that the training images took
 
 

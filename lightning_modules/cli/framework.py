@@ -107,13 +107,19 @@ class FrameworkCLI(LightningCLI):
                 help="go on without images that cannot be used; their rows say why",
             )
             parser.add_argument(
-                "--center_crop", type=int | None, default=None, help="cut out the central square; default: as in training"
+                "--center_crop",
+                type=int | None,
+                default=None,
+                help="cut out the central square; default: as in training",
             )
             parser.add_argument(
                 "--resize", type=int | None, default=None, help="scale the shorter side; default: as in training"
             )
             parser.add_argument(
-                "--reencode", type=Reencode | None, default=None, help="put images through a codec; default: as in training"
+                "--reencode",
+                type=Reencode | None,
+                default=None,
+                help="put images through a codec; default: as in training",
             )
             parser.add_argument(
                 "--registry", type=str | None, default=None, help="users and keys to compare with (fingerprints only)"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from datamodules.gm_index.problems import REALS_OF_OTHERS
 from datamodules.real import load_real_set
 from lightning_modules.cli.generate_fingerprinted import write_fingerprinted_images
 from lightning_modules.cli.generate_images import PROG, write_images
@@ -38,8 +39,8 @@ def write_data_set(
     manifold_images: int | None = None,
     processes: int = 1,
     use_shipped_images: bool = True,
-    center_crop: int | None = None,
-    resize: int | None = None,
+    reals_center_crop: int | None = None,
+    reals_resize: int | None = None,
 ) -> Path:
     """Write `<out>/<source>/*.png`, `<out>/real-<name>/*.png`, `<out>/manifold-<name>/*.png` and `<out>/sources.yaml`.
 
@@ -56,15 +57,15 @@ def write_data_set(
         manifold_images: Reals of the manifold; None for the whole training split.
         processes: Processes that share the sampling.
         use_shipped_images: Copy images that ship with the project instead of sampling them again; the same bytes.
-        center_crop: Side of the central square to cut out of the reals first, in pixels; None keeps them whole.
-        resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
+        reals_center_crop: Side of the central square to cut out of the reals first, in pixels; None keeps them whole.
+        reals_resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
 
     Returns:
         The folder.
     """
-    size = {"center_crop": center_crop, "resize": resize}
-    held_out = load_real_set(reals, reals_root, "test", **size)
-    training = load_real_set(reals, reals_root, "train", **size)
+    size = {"center_crop": reals_center_crop, "resize": reals_resize}
+    held_out = load_real_set(reals, reals_root, "test", **size, reader=REALS_OF_OTHERS)
+    training = load_real_set(reals, reals_root, "train", **size, reader=REALS_OF_OTHERS)
     taken = "".join(f", {name} {side} px" for name, side in size.items() if side is not None)
     folder = Path(out)
     build_gm_data_set(

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from datamodules.gm_index.problems import GMDataError
+from datamodules.image_io import ImageFileError
 from lightning_modules.artifacts import ManifoldError
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError
 
-INPUT_ERRORS = (GMDataError, ManifoldError, FingerprintError, FileNotFoundError)
+INPUT_ERRORS = (GMDataError, ImageFileError, ManifoldError, FingerprintError, FileNotFoundError)
 ROOT = Path(__file__).parents[2]
 OURS = tuple(str(ROOT / package) for package in ("lightning_modules", "datamodules"))
 
