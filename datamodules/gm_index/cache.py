@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datamodules.gm_index.file_facts import FileFacts, read_facts
-from datamodules.gm_index.files import write_parquet
+from datamodules.gm_index.files import read_parquet, write_parquet
 from datamodules.gm_index.pixel_path import PixelPath
 from datamodules.image_io import text_path
 
@@ -70,7 +69,7 @@ def look_at(
 def _read_cache(cache_file: Path) -> pd.DataFrame:
     columns = [*_KEY, *FACT_COLUMNS]
     try:
-        table = pq.read_table(cache_file)
+        table = read_parquet(cache_file)
         if (table.schema.metadata or {}).get(b"index_version") == str(INDEX_VERSION).encode():
             return table.select(columns).to_pandas()
     except (OSError, KeyError, pa.ArrowException):

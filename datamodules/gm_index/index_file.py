@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from datamodules.gm_index.discover import SOURCE_NAME, entries_frame
+from datamodules.gm_index.files import read_parquet
 from datamodules.gm_index.problems import Kind, Problems
 from datamodules.image_io import text_path
 
@@ -23,7 +24,7 @@ def _read_table(index_file: Path, problems: Problems) -> pd.DataFrame | None:
             case ".csv":
                 table = pd.read_csv(index_file, dtype=str, keep_default_na=False)
             case ".parquet":
-                table = pd.read_parquet(index_file)
+                table = read_parquet(index_file).to_pandas()
             case suffix:
                 problems.add(Kind.INDEX_FILE, f"{index_file} ends with {suffix!r}")
                 return None

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from datamodules.gm_index.audit import audit_formats, describe, lossy_history
 from datamodules.gm_index.cache import INDEX_VERSION, build_index
 from datamodules.gm_index.discover import discover_folders
 from datamodules.gm_index.duplicates import Duplicates, drop_duplicates
 from datamodules.gm_index.file_facts import describe_files
-from datamodules.gm_index.files import write_parquet, write_text
+from datamodules.gm_index.files import read_parquet, write_parquet, write_text
 from datamodules.gm_index.index_file import read_index_file
 from datamodules.gm_index.pixel_path import PixelPath
 from datamodules.gm_index.problems import GMDataError, Kind, Problems, counted
@@ -126,7 +125,7 @@ class Plan:
                 "finds problems: see its message; without a Trainer, call prepare_data() first; on several machines, "
                 "each needs the data set, or a shared cache_dir"
             )
-        table = pq.read_table(path)
+        table = read_parquet(path)
         head = json.loads(table.schema.metadata[b"plan"])
         rows = table.to_pandas()
         height, width = head["image_size"]

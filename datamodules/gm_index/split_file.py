@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from datamodules.gm_index.files import write_parquet, write_text
+from datamodules.gm_index.files import read_parquet, write_parquet, write_text
 from datamodules.gm_index.problems import Kind, Problems, counted
 from datamodules.gm_index.splits import SPLITS, SplitRule
 
@@ -39,7 +38,7 @@ def write_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule) -> None:
 
 def _read(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     if path.suffix.lower() == ".parquet":
-        table = pq.read_table(path)
+        table = read_parquet(path)
         head = json.loads((table.schema.metadata or {})[b"split"])
         return head, dict(zip(table["content"].to_pylist(), table["split"].to_pylist(), strict=True))
     content = json.loads(path.read_text(encoding="utf-8"))
