@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -60,8 +61,22 @@ def test(args: list[str]) -> dict[str, float]:
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
 
 
+def _with_pixel_path(args: list[str]) -> list[str]:
+    """Take `--data.init_args.resize 32` and its like as `--resize 32`, which needs no data set that knows the key."""
+    options = re.compile(rf"--data\.init_args\.({'|'.join(PIXEL_PATH)})(=.*)?")
+    taken = list(args)
+    for position, arg in enumerate(args):
+        found = options.fullmatch(arg)
+        value = (found[2] or "").lstrip("=") if found else ""
+        value = value or (args[position + 1] if position + 1 < len(args) else "")
+        if found and value not in ("null", "None"):  # these ask for less than was done in training
+            taken[position] = f"--{found[1]}{found[2] or ''}"
+    return taken
+
+
 def predict(args: list[str]) -> Path:
     """Name the source of loose image files, or the user whose key they carry; returns the path of the JSON lines."""
+    args = _with_pixel_path(args)
     if "-h" not in args and "--help" not in args:
         args = _with_config(args, "predict")
     cli = FrameworkCLI(args, purpose="predict")

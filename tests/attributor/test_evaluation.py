@@ -109,7 +109,7 @@ def evidence(folder, gm_root):
     pixels = decode_image(folder / "0.png")
     shutil.copy(folder / "0.png", folder / os.fsdecode(b"caf\xe9"))
     save_png(folder / "large.png", pixels.repeat(2, 0).repeat(2, 1))
-    (folder / "bad.png").write_bytes((folder / "0.png").read_bytes()[:-20])
+    (folder / "bad.png").write_bytes((folder / "0.png").read_bytes()[:200])
     Image.new("RGBA", (32, 32)).save(folder / "blank.png")
     Image.new("CMYK", (32, 32)).save(folder / "inks.jpg")
     Image.fromarray(pixels).save(folder / "moving.gif", save_all=True, append_images=[Image.new("RGB", (32, 32))])

@@ -14,8 +14,9 @@ from PIL import Image
 
 import evaluate
 import train
+from datamodules.gm_index.pixel_path import PixelPath
 from datamodules.gm_index.problems import GMDataError
-from datamodules.image_io import save_png
+from datamodules.image_io import content_id, content_id_to_int, decode_image, save_png
 from lightning_modules.cli.messages import run_command
 from lightning_modules.fingerprints.keys import key_from_text, key_to_text
 from lightning_modules.fingerprints.registry import Registry, read_registry, write_registry
@@ -171,7 +172,7 @@ def test_images_of_another_size_are_refused_by_name_before_decoding(run, tmp_pat
         predict(run, "--run_dir", str(tmp_path / "r"), registry=users, images=tmp_path / "large")
 
 
-def test_images_of_another_size_are_brought_to_size_as_the_message_advises(run, tmp_path, capsys):
+def test_images_of_another_size_are_brought_to_size_as_the_message_advises(run, tmp_path):
     users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
     (tmp_path / "large").mkdir()
     for file in sorted((run / "images").glob("*.png")):
@@ -181,15 +182,18 @@ def test_images_of_another_size_are_brought_to_size_as_the_message_advises(run, 
     assert "attributor" not in str(caught.value)
     options = ["--resize", "16", "--reencode", "png"]
     rows, _ = predict(run, "--run_dir", str(tmp_path / "s"), *options, registry=users, images=tmp_path / "large")
-    small, _ = predict(run, "--run_dir", str(tmp_path / "t"), registry=users)
-    assert [row["content_id"] for row in rows] == [row["content_id"] for row in small]  # each pixel four times
+    path = PixelPath(resize=16)
+    scaled = [content_id(path(decode_image(file))) for file in sorted((tmp_path / "large").iterdir())]
+    assert [row["content_id"] for row in rows] == [f"{content_id_to_int(each):016x}" for each in scaled]
     rows, _ = predict(
         run, "--run_dir", str(tmp_path / "u"), "--center_crop", "16", registry=users, images=tmp_path / "large"
     )
     assert len(rows) == 3
-    with pytest.raises(SystemExit):
-        predict(run, "--data.init_args.resize", "16", registry=users, images=tmp_path / "large")
-    assert "unknown key 'data.init_args.resize': did you mean resize" in capsys.readouterr().err
+    again, _ = predict(
+        run, "--data.init_args.resize=16", "--data.init_args.reencode", "png", "--run_dir", str(tmp_path / "v"),
+        registry=users, images=tmp_path / "large",
+    )  # fmt: skip
+    assert [row["content_id"] for row in again] == [f"{content_id_to_int(each):016x}" for each in scaled]
 
 
 def test_images_that_cannot_be_used_have_rows_and_no_part_in_the_verdict_over_all(run, tmp_path, capsys):
