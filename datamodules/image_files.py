@@ -14,7 +14,7 @@ from datamodules.gm_index.cache import look_at
 from datamodules.gm_index.file_facts import describe_files, unlike
 from datamodules.gm_index.images import PlannedImages, collate_images
 from datamodules.gm_index.pixel_path import PixelPath, Reencode
-from datamodules.gm_index.problems import PREDICTION, Kind, Problems
+from datamodules.gm_index.problems import NOTHING_LEFT, PREDICTION, Kind, Problems
 from datamodules.image_io import path_text
 from datamodules.image_search import LeftOut, left_out_line, search_images, write_left_out
 from datamodules.samplers import evaluation_sampler
@@ -93,7 +93,7 @@ class ImageFilesDataModule(pl.LightningDataModule):
             GMDataError: Files that cannot be used, all in one message.
         """
         where = f"images {path_text(self.hparams['images'])}"
-        problems = Problems(where, PREDICTION)
+        problems = Problems(where, NOTHING_LEFT if self.hparams["skip_unreadable"] else PREDICTION)
         found = search_images(self.hparams["images"])
         paths = [path_text(file) for file in found.files]
         facts = look_at(Path(), paths, self.pixel_path, set(), None)

@@ -298,7 +298,7 @@ class Attributor(pl.LightningModule):
         if self.sources != saved["sources"]:
             self._build(list(saved["sources"]), "none")
         self.image_size = tuple(saved["image_size"])
-        self.training_files = saved.get("training_files", {})  # checkpoints of earlier versions hold none
+        self.training_files = saved.get("training_files", self.training_files)  # earlier versions wrote none
         if saved["manifold"]:
             self.manifold = Manifold.from_tensors(saved["manifold"], self.embedding)
         else:

@@ -172,6 +172,7 @@ PREDICTION = Reader(
     "nothing was predicted; `--skip_unreadable true` goes on without such files and writes the reason in their rows",
     "`--{}`",
 )
+NOTHING_LEFT = Reader("nothing was predicted, as no file can be used", PREDICTION.setting)
 DISTANCES = Reader("no distance was computed", "`--{}`")
 
 

@@ -96,7 +96,7 @@ def test_files_that_cannot_be_used_are_skipped_by_name_where_that_is_asked_for(f
     assert "skipped 3 that cannot be used, each with a row: " in told
     assert f"found 10 images, left 2 out (1 hidden: {folder}/gan-a/.hidden.png; 1 no image" in told
     only_bad = ImageFilesDataModule(images=str(folder / "gan-a" / "bad1.png"), skip_unreadable=True)
-    with pytest.raises(GMDataError, match=r"1 problem, nothing was predicted"):
+    with pytest.raises(GMDataError, match=r"1 problem, nothing was predicted, as no file can be used\."):
         only_bad.prepare_data()
 
 
