@@ -56,5 +56,5 @@ def skipped_rows(trainer: pl.Trainer, answer: str) -> list[dict[str, Any]]:
         trainer: Its datamodule names them in `skipped`.
         answer: Column that is null for them.
     """
-    skipped = getattr(trainer.datamodule, "skipped", [])
+    skipped = getattr(getattr(trainer, "datamodule", None), "skipped", [])
     return [{"index": item["index"], "file": item["path"], answer: None, "reason": item["reason"]} for item in skipped]
