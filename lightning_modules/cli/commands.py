@@ -14,13 +14,12 @@ from lightning_modules.attributor import Attributor
 from lightning_modules.callbacks import PredictionRows
 from lightning_modules.callbacks.verdict_rows import VerdictRows
 from lightning_modules.cli.framework import FrameworkCLI
-from lightning_modules.cli.image_folders import codecs, fid, sheets
 from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
 from lightning_modules.latent_fingerprint import LatentFingerprint
+from lightning_modules.metrics.fid_table import FrechetTable
 from lightning_modules.reporting.compare import Comparison, compare_runs
 from lightning_modules.reporting.run_files import write_text
 
-__all__ = ["codecs", "compare", "fid", "generate", "predict", "sheets", "sweep", "test"]
 PIXEL_PATH = ("reencode", "center_crop", "resize")  # loose images take the path that the training images took
 
 
@@ -158,3 +157,24 @@ def sweep(args: list[str]) -> Path:
     from lightning_modules.cli import sweep as command
 
     return command.sweep(args)
+
+
+def fid(args: list[str]) -> FrechetTable:
+    """Print the Frechet distance of each folder of images to held-out reals; returns the table."""
+    from lightning_modules.cli import image_folders as command
+
+    return command.fid(args)
+
+
+def codecs(args: list[str]) -> None:
+    """Print how far the differentiable JPEG is from the real codec."""
+    from lightning_modules.cli import image_folders as command
+
+    command.codecs(args)
+
+
+def sheets(args: list[str]) -> list[Path]:
+    """Write a sheet of images of each source; returns the files."""
+    from lightning_modules.cli import image_folders as command
+
+    return command.sheets(args)
