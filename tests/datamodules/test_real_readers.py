@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, CelebA
 
+from datamodules import RealImagesDataModule, SampleNumbersDataModule
 from datamodules.gm_index.problems import GMDataError
 from datamodules.real import load_real_set
 
@@ -220,3 +221,20 @@ def test_a_folder_of_reals_is_checked_and_read_as_any_other_images_are(tmp_path)
     ):
         assert words in str(caught.value)
     assert "no real image was used" in str(caught.value)
+
+
+def test_modules_cut_and_scale_reals_as_their_messages_advise(tmp_path):
+    for split in ("train", "test"):
+        write_source(tmp_path, split, 4, size=(40, 30))
+        write_source(tmp_path, split, 2, size=(50, 44), start=10)
+    reals = RealImagesDataModule(name="folder", root=str(tmp_path), center_crop=24, resize=8)
+    reals.setup("fit")
+    assert reals.train_set[5]["image"].shape == (3, 8, 8)
+    with pytest.raises(GMDataError, match="or set `center_crop` and/or `resize`"):
+        RealImagesDataModule(name="folder", root=str(tmp_path)).prepare_data()
+    given = {"reals": "folder", "reals_root": str(tmp_path), "negative_images": 6}
+    numbers = SampleNumbersDataModule(**given, reals_center_crop=24, reals_resize=8)
+    numbers.setup("test")
+    assert numbers.reals[5]["image"].shape == (3, 8, 8)
+    with pytest.raises(GMDataError, match="or set `reals_center_crop` and/or `reals_resize`"):
+        SampleNumbersDataModule(**given).setup("test")
