@@ -8,6 +8,9 @@ python evaluate.py generate --generator FILE --n 100 --out FOLDER        images 
 python evaluate.py generate --fingerprint RUN --user NAME --n 100 --out FOLDER         those with a user's key in them
 python evaluate.py compare  RUN RUN ... [--out FOLDER]                   runs in one table, mean and spread over seeds
 python evaluate.py sweep    --config configs/sweeps/bits.yaml            a W&B sweep file, run here: table and figure
+python evaluate.py fid      FOLDER... --reals FOLDER [--features F]      Frechet distance of each source to reals
+python evaluate.py codecs   [--images FOLDER]                            the differentiable JPEG against the real one
+python evaluate.py sheets   OUT [SOURCE ...]                             a sheet of images of each source
 
 The last line printed is the folder (predict: the file) of the results.
 """

@@ -19,6 +19,7 @@ from datamodules.gm_index.images import ManifoldImages, PlannedImages, collate_i
 from datamodules.gm_index.pixel_path import PixelPath, Reencode
 from datamodules.gm_index.plan import FormatAudit, Plan, PlanSettings, make_plan
 from datamodules.gm_index.splits import SPLITS, SplitRule
+from datamodules.image_io import path_text
 from datamodules.samplers import evaluation_sampler, rank_and_world, training_sampler
 
 Batch = dict[str, Any]
@@ -27,7 +28,8 @@ Batch = dict[str, Any]
 class GMDataModule(pl.LightningDataModule):
     r"""Images of several sources, checked, split and audited before anything is trained (ManiFPT notes, section 4).
 
-    On disk: ``root/<family>-<model>/*.{png,jpg,jpeg,webp}`` and ``root/real-<name>/``, each folder a source;
+    On disk: ``root/<family>-<model>/`` and ``root/real-<name>/``, each folder a source, with images of any kind that
+    Pillow reads (``image_io.decode_image``), in sub-folders and behind links as well;
     ``root/manifold-<name>/``, reals that only form the manifold (without it, a part of each ``real-<name>`` does);
     ``root/sources.yaml``, what is known about the sources. Or a table of paths and sources, ``index_file``.
 
@@ -125,7 +127,7 @@ class GMDataModule(pl.LightningDataModule):
         """
         plan = make_plan(self.settings)
         for note in plan.notes:
-            rank_zero_warn(f"{self.settings.index_file or self.settings.base}: {note}")
+            rank_zero_warn(f"{path_text(self.settings.index_file or self.settings.base)}: {note}")
         self._plan, self._prepared_here = plan, True
 
     def setup(self, stage: str | None = None) -> None:
@@ -193,6 +195,11 @@ class GMDataModule(pl.LightningDataModule):
     def file_audit(self) -> list[Leak] | None:
         """How well each attribute of the files that varies names the source; None where the audit was off."""
         return self.plan.audit
+
+    @property
+    def training_files(self) -> dict[str, dict[str, int]]:
+        """Formats, modes and sizes of the training files, and how many have each."""
+        return self.plan.training_files
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -299,5 +306,5 @@ def _told_audit(audit: list[Leak] | None) -> str:
 def _cache_folder(base: Path, cache_dir: str | None) -> Path:
     if cache_dir is None:
         return base / ".gm_index"
-    name = hashlib.blake2b(str(base).encode(), digest_size=6).hexdigest()  # one cache_dir may serve several data sets
+    name = hashlib.blake2b(os.fsencode(base), digest_size=6).hexdigest()  # one cache_dir may serve several data sets
     return Path(cache_dir).expanduser().absolute() / f"{base.name}-{name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +11,22 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from datamodules.gm_index.cache import look_at
+from datamodules.gm_index.file_facts import describe_files, unlike
 from datamodules.gm_index.images import PlannedImages, collate_images
 from datamodules.gm_index.pixel_path import PixelPath, Reencode
-from datamodules.gm_index.problems import Kind, Problems
-from datamodules.image_io import IMAGE_SUFFIXES
+from datamodules.gm_index.problems import NOTHING_LEFT, PREDICTION, Kind, Problems
+from datamodules.image_io import path_text
+from datamodules.image_search import LeftOut, left_out_line, search_images, write_left_out
 from datamodules.samplers import evaluation_sampler
 
 
 def find_image_files(images: str) -> list[Path]:
-    """Files that a path names, sorted.
-
-    Args:
-        images: A file, a folder (its images and those of its sub-folders) or a glob (``**`` for any depth).
+    """The image files that a path or pattern names, sorted (``image_search.search_images``, which also names the rest).
 
     Raises:
         FileNotFoundError: There is none.
     """
-    path = Path(images).expanduser()
-    if path.is_dir():
-        found = [file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(IMAGE_SUFFIXES)]
-        found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        expected = f"a folder with {', '.join(IMAGE_SUFFIXES)} files"
-    elif path.exists():
-        return [path]
-    else:
-        found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207 (absolute patterns)
-        expected = "an image file, a folder of images, or a glob that matches some; check the path"
-    if not found:
-        what = "a folder without images" if path.is_dir() else "nothing"
-        raise FileNotFoundError(f"found {what} at --images {images}, expected {expected}")
-    return sorted(found)
+    return search_images(images).files
 
 
 class ImageFilesDataModule(pl.LightningDataModule):
@@ -50,8 +36,13 @@ class ImageFilesDataModule(pl.LightningDataModule):
     each file comes once over all processes. The pixels must take the path they took in training: give the same
     ``center_crop``, ``resize`` and ``reencode``.
 
+    Attributes:
+        left_out: Files that are no images, or that are reached twice (after ``prepare_data``, on rank 0).
+        skipped: What stands in for the images that cannot be used (after ``setup``): ``{"index", "path", "reason"}``
+            each; empty unless ``skip_unreadable``.
+
     Args:
-        images: A file, a folder (with its sub-folders) or a glob.
+        images: A file, a folder (with its sub-folders) or a glob, see ``search_images``.
         image_size: Side, or [height, width], in pixels that every image must have after the pixel path; None asks only
             that all are alike.
         batch_size: Images per process and step.
@@ -59,6 +50,10 @@ class ImageFilesDataModule(pl.LightningDataModule):
         reencode: As in ``GMDataModule``.
         center_crop: As in ``GMDataModule``.
         resize: As in ``GMDataModule``.
+        skip_unreadable: Go on without images that cannot be used, if there are others.
+        trained_on: Formats, modes and sizes of the training files (``GMDataModule.training_files``), to say where
+            these files differ.
+        left_out_file: Where all files that are left out are listed; None to name the first ones alone.
     """
 
     def __init__(
@@ -70,6 +65,9 @@ class ImageFilesDataModule(pl.LightningDataModule):
         reencode: Reencode = "none",
         center_crop: int | None = None,
         resize: int | None = None,
+        skip_unreadable: bool = False,
+        trained_on: dict[str, dict[str, int]] | None = None,
+        left_out_file: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -80,37 +78,89 @@ class ImageFilesDataModule(pl.LightningDataModule):
             raise ValueError(f"image_size is {image_size}; expected a side in pixels, [height, width] or null")
         self.expected_size = None if sides is None else (int(sides[0]), int(sides[1]))
         self.pixel_path = PixelPath(center_crop, resize, reencode)
-        self._prepared = False
+        self.left_out: list[LeftOut] = []
+        self.skipped: list[dict[str, Any]] = []
+        self._usable: list[str] | None = None
         self._images: PlannedImages | None = None
 
     def prepare_data(self) -> None:
         """Decode every file once, so that a bad one is an error before the first prediction. Runs on rank 0 alone.
 
+        Says on standard error what is left out or skipped, and where files differ from those of the training.
+
         Raises:
-            FileNotFoundError: No file is there.
+            FileNotFoundError: No image is there.
             GMDataError: Files that cannot be used, all in one message.
         """
-        files = find_image_files(self.hparams["images"])
-        problems = Problems(where=f"images {self.hparams['images']}")
-        facts = look_at(Path(), [str(file) for file in files], self.pixel_path, set(), None)
-        usable = {(fact.height, fact.width) for fact in facts if not fact.problem}
-        for file, fact in zip(files, facts, strict=True):
-            size = f"{file}: {fact.width}x{fact.height} (width x height)"
+        where = f"images {path_text(self.hparams['images'])}"
+        problems = Problems(where, NOTHING_LEFT if self.hparams["skip_unreadable"] else PREDICTION)
+        found = search_images(self.hparams["images"])
+        paths = [path_text(file) for file in found.files]
+        facts = look_at(Path(), paths, self.pixel_path, set(), None)
+        reasons: list[tuple[Kind, str] | None] = []
+        for fact in facts:
             if fact.problem:
-                problems.add(Kind[fact.problem], f"{file}: {fact.reason}")
-            elif self.expected_size is not None and (fact.height, fact.width) != self.expected_size:
+                reasons.append((Kind[fact.problem], fact.reason))
+            elif self.expected_size not in (None, (fact.height, fact.width)):
                 height, width = self.expected_size
-                problems.add(Kind.WRONG_SIZE, f"{size}, expected {width}x{height}")
-            elif self.expected_size is None and len(usable) > 1:
-                problems.add(Kind.MIXED_SIZES, size)
+                reasons.append(
+                    (Kind.WRONG_SIZE, f"{fact.width}x{fact.height} (width x height), expected {width}x{height}")
+                )
+            else:
+                reasons.append(None)
+        usable = [fact for fact, reason in zip(facts, reasons, strict=True) if reason is None]
+        sizes = {(fact.height, fact.width) for fact in usable}
+        if len(sizes) > 1:
+            for path, fact in zip(paths, facts, strict=True):
+                if not fact.problem:
+                    problems.add(Kind.MIXED_SIZES, f"{path}: {fact.width}x{fact.height} (width x height)")
+        skip = self.hparams["skip_unreadable"] and usable
+        for path, reason in zip(paths, reasons, strict=True):
+            if reason is not None and not skip:
+                problems.add(reason[0], f"{path}: {reason[1]}")
+        for folder in found.unreadable:
+            if skip:
+                found.left_out.append(folder)
+            else:
+                problems.add(Kind.UNREADABLE, f"{folder.path}: {folder.reason}")
         problems.raise_if_any()
-        self._prepared = True
+        self.left_out = found.left_out
+        self.skipped = [
+            {"index": index, "path": path, "reason": f"{reason[0].title}: {reason[1]}"}
+            for index, (path, reason) in enumerate(zip(paths, reasons, strict=True))
+            if reason is not None
+        ]
+        self._usable = [path for path, reason in zip(paths, reasons, strict=True) if reason is None]
+        described = describe_files(pd.DataFrame([vars(fact) for fact in usable]))
+        self._tell(where, described)
+
+    def _tell(self, where: str, described: dict[str, dict[str, int]]) -> None:
+        lines = []
+        if self.left_out:
+            file = self.hparams["left_out_file"]
+            if file is not None:
+                write_left_out(Path(file), self.left_out)
+            taken = len(self._usable or []) + len(self.skipped)
+            lines.append(left_out_line(taken, self.left_out, None if file is None else Path(file)))
+        if self.skipped:
+            first = "; ".join(f"{item['path']}: {item['reason']}" for item in self.skipped[:3])
+            more = f" and {len(self.skipped) - 3:,} more" if len(self.skipped) > 3 else ""
+            lines.append(f"skipped {len(self.skipped):,} that cannot be used, each with a row: {first}{more}")
+        lines += unlike(described, self.hparams["trained_on"] or {})
+        for line in lines:
+            sys.stderr.write(f"note: {where}: {line}\n")
 
     def setup(self, stage: str | None = None) -> None:
-        """List the files; without a Trainer, check them if nobody has."""
-        if not self._prepared and self.trainer is None:
+        """Share the list of files that rank 0 has checked; without a Trainer, check them if nobody has."""
+        strategy = getattr(self.trainer, "strategy", None)
+        if strategy is not None:
+            self._usable, self.skipped = strategy.broadcast((self._usable, self.skipped))
+        elif self._usable is None:
             self.prepare_data()
-        rows = pd.DataFrame({"path": [str(file) for file in find_image_files(self.hparams["images"])]})
+        skipped = {item["index"] for item in self.skipped}
+        usable = self._usable or []
+        positions = [index for index in range(len(usable) + len(skipped)) if index not in skipped]
+        rows = pd.DataFrame({"path": usable, "position": positions})
         self._images = PlannedImages(Path(), rows, self.pixel_path, sources=None)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -42,6 +42,8 @@ class RealImagesDataModule(pl.LightningDataModule):
         num_workers: Processes that decode; 0 decodes in the training process.
         seed: Order of the images.
         download: Let the set's library fetch it where it is not found.
+        center_crop: Side of the central square to cut out first, in pixels; None keeps the set's own pictures.
+        resize: Length of the shorter side to scale to then, in pixels; None keeps it.
     """
 
     CHANGEABLE_ON_RESUME = frozenset({"root", "num_workers", "download"})
@@ -55,6 +57,8 @@ class RealImagesDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         download: bool = False,
+        center_crop: int | None = None,
+        resize: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -62,12 +66,16 @@ class RealImagesDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Read the files once before any process starts: a missing set is an error here."""
-        load_real_set(self.hparams["name"], self.hparams["root"], "train", self.hparams["download"])
+        self._load(self.hparams["download"])
+
+    def _load(self, download: bool = False) -> RealSet:
+        given = self.hparams
+        return load_real_set(given["name"], given["root"], "train", download, given["center_crop"], given["resize"])
 
     def setup(self, stage: str) -> None:
         """Open the training split."""
         if self.train_set is None:
-            self.train_set = RealImages(load_real_set(self.hparams["name"], self.hparams["root"], "train"))
+            self.train_set = RealImages(self._load())
 
     def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor | int]]:
         """Shuffled full batches of the training split; the incomplete last one is left out."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from datamodules.gm_index.problems import REALS_OF_OTHERS
 from datamodules.real import load_real_set
 from datamodules.real_images import RealImages
 from datamodules.samplers import evaluation_sampler, rank_and_world
@@ -74,6 +75,8 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         negative_images: Images of each kind of negative in the test: unmarked, another generator's, real; 0 for none.
         reals: Real set whose test split gives the real ones (``datamodules.real.REAL_SETS``); None for none.
         reals_root: Folder of its files; None for its default place.
+        reals_center_crop: Side of the central square to cut out of the reals first, in pixels; None keeps them whole.
+        reals_resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
 
     Raises:
         ValueError: A count below 1, or fewer training samples than a batch has.
@@ -91,6 +94,8 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         negative_images: int = 2_500,
         reals: str | None = None,
         reals_root: str | None = None,
+        reals_center_crop: int | None = None,
+        reals_resize: int | None = None,
     ) -> None:
         super().__init__()
         if min(train_images, val_images, test_images, batch_size) < 1 or train_images < batch_size:
@@ -107,7 +112,17 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         """Open the real set where the test needs it: a missing set is an error here."""
         name, count = self.hparams["reals"], self.hparams["negative_images"]
         if stage in ("fit", "test") and name is not None and count and self.reals is None:
-            self.reals = RealImages(load_real_set(name, self.hparams["reals_root"], "test"))
+            given = self.hparams
+            self.reals = RealImages(
+                load_real_set(
+                    name,
+                    given["reals_root"],
+                    "test",
+                    center_crop=given["reals_center_crop"],
+                    resize=given["reals_resize"],
+                    reader=REALS_OF_OTHERS,
+                )
+            )
 
     def test_parts(self) -> list[str]:
         """What each of the test's loaders gives: marked samples, and the kinds of negatives."""

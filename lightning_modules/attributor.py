@@ -103,6 +103,7 @@ class Attributor(pl.LightningModule):
         self.embedding = artifacts.build_embedding(embedding)
         self.sources: list[str] = []
         self.image_size: tuple[int, int] | None = None
+        self.training_files: dict[str, dict[str, int]] = {}
         self.results: dict[str, Estimate] = {}
         self._prepared = self._standardised = False
 
@@ -114,6 +115,7 @@ class Attributor(pl.LightningModule):
         if not self.sources and hasattr(data, "sources"):
             size = tuple(data.image_size)
             self._build(list(data.sources), size, self._choose_networks(size), self.hparams["weights"])
+            self.training_files = dict(getattr(data, "training_files", {}))
 
     def _choose_networks(self, image_size: tuple[int, int]) -> dict[str, tuple[str, str]]:
         """Name and stem of the attributor's network and of the controls'."""
@@ -363,6 +365,7 @@ class Attributor(pl.LightningModule):
             "sources": self.sources,
             "image_size": list(self.image_size or ()),
             "networks": {part: list(names) for part, names in self.chosen_networks.items()},
+            "training_files": self.training_files,
             "manifold_hash": self.manifold.hash,
             "manifold_path": str(self.manifold.directory or ""),
             "manifold": self.manifold.to_tensors() if carried else {},
@@ -389,6 +392,7 @@ class Attributor(pl.LightningModule):
             checkpoint["state_dict"].setdefault(f"{prefix}mean", torch.zeros(3))
             checkpoint["state_dict"].setdefault(f"{prefix}std", torch.ones(3))
         self._standardised = True
+        self.training_files = saved.get("training_files", self.training_files)  # earlier versions wrote none
         if saved["manifold"]:
             self.manifold = Manifold.from_tensors(saved["manifold"], self.embedding)
         else:

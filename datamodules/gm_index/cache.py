@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datamodules.gm_index.file_facts import FileFacts, read_facts
-from datamodules.gm_index.files import write_parquet
+from datamodules.gm_index.files import read_parquet, write_parquet
 from datamodules.gm_index.pixel_path import PixelPath
+from datamodules.image_io import text_path
 
-INDEX_VERSION = 2  # raise when FileFacts or the meaning of a column changes
+INDEX_VERSION = 3  # raise when FileFacts or the meaning of a column changes
 FACT_COLUMNS = [field.name for field in fields(FileFacts)]
 _KEY = ["path", "bytes", "mtime_ns"]
 _BLOCK = 50_000  # files between two savings: an interrupted first indexing resumes from the last one
@@ -32,7 +32,7 @@ class _Looker(Dataset[tuple[int, FileFacts]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[int, FileFacts]:
-        return index, read_facts(self.base / self.paths[index], self.pixel_path, self.known)
+        return index, read_facts(self.base / text_path(self.paths[index]), self.pixel_path, self.known)
 
 
 def _unchanged(batch: list[tuple[int, FileFacts]]) -> list[tuple[int, FileFacts]]:
@@ -46,7 +46,7 @@ def look_at(
 
     Args:
         base: Folder that relative paths start from.
-        paths: The files.
+        paths: The files, as ``path_text`` writes them.
         pixel_path: What happens to the pixels before they are scored.
         known: File hashes whose facts need no decoding.
         workers: Processes; None for one per core where there is enough to do.
@@ -69,7 +69,7 @@ def look_at(
 def _read_cache(cache_file: Path) -> pd.DataFrame:
     columns = [*_KEY, *FACT_COLUMNS]
     try:
-        table = pq.read_table(cache_file)
+        table = read_parquet(cache_file)
         if (table.schema.metadata or {}).get(b"index_version") == str(INDEX_VERSION).encode():
             return table.select(columns).to_pandas()
     except (OSError, KeyError, pa.ArrowException):
@@ -95,7 +95,7 @@ def build_index(
     touched is read but not decoded again (its bytes' hash is known).
 
     Args:
-        entries: Table with a column ``path``, unique.
+        entries: Table with a column ``path``, unique, as ``path_text`` writes it.
         base: Folder that relative paths start from.
         folder: Where the cache lies; one file for each pixel path.
         pixel_path: What happens to the pixels before they are scored.
@@ -107,7 +107,7 @@ def build_index(
     cache_file = folder / f"files-{pixel_path.key}.parquet"
     cache = _read_cache(cache_file)
     present = entries[["path"]].copy()
-    stats = [_stat(os.path.join(base, path)) for path in present["path"].tolist()]  # noqa: PTH118 (as in _stat)
+    stats = [_stat(os.path.join(base, text_path(path))) for path in present["path"].tolist()]  # noqa: PTH118 (as in _stat)
     present["bytes"], present["mtime_ns"] = np.array(stats, dtype=np.int64).reshape(-1, 2).T
     merged = present.merge(cache, on=_KEY, how="left", indicator=True)
     todo = merged.index[merged.pop("_merge") == "left_only"]

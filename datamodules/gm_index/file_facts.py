@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 
+import pandas as pd
 from PIL import Image, JpegImagePlugin
 
 from datamodules.gm_index.pixel_path import PixelPath
 from datamodules.gm_index.problems import counted
-from datamodules.image_io import UnreadableImageError, content_id, decode_image
+from datamodules.image_io import ImageFileError, content_id, decode_image, path_text
 
-_FORMATS = {"PNG", "JPEG", "MPO", "WEBP"}
 _CHROMA = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
-_DEEP_MODES = ("I", "F")  # 16- and 32-bit grey: Pillow clips them to 8 bits instead of scaling
 
 
 @dataclass
@@ -29,11 +27,11 @@ class FileFacts:
         problem: Name of a ``Kind`` of problem, or "".
         reason: What was found, for the problem.
         extension: Lower-case suffix.
-        format: PNG, JPEG, WEBP lossy or WEBP lossless.
+        format: Pillow's name of the format, such as PNG or JPEG; WEBP lossy or WEBP lossless.
         jpeg_tables: Quality whose quantisation tables libjpeg would write, else a hash of the tables.
         jpeg_chroma: Chroma subsampling, and whether the JPEG is progressive.
         mode: Pillow's mode of the file: RGB, L, P, RGBA, ...
-        size: ``<width>x<height>`` in the file.
+        size: ``<width>x<height>`` as decoded, the orientation tag applied.
         metadata: Names of the metadata present: text chunks, EXIF, ICC profile, resolution, ...
         content: Content id of the decoded pixels.
         final: Content id after the pixel path.
@@ -89,16 +87,10 @@ def _webp_kind(data: bytes) -> str:
     return "WEBP"
 
 
-def _read_header(data: bytes, facts: FileFacts) -> None:
-    with Image.open(BytesIO(data)) as image:
-        facts.format, facts.mode, facts.size = image.format or "", image.mode, f"{image.width}x{image.height}"
+def _read_header(file: BytesIO, facts: FileFacts) -> None:
+    with Image.open(file) as image:
+        facts.format, facts.mode = image.format or "", image.mode
         facts.metadata = " ".join(sorted(str(name) for name in image.info))
-        if facts.format not in _FORMATS:
-            facts.problem, facts.reason = "UNSUPPORTED", f"a {facts.format} file"
-        elif image.mode.startswith(_DEEP_MODES):
-            facts.problem, facts.reason = "UNSUPPORTED", f"more than 8 bits per channel (mode {image.mode})"
-        elif facts.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            facts.problem, facts.reason = "UNSUPPORTED", f"an animation of {getattr(image, 'n_frames', 0)} frames"
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             facts.format = "JPEG"
             facts.jpeg_tables = _name_tables(
@@ -107,7 +99,7 @@ def _read_header(data: bytes, facts: FileFacts) -> None:
             chroma = _CHROMA.get(JpegImagePlugin.get_sampling(image), "other" if image.mode != "L" else "grey")
             facts.jpeg_chroma = chroma + (" progressive" if image.info.get("progressive") else "")
     if facts.format == "WEBP":
-        facts.format = _webp_kind(data)
+        facts.format = _webp_kind(file.getvalue())
 
 
 def read_facts(path: Path, pixel_path: PixelPath, known: frozenset[str] | set[str] = frozenset()) -> FileFacts:
@@ -122,24 +114,26 @@ def read_facts(path: Path, pixel_path: PixelPath, known: frozenset[str] | set[st
     Returns:
         The facts; a file that cannot be used has ``problem`` and ``reason`` set. Nothing is raised for a bad file.
     """
-    facts = FileFacts(extension=path.suffix.lower())
+    facts = FileFacts(extension=path_text(path.suffix.lower()))
     try:
         data = path.read_bytes()
     except OSError as error:
-        facts.problem, facts.reason = "UNREADABLE", str(error.strerror or error)
+        broken = f"a link to {path_text(path.readlink())}, which is not there" if path.is_symlink() else ""
+        facts.problem, facts.reason = "UNREADABLE", broken or str(error.strerror or error)
         return facts
     facts.file_hash = hash_bytes(data)
     if facts.file_hash in known:
         return facts
+    file = BytesIO(data)
+    file.name = str(path)
     try:
-        pixels = decode_image(data)
-        _read_header(data, facts)
-    except UnreadableImageError as error:
-        why = re.sub(r" file <_io\.BytesIO.*", " format", str(error.__cause__ or error))  # it was read from memory
-        facts.problem, facts.reason = "UNREADABLE", f"{counted(len(data), 'byte')}, {why}"
+        pixels = decode_image(file)
+    except ImageFileError as error:
+        size = f"{counted(len(data), 'byte')}, " if error.kind == "UNREADABLE" else ""
+        facts.problem, facts.reason = error.kind, size + error.reason
         return facts
-    if facts.problem:
-        return facts
+    _read_header(file, facts)
+    facts.size = f"{pixels.shape[1]}x{pixels.shape[0]}"
     if not pixel_path.fits(pixels):
         facts.problem, facts.reason = (
             "CROP_TOO_LARGE",
@@ -151,3 +145,48 @@ def read_facts(path: Path, pixel_path: PixelPath, known: frozenset[str] | set[st
     facts.final = facts.content if pixel_path.keeps_pixels else content_id(final)
     facts.height, facts.width = int(final.shape[0]), int(final.shape[1])
     return facts
+
+
+_DESCRIBED = ("format", "mode", "size")
+_MOST = 50  # values of an attribute that a description names
+
+
+def describe_files(facts: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Formats, modes and sizes of files and how many have each: ``{"format": {"PNG": 12}, "mode": ..., "size": ...}``.
+
+    Args:
+        facts: Table with columns of ``FileFacts``. The 50 most frequent values are named; ``other`` counts the rest.
+    """
+    described = {}
+    for name in _DESCRIBED:
+        counts = facts[name].value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable")
+        described[name] = {str(value): int(count) for value, count in counts.head(_MOST).items()}
+        if len(counts) > _MOST:
+            described[name]["other"] = int(counts.iloc[_MOST:].sum())
+    return described
+
+
+def unlike(found: dict[str, dict[str, int]], trained: dict[str, dict[str, int]]) -> list[str]:
+    """A line for each attribute in which files have values that no training file had.
+
+    Args:
+        found: ``describe_files`` of some files.
+        trained: The same of the training files; empty where a checkpoint does not say.
+    """
+    lines = []
+    for name, known in trained.items():
+        if "other" in known:
+            continue  # too many values to name: nothing stands out
+        new = {value: count for value, count in found.get(name, {}).items() if value not in known}
+        if new:
+            total = sum(found[name].values())
+            lines.append(
+                f"{sum(new.values()):,} of {counted(total, 'file')} have a {name} that no training file had: "
+                f"{_named(new)}, trained on {_named(known)}; what is said of them may owe to that"
+            )
+    return lines
+
+
+def _named(values: dict[str, int]) -> str:
+    shown = [f"{value} ({count:,})" for value, count in list(values.items())[:5]]
+    return ", ".join(shown) + (f" and {len(values) - 5} more" if len(values) > 5 else "")

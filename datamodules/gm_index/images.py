@@ -12,19 +12,19 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.image_io import Pixels, content_id, content_id_to_int, decode_image
+from datamodules.image_io import Pixels, content_id, content_id_to_int, decode_image, path_text, text_path
 
 
 class PlannedImages(Dataset[dict[str, Any]]):
     """Images of one split: ``{"image": uint8 (3, H, W), "label", "content_id", "index", "path"}``.
 
-    Paths lie in one Arrow array, not in a list: workers then share the memory of a list of millions instead of copying
-    it.
+    ``path`` is text (``path_text``). Paths lie in one Arrow array, not in a list: workers then share the memory of a
+    list of millions instead of copying it.
 
     Args:
         base: Folder that relative paths start from.
         rows: Rows of the plan, with ``path``, ``source`` and ``final``; without ``final``, files are not compared with
-            what was indexed.
+            what was indexed; with ``position``, that is the ``index`` of an item.
         pixel_path: What happens to the pixels.
         sources: Names of the sources; None leaves ``label`` out (the manifold has none).
     """
@@ -33,6 +33,7 @@ class PlannedImages(Dataset[dict[str, Any]]):
         self.base, self.pixel_path = base, pixel_path
         self.paths = pa.array(rows["path"].astype(object), type=pa.large_string())
         self.final = pa.array(rows["final"].astype(object), type=pa.large_string()) if "final" in rows else None
+        self.positions = rows["position"].to_numpy(dtype=np.int64) if "position" in rows else None
         self.labels = None
         if sources is not None:
             positions = {name: position for position, name in enumerate(sources)}
@@ -47,18 +48,19 @@ class PlannedImages(Dataset[dict[str, Any]]):
         Raises:
             RuntimeError: The file has changed since it was indexed.
         """
-        path = self.base / self.paths[index].as_py()
+        path = self.base / text_path(self.paths[index].as_py())
         pixels = self.pixel_path(decode_image(path))
         identifier = content_id(pixels)
         if self.final is not None and identifier != self.final[index].as_py():
             raise RuntimeError(
-                f"{path} changed since the data set was indexed; start again, so that it is checked and split anew"
+                f"{path_text(path)} changed since the data set was indexed; start again, so that it is checked and "
+                "split anew"
             )
         item: dict[str, Any] = {
             "image": _chw(pixels),
             "content_id": content_id_to_int(identifier),
-            "index": index,
-            "path": str(path),
+            "index": index if self.positions is None else int(self.positions[index]),
+            "path": path_text(path),
         }
         if self.labels is not None:
             item["label"] = int(self.labels[index])

@@ -8,8 +8,9 @@ import pandas as pd
 import pyarrow as pa
 
 from datamodules.gm_index.discover import SOURCE_NAME, entries_frame
+from datamodules.gm_index.files import read_parquet
 from datamodules.gm_index.problems import Kind, Problems
-from datamodules.image_io import IMAGE_SUFFIXES
+from datamodules.image_io import text_path
 
 GIVEN_SPLITS = ("train", "val", "test", "manifold")
 
@@ -23,7 +24,7 @@ def _read_table(index_file: Path, problems: Problems) -> pd.DataFrame | None:
             case ".csv":
                 table = pd.read_csv(index_file, dtype=str, keep_default_na=False)
             case ".parquet":
-                table = pd.read_parquet(index_file)
+                table = read_parquet(index_file).to_pandas()
             case suffix:
                 problems.add(Kind.INDEX_FILE, f"{index_file} ends with {suffix!r}")
                 return None
@@ -72,7 +73,7 @@ def read_index_file(index_file: Path, base: Path, problems: Problems) -> pd.Data
             wrong = f"{path} is already listed, as {rows[path][1]} {rows[path][3]}".rstrip()
         if wrong:
             problems.add(Kind.INDEX_ROW, f"row {number}: {wrong}")
-        elif not (base / path).is_file():
+        elif not (base / text_path(path)).is_file():
             problems.add(Kind.MISSING_PATH, f"row {number}: {path} (source {source})")
         else:
             rows[path], groups[path] = row, group
@@ -83,8 +84,6 @@ def read_index_file(index_file: Path, base: Path, problems: Problems) -> pd.Data
 def _row_problem(path: str, source: str, split: str, with_split: bool) -> str:
     if not path:
         return "path is empty"
-    if not path.lower().endswith(IMAGE_SUFFIXES):
-        return f"{path} is no image by its name"
     if not SOURCE_NAME.fullmatch(source):
         return f"source is {source!r} ({path})"
     if with_split and split not in GIVEN_SPLITS:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from datamodules.gm_index.audit import Leak, audit_formats, describe, lossy_history
 from datamodules.gm_index.cache import INDEX_VERSION, build_index
 from datamodules.gm_index.discover import discover_folders
 from datamodules.gm_index.duplicates import Duplicates, drop_duplicates
-from datamodules.gm_index.files import write_parquet
+from datamodules.gm_index.file_facts import describe_files
+from datamodules.gm_index.files import read_parquet, write_parquet
 from datamodules.gm_index.grouped_splits import draw_grouped_splits
 from datamodules.gm_index.groups import assign_groups, check_groups, describe_groups, join_copies, looks_grouped
 from datamodules.gm_index.index_file import read_index_file
@@ -25,6 +25,8 @@ from datamodules.gm_index.problems import GMDataError, Kind, Problems, counted
 from datamodules.gm_index.sources_yaml import read_sources_yaml
 from datamodules.gm_index.split_file import SUFFIXES, read_split_file, write_split_file
 from datamodules.gm_index.splits import SplitRule, check_given, draw_splits
+from datamodules.image_io import path_text
+from datamodules.image_search import LeftOut, left_out_line, write_left_out
 from lightning_modules.common.files import check_file, check_folder, write_text
 
 FormatAudit = Literal["error", "warn", "off"]
@@ -70,6 +72,11 @@ class PlanSettings:
         return self.plan_file.with_suffix(".problems.txt")
 
     @property
+    def left_out_file(self) -> Path:
+        """Where all files stand that are no images, or that are reached twice."""
+        return self.plan_file.with_suffix(".left_out.jsonl")
+
+    @property
     def plan_file(self) -> Path:
         """Where the plan of these settings lies."""
         text = json.dumps([INDEX_VERSION, asdict(self)], default=str, sort_keys=True)
@@ -90,6 +97,7 @@ class Plan:
         groups: How many groups there are, for people.
         audit: What the format audit found of each attribute of the files that varies, best predictor first; None where
             it was off.
+        training_files: Formats, modes and sizes of the training files and how many have each, most first.
     """
 
     rows: pd.DataFrame
@@ -99,6 +107,7 @@ class Plan:
     source_info: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: str = ""
     audit: list[Leak] | None = None
+    training_files: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the plan, atomically."""
@@ -109,6 +118,7 @@ class Plan:
             "source_info": self.source_info,
             "groups": self.groups,
             "audit": None if self.audit is None else [asdict(leak) for leak in self.audit],
+            "training_files": self.training_files,
         }
         write_parquet(path, self.rows, {"plan": json.dumps(head, default=str)})
 
@@ -129,12 +139,13 @@ class Plan:
                 "finds problems: see its message; without a Trainer, call prepare_data() first; on several machines, "
                 "each needs the data set, or a shared cache_dir"
             )
-        table = pq.read_table(path)
+        table = read_parquet(path)
         head = json.loads(table.schema.metadata[b"plan"])
         rows = table.to_pandas()
-        size, audit = (head["image_size"][0], head["image_size"][1]), head["audit"]
-        leaks = None if audit is None else [Leak(**leak) for leak in audit]
-        return cls(rows, head["sources"], size, head["notes"], head["source_info"], head["groups"], leaks)
+        height, width = head["image_size"]
+        leaks = None if head["audit"] is None else [Leak(**leak) for leak in head["audit"]]
+        described = (head["notes"], head["source_info"], head["groups"], leaks, head["training_files"])
+        return cls(rows, head["sources"], (height, width), *described)
 
 
 def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
@@ -152,7 +163,7 @@ def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
         check_folder(settings.cache_folder, "cache_dir (--data.init_args.cache_dir FOLDER)")
     if settings.split_file and not settings.split_file.exists():
         check_file(settings.split_file, "split_file (--data.init_args.split_file FILE)")
-    problems = Problems(where=f"GM data set {settings.index_file or settings.base}")
+    problems = Problems(where=f"GM data set {path_text(settings.index_file or settings.base)}")
     with suppress(OSError):  # absent, or its folder is no folder
         settings.problems_file.unlink()
     try:
@@ -172,15 +183,19 @@ def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
 
 def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) -> Plan:
     nothing = Plan(pd.DataFrame(columns=PLAN_COLUMNS), [], (0, 0))
+    left_out: list[LeftOut] = []
     if settings.index_file is not None:
         entries = read_index_file(settings.index_file, settings.base, problems)
     else:
-        entries = discover_folders(settings.base, problems)
+        entries = discover_folders(settings.base, problems, left_out)
     if settings.split_file and settings.split_file.suffix.lower() not in SUFFIXES:
         problems.add(Kind.SPLIT_FILE, f"{settings.split_file} does not end with {' or '.join(SUFFIXES)}")
     if entries.empty:
         return nothing
     notes: list[str] = []
+    if left_out:
+        write_left_out(settings.left_out_file, left_out)
+        notes.append(left_out_line(len(entries), left_out, settings.left_out_file))
     entries = assign_groups(entries, settings.groups, problems, notes)
     source_info = read_sources_yaml(settings.base, set(entries["source"]), problems)
     _check_sources(entries, problems)
@@ -206,7 +221,8 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
     if (rows["group"] == "").all() and (seems := looks_grouped(rows, settings.base, settings.pixel_path)):
         notes.append(seems)
     groups = describe_groups(used, settings.groups)
-    return Plan(used, [str(source) for source in sources], size, notes, source_info, groups, audit)
+    training_files = describe_files(rows[rows["split"] == "train"])
+    return Plan(used, [str(source) for source in sources], size, notes, source_info, groups, audit, training_files)
 
 
 def _check_sources(entries: pd.DataFrame, problems: Problems) -> None:

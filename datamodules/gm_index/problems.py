@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 
+_SETTING = re.compile(r"\{([a-z_]+(?:: \w+)?)\}")
 SHOWN_PER_KIND = 20  # a reader acts on the first few; the count says the rest
 
 
 class Kind(Enum):
-    """A kind of problem: what it is, what was expected, what to do about it."""
+    """A kind of problem: what it is, what was expected, what to do about it.
+
+    Settings stand in braces, ``{resize}`` or ``{reencode: png}``: each command names them as it takes them.
+    """
 
     MISSING_ROOT = (
         "missing folder",
         "a folder root/<family>-<model>/ for each source and root/real-<name>/",
-        "check `root`, or write the data set there first",
+        "check {root}, or write the data set there first",
     )
     EMPTY_ROOT = (
         "no source folder",
         "at least two folders <family>-<model> or real-<name> with images",
-        "check `root`: it must be the folder above the source folders",
+        "check {root}: it must be the folder above the source folders",
     )
     FOLDER_NAME = (
         "folder whose name has no known form",
@@ -28,7 +33,7 @@ class Kind(Enum):
     )
     EMPTY_SOURCE = (
         "source folder without images",
-        "at least one .png, .jpg, .jpeg or .webp file",
+        "at least one image file of any kind that Pillow reads",
         "fill the folder or remove it",
     )
     LOOSE_IMAGE = (
@@ -36,35 +41,40 @@ class Kind(Enum):
         "images lie in root/<family>-<model>/",
         "move it into the folder of its source or remove it",
     )
-    NOT_AN_IMAGE = (
-        "file that is no image by its name",
-        "only .png, .jpg, .jpeg and .webp files (and .json, .jsonl, .yaml, .md notes) in a source folder",
-        "convert it or move it away",
-    )
     UNREADABLE = (
-        "file that cannot be decoded completely",
-        "a whole PNG, JPEG or WebP image",
-        "write or copy the file again, or remove it",
+        "file or folder that cannot be read completely",
+        "a whole image file of any kind that Pillow reads",
+        "write or copy it again, or remove it",
     )
     UNSUPPORTED = (
         "image of a kind that 8-bit RGB would distort",
-        "one still PNG, JPEG or WebP image of 8 bits per channel",
-        "convert it to 8-bit PNG, the same way for all sources",
+        "one still picture of 8 bits per channel, grey or RGB",
+        "convert it to 8-bit PNG, all such files the same way",
+    )
+    TRANSPARENT = (
+        "image that is not opaque",
+        "an opaque picture: what lies under transparent pixels is nothing that anybody sees",
+        "put it on the ground that it is shown on and save it without an alpha channel, all such files the same way",
+    )
+    TOO_LARGE = (
+        "image beyond the pixel limit",
+        "a picture of no more pixels than Pillow decodes",
+        "scale it down or cut it, and save it as a smaller picture",
     )
     CROP_TOO_LARGE = (
-        "image smaller than `center_crop`",
-        "height and width of at least `center_crop`",
-        "lower `center_crop` or remove the image",
+        "image smaller than the crop",
+        "height and width of at least {center_crop}",
+        "lower {center_crop} or remove the image",
     )
     MIXED_SIZES = (
         "images of different sizes",
-        "one height and width for all images, sources and manifold alike",
-        "bring all images to one size the same way, or set `center_crop` and/or `resize`",
+        "one height and width for all images",
+        "bring all images to one size the same way, or set {center_crop} and/or {resize}",
     )
     WRONG_SIZE = (
-        "image of another size than the attributor was trained on",
-        "the height and width of the training images",
-        "bring it to that size the way the training images were, or set `center_crop` and/or `resize`",
+        "image of another size than the checkpoint was trained for",
+        "the height and width of the training's images",
+        "bring it to that size the way the training's images were, or set {center_crop} and/or {resize}",
     )
     ONE_SOURCE = (
         "too few sources",
@@ -79,7 +89,7 @@ class Kind(Enum):
     DUPLICATE_SOURCES = (
         "picture that several sources share",
         "each picture (decoded pixels) in one source only: its label would be ambiguous",
-        "remove it from all sources but one, or set `duplicates: drop` to leave out every copy",
+        "remove it from all sources but one, or set {duplicates: drop} to leave out every copy",
     )
     MANIFOLD_OVERLAP = (
         "picture that stands in the manifold and in a source",
@@ -105,28 +115,28 @@ class Kind(Enum):
     TOO_FEW = (
         "source with fewer images than the split needs",
         "at least one image of every source in each split whose fraction is not 0",
-        "add images, or change train_fraction, val_fraction, test_fraction or manifold_fraction",
+        "add images, or change {train_fraction}, {val_fraction}, {test_fraction} or {manifold_fraction}",
     )
     INDEX_FILE = (
         "bad index file",
         "a .csv or .parquet file with the columns path, source and, if wanted, split and group",
-        "correct the file named by `index_file`",
+        "correct the file named by {index_file}",
     )
     INDEX_ROW = (
         "bad row in the index file",
-        "path of a .png, .jpg, .jpeg or .webp file; source <family>-<model> or real-<name>; split train, val, test or "
+        "path of an image file; source <family>-<model> or real-<name>; split train, val, test or "
         "manifold (only reals), in all rows or in none",
         "correct the row (rows are counted from 1, the header left out)",
     )
     MISSING_PATH = (
         "path in the index file that does not exist",
-        "paths relative to `root` (without it, to the folder of the index file), or absolute",
-        "correct the path or the row's file, or set `root`",
+        "paths relative to {root} (without it, to the folder of the index file), or absolute",
+        "correct the path or the row's file, or set {root}",
     )
     SPLIT_FILE = (
         "split file that does not fit",
         "a split file written with the same seed, fractions and caps, whose images are all there",
-        "give the settings it was written with, restore the images, or name another `split_file` to write a new one",
+        "give the settings it was written with, restore the images, or name another {split_file} to write a new one",
     )
     SOURCES_YAML = (
         "bad sources.yaml",
@@ -136,12 +146,45 @@ class Kind(Enum):
     FORMAT_LEAK = (
         "sources that can be told apart without looking at the pixels",
         "file format, JPEG tables, size and mode say nothing about the source",
-        "store all sources the same way; or set `reencode: png` or `jpeg_95` (size and mode still count); "
-        "or `format_audit: warn`",
+        "store all sources the same way; or set {reencode: png} or {reencode: jpeg_95} (size and mode still count); "
+        "or {format_audit: warn}",
     )
 
     def __init__(self, title: str, expected: str, fix: str) -> None:
         self.title, self.expected, self.fix = title, expected, fix
+
+    @property
+    def settings(self) -> list[str]:
+        """Settings that the advice names."""
+        return [found.partition(":")[0] for found in _SETTING.findall(self.expected + self.fix)]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads the images: what its messages say besides what was found.
+
+    Attributes:
+        outcome: What did not happen, and what else could be done about it.
+        setting: How a setting is given, with ``{}`` for its name and value.
+    """
+
+    outcome: str
+    setting: str = "`{}`"
+
+    def spell(self, text: str) -> str:
+        """Advice of a ``Kind`` with its settings as this reader takes them."""
+        return _SETTING.sub(lambda found: self.setting.format(found[1]), text)
+
+
+GM_DATA = Reader("nothing was trained or evaluated")
+REALS = Reader("no real image was used")
+REALS_OF_OTHERS = Reader(REALS.outcome, "`reals_{}`")  # of commands that have other images too
+PREDICTION = Reader(
+    "nothing was predicted; `--skip_unreadable true` goes on without such files and writes the reason in their rows",
+    "`--{}`",
+)
+NOTHING_LEFT = Reader("nothing was predicted, as no file can be used", PREDICTION.setting)
+DISTANCES = Reader("no distance was computed", "`--{}`")
 
 
 def counted(count: int, noun: str = "image") -> str:
@@ -159,10 +202,12 @@ class Problems:
 
     Attributes:
         where: The data set, as the message names it.
+        reader: Who reads it.
         found: What was found, by kind, in the order of discovery.
     """
 
     where: str
+    reader: Reader = GM_DATA
     found: dict[Kind, list[str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -175,13 +220,13 @@ class Problems:
     def message(self) -> str:
         """The whole report, kind by kind; long lists end with a count."""
         count = sum(len(offenders) for offenders in self.found.values())
-        blocks = [f"{self.where}: {counted(count, 'problem')}, nothing was trained or evaluated."]
+        blocks = [f"{self.where}: {counted(count, 'problem')}, {self.reader.outcome}."]
         for kind in sorted(self.found, key=list(Kind).index):
             offenders = self.found[kind]
             lines = [
                 f"{kind.title} ({len(offenders)})",
-                f"  expected: {kind.expected}",
-                f"  what to do: {kind.fix}",
+                f"  expected: {self.reader.spell(kind.expected)}",
+                f"  what to do: {self.reader.spell(kind.fix)}",
                 "  found:",
             ]
             lines += ["    - " + offender.replace("\n", "\n      ") for offender in offenders[:SHOWN_PER_KIND]]

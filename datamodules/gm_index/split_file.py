@@ -12,9 +12,8 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from datamodules.gm_index.files import write_parquet
+from datamodules.gm_index.files import read_parquet, write_parquet
 from datamodules.gm_index.problems import Kind, Problems, counted
 from datamodules.gm_index.splits import SPLITS, SplitRule
 from lightning_modules.common.files import write_text
@@ -42,7 +41,7 @@ def write_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule) -> None:
 
 def _read(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     if path.suffix.lower() == ".parquet":
-        table = pq.read_table(path)
+        table = read_parquet(path)
         head = json.loads((table.schema.metadata or {})[b"split"])
         pairs = zip(table["content"].to_pylist(), table["split"].to_pylist(), strict=True)
         return head, _each_once(list(pairs))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from datamodules.gm_index.pixel_path import PixelPath
+from datamodules.gm_index.problems import REALS, Reader
 from datamodules.real.base import LazyPictures, Pictures, RealSet
 from datamodules.real.celeba import load_celeba
 from datamodules.real.cifar10 import load_cifar10
@@ -31,6 +32,7 @@ def load_real_set(
     download: bool = False,
     center_crop: int | None = None,
     resize: int | None = None,
+    reader: Reader = REALS,
 ) -> RealSet:
     """Read one split of a real set.
 
@@ -41,11 +43,12 @@ def load_real_set(
         download: Let the set's library fetch it where it is not found.
         center_crop: Side of the central square to cut out, in pixels; None keeps the set's own pictures.
         resize: Length of the shorter side to scale to then, in pixels; None keeps it.
+        reader: Who reads them, for the messages.
 
     Raises:
         ValueError: Unknown name or split.
         FileNotFoundError: The files are not there.
-        GMDataError: Files of an image folder that are no images, too small for the crop, or of several sizes.
+        GMDataError: Files of an image folder that cannot be used, too small for the crop, or of several sizes.
     """
     if name not in REAL_SETS:
         raise ValueError(f"unknown real set {name!r}; there are {', '.join(sorted(REAL_SETS))}")
@@ -55,7 +58,7 @@ def load_real_set(
     real_set = REAL_SETS[name](None if root is None else Path(root), split, download)
     pictures = real_set.pictures
     if isinstance(pictures, FilePictures):
-        pictures.check(pixel_path)
+        pictures.check(pixel_path, reader)
     if pixel_path.keeps_pixels:
         return real_set
     return replace(real_set, pictures=LazyPictures(len(pictures), lambda index: pixel_path(pictures[index])))

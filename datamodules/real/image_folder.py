@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.gm_index.problems import Kind, Problems
-from datamodules.image_io import IMAGE_SUFFIXES, Pixels, decode_image
+from datamodules.gm_index.problems import REALS, Kind, Problems, Reader, counted
+from datamodules.image_io import ImageFileError, Pixels, check_image, decode_image, path_text
+from datamodules.image_search import LeftOut, find_images, left_out_line, left_out_text
 from datamodules.real.base import RealSet
 
+log = logging.getLogger(__name__)
 _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}  # AFHQ's first version calls its test images val
 
 
@@ -25,9 +27,11 @@ class FilePictures:
 
     Attributes:
         files: The image files.
+        unreadable: Folders among them that cannot be opened.
     """
 
     files: tuple[Path, ...]
+    unreadable: tuple[LeftOut, ...] = field(default=())
 
     def __len__(self) -> int:
         return len(self.files)
@@ -36,38 +40,45 @@ class FilePictures:
         """Picture ``index`` as a uint8 array of shape (H, W, 3)."""
         return decode_image(self.files[index])
 
-    def check(self, pixel_path: PixelPath) -> None:
-        """Read every file's header: all must be images, and of one size after the pixel path.
+    def check(self, pixel_path: PixelPath | None, reader: Reader = REALS) -> None:
+        """Check every file by its header (``check_image``): all must be fit, and of one size after the pixel path.
+
+        Args:
+            pixel_path: What happens to the pixels; None where pictures of several sizes will do.
+            reader: Who reads them, for the message.
 
         Raises:
-            GMDataError: Every file that is no image or too small for the crop, and all sizes if there are several.
+            GMDataError: Every file that is unfit or too small for the crop, and all sizes if there are several.
         """
-        problems = Problems(f"real images in {self.files[0].parent}" if self.files else "real images")
+        where = path_text(self.files[0].parent) if self.files else "no folder"
+        problems = Problems(f"images in {where}", reader)
+        for folder in self.unreadable:
+            problems.add(Kind.UNREADABLE, f"{folder.path}: {folder.reason}")
         sizes: dict[tuple[int, int], list[Path]] = {}
         for file in self.files:
             try:
-                with Image.open(file) as image:
-                    width, height = image.size
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                problems.add(Kind.UNREADABLE, f"{file}: {error}")
+                height, width = check_image(file)
+            except ImageFileError as error:
+                problems.add(Kind[error.kind], str(error))
+                continue
+            if pixel_path is None:
                 continue
             if pixel_path.center_crop and min(width, height) < pixel_path.center_crop:
-                problems.add(Kind.CROP_TOO_LARGE, f"{file}: {width}x{height}, center_crop is {pixel_path.center_crop}")
+                found = f"{path_text(file)}: {width}x{height}, the crop is {pixel_path.center_crop}"
+                problems.add(Kind.CROP_TOO_LARGE, found)
             else:
                 sizes.setdefault(pixel_path.size_after(height, width), []).append(file)
         if len(sizes) > 1:
             for (height, width), files in sorted(sizes.items()):
-                problems.add(
-                    Kind.MIXED_SIZES, f"{width}x{height} (width x height): {len(files)} images; first: {files[0]}"
-                )
+                found = f"{width}x{height} (width x height): {counted(len(files))}; first: {path_text(files[0])}"
+                problems.add(Kind.MIXED_SIZES, found)
         problems.raise_if_any()
 
 
-def _list_images(folder: Path) -> tuple[Path, ...]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES))
-    return tuple(
-        sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-    )
+@cache
+def _tell(line: str) -> None:
+    """Log a line, once however often the folder is read."""
+    log.warning(line)
 
 
 def load_image_folder(
@@ -97,15 +108,23 @@ def load_image_folder(
     label = name or "an image folder"
     if root is None or not root.is_dir():
         raise FileNotFoundError(
-            f"{label}: root is {root}; expected a folder of {', '.join(IMAGE_SUFFIXES)} files (it cannot be downloaded)"
+            f"{label}: root is {root and path_text(root)}; expected a folder of images (it cannot be downloaded)"
         )
     folder = next((root / part for part in _SPLIT_FOLDERS[split] if (root / part).is_dir()), None)
     if folder is None and split == "test":
-        raise FileNotFoundError(f"{root}: no folder test/ or val/; without them all images are the split 'train'")
+        raise FileNotFoundError(
+            f"{path_text(root)}: no folder test/ or val/; without them all images are the split 'train'"
+        )
     folder = folder or root
-    files = _list_images(folder)
-    if not files:
-        raise FileNotFoundError(f"{folder}: no {', '.join(IMAGE_SUFFIXES)} file in it or below")
+    found = find_images(folder)
+    files = tuple(found.files)
+    if not files and not found.unreadable:
+        others = f" (left out: {left_out_text(found.left_out)})" if found.left_out else ""
+        raise FileNotFoundError(
+            f"{path_text(folder)}: no image in it or below{others}; expected files that Pillow reads"
+        )
+    if found.left_out:
+        _tell(f"{path_text(folder)}: {left_out_line(len(files), found.left_out)}")
     parents = [file.relative_to(folder).parts[:-1] for file in files]
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
@@ -114,7 +133,7 @@ def load_image_folder(
         positions = {class_name: position for position, class_name in enumerate(classes)}
         labels = np.array([positions[parts[0]] for parts in parents], dtype=np.int64)
     plain = re.sub(r"[^A-Za-z0-9._+-]", "_", root.resolve().name) or "folder"
-    return RealSet(name or plain, split, FilePictures(files), labels, classes, licence)
+    return RealSet(name or plain, split, FilePictures(files, tuple(found.unreadable)), labels, classes, licence)
 
 
 load_celeba_hq = partial(

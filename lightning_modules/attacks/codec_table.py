@@ -1,16 +1,12 @@
 """How far the differentiable JPEG is from the real codec: a table by quality and subsampling.
 
-`python -m lightning_modules.attacks.codec_table` prints it as Markdown for two photographs that scikit-learn ships;
-`--images FOLDER` takes yours.
+`evaluate.py codecs` prints it as Markdown for two photographs that scikit-learn ships; `--images FOLDER` takes yours.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,10 +19,8 @@ from torch import Tensor
 
 from lightning_modules.attacks.base import to_levels
 from lightning_modules.attacks.jpeg import SUBSAMPLINGS, Jpeg
-from lightning_modules.common.shipped import program
 
 QUALITIES = (95, 90, 80, 70, 60, 50)
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -112,37 +106,16 @@ def photographs(size: int) -> Tensor:
     return _tensor(tiles)
 
 
-def read_folder(folder: Path, size: int) -> Tensor:
-    """Read every image below a folder, in the order of names, cropped at its centre to a square and resized."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ValueError(f"found no image below {folder}, expected files that end in {', '.join(SUFFIXES)}")
+def squares(photos: Iterable[NDArray[np.uint8]], size: int) -> Tensor:
+    """Cut the central square out of each photograph `(H, W, 3)` and resize it: `(n, 3, size, size)` in [0, 1]."""
     tiles = []
-    for path in files:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
+    for pixels in photos:
+        image = Image.fromarray(pixels)
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         square = image.crop((left, top, left + side, top + side))
         tiles.append(np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)))
     return _tensor(tiles)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog=program("codecs", "lightning_modules.attacks.codec_table"), description=__doc__
-    )
-    parser.add_argument("--images", type=Path, help="folder of images; default: scikit-learn's two photographs")
-    parser.add_argument("--size", type=int, default=32, help="side of the squares in pixels (default 32)")
-    options = parser.parse_args(arguments)
-    try:
-        images = photographs(options.size) if options.images is None else read_folder(options.images, options.size)
-    except ValueError as error:
-        parser.error(str(error))
-    source = "scikit-learn's photographs, halved" if options.images is None else str(options.images)
-    sys.stdout.write(f"PSNR in dB, mean ± 95 %, n = {len(images)} images of {options.size} px ({source})\n\n")
-    sys.stdout.write(as_markdown(compare_codecs(images)) + "\n")
 
 
 def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -153,7 +126,3 @@ def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def _tensor(tiles: Sequence[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float() / 255.0
-
-
-if __name__ == "__main__":
-    main()

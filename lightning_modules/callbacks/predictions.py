@@ -8,12 +8,14 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from lightning_modules.callbacks.rows import gather_rows, rows_of
+from lightning_modules.callbacks.rows import gather_rows, rows_of, skipped_rows
 from lightning_modules.reporting.run_files import write_jsonl
 
 
 class PredictionRows(Callback):
     """Writes one row an image, in the order of the files, when all images are done.
+
+    An image that could not be used has the row `{"file", "predicted": null, "reason"}`.
 
     Args:
         out: The file to write.
@@ -38,6 +40,8 @@ class PredictionRows(Callback):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather from all processes; the first one writes."""
         rows = gather_rows(self.rows)
+        rows += skipped_rows(trainer, "predicted")
+        rows.sort(key=lambda row: row["index"])
         if trainer.is_global_zero:
             write_jsonl(self.out, ({key: row[key] for key in row if key != "index"} for row in rows))
         self.rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytorch_lightning as pl
 from torch import Tensor, distributed
 
 
@@ -59,3 +60,14 @@ def gather_by_index(mine: dict[int, Any], merge: Callable[..., None] = dict.upda
     for share in shares:
         merge(whole, share)
     return whole
+
+
+def skipped_rows(trainer: pl.Trainer, answer: str) -> list[dict[str, Any]]:
+    """Rows of the images that the datamodule of a `predict` could not use.
+
+    Args:
+        trainer: Its datamodule names them in `skipped`.
+        answer: Column that is null for them.
+    """
+    skipped = getattr(getattr(trainer, "datamodule", None), "skipped", [])
+    return [{"index": item["index"], "file": item["path"], answer: None, "reason": item["reason"]} for item in skipped]

@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from lightning_modules.callbacks.rows import gather_rows
+from lightning_modules.callbacks.rows import gather_rows, skipped_rows
 from lightning_modules.common.files import write_bytes
 from lightning_modules.fingerprints.decoding import KeyEstimate
 from lightning_modules.fingerprints.keys import key_to_text
@@ -32,7 +32,8 @@ class VerdictRows(Callback):
     equally good ones the first registered, and then no verdict), `p_value` (chance of so good a match with that user
     alone), `family_p_value` (with any user, by Bonferroni), `verdict` (the user's name, or null),
     `false_positive_rate`, `confidence` (mean probability of the decoded bits, in [0.5, 1], as good as the decoder's
-    calibration) and, where the decoder minimises one, `loss`.
+    calibration) and, where the decoder minimises one, `loss`. An image that could not be used has the row `{"file",
+    "verdict": null, "reason"}` and plays no part in a verdict over all.
 
     Decoded bits are left out unless asked for. They are nobody's secret in themselves, but where the verdict is right
     they are a user's key, or close to it: a file with them can be read by its owner alone.
@@ -90,8 +91,11 @@ class VerdictRows(Callback):
             for row, evidence in zip(decoded, logits, strict=True)
         ]
         together = [{"combined": True, "files": len(rows), **self._compare(logits)}] if self.combined else []
-        self._write([*rows, *together])
-        self.summary = summarise(rows, together, len(self.names))
+        skipped = skipped_rows(trainer, "verdict")
+        places = [row["index"] for row in decoded] + [row.pop("index") for row in skipped]
+        in_order = [row for _, row in sorted(zip(places, [*rows, *skipped], strict=True), key=lambda pair: pair[0])]
+        self._write([*in_order, *together])
+        self.summary = summarise(rows, together, len(self.names), len(skipped))
 
     def _compare(self, logits: Tensor) -> dict[str, Any]:
         """Verdict on one image's logits `(m,)`, or on those of several that carry one key, `(n, m)`."""
@@ -124,13 +128,14 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]], users: int) -> str:
+def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]], users: int, skipped: int = 0) -> str:
     """What the rows say, for people: how many images go to whom, and how many to nobody.
 
     Args:
         rows: one an image, at least one.
         together: the combined row, or none.
         users: users in the registry.
+        skipped: images that could not be used, beside the rows.
 
     Returns:
         A few lines without the last line break.
@@ -143,6 +148,8 @@ def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]]
         f"{_count(len(rows), 'file')}: {named.total()} attributed, {len(rows) - named.total()} abstained "
         f"({_count(users, 'user')}, false-positive rate {rate:g} an image: {enough})"
     ]
+    if skipped:
+        lines.append(f"{_count(skipped, 'file')} more could not be used, each row says why")
     lines += [f"  {user}: {number}" for user, number in named.most_common(SHOWN_USERS)]
     if len(named) > SHOWN_USERS:
         lines.append(f"  and {len(named) - SHOWN_USERS} more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -76,8 +77,22 @@ def test(args: list[str]) -> dict[str, float]:
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
 
 
+def _with_pixel_path(args: list[str]) -> list[str]:
+    """Take `--data.init_args.resize 32` and its like as `--resize 32`, which needs no data set that knows the key."""
+    options = re.compile(rf"--data\.init_args\.({'|'.join(PIXEL_PATH)})(=.*)?")
+    taken = list(args)
+    for position, arg in enumerate(args):
+        found = options.fullmatch(arg)
+        value = (found[2] or "").lstrip("=") if found else ""
+        value = value or (args[position + 1] if position + 1 < len(args) else "")
+        if found and value not in ("null", "None"):  # these ask for less than was done in training
+            taken[position] = f"--{found[1]}{found[2] or ''}"
+    return taken
+
+
 def predict(args: list[str]) -> Path:
     """Name the source of loose image files, or the user whose key they carry; returns the path of the JSON lines."""
+    args = _with_pixel_path(args)
     if "-h" not in args and "--help" not in args:
         args = _with_config(args, "predict")
     cli = FrameworkCLI(args, purpose="predict")
@@ -85,10 +100,15 @@ def predict(args: list[str]) -> Path:
     plan = cli.plan
     _check_module(cli.model, plan.kind)
     seen = cli.datamodule.hparams if cli.datamodule is not None else {}
+    path = {key: seen.get(key) if cli.config[key] is None else cli.config[key] for key in PIXEL_PATH}
     files = ImageFilesDataModule(
         images=cli.config["images"],
         image_size=plan.image_size or cli.model.generator.image_size,
-        **{key: seen[key] for key in ("batch_size", "num_workers", *PIXEL_PATH) if key in seen},
+        skip_unreadable=cli.config["skip_unreadable"],
+        trained_on=plan.trained_on,
+        left_out_file=str(cli.run_dir / "left_out.jsonl"),
+        **{key: seen[key] for key in ("batch_size", "num_workers") if key in seen},
+        **{key: value for key, value in path.items() if value is not None},
     )
     rows: PredictionRows | VerdictRows
     if plan.registry is None:

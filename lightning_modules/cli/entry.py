@@ -24,13 +24,13 @@ COMMANDS = {
     ),
     "compare": ("lightning_modules.cli.commands:compare", "runs in one table, mean and spread over seeds"),
     "sweep": ("lightning_modules.cli.commands:sweep", "a W&B sweep file, run here: table and figure"),
-    "users": ("lightning_modules.fingerprints.users:main", "create, import, list and show users and their keys"),
+    "users": ("lightning_modules.fingerprints.users:main", "create, import, list, merge, export users and keys"),
     "convert": ("lightning_modules.generators.checkpoints.convert:main", "a checkpoint to one safetensors file"),
     "export": ("lightning_modules.zoo.export:main", "a trained small generator to a bundled source"),
     "export_classifier": ("lightning_modules.zoo.fashion_classifier:main", "a trained classifier to its weights' file"),
-    "fid": ("lightning_modules.metrics.fid_table:main", "Frechet distance of each source to held-out reals"),
-    "samples": ("lightning_modules.generators.samples:main", "sheets of sample images"),
-    "codecs": ("lightning_modules.attacks.codec_table:main", "the differentiable JPEG beside real codecs"),
+    "fid": ("lightning_modules.cli.image_folders:fid", "Frechet distance of each source to held-out reals"),
+    "sheets": ("lightning_modules.cli.image_folders:sheets", "sheets of images of each source"),
+    "codecs": ("lightning_modules.cli.image_folders:codecs", "the differentiable JPEG beside real codecs"),
 }
 """What runs each command, as `module:function`, and what it does."""
 

@@ -20,6 +20,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
+from datamodules.gm_index.pixel_path import Reencode
 from lightning_modules.artifacts.manifold_files import MANIFEST
 from lightning_modules.callbacks import EvaluationReport, FingerprintReport, TrivialBaselines
 from lightning_modules.callbacks.training_record import TrainingRecord, training_behind
@@ -128,6 +129,27 @@ class FrameworkCLI(LightningCLI):
             parser.add_argument("--images", type=str, required=True, help="image file, folder or glob")
             parser.add_argument(
                 "--out", type=str | None, default=None, help="JSON lines; default: in a new folder below runs/predict"
+            )
+            parser.add_argument(
+                "--skip_unreadable",
+                type=bool,
+                default=False,
+                help="go on without images that cannot be used; their rows say why",
+            )
+            parser.add_argument(
+                "--center_crop",
+                type=int | None,
+                default=None,
+                help="cut out the central square; default: as in training",
+            )
+            parser.add_argument(
+                "--resize", type=int | None, default=None, help="scale the shorter side; default: as in training"
+            )
+            parser.add_argument(
+                "--reencode",
+                type=Reencode | None,
+                default=None,
+                help="put images through a codec; default: as in training",
             )
             parser.add_argument(
                 "--registry", type=str | None, default=None, help="users and keys to compare with (fingerprints only)"

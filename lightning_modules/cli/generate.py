@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from datamodules.gm_index.problems import REALS_OF_OTHERS
 from datamodules.real import load_real_set
 from lightning_modules.cli.generate_fingerprinted import write_fingerprinted_images
 from lightning_modules.cli.generate_images import PROG, write_images
@@ -41,6 +42,8 @@ def write_data_set(
     processes: int = 1,
     use_shipped_images: bool = True,
     black_below: int = BLACK_BELOW,
+    reals_center_crop: int | None = None,
+    reals_resize: int | None = None,
 ) -> Path:
     """Write `<out>/<source>/*.png`, `<out>/real-<name>/*.png`, `<out>/manifold-<name>/*.png` and `<out>/sources.yaml`.
 
@@ -59,12 +62,16 @@ def write_data_set(
         use_shipped_images: Copy images that ship with the project instead of sampling them again; the same bytes.
         black_below: 8-bit values below this one become 0 in every image, generated or real, so that the noise in a
             black ground names no source; 0 leaves all pixels as they are.
+        reals_center_crop: Side of the central square to cut out of the reals first, in pixels; None keeps them whole.
+        reals_resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
 
     Returns:
         The folder.
     """
-    held_out = load_real_set(reals, reals_root, "test")
-    training = load_real_set(reals, reals_root, "train")
+    size = {"center_crop": reals_center_crop, "resize": reals_resize}
+    held_out = load_real_set(reals, reals_root, "test", **size, reader=REALS_OF_OTHERS)
+    training = load_real_set(reals, reals_root, "train", **size, reader=REALS_OF_OTHERS)
+    taken = "".join(f", {name} {side} px" for name, side in size.items() if side is not None)
     folder = Path(out)
     build_gm_data_set(
         folder,
@@ -73,12 +80,12 @@ def write_data_set(
         seed,
         {
             f"real-{held_out.name}": Reals(
-                held_out.pictures, real_images or n, f"{held_out.name}, test split", held_out.licence
+                held_out.pictures, real_images or n, f"{held_out.name}, test split{taken}", held_out.licence
             ),
             f"manifold-{training.name}": Reals(
                 training.pictures,
                 manifold_images or len(training),
-                f"{training.name}, training split",
+                f"{training.name}, training split{taken}",
                 training.licence,
             ),
         },

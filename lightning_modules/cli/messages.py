@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from lightning_modules.common.files import describe_place_error
 
 INPUT_ERRORS = (
     ("datamodules.gm_index.problems", "GMDataError"),
+    ("datamodules.image_io", "ImageFileError"),
     ("lightning_modules.artifacts.manifold_files", "ManifoldError"),
     ("lightning_modules.fingerprints.fingerprint_file", "FingerprintError"),
 )
@@ -21,6 +23,8 @@ OURS = tuple(str(ROOT / package) for package in ("lightning_modules", "datamodul
 
 def run_command(main: Callable[[], object]) -> None:
     """Run an entry point; for a mistake of input, print its message and leave with status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a path may be no text
     try:
         main()
     except SystemExit as left:

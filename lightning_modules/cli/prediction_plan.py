@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class PredictionPlan:
     Attributes:
         kind: ``attributor`` or ``fingerprint``, by what the checkpoint holds.
         image_size: [height, width] in pixels that images must have; None where the checkpoint does not say.
+        trained_on: formats, modes and sizes of an attributor's training files; empty where the checkpoint does not say.
         registry: users and keys that a fingerprint's images are compared with; None for an attributor.
         false_positive_rate: largest chance, over all users together, of naming anybody for an image without key.
         combine: whether all images get one verdict together.
@@ -42,6 +43,7 @@ class PredictionPlan:
 
     kind: str
     image_size: list[int] | None
+    trained_on: dict[str, dict[str, int]] = field(default_factory=dict)
     registry: Registry | None = None
     false_positive_rate: float = FALSE_POSITIVE_RATE
     combine: bool = False
@@ -83,7 +85,8 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
                 f"found {' and '.join(f'--{name}' for name in given)} with the checkpoint of an attributor, which has "
                 "sources and no users; expected none of them, or --ckpt_path of a training of a fingerprint"
             )
-        return PredictionPlan("attributor", list(saved["attributor"]["image_size"]))
+        known = saved["attributor"]
+        return PredictionPlan("attributor", list(known["image_size"]), known.get("training_files", {}))
     if "fingerprint" not in saved:
         raise ValueError(
             f"{checkpoint}: found neither an attributor nor a fingerprint, expected a checkpoint of one of the two; "
@@ -107,10 +110,10 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
     return PredictionPlan(
         "fingerprint",
         None if size is None else [int(side) for side in size],
-        registry,
-        rate,
-        bool(options["combine"]),
-        bool(options["show_bits"]),
+        registry=registry,
+        false_positive_rate=rate,
+        combine=bool(options["combine"]),
+        show_bits=bool(options["show_bits"]),
     )
 
 

@@ -138,12 +138,8 @@ class FrechetImageDistance(FrechetInceptionDistance):
         wanted, d = self.min_samples or 2, self.extractor.num_features
         if n < wanted:
             raise ValueError(f"{self.name}: found {n} {side} images, expected at least {wanted}; give more to update")
-        if n <= d and self.min_samples is None:
-            warnings.warn(
-                f"{self.name}: {n} {side} images for {d} dimensions; their covariance is singular and the distance "
-                f"biased upwards. Use more than {d} images, and compare only distances of equal n.",
-                stacklevel=3,
-            )
+        if self.min_samples is None and (warning := few_images(self.name, n, d, side)) is not None:
+            warnings.warn(warning, stacklevel=3)
         rows = getattr(self, f"{side}_index")
         index = dim_zero_cat(rows) if len(rows) else None
         if index is None or not len(index):
@@ -172,6 +168,24 @@ class FrechetImageDistance(FrechetInceptionDistance):
             if not len(getattr(self, f"{side}_index")):
                 setattr(self, f"{side}_index", [torch.empty(0, dtype=torch.long, device=self.device)])
         super()._sync_dist(dist_sync_fn, process_group)
+
+
+def few_images(name: str, n: int, d: int, side: str = "") -> str | None:
+    """What to say of a Frechet distance that n images give in d dimensions; None where n is above d.
+
+    Args:
+        name: `fid_<extractor>`.
+        n: number of images of a side.
+        d: dimensions of the features.
+        side: which images are meant; "" for those of each side.
+    """
+    if n > d:
+        return None
+    images = f"{side} images" if side else "images of each source"
+    return (
+        f"{name}: {n} {images} for {d} dimensions; their covariance is singular and the distance "
+        f"biased upwards. Use more than {d} images, and compare only distances of equal n."
+    )
 
 
 def to_8_bit(images: Tensor) -> Tensor:

@@ -1,6 +1,4 @@
-"""Frechet distance of each source to held-out reals, as one table.
-
-python -m lightning_modules.metrics.fid_table SOURCE_FOLDER... --reals FOLDER [--features fashion_cnn] [--out DIR]
+"""Frechet distance of each source to held-out reals, as one table (`evaluate.py fid` makes it of folders).
 
 Every row has the same n, for Frechet distances are biased upwards by an amount that depends on it; the row `reals`, the
 distance between two disjoint sets of reals of that n, shows how much of the others is that bias.
@@ -8,24 +6,18 @@ distance between two disjoint sets of reals of that n, shows how much of the oth
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from lightning_modules.common.files import check_folder, describe_place_error, write_text
-from lightning_modules.common.shipped import program
-from lightning_modules.metrics.extractors import WORDS, FeatureExtractor, build_extractor
-from lightning_modules.metrics.fid import to_8_bit
+from lightning_modules.metrics.extractors import FeatureExtractor
+from lightning_modules.metrics.fid import few_images, to_8_bit
 from lightning_modules.metrics.frechet import GaussianFactor
 
 FLOOR = "reals"
@@ -74,6 +66,8 @@ def frechet_table(
 ) -> FrechetTable:
     """Frechet distance of each source to n reals, and of n other reals to them.
 
+    Warns, before any feature is computed, where n is not above the number of features.
+
     Args:
         sources: images by name, `(n, 3, H, W)`, uint8 or float in [0, 1].
         reals: images that no source was trained on, in any order; 2 n of them are drawn.
@@ -103,6 +97,9 @@ def frechet_table(
             + f"; n from 2 to {min(*counts.values(), len(reals) // 2)} is possible (--n)"
         )
 
+    if (warning := few_images(f"fid_{extractor.name}", n, extractor.num_features)) is not None:
+        warnings.warn(warning, stacklevel=2)
+
     def gaussian(name: str, images: Tensor) -> GaussianFactor:
         return GaussianFactor.from_features(features_of(images, extractor, batch_size, name if progress else None))
 
@@ -117,67 +114,3 @@ def features_of(images: Tensor, extractor: FeatureExtractor, batch_size: int = 1
     """Features `(n, d)` of images `(n, 3, H, W)`, batch by batch; with a title, behind a progress bar."""
     starts = tqdm(range(0, len(images), batch_size), desc=title, disable=title is None)
     return torch.cat([extractor(to_8_bit(images[start : start + batch_size])) for start in starts])
-
-
-def read_folder(folder: Path) -> Tensor:
-    """Images of a folder's PNG files in the order of their names, as RGB: uint8 `(n, 3, H, W)`.
-
-    Raises:
-        FileNotFoundError: no such folder, or no PNG in it.
-        ValueError: a file that is no 8-bit image, or images of several sizes.
-    """
-    files = sorted(folder.glob("*.png"))
-    if not files:
-        raise FileNotFoundError(f"{folder}: found no PNG files there; give a folder of images of one source")
-    arrays: list[NDArray[np.uint8]] = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                if image.mode not in ("L", "RGB"):
-                    raise ValueError(f"{file}: found mode {image.mode}, expected 8-bit grey or RGB, opaque")
-                arrays.append(np.asarray(image.convert("RGB")))
-        except OSError as error:
-            raise ValueError(f"{file}: not readable as an image ({error}); write it again") from error
-        if arrays[-1].shape != arrays[0].shape:
-            raise ValueError(
-                f"{file} has {arrays[-1].shape[:2]} pixels, {files[0].name} {arrays[0].shape[:2]}; expected one size"
-            )
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-
-
-def main(args: list[str] | None = None) -> FrechetTable:
-    """Command line: prints the table, and writes it where `--out` says."""
-    parser = argparse.ArgumentParser(prog=program("fid", "lightning_modules.metrics.fid_table"), description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("sources", type=Path, nargs="+", help="folders of PNG files, one per source")
-    parser.add_argument("--reals", type=Path, required=True, help="folder of reals that no source was trained on")
-    parser.add_argument("--features", default="fashion_cnn", help=WORDS)
-    parser.add_argument("--n", type=int, default=None, help="images of each source; default: all, if equally many")
-    parser.add_argument("--seed", type=int, default=0, help="draws the reals")
-    parser.add_argument("--out", type=Path, default=None, help="folder for METRIC.md and METRIC.json")
-    options = parser.parse_args(args)
-    if options.out is not None:
-        check_folder(options.out, "--out")
-    folders: dict[str, Path] = {}
-    for folder in options.sources:
-        name = folder.resolve().name
-        if name in folders:
-            raise ValueError(f"two sources are called {name!r}: {folders[name]} and {folder}; rename a folder")
-        folders[name] = folder
-    reals = read_folder(options.reals)
-    images = {name: read_folder(folder) for name, folder in folders.items()}
-    extractor = build_extractor(options.features)
-    table = frechet_table(images, reals, extractor, n=options.n, seed=options.seed, progress=sys.stderr.isatty())
-    print(table.to_markdown(), end="")
-    if options.out is not None:
-        for suffix, text in (("md", table.to_markdown()), ("json", table.to_json())):
-            write_text(options.out / f"{table.metric}.{suffix}", text)
-    return table
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as problem:
-        sys.stderr.write(f"error: {describe_place_error(problem) or problem}\n")
-        raise SystemExit(2) from None

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from lightning_modules.attacks import make_attack
-from lightning_modules.attacks.codec_table import main, psnr
+from lightning_modules.attacks.codec_table import as_markdown, compare_codecs, photographs, psnr
 from lightning_modules.attacks.registry import read_attacks
 from lightning_modules.generators.protocol import to_uint8
 
@@ -70,25 +70,15 @@ def test_combination_rounds_once_before_the_encoder():
     assert psnr(strongest["combination"](images, seeds), other_order).max() < 40
 
 
-def test_the_table_of_codecs_says_what_training_needs(capsys):
-    main(["--size", "32"])
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| 4:")]
+def test_the_table_of_codecs_says_what_training_needs():
+    lines = as_markdown(compare_codecs(photographs(32))).splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith("| 4:")]
     table = {(r[0].strip(), int(r[1])): [float(cell.split("±")[0]) for cell in r[2:]] for r in rows}
     assert len(table) == 12
     for (subsampling, quality), (agreement, real, smooth) in table.items():
         assert agreement > (40 if subsampling == "4:2:0" else 35)
         assert agreement > real - 3 if subsampling == "4:4:4" else agreement > real + 5
         assert abs(real - smooth) < 3, quality
-
-
-def test_the_table_reads_a_folder_of_images(tmp_path, capsys):
-    for number, image in enumerate(some_images(3, 45)):
-        Image.fromarray(to_uint8(image).permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
-    main(["--images", str(tmp_path), "--size", "40"])
-    assert "n = 3 images of 40 px" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["--images", str(tmp_path / "empty")])
-    assert "found no image" in capsys.readouterr().err
 
 
 def test_the_config_that_ships_makes_its_attacks_and_runs():

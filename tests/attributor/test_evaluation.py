@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from attributor_runs import write_config
+from PIL import Image
 
 import evaluate
+from datamodules.gm_index.problems import GMDataError
 from datamodules.image_io import decode_image, save_png
 
 
@@ -95,6 +99,101 @@ def test_images_of_another_size_are_refused_by_name(trained, tmp_path, gm_root):
         evaluate.main(
             ["predict", "--ckpt_path", trained.checkpoint, "--images", str(tmp_path), "--run_dir", str(tmp_path / "r")]
         )
+
+
+def evidence(folder, gm_root):
+    """Nine files: three of the data set, one larger, five that cannot be used."""
+    folder.mkdir()
+    for number in range(3):
+        shutil.copy(gm_root / "gan-grid" / f"{number:05d}.png", folder / f"{number}.png")
+    pixels = decode_image(folder / "0.png")
+    shutil.copy(folder / "0.png", folder / os.fsdecode(b"caf\xe9"))
+    save_png(folder / "large.png", pixels.repeat(2, 0).repeat(2, 1))
+    (folder / "bad.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    Image.new("RGBA", (32, 32)).save(folder / "blank.png")
+    Image.new("CMYK", (32, 32)).save(folder / "inks.jpg")
+    Image.fromarray(pixels).save(folder / "moving.gif", save_all=True, append_images=[Image.new("RGB", (32, 32))])
+    (folder / "notes.txt").write_text("x")
+    return folder
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_files_in_are_rows_and_files_left_out(trained, tmp_path, gm_root, processes, capsys):
+    folder = evidence(tmp_path / "evidence", gm_root)
+    command = ["predict", "--ckpt_path", trained.checkpoint, "--images", str(folder), "--run_dir", str(tmp_path / "r")]
+    with pytest.raises(GMDataError) as caught:
+        evaluate.main([*command, "--run_dir", str(tmp_path / "stopped")])
+    for words in ("5 problems, nothing was predicted; `--skip_unreadable true`", "large.png: 64x64", "`--resize`"):
+        assert words in str(caught.value)
+    assert "trained or" not in str(caught.value)
+    if processes == 2:
+        command += ["--trainer.devices", "2", "--trainer.strategy", "ddp_fork"]
+    out = evaluate.main([*command, "--skip_unreadable", "true"])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    names = [row["file"].rpartition("/")[2] for row in rows]
+    assert names == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "bad.png",
+        "blank.png",
+        r"caf\xe9",
+        "inks.jpg",
+        "large.png",
+        "moving.gif",
+    ]
+    answered = {name for name, row in zip(names, rows, strict=True) if row["predicted"] is not None}
+    assert answered == {"0.png", "1.png", "2.png", r"caf\xe9"}
+    reasons = {name: row["reason"] for name, row in zip(names, rows, strict=True) if "reason" in row}
+    assert sorted(reasons) == ["bad.png", "blank.png", "inks.jpg", "large.png", "moving.gif"]
+    assert "transparent" in reasons["blank.png"]
+    assert "64x64 (width x height), expected 32x32" in reasons["large.png"]
+    assert rows[0]["content_id"] == rows[5]["content_id"]
+    (left,) = [json.loads(line) for line in (tmp_path / "r" / "left_out.jsonl").read_text().splitlines()]
+    assert (left["file"], left["reason"]) == (f"{folder}/notes.txt", "no image")
+    if processes == 1:
+        told = capsys.readouterr().err
+        assert f"note: images {folder}: found 9 images, left 1 out (1 no image: {folder}/notes.txt)" in told
+        assert "skipped 5 that cannot be used, each with a row" in told
+
+
+def test_files_unlike_those_of_the_training_are_noted(trained, tmp_path, gm_root, capsys):
+    folder = tmp_path / "folder [1]" / os.fsdecode(b"\xe9vidence")
+    folder.mkdir(parents=True)
+    image = Image.open(gm_root / "gan-grid" / "00000.png")
+    image.resize((64, 64)).convert("L").save(folder / "grey.jpg")
+    shutil.copy(gm_root / "gan-grid" / "00000.png", folder / "same.png")
+    out = evaluate.main(
+        ["predict", "--ckpt_path", trained.checkpoint, "--images", str(folder / "*"), "--resize", "32",
+         "--run_dir", str(tmp_path / "r")]
+    )  # fmt: skip
+    assert [json.loads(line)["file"].rpartition("/")[2] for line in out.read_text().splitlines()] == [
+        "grey.jpg",
+        "same.png",
+    ]
+    told = capsys.readouterr().err
+    for words in ("format that no training file had: JPEG (1)", "mode that no training file had: L (1)", "64x64 (1)"):
+        assert f"note: images {tmp_path}/folder [1]/" in told
+        assert words in told
+    recorded = json.loads((tmp_path / "r" / "provenance.json").read_text())["command"]
+    assert str(folder / "*") in recorded
+    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["images"] == str(folder / "*")
+
+
+def test_a_checkpoint_without_a_description_of_its_files_still_names_sources(trained, tmp_path, gm_root, capsys):
+    saved = torch.load(trained.checkpoint, weights_only=True)
+    assert saved["attributor"].pop("training_files")["format"].keys() == {"PNG"}
+    (tmp_path / "old").mkdir()
+    shutil.copy(trained.run / "config.yaml", tmp_path / "old")
+    torch.save(saved, tmp_path / "old" / "last.ckpt")
+    image = tmp_path / "image.bmp"
+    Image.open(gm_root / "gan-grid" / "00000.png").save(image)
+    out = evaluate.main(
+        ["predict", "--ckpt_path", str(tmp_path / "old" / "last.ckpt"), "--images", str(image),
+         "--run_dir", str(tmp_path / "r")]
+    )  # fmt: skip
+    assert len(out.read_text().splitlines()) == 1
+    assert "no training file" not in capsys.readouterr().err
 
 
 def test_other_sources_than_the_attributors_are_refused(trained, tmp_path, gm_root):

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 import evaluate
+from datamodules.gm_index.problems import GMDataError
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.bundled import load_bundled
 from lightning_modules.generators.checkpoints.own_file import write_generator
@@ -135,3 +136,20 @@ def test_the_command_line_gives_the_same_bytes_on_two_processes(checkpoint, tmp_
         done = subprocess.run([*command, *out], check=True, capture_output=True, text=True)
         assert "70/70" in done.stderr  # the progress bar
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_a_data_set_takes_reals_of_mixed_sizes_cut_and_scaled(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "photos" / split).mkdir(parents=True)
+        for number, size in enumerate([(50, 40), (64, 48)]):
+            Image.new("RGB", size, (10 * number, 0, 90)).save(tmp_path / "photos" / split / f"{number}.jpg")
+    known = ("--sources", "[gan-dcgan]", "--n", 2, "--reals", "folder", "--reals_root", tmp_path / "photos")
+    known += ("--out", tmp_path / "gm")
+    with pytest.raises(GMDataError, match="or set `reals_center_crop` and/or `reals_resize`"):
+        generate(*known)
+    assert not (tmp_path / "gm").exists()
+    folder = generate(*known, "--reals_center_crop", 40, "--reals_resize", 32)
+    sizes = {Image.open(file).size for file in folder.glob("*/*.png")}
+    assert sizes == {(32, 32)}
+    with pytest.raises(ValueError, match="test split, center_crop 40 px, resize 32 px"):  # no two sizes in one folder
+        generate(*known, "--reals_center_crop", 40, "--reals_resize", 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 
 import numpy as np
@@ -13,7 +14,9 @@ from PIL import Image
 
 import evaluate
 import train
-from datamodules.image_io import save_png
+from datamodules.gm_index.pixel_path import PixelPath
+from datamodules.gm_index.problems import GMDataError
+from datamodules.image_io import content_id, content_id_to_int, decode_image, save_png
 from lightning_modules.cli.messages import run_command
 from lightning_modules.fingerprints.keys import key_from_text, key_to_text
 from lightning_modules.fingerprints.registry import Registry, read_registry, write_registry
@@ -167,6 +170,46 @@ def test_images_of_another_size_are_refused_by_name_before_decoding(run, tmp_pat
     save_png(tmp_path / "large" / "large.png", torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())
     with pytest.raises(ValueError, match=r"large\.png: 32x32 .*expected 16x16"):
         predict(run, "--run_dir", str(tmp_path / "r"), registry=users, images=tmp_path / "large")
+
+
+def test_images_of_another_size_are_brought_to_size_as_the_message_advises(run, tmp_path):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    (tmp_path / "large").mkdir()
+    for file in sorted((run / "images").glob("*.png")):
+        Image.open(file).resize((32, 32), Image.Resampling.NEAREST).save(tmp_path / "large" / file.name)
+    with pytest.raises(GMDataError, match="or set `--center_crop` and/or `--resize`") as caught:
+        predict(run, "--run_dir", str(tmp_path / "r"), registry=users, images=tmp_path / "large")
+    assert "attributor" not in str(caught.value)
+    options = ["--resize", "16", "--reencode", "png"]
+    rows, _ = predict(run, "--run_dir", str(tmp_path / "s"), *options, registry=users, images=tmp_path / "large")
+    path = PixelPath(resize=16)
+    scaled = [content_id(path(decode_image(file))) for file in sorted((tmp_path / "large").iterdir())]
+    assert [row["content_id"] for row in rows] == [f"{content_id_to_int(each):016x}" for each in scaled]
+    rows, _ = predict(
+        run, "--run_dir", str(tmp_path / "u"), "--center_crop", "16", registry=users, images=tmp_path / "large"
+    )
+    assert len(rows) == 3
+    again, _ = predict(
+        run, "--data.init_args.resize=16", "--data.init_args.reencode", "png", "--run_dir", str(tmp_path / "v"),
+        registry=users, images=tmp_path / "large",
+    )  # fmt: skip
+    assert [row["content_id"] for row in again] == [f"{content_id_to_int(each):016x}" for each in scaled]
+
+
+def test_images_that_cannot_be_used_have_rows_and_no_part_in_the_verdict_over_all(run, tmp_path, capsys):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    shutil.copytree(run / "images", tmp_path / "images")
+    (tmp_path / "images" / "1a.png").write_bytes(b"x")
+    together, _ = predict(run, "--combine", "true", "--run_dir", str(tmp_path / "a"), registry=users)
+    rows, _ = predict(
+        run, "--combine", "true", "--skip_unreadable", "true", "--run_dir", str(tmp_path / "b"), registry=users,
+        images=tmp_path / "images",
+    )  # fmt: skip
+    assert [row.get("file", "").rpartition("/")[2] for row in rows] == ["0.png", "1.png", "1a.png", "2.png", ""]
+    assert rows[2]["verdict"] is None
+    assert rows[2]["reason"].endswith("1 byte, cannot identify image format")
+    assert rows[4] == together[3]
+    assert "1 file more could not be used" in capsys.readouterr().out
 
 
 def test_what_was_found_before_is_not_overwritten(run, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from gm_folders import pixels, write_gm, write_source
@@ -184,3 +185,16 @@ def test_pixel_paths_have_their_own_final_ids(tmp_path):
     for row in changed.head(5).itertuples():
         assert row.final == image_io.content_id(path(image_io.decode_image(tmp_path / row.path)))
     assert set(zip(changed["height"], changed["width"], strict=True)) == {(8, 8)}
+
+
+def test_facts_are_those_of_the_picture_as_a_viewer_shows_it(tmp_path):
+    """Size and content of a file that lies on its side and is turned by a tag are those of the upright one."""
+    picture = pixels("x", 1, (24, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / "upright.png")
+    Image.fromarray(np.rot90(picture).copy()).save(tmp_path / "turned.png", exif=exif)
+    upright, turned = (file_facts.read_facts(tmp_path / f"{name}.png", PixelPath()) for name in ("upright", "turned"))
+    assert upright.size == turned.size == "16x24"
+    assert upright.content == turned.content
+    assert (turned.height, turned.width) == (24, 16)

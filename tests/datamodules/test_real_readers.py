@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, CelebA
 
+from datamodules import RealImagesDataModule, SampleNumbersDataModule
 from datamodules.gm_index.problems import GMDataError
 from datamodules.real import load_real_set
 
@@ -164,7 +165,7 @@ def test_plain_folder_with_crop_and_resize(tmp_path):
     assert {real_set.pictures[i].shape for i in range(6)} == {(15, 15, 3)}
     assert real_set.name == "my_faces_"
     assert real_set.labels is None
-    with pytest.raises(GMDataError, match="30x40, center_crop is 31"):
+    with pytest.raises(GMDataError, match="30x40, the crop is 31"):
         load_real_set("folder", tmp_path / "my faces!", center_crop=31)
 
 
@@ -175,10 +176,10 @@ def test_ffhq_shards_are_no_classes(tmp_path):
     assert load_real_set("folder", tmp_path).classes == ("00000", "01000")
 
 
-def test_bad_folders(tmp_path):
+def test_bad_folders(tmp_path, caplog):
     with pytest.raises(FileNotFoundError, match="root is None"):
         load_real_set("folder")
-    with pytest.raises(FileNotFoundError, match=r"no \.png"):
+    with pytest.raises(FileNotFoundError, match="no image in it or below"):
         load_real_set("folder", tmp_path)
     write_source(tmp_path, "x", 1)
     with pytest.raises(FileNotFoundError, match="no folder test/ or val/"):
@@ -186,5 +187,54 @@ def test_bad_folders(tmp_path):
     (tmp_path / "x" / "bad.png").write_text("x")
     with pytest.raises(GMDataError, match=r"bad\.png"):
         load_real_set("folder", tmp_path)
+    (tmp_path / "x" / "bad.png").unlink()
+    (tmp_path / "x" / "notes.txt").write_text("x")
+    load_real_set("folder", tmp_path)
+    assert f"{tmp_path}: found 1 image, left 1 out (1 no image: {tmp_path}/x/notes.txt)" in caplog.text
     with pytest.raises(ValueError, match="unknown real set 'cifar'"):
         load_real_set("cifar")
+
+
+def test_a_folder_of_reals_is_checked_and_read_as_any_other_images_are(tmp_path):
+    write_source(tmp_path, "photos", 3, size=(24, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = np.rot90(pixels("photos", 7, (24, 16))).copy()
+    Image.fromarray(lying).save(tmp_path / "photos" / "7_turned.png", exif=exif)
+    (tmp_path / "more").mkdir()
+    Image.fromarray(pixels("photos", 9, (24, 16))).save(tmp_path / "more" / "_DSC9.BMP")
+    (tmp_path / "photos" / "more").symlink_to(tmp_path / "more")
+    real_set = load_real_set("folder", tmp_path / "photos")
+    assert [real_set.pictures[index].shape for index in range(len(real_set))] == [(24, 16, 3)] * 5
+    assert np.array_equal(real_set.pictures[3], pixels("photos", 7, (24, 16)))
+    Image.fromarray(np.full((24, 16), 40_000, dtype=np.uint16)).save(tmp_path / "photos" / "deep.png")
+    Image.new("RGBA", (16, 24)).save(tmp_path / "photos" / "blank.png")
+    Image.new("CMYK", (16, 24)).save(tmp_path / "photos" / "inks.jpg")
+    Image.new("RGB", (40, 24)).save(tmp_path / "photos" / "wide.png")
+    with pytest.raises(GMDataError) as caught:
+        load_real_set("folder", tmp_path / "photos")
+    for words in (
+        "deep.png: more than 8 bits",
+        "blank.png: transparent",
+        "inks.jpg: CMYK",
+        "40x24 (width x height): 1",
+    ):
+        assert words in str(caught.value)
+    assert "no real image was used" in str(caught.value)
+
+
+def test_modules_cut_and_scale_reals_as_their_messages_advise(tmp_path):
+    for split in ("train", "test"):
+        write_source(tmp_path, split, 4, size=(40, 30))
+        write_source(tmp_path, split, 2, size=(50, 44), start=10)
+    reals = RealImagesDataModule(name="folder", root=str(tmp_path), center_crop=24, resize=8)
+    reals.setup("fit")
+    assert reals.train_set[5]["image"].shape == (3, 8, 8)
+    with pytest.raises(GMDataError, match="or set `center_crop` and/or `resize`"):
+        RealImagesDataModule(name="folder", root=str(tmp_path)).prepare_data()
+    given = {"reals": "folder", "reals_root": str(tmp_path), "negative_images": 6}
+    numbers = SampleNumbersDataModule(**given, reals_center_crop=24, reals_resize=8)
+    numbers.setup("test")
+    assert numbers.reals[5]["image"].shape == (3, 8, 8)
+    with pytest.raises(GMDataError, match="or set `reals_center_crop` and/or `reals_resize`"):
+        SampleNumbersDataModule(**given).setup("test")

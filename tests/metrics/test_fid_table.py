@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import warnings
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 from small_extractors import noise, projection
 
-from lightning_modules.metrics.fid_table import FLOOR, frechet_table, main, read_folder
+from lightning_modules.metrics.fid_table import FLOOR, frechet_table
 from lightning_modules.metrics.frechet import frechet_distance_of_features
 
 REALS = noise(80, 1)
@@ -58,46 +55,18 @@ def test_too_few_images_are_refused():
         frechet_table({}, REALS, projection())
 
 
-def write(folder: Path, images: torch.Tensor) -> Path:
-    folder.mkdir()
-    for i, image in enumerate(images):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:05d}.png")
-    return folder
+def test_few_images_are_warned_of_before_any_feature_is_computed():
+    class Refusing:
+        name, num_features = "refusing", 30
 
+        def __call__(self, images):
+            raise AssertionError("features were computed")
 
-def test_command_reads_folders_and_writes_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    images = {name: noise(12, seed, side=32) for seed, name in enumerate(("a", "b"))}
-    folders = [write(tmp_path / name, part) for name, part in images.items()]
-    reals = write(tmp_path / "held-out", noise(24, 7, side=32))
-    table = main([*map(str, folders), "--reals", str(reals), "--out", str(tmp_path / "out")])
-    assert list(table.distances) == ["a", "b", FLOOR]
-    assert capsys.readouterr().out == table.to_markdown()
-    assert (tmp_path / "out" / "fid_fashion_cnn.md").read_text() == table.to_markdown()
-    assert json.loads((tmp_path / "out" / "fid_fashion_cnn.json").read_text()) == vars(table)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fid_fashion_cnn.json", "fid_fashion_cnn.md"]
-    with pytest.raises(ValueError, match="two sources are called 'a'"):
-        main([str(folders[0]), str(folders[0]), "--reals", str(reals)])
-
-
-def test_folders_are_read_as_they_are_written(tmp_path: Path):
-    images = noise(3, 0)
-    assert torch.equal(read_folder(write(tmp_path / "rgb", images)), images)
-    grey = tmp_path / "grey"
-    grey.mkdir()
-    Image.fromarray(images[0, 0].numpy()).save(grey / "0.png")
-    assert torch.equal(read_folder(grey)[0], images[0, :1].expand(3, -1, -1))
-
-
-def test_unfit_folders_are_refused(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="found no PNG files"):
-        read_folder(tmp_path)
-    folder = write(tmp_path / "mixed", noise(2, 0))
-    Image.new("RGB", (9, 8)).save(folder / "2.png")
-    with pytest.raises(ValueError, match=r"2\.png has \(8, 9\) pixels, 00000\.png \(8, 8\)"):
-        read_folder(folder)
-    Image.new("RGBA", (8, 8)).save(folder / "2.png")
-    with pytest.raises(ValueError, match="found mode RGBA"):
-        read_folder(folder)
-    (folder / "2.png").write_bytes((folder / "00000.png").read_bytes()[:60])
-    with pytest.raises(ValueError, match="not readable as an image"):
-        read_folder(folder)
+    with (
+        pytest.warns(UserWarning, match="fid_refusing: 30 images of each source for 30 dimensions; their covariance"),
+        pytest.raises(AssertionError),
+    ):
+        frechet_table(SOURCES, REALS, Refusing())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frechet_table(SOURCES, REALS, projection())

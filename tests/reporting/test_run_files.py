@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,12 +44,20 @@ def test_failed_write_leaves_what_was_there(before: str | None, tmp_path: Path):
         write_jsonl(path, broken_rows())
     with pytest.raises(TypeError, match="Unwritable"):
         write_json(path, {"fine": 1, "bad": Unwritable()})
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "\udc80")
     with pytest.raises(ValueError, match="row 1 has columns"):
         write_parquet(path, [{"a": 1}, {"b": 1}])
     assert [file.name for file in tmp_path.iterdir()] == ([] if before is None else ["rows.jsonl"])
     assert before is None or path.read_text() == before
+
+
+def test_bytes_of_file_names_that_are_no_text_are_escaped_and_read_back(tmp_path: Path):
+    name = os.fsdecode(b"caf\xe9.png")
+    write_json(tmp_path / "a.json", {"images": name})
+    write_jsonl(tmp_path / "a.jsonl", [{"images": name}])
+    write_text(tmp_path / "a.txt", name)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"images": name}
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"images": name}]
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == r"caf\udce9.png"
 
 
 def test_target_is_whole_or_absent_while_writing(tmp_path: Path):
