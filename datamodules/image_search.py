@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datamodules.gm_index.files import write_text
 from datamodules.image_io import has_image_suffix, is_image_file, path_text
+from lightning_modules.common.files import write_text
 
 NO_IMAGE = "no image"
 _SHOWN = 3  # names shown for each reason

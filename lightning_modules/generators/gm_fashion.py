@@ -12,7 +12,7 @@ import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from lightning_modules.common.files import remove_partials
+from lightning_modules.common.files import remove_partials, write_text
 from lightning_modules.generators.bundled import read_manifest, shipped_images
 from lightning_modules.generators.grey import FRAME
 from lightning_modules.generators.protocol import Generator
@@ -20,7 +20,6 @@ from lightning_modules.generators.sampling import (
     blacken,
     generate_sources,
     image_path,
-    write_bytes,
     write_png,
 )
 
@@ -105,7 +104,7 @@ def build_gm_data_set(
     description = _describe(generators, n, seed, reals, black_below)
     _check_folder(out, description)
     out.mkdir(parents=True, exist_ok=True)
-    write_bytes(yaml.safe_dump(description, sort_keys=False).encode(), out / "sources.yaml")
+    write_text(out / "sources.yaml", yaml.safe_dump(description, sort_keys=False))
 
     for name, real in reals.items():
         _write_reals(out / name, real, seed, progress, name, black_below)

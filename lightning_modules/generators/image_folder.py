@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from lightning_modules.common.files import write_text
 from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.generators.protocol import Generator
 from lightning_modules.generators.sampling import (
@@ -20,7 +21,6 @@ from lightning_modules.generators.sampling import (
     generate_images,
     image_path,
     synthesize_block,
-    write_bytes,
 )
 
 RECORD_NAME = "generation.json"
@@ -55,7 +55,7 @@ def write_image_folder(
     if "fingerprint" in record:
         _check_same_key(generator, folder, n, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes((json.dumps(record, indent=2, sort_keys=True) + "\n").encode(), folder / RECORD_NAME)
+    write_text(folder / RECORD_NAME, json.dumps(record, indent=2, sort_keys=True) + "\n")
     generate_images(generator, folder, n, seed, processes, progress)
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from lightning_modules.common.files import atomic_file, remove_partials
+from lightning_modules.common.files import remove_partials, write_bytes
 from lightning_modules.generators.bundled import load_bundled
 from lightning_modules.generators.protocol import Generator, to_uint8
 
@@ -177,7 +177,7 @@ def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
     """Write 8-bit RGB pixels `(H, W, 3)` as PNG, atomically; equal pixels give equal bytes, nothing else is stored."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
-    write_bytes(buffer.getvalue(), path)
+    write_bytes(path, buffer.getvalue())
 
 
 def blacken(pixels: NDArray[np.uint8], below: int) -> NDArray[np.uint8]:
@@ -188,12 +188,6 @@ def blacken(pixels: NDArray[np.uint8], below: int) -> NDArray[np.uint8]:
         below: 0 to 255; 0 leaves the pixels as they are.
     """
     return np.where(pixels < below, np.uint8(0), pixels)
-
-
-def write_bytes(content: bytes, path: Path) -> None:
-    """Write a file beside its place and rename it, so that it is never seen half-written."""
-    with atomic_file(path) as partial:
-        partial.write_bytes(content)
 
 
 def _write_block(block: Block) -> Block:

@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from lightning_modules import zoo
 from lightning_modules.callbacks.training_record import read_training_state
-from lightning_modules.common.files import PlaceError, check_folder
+from lightning_modules.common.files import PlaceError, check_folder, write_bytes, write_text
 from lightning_modules.common.shipped import program
 from lightning_modules.generators.bundled import MANIFEST_NAME, WEIGHTS_FOLDER, load_bundled
 from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.grey import remove_frame
-from lightning_modules.generators.sampling import BLOCK, synthesize_block, write_bytes
+from lightning_modules.generators.sampling import BLOCK, synthesize_block
 from lightning_modules.zoo.training import GeneratorTraining
 
 
@@ -74,7 +74,7 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, images: int = 0, licenc
     else:
         state = module.average.module.state_dict()
         halved = {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
-        write_bytes(save_safetensors({key: v.contiguous() for key, v in halved.items()}), path)
+        write_bytes(path, save_safetensors({key: v.contiguous() for key, v in halved.items()}))
         entry["arguments"] = {name: _plain(module.hparams[name]) for name in module.generator_arguments}
     entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     _update_manifest(out, module.source, entry)
@@ -109,7 +109,7 @@ def _ship_images(source: str, out: Path, n: int) -> dict[str, Any]:
     pixels = torch.cat(blocks).numpy().astype(np.uint8).tobytes()
     content = gzip.compress(pixels, mtime=0)
     file = f"{source}.images.gz"
-    write_bytes(content, out / file)
+    write_bytes(out / file, content)
     return {"file": file, "n": n, "seed": 0, "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -117,7 +117,7 @@ def _update_manifest(out: Path, source: str, entry: dict[str, Any]) -> None:
     path = out / MANIFEST_NAME
     manifest = yaml.safe_load(path.read_text()) if path.is_file() else {}
     manifest[source] = entry
-    write_bytes(yaml.safe_dump(dict(sorted(manifest.items())), sort_keys=False).encode(), path)
+    write_text(path, yaml.safe_dump(dict(sorted(manifest.items())), sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from datamodules.image_io import to_tensor
 from datamodules.real import RealSet, load_real_set
-from lightning_modules.common.files import PlaceError, check_folder
+from lightning_modules.common.files import PlaceError, check_folder, write_bytes, write_text
 from lightning_modules.common.shipped import program
-from lightning_modules.generators.sampling import write_bytes
 from lightning_modules.metrics.fashion_cnn import CLASSES, WEIGHTS_FOLDER, FashionCNN, load_fashion_cnn
 
 
@@ -134,7 +133,7 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, test_set: str = "fashio
         "steps": content["global_step"],
     }
     out.mkdir(parents=True, exist_ok=True)
-    write_bytes(weights, out / str(entry["weights"]))
+    write_bytes(out / str(entry["weights"]), weights)
     _describe(entry, out)
     entry["test_accuracy"] = accuracy(load_fashion_cnn(out), tested)  # of the weights as shipped, not as trained
     entry["test_set"] = f"{test_set} (test), {len(tested)} images"
@@ -143,7 +142,7 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, test_set: str = "fashio
 
 
 def _describe(entry: dict[str, Any], out: Path) -> None:
-    write_bytes(yaml.safe_dump(entry, sort_keys=False).encode(), out / "fashion_cnn.yaml")
+    write_text(out / "fashion_cnn.yaml", yaml.safe_dump(entry, sort_keys=False))
 
 
 def main(args: list[str] | None = None) -> None:
