@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -22,6 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+
+from lightning_modules.common.files import write_bytes
 
 Pixels = NDArray[np.uint8]
 
@@ -288,11 +289,4 @@ def save_png(path: Path, pixels: Pixels) -> None:
     """Write 8-bit RGB pixels (H, W, 3) as a PNG without metadata, atomically and with the same bytes each time."""
     buffer = BytesIO()
     Image.fromarray(pixels, mode="RGB").save(buffer, format="PNG", compress_level=6)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(buffer.getvalue())
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    write_bytes(path, buffer.getvalue())

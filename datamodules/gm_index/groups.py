@@ -15,7 +15,7 @@ from PIL import Image
 
 from datamodules.gm_index.pixel_path import PixelPath
 from datamodules.gm_index.problems import Kind, Problems, counted
-from datamodules.image_io import UnreadableImageError, decode_image
+from datamodules.image_io import ImageFileError, decode_image, text_path
 
 STEM = "stem"
 _EXPECTED = (
@@ -207,7 +207,7 @@ def _resemble(
     for name in by_hash[:_COMPARED]:
         for path in (one[name], other[name]):
             if path not in small and len(small) < _DECODED:
-                small[path] = _small(base / path, pixel_path)
+                small[path] = _small(base / text_path(path), pixel_path)
         first, second = small.get(one[name]), small.get(other[name])
         if first is not None and second is not None:
             pairs.append((first, second))
@@ -227,7 +227,7 @@ def _small(path: Path, pixel_path: PixelPath) -> NDArray[np.float64] | None:
     """An image as 8 by 8 grey pixels, (64,); None where it cannot be read."""
     try:
         pixels = pixel_path(decode_image(path))
-    except UnreadableImageError:
+    except ImageFileError:
         return None
     grey = Image.fromarray(pixels).convert("L").resize((8, 8), Image.Resampling.BOX)
     return np.asarray(grey, dtype=np.float64).ravel()
