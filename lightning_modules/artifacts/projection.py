@@ -59,7 +59,9 @@ class Projection:
         return self.leading.shape[1] - 2
 
 
-def project(count: int, columns: int, centred: Centred, axes: Tensor | None, device: torch.device) -> list[Tensor]:
+def project(
+    count: int, columns: int, centred: Centred, axes: Tensor | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Coordinates of points along the axes, and their squared norms.
 
     Args:
@@ -84,7 +86,7 @@ def project(count: int, columns: int, centred: Centred, axes: Tensor | None, dev
             if factor is not None:
                 projected[rows].addmm_(values, factor)
             squares[rows] += values.square_().sum(1)
-    return [projected, squares]
+    return projected, squares
 
 
 def describe(projected: Tensor, squares: Tensor, leading: int) -> tuple[Tensor, Tensor]:

@@ -127,17 +127,22 @@ class Refinement:
         many = (counts >= _MANY) & (counts * self._references.columns.count >= _MANY_NUMBERS)
         of_many = many.index_select(0, pairs.query)
         if bool(of_many.any()):
-            self._compare(pairs[flat_nonzero(of_many)])
+            self._compare(pairs[flat_nonzero(of_many)], projection)
             pairs = pairs[flat_nonzero(~of_many)]
         self.refine(pairs, leading.finer_addend)
 
-    def _compare(self, pairs: Pairs) -> None:
-        """Compare pairs in float32, and evaluate those that this does not exclude."""
+    def _compare(self, pairs: Pairs, projection: Projection) -> None:
+        """Compare pairs in float32, and evaluate those that this does not exclude; references by index."""
         if self._screen is None:
             self._screen = PairScreen(self._references, self._block, self._memory.buffer)
         self._report.compared += len(pairs)
         self.spent += len(pairs) * self._exact_cost
-        self.refine(self._screen.values(pairs), self._screen.addend)
+        # Queries whose nearest references so far lie in one cell have other near references in common as well.
+        order = projection.cells.order
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device)
+        nearest = self.best.index[:, 0].clamp(max=len(order) - 1).to(order.device)
+        self.refine(self._screen.values(pairs, rank[nearest].to(pairs.query.device)), self._screen.addend)
 
     def _try_likely(self, pairs: Pairs, projection: Projection, own: Tensor, theirs: Tensor) -> None:
         """Evaluate the k pairs of each query that are likely the nearest.
