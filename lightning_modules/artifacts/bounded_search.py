@@ -103,8 +103,7 @@ class BoundedSearch:
             self._refine(waiting)
 
     def _refine(self, waiting: list[Pairs]) -> None:
-        addend, finer = self._screen.addend, self._screen.finer_addend
-        self._refinement.refine_finer(Pairs.join(waiting), self._projection, addend, finer)
+        self._refinement.refine_finer(Pairs.join(waiting), self._projection, self._screen)
 
     def _limit_from_nearest_cells(self) -> None:
         """Evaluate the k most promising references of each query's nearest cells."""
@@ -113,7 +112,7 @@ class BoundedSearch:
         nearest.scatter_(1, self._bounds.topk(min(_NEAREST, self._bounds.shape[1]), 1, largest=False).indices, True)
         promising: list[Pairs] = []
         for cell, rows in _by_cell(nearest, 1):
-            values = self._values(cell, cell + 1, rows)
+            values = self._values(cell, cell + 1, rows, likely=True)
             if k == 1:
                 value, place = values.min(1)
             else:
@@ -123,14 +122,16 @@ class BoundedSearch:
             promising.append(Pairs(rows, place + self._start[cell], value))
         self._refinement.try_smallest(Pairs.join(promising), self._projection)
 
-    def _values(self, cell: int, end: int, rows: Tensor) -> Tensor:
+    def _values(self, cell: int, end: int, rows: Tensor, likely: bool = False) -> Tensor:
         """Bounds of some queries in cells ``cell ... end - 1``, (rows, references); banned pairs are BANNED.
+
+        With ``likely``, not the bounds but likely distances.
 
         Valid until the next call.
         """
         start, stop = self._start[cell], self._start[end]
         values = self._buffer[: len(rows) * (stop - start)].view(len(rows), stop - start)
-        self._screen.values(rows, start, stop, values)
+        self._screen.values(rows, start, stop, values, likely)
         self._report.bounded += values.numel()
         first, last = self._banned_start[cell], self._banned_start[end]
         if first < last:

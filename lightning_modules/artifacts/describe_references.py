@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules.artifacts.cells import Cells, divide
 from lightning_modules.artifacts.columns import Columns
-from lightning_modules.artifacts.projection import NEVER, Projection, describe, fit_axes
+from lightning_modules.artifacts.projection import NEVER, Projection, describe, fit_axes, project
 from lightning_modules.artifacts.references import References
 from lightning_modules.artifacts.sieve import GROUP
 
@@ -19,7 +19,7 @@ AXES = 256
 
 # Axes of the first bound. On 60,000 images more cost more in the product than they save in pairs.
 _LEADING = 128
-_SAMPLE = 16384  # references that the axes are fitted to
+_SAMPLE = 8192  # references that the axes are fitted to
 _FEW = 512  # below this many references the plain product takes no time worth saving
 
 Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
@@ -60,7 +60,7 @@ def describe_references(
         tensors["squares"][part, 0] = values.square() @ multiplicity
         tensors["squares"][part, 1] = values.sub_(centre).square() @ multiplicity
     if axes:
-        sample = points[:: max(1, total // _SAMPLE)]
+        sample = points[:: -(-total // _SAMPLE)]
         tensors["axes"] = allocate("axes", (count, axes), torch.float32)
         tensors["axes"].copy_(fit_axes(sample, centre, multiplicity.sqrt(), axes, rows))
         _describe_all(points, centre, multiplicity.sqrt(), tensors, rows, allocate)
@@ -74,15 +74,21 @@ def _describe_all(
     total, axes = len(points), tensors["axes"].shape[1]
     leading = min(_LEADING, axes)
     short = torch.empty(total, leading + 1)
+    finer = torch.empty(total, axes - leading + 2)
     for start in range(0, total, rows):
-        part = slice(start, start + rows)
-        centred = points[part].double().sub_(centre).mul_(weight)
-        short[part] = describe(centred, tensors["axes"], leading)[0].float()
+        some = points[start : start + rows]
+
+        def centred(which: slice, columns: slice, some: Tensor = some) -> Tensor:
+            return some[which, columns].double().sub_(centre[columns]).mul_(weight[columns])
+
+        found = project(len(some), points.shape[1], centred, tensors["axes"], points.device)
+        parts = describe(*found, leading)
+        short[start : start + rows], finer[start : start + rows] = parts[0].float(), parts[1].float()
     cells = divide(short, leading)
     for name in ("order", "start", "low", "high"):
-        found = getattr(cells, name)
-        tensors[name] = allocate(name, tuple(found.shape), found.dtype)
-        tensors[name].copy_(found)
+        value = getattr(cells, name)
+        tensors[name] = allocate(name, tuple(value.shape), value.dtype)
+        tensors[name].copy_(value)
     tensors["leading"] = allocate("leading", (-(-total // GROUP) * GROUP, leading + 2), torch.float32)
     tensors["leading"][total:] = 0
     tensors["leading"][total:, -1] = NEVER
@@ -92,16 +98,15 @@ def _describe_all(
         ordered = short[cells.order[part]]
         tensors["leading"][start : start + len(ordered), :-1] = ordered
         tensors["leading"][start : start + len(ordered), -1] = ordered.double().square().sum(1).float()
-        centred = points[cells.order[part]].double().sub_(centre).mul_(weight)
-        tensors["finer"][part] = describe(centred, tensors["axes"], leading)[1].float()
+        tensors["finer"][part] = finer[cells.order[part]]
 
 
 def assemble(points: Tensor, columns: Columns, tensors: dict[str, Tensor]) -> References:
     """References of stored points and the tensors that :func:`describe_references` computed."""
     squares = tensors["squares"]
-    radius = sqrt(float(squares[:, 1].max()))
+    reach, radius = (sqrt(float(largest)) for largest in squares.amax(0))
     projection = None
     if "axes" in tensors:
         cells = Cells(tensors["order"], tensors["start"], tensors["low"], tensors["high"])
         projection = Projection(tensors["axes"], tensors["centre"], cells, tensors["leading"], tensors["finer"], radius)
-    return References(points, columns, tensors["centre"], squares, radius, projection)
+    return References(points, columns, tensors["centre"], squares, reach, radius, projection)

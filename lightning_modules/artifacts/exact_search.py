@@ -18,7 +18,7 @@ from lightning_modules.artifacts.refinement import BoundsPruneTooLittle, Refinem
 from lightning_modules.artifacts.search_memory import SearchMemory, full_precision
 from lightning_modules.artifacts.top_k import TopK
 
-_PROBE = 256
+_PROBE = 64
 """Queries on which a search tries whether the bounds prune enough."""
 
 
@@ -90,7 +90,7 @@ def _search_kind(
     while start < len(queries):
         size = memory.queries if trusted or not bounds or len(queries) - start < 2 * _PROBE else _PROBE
         rows = torch.arange(start, min(start + size, len(queries)), device=queries.device)
-        block = prepare(queries[start : start + size], references, grid, describe=bounds)
+        block = prepare(queries[start : start + size], references, grid, describe_them=bounds)
         local = _of_block(banned, rows, len(queries))
         refinement = Refinement(references, block, k, memory, report)
         if bounds:

@@ -333,8 +333,9 @@ class Manifold:
         flat = queries.detach().flatten(1).to(torch.float32)
         if k < 1:
             raise ValueError(f"k must be at least 1, found {k}.")
-        if len(flat) and not bool(flat.abs().amax(1).le(_LARGEST).all()):
-            bad = (~flat.abs().amax(1).le(_LARGEST)).nonzero()[:, 0].tolist()
+        low, high = torch.aminmax(flat, dim=1) if len(flat) else (flat[:, 0], flat[:, 0])
+        bad = (~((low >= -_LARGEST) & (high <= _LARGEST))).nonzero()[:, 0].tolist()
+        if bad:
             raise ValueError(f"Queries {bad[:10]} hold values that are NaN, infinite or above {_LARGEST:g}.")
         banned = banned_pairs(self.content_ids, len(flat), exclude, exclude_index, flat.device)
         usable = len(self) - torch.bincount(banned[0], minlength=max(1, len(flat)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.artifacts.columns import Columns
-from lightning_modules.artifacts.projection import Projection
+from lightning_modules.artifacts.projection import Projection, describe, project
 
 LEVELS = 255
 """Distances between 8-bit points are measured in steps of 1/255, in which they are integers."""
@@ -28,7 +28,8 @@ class References:
         columns: How columns stand for coordinates.
         centre: ``(C,)`` float64, near the mean; exact in float32, integers for uint8 points.
         squares: ``(N, 2)`` float64: squared norm of the point's varying coordinates, and the same about the centre.
-        radius: Square root of the largest squared norm about the centre.
+        reach: Square root of the largest squared norm of the varying coordinates.
+        radius: The same about the centre.
         projection: Short descriptions for the lower bounds; None for manifolds too small to need them.
     """
 
@@ -36,6 +37,7 @@ class References:
     columns: Columns
     centre: Tensor
     squares: Tensor
+    reach: float
     radius: float
     projection: Projection | None
 
@@ -90,57 +92,66 @@ def on_grid(queries: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def prepare(queries: Tensor, references: References, grid: bool, describe: bool) -> QueryBlock:
+def prepare(queries: Tensor, references: References, grid: bool, describe_them: bool) -> QueryBlock:
     """Prepare a block of queries.
 
     Args:
         queries: ``(n, D)`` float32.
         references: What they will be compared with.
         grid: True if all of them are 8-bit points and so are the references.
-        describe: Compute the descriptions that the bounds need, if there is a projection.
+        describe_them: Compute the descriptions that the bounds need, if there is a projection.
     """
     # A few rows at a time: what is computed on the way then fits the processor's cache.
     split = torch.split(queries, max(1, _PIECE // queries.shape[1]))
-    pieces = [_prepare(piece, references, grid, describe) for piece in split]
+    pieces = [_prepare(piece, references, grid) for piece in split]
     joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    centres = joined.get("centres")
+    multiplicity = references.columns.multiplicity.to(queries.device, torch.float64)
+    weight, centre = multiplicity.sqrt(), references.centre.to(queries.device)
+
+    def centred(rows: slice, columns: slice) -> Tensor:
+        if centres is None:
+            means = joined["sums"][rows, columns].double().div_(multiplicity[columns])
+        else:
+            means = centres[rows, columns].clone()
+        return means.sub_(centre[columns]).mul_(weight[columns])
+
+    projection = references.projection if describe_them else None
+    axes = None if projection is None else projection.axes
+    projected, squares = project(len(queries), references.columns.count, centred, axes, queries.device)
+    leading, finer = None, None
+    if projection is not None:
+        leading, finer = (part.float() for part in describe(projected, squares, projection.leading_axes))
     return QueryBlock(
         on_grid=grid,
         sums=joined["sums"],
-        centres=joined.get("centres"),
+        centres=centres,
         own=joined["own"],
         remainder=joined["remainder"],
-        norm=joined["norm"],
-        leading=joined.get("leading"),
-        finer=joined.get("finer"),
+        norm=squares.sqrt(),
+        leading=leading,
+        finer=finer,
     )
 
 
-def _prepare(queries: Tensor, references: References, grid: bool, describe: bool) -> dict[str, Tensor]:
+def _prepare(queries: Tensor, references: References, grid: bool) -> dict[str, Tensor]:
     columns, device = references.columns, queries.device
-    multiplicity = columns.multiplicity.to(device, torch.float64)
     if references.eight_bit:
         # 255 q is exact in float64 for any float32 q, so that points off the grid are not moved either.
         queries = (queries * LEVELS).round_() if grid else queries.double() * LEVELS
     sums = columns.sums(queries)
-    centres = sums.double() if columns.is_identity else sums / multiplicity
     if grid:
         constant = columns.constant.to(device, torch.float64)  # 0 where not constant
         own = _sum_of_squares(queries)
         if bool(constant.any()):
             own += constant.square().sum() - 2 * (queries.double() @ constant)
-        common = own - (centres.square() @ multiplicity)
-        common.clamp_(min=0)
-    else:
-        common = columns.remainder(queries, centres)
-        own = common
-    centred = (centres - references.centre.to(device)).mul_(multiplicity.sqrt())
-    parts = {"sums": sums.float(), "own": own, "remainder": common, "norm": centred.square().sum(1).sqrt()}
-    if not grid:
-        parts["centres"] = centres
-    if describe and references.projection is not None:
-        leading, finer = references.projection.describe(centred)
-        parts |= {"leading": leading.float(), "finer": finer.float()}
-    return parts
+        if columns.is_identity:  # nothing is constant or merged, so that nothing is shared
+            return {"sums": sums, "own": own, "remainder": torch.zeros_like(own)}
+        shared = own - sums.double().square_() @ (1 / columns.multiplicity.to(device, torch.float64))
+        return {"sums": sums, "own": own, "remainder": shared.clamp_(min=0)}
+    centres = sums.double() if columns.is_identity else sums / columns.multiplicity.to(device, torch.float64)
+    shared = columns.remainder(queries, centres)
+    return {"sums": sums.float(), "own": shared, "remainder": shared, "centres": centres}
 
 
 def _sum_of_squares(levels: Tensor) -> Tensor:

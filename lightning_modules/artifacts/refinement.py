@@ -11,6 +11,7 @@ from lightning_modules.artifacts.exact_distance import ExactDistance
 from lightning_modules.artifacts.pairs import Pairs, flat_nonzero
 from lightning_modules.artifacts.projection import Projection
 from lightning_modules.artifacts.references import QueryBlock, References
+from lightning_modules.artifacts.screening import LeadingScreen, PairScreen
 from lightning_modules.artifacts.search_memory import SearchMemory
 from lightning_modules.artifacts.top_k import TopK, rank_within
 
@@ -18,7 +19,10 @@ _HIGHEST = 1e38  # threshold of a query without a limit: above any distance, bel
 _ROWS = 2048  # pairs whose finer bound is computed at a time: they stay in the cache
 
 # Costs in numbers of a matrix product: it runs at the processor's peak, gathered pairs at the memory's pace.
-_NUMBER, _PAIR = 80, 4000
+_NUMBER, _PAIR = 20, 4000
+
+# A query's pairs are first compared in float32 where they are at least so many, of at least so many numbers.
+_MANY, _MANY_NUMBERS = 4, 2**16
 
 
 @dataclass
@@ -30,6 +34,7 @@ class SearchReport:
         by_bounds: Queries answered with the help of the bounds; the others by the plain product.
         bounded: Pairs whose first bound was computed.
         kept: Pairs that passed the first bound.
+        compared: Pairs that passed all bounds and were compared in float32 first.
         evaluated: Pairs evaluated exactly.
     """
 
@@ -37,6 +42,7 @@ class SearchReport:
     by_bounds: int = 0
     bounded: int = 0
     kept: int = 0
+    compared: int = 0
     evaluated: int = 0
 
 
@@ -68,6 +74,7 @@ class Refinement:
     ) -> None:
         self._references, self._block, self._memory, self._report = references, block, memory, report
         self._exact = ExactDistance(references, block, memory.buffer)
+        self._screen: PairScreen | None = None
         self.best = TopK(len(block), k, block.sums.device)
         self.spent = 0.0
         finer = 0 if references.projection is None else references.projection.finer.shape[1]
@@ -100,19 +107,58 @@ class Refinement:
         self._evaluate(pairs[flat_nonzero(first)])
         self._evaluate(self._within(pairs[flat_nonzero(~first)], addend))
 
-    def refine_finer(self, pairs: Pairs, projection: Projection, addend: Tensor, finer_addend: Tensor) -> None:
-        """The same with the finer bound in between.
+    def refine_finer(self, pairs: Pairs, projection: Projection, leading: LeadingScreen) -> None:
+        """The same with the finer bound and a comparison in float32 in between.
 
         Args:
             pairs: References by their place in the cells' order.
             projection: Holds the finer descriptions.
-            addend: Of the pairs' values.
-            finer_addend: Of their finer values.
+            leading: Gave the pairs' values.
         """
-        pairs = self._within(pairs, addend)
-        self.try_smallest(pairs, projection)
-        pairs = self._finer(self._within(pairs, addend), projection)
-        self.refine(self._by_index(self._within(pairs, finer_addend), projection), finer_addend)
+        assert self._block.leading is not None
+        assert self._block.finer is not None
+        pairs = self._within(pairs, leading.addend)
+        self._try_likely(pairs, projection, self._block.leading[:, -1], projection.leading[:, -2])
+        pairs = self._finer(self._within(pairs, leading.addend), projection)
+        pairs = self._within(pairs, leading.finer_addend)
+        self._try_likely(pairs, projection, self._block.finer[:, -2], projection.finer[:, -2])
+        pairs = self._by_index(self._within(pairs, leading.finer_addend), projection)
+        counts = torch.bincount(pairs.query, minlength=len(self._block))
+        many = (counts >= _MANY) & (counts * self._references.columns.count >= _MANY_NUMBERS)
+        of_many = many.index_select(0, pairs.query)
+        if bool(of_many.any()):
+            self._compare(pairs[flat_nonzero(of_many)], projection)
+            pairs = pairs[flat_nonzero(~of_many)]
+        self.refine(pairs, leading.finer_addend)
+
+    def _compare(self, pairs: Pairs, projection: Projection) -> None:
+        """Compare pairs in float32, and evaluate those that this does not exclude; references by index."""
+        if self._screen is None:
+            self._screen = PairScreen(self._references, self._block, self._memory.buffer)
+        self._report.compared += len(pairs)
+        self.spent += len(pairs) * self._exact_cost
+        # Queries whose nearest references so far lie in one cell have other near references in common as well.
+        order = projection.cells.order
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device)
+        nearest = self.best.index[:, 0].clamp(max=len(order) - 1).to(order.device)
+        self.refine(self._screen.values(pairs, rank[nearest].to(pairs.query.device)), self._screen.addend)
+
+    def _try_likely(self, pairs: Pairs, projection: Projection, own: Tensor, theirs: Tensor) -> None:
+        """Evaluate the k pairs of each query that are likely the nearest.
+
+        A bound takes the residuals to be parallel; those of images mostly are at right angles.
+
+        Args:
+            pairs: References by their place in the cells' order.
+            projection: Holds that order.
+            own: ``(n,)`` residuals of the queries.
+            theirs: ``(N,)`` residuals of the references.
+        """
+        products = theirs.index_select(0, pairs.reference.to(theirs.device)).to(own.device)
+        products *= own.index_select(0, pairs.query)
+        likely = torch.add(pairs.value, products, alpha=2)
+        self.try_smallest(Pairs(pairs.query, pairs.reference, likely), projection)
 
     def try_smallest(self, pairs: Pairs, projection: Projection) -> None:
         """Evaluate the k pairs of smallest value of each query; references by their place in the cells' order."""

@@ -4,9 +4,9 @@ For short descriptions ``x`` of a query and ``y`` of a reference, ``||x - y||^2 
 written with the squared norm as one more coordinate the product *is* the bound, and no pass over the large matrix is
 spent on adding norms.
 
-Two screens: the leading principal axes (short vectors, a true bound) and all columns (full vectors, the distance itself
-up to rounding), which is the fallback where the bound prunes nothing. Each has an ``addend`` ``(n,)`` float64: a
-reference whose squared distance is ``d`` has a value of at most ``d + addend``.
+Three screens: the leading principal axes (short vectors, a true bound), all columns (full vectors, the distance itself
+up to rounding), which is the fallback where the bound prunes nothing, and all columns of chosen pairs. Each has an
+``addend`` ``(n,)`` float64: a reference whose squared distance is ``d`` has a value of at most ``d + addend``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_modules.artifacts.pairs import Pairs
 from lightning_modules.artifacts.projection import Projection, bound_slack
 from lightning_modules.artifacts.references import QueryBlock, References
 
 BANNED = torch.inf
 """Value of a pair that may not be returned, and of places beyond the last reference."""
 
-_COLUMNS = 4096  # columns of a full product at a time: bounds its rounding error and its buffer
+_COLUMNS = 4096  # columns of a product at a time: bounds its rounding error and its buffer
+_NUMBERS = 2**18  # of references at a time: they stay in the cache
+_ALIKE = 8  # queries that are compared with the references of all of them: each is read once
 
 
 def _slack(block: QueryBlock, radius: float, terms: int, columns: int) -> Tensor:
@@ -45,6 +48,8 @@ class LeadingScreen:
         self.description = block.leading
         self._references = projection.leading
         self._queries = torch.cat([block.leading * -2, torch.ones_like(block.leading[:, :1])], 1)
+        self._likely = self._queries.clone()
+        self._likely[:, -2] = 0
         self._chosen = torch.empty_like(self._queries)
         squared_norm = block.leading.double().square().sum(1)
         slack = _slack(block, projection.radius, projection.leading.shape[1], columns)
@@ -53,7 +58,7 @@ class LeadingScreen:
         finer = _slack(block, projection.radius, projection.axes.shape[1] + 6, columns)
         self.finer_addend = finer - block.remainder - squared_norm
 
-    def values(self, rows: Tensor, first: int, last: int, out: Tensor) -> None:
+    def values(self, rows: Tensor, first: int, last: int, out: Tensor, likely: bool = False) -> None:
         """Compute the values of some queries for the references at some places.
 
         Args:
@@ -61,8 +66,11 @@ class LeadingScreen:
             first: First place.
             last: First place after.
             out: ``(r, last - first)`` float32, filled.
+            likely: Not the bound, but the likely distance: residuals point in unrelated directions, so that their
+                product is nearly 0, where the bound takes them to be parallel.
         """
-        chosen = torch.index_select(self._queries, 0, rows, out=self._chosen[: len(rows)])
+        queries = self._likely if likely else self._queries
+        chosen = torch.index_select(queries, 0, rows, out=self._chosen[: len(rows)])
         torch.mm(chosen, self._references[first:last].to(rows.device).T, out=out)
 
 
@@ -116,3 +124,69 @@ class FullScreen:
                 if self._partial is None or self._partial.shape != values.shape:
                     self._partial = torch.empty_like(values)
                 values += torch.mm(self._queries[:, first:last], tile.T, out=self._partial)
+
+
+class PairScreen:
+    """Distances of chosen pairs in float32, a few alike queries at a time, which is far cheaper than exact ones.
+
+    With ``c`` the centre, ``||r - c||^2 - 2 (r - c) . (q - c) = ||q - r||^2 - ||q - c||^2``. The product is summed in
+    pieces, which bounds its rounding error: in float32 within a piece, in float64 over the pieces.
+
+    Args:
+        references: The real points.
+        block: The queries.
+        memory: Bytes that the working buffers may take.
+    """
+
+    def __init__(self, references: References, block: QueryBlock, memory: int) -> None:
+        device = block.sums.device
+        multiplicity = references.columns.multiplicity.to(device, torch.float64)
+        centre = references.centre.to(device)
+        self._points, self._squares = references.points, references.squares
+        count = references.columns.count
+        if block.centres is None:  # integers, exact in float32
+            self._queries = block.sums - (multiplicity * centre).float()
+        else:
+            self._queries = (block.centres - centre).mul_(multiplicity).float()
+        shift = self._queries.new_empty(len(block), dtype=torch.float64)
+        for start in range(0, len(block), 256):
+            shift[start : start + 256] = self._queries[start : start + 256].double() @ centre
+        self._shift = shift
+        self._pieces = [slice(start, min(start + _COLUMNS, count)) for start in range(0, count, _COLUMNS)]
+        self._rows = max(1, min(_NUMBERS // count, memory // (5 * count)))
+        self._tile = torch.empty(self._rows, count, device=device)
+        rounding = (min(count, _COLUMNS) + 2) * 2.0**-24
+        rounding = 2 * rounding / (1 - rounding) + 2.0**-44
+        slack = _slack(block, references.radius, 0, count) + rounding * references.reach * block.norm
+        self.addend = slack - block.remainder - block.norm.square()
+
+    def values(self, pairs: Pairs, rank: Tensor) -> Pairs:
+        """The same pairs with their values, in another order.
+
+        Args:
+            pairs: References by index.
+            rank: ``(n,)``, queries that are alike have ranks side by side.
+        """
+        pairs = pairs[torch.argsort(rank.index_select(0, pairs.query), stable=True)]
+        queries, counts = torch.unique_consecutive(pairs.query, return_counts=True)
+        column = torch.arange(len(queries), device=counts.device).remainder_(_ALIKE).repeat_interleave(counts)
+        sizes = [int(part.sum()) for part in torch.split(counts.cpu(), _ALIKE)]
+        inner = torch.empty(len(pairs), dtype=torch.float64, device=counts.device)
+        parts = (torch.split(part, sizes) for part in (pairs.reference, column, inner))
+        for group, reference, which, out in zip(torch.split(queries, _ALIKE), *parts, strict=True):
+            union, place = torch.unique(reference, return_inverse=True)
+            products = self._products(union, self._queries.index_select(0, group))
+            torch.take(products, place * products.shape[1] + which, out=out)
+        squares = self._squares[:, 1].index_select(0, pairs.reference.to(self._squares.device)).to(inner.device)
+        value = (inner - self._shift.index_select(0, pairs.query)).mul_(-2).add_(squares)
+        return Pairs(pairs.query, pairs.reference, value.float())
+
+    def _products(self, index: Tensor, queries: Tensor) -> Tensor:
+        """Every one of some references with every one of some queries, float64."""
+        total = torch.zeros(len(index), len(queries), dtype=torch.float64, device=queries.device)
+        for chosen, sums in zip(torch.split(index, self._rows), torch.split(total, self._rows), strict=True):
+            tile = self._tile[: len(chosen)]
+            tile.copy_(self._points.index_select(0, chosen.to(self._points.device)))
+            for piece in self._pieces:
+                sums += torch.mm(tile[:, piece], queries[:, piece].T)
+        return total

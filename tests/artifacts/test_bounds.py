@@ -80,7 +80,7 @@ def test_bounds_never_exceed_the_distance(tmp_path, make):
     references = build(tmp_path / "m", images, axes=90)._references
     projection = references.projection
     levels = torch.cat([make(40, *shape, seed=1), images[:20], random_bytes(20, 3, 12, 12, seed=2)]).flatten(1)
-    block = prepare(levels.float() / 255, references, grid=True, describe=True)
+    block = prepare(levels.float() / 255, references, grid=True, describe_them=True)
     squared = torch.cdist(levels.double(), images.flatten(1).double()).square()
     ordered = squared[:, projection.cells.order]
 

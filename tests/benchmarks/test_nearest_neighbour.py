@@ -1,15 +1,23 @@
 """The exact search against faiss and a plain product: `python -m pytest tests/benchmarks -m benchmark -s`.
 
-References are the 60,000 training images of Fashion-MNIST as RGB at 32 px (3,072 dimensions), queries 2,000 images of
-the five bundled generators. All contenders run on the same threads, in turns.
+References are the 60,000 training images of Fashion-MNIST as RGB at 32 px (3,072 dimensions), with 2,000 images of the
+bundled generators as queries, and 20,000 patches of colour photographs at 32 and 64 px (3,072 and 12,288 dimensions),
+with patches of other photographs as queries. All contenders run on the same threads, in turns, and times are the
+processor's on all threads, so that other programs do not decide the outcome.
+
+NEAREST_BENCH_ROUNDS sets the number of rounds (5).
 """
 
 from __future__ import annotations
+
+import os
+import time
 
 import numpy as np
 import pytest
 import torch
 from measuring import interleaved, peak_memory, ratio
+from photographs import HELD_OUT, KINDS, REFERENCES, patches
 
 from datamodules.real import load_real_set
 from lightning_modules.artifacts import Manifold, SearchReport, build_embedding
@@ -20,7 +28,7 @@ from lightning_modules.generators.protocol import to_uint8
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 QUERIES = 2000
-ROUNDS = 5
+ROUNDS = int(os.environ.get("NEAREST_BENCH_ROUNDS", "5"))
 WANTED = 6.0  # times faster than faiss
 MIB = 2**20
 OVERHEAD = 16 * MIB
@@ -29,16 +37,25 @@ OVERHEAD = 16 * MIB
 @pytest.fixture(scope="module")
 def reals():
     """uint8 (60000, 3, 32, 32). Fails, and says how to get them, where the images are missing."""
+    return fashion_images()
+
+
+def fashion_images():
     pictures = load_real_set("fashion", split="train").pictures
     return torch.from_numpy(np.stack([pictures[i] for i in range(len(pictures))])).permute(0, 3, 1, 2).contiguous()
 
 
 @pytest.fixture(scope="module")
 def queries():
-    """float32 (2000, 3, 32, 32): as many images of each bundled source, as their 8-bit files hold them."""
-    sources = bundled_sources()
-    share, images = QUERIES // len(sources), []
-    for source in sources:
+    """float32 (2000, 3, 32, 32)."""
+    return generated_images(QUERIES)
+
+
+def generated_images(count):
+    """Images of all bundled sources as their 8-bit files hold them, as many of each but for the remainder."""
+    sources, images = bundled_sources(), []
+    for number, source in enumerate(sources):
+        share = count // len(sources) + (number < count % len(sources))
         shipped = read_manifest()[source].get("images")
         grey = shipped_images(source, shipped["seed"])[:share] if shipped else np.zeros((0, 28, 28), np.uint8)
         images.append(to_uint8(add_frame(torch.from_numpy(grey.copy())[:, None].float() / 255)).expand(-1, 3, -1, -1))
@@ -48,7 +65,7 @@ def queries():
             with torch.no_grad():
                 images.append(to_uint8(generator.synthesize(generator.sample_latents(missing, seed=1))))
     together = torch.cat(images)
-    assert together.shape == (QUERIES, 3, 32, 32)
+    assert together.shape == (count, 3, 32, 32)
     return together.float() / 255
 
 
@@ -60,7 +77,11 @@ def batches(images):
 
 @pytest.fixture(scope="module")
 def manifold(reals, tmp_path_factory):
-    return Manifold.build(tmp_path_factory.mktemp("reals") / "manifold", batches(reals), build_embedding("rgb"))
+    return build(tmp_path_factory.mktemp("reals") / "manifold", reals)
+
+
+def build(folder, images):
+    return Manifold.build(folder, batches(images), build_embedding("rgb"))
 
 
 def faiss_index(references):
@@ -112,13 +133,13 @@ def test_same_answers_at_least_six_times_faster_than_faiss(reals, queries, manif
 
     seconds = interleaved(
         ROUNDS,
+        time.process_time,
         ours=lambda: manifold.nearest(queries),
         faiss=lambda: index.search(flat.numpy(), 1),
         plain=lambda: plain_product(flat, references, norms),
     )
     print(f"\n60,000 references, {QUERIES} generated queries, 3,072 dimensions, {torch.get_num_threads()} threads")
-    for name, times in seconds.items():
-        print(f"  {name:6} best {min(times):.3f} s, median {np.median(times):.3f} s")
+    print_seconds(seconds)
     print(f"  same answers as float64; faiss differs in {int(wrong.sum())} queries (float32 rounding)")
     print(
         f"  per query: {report.bounded / QUERIES:.0f} references bounded, {report.kept / QUERIES:.0f} kept, "
@@ -130,15 +151,59 @@ def test_same_answers_at_least_six_times_faster_than_faiss(reals, queries, manif
     assert to_faiss >= WANTED
 
 
+def print_seconds(seconds):
+    for name, times in seconds.items():
+        print(f"  {name:6} best {min(times):.3f} s, median {np.median(times):.3f} s of the processor")
+
+
+def compare_on_photographs(manifold, references, held_out, rounds, checked):
+    """Ratios to faiss for each kind of query, printed; the first `checked` answers are compared with float64."""
+    index, ratios = faiss_index(references.flatten(1).float() / 255), {}
+    for kind, degrade in KINDS.items():
+        queries, report = degrade(held_out).float() / 255, SearchReport()
+        found, flat = manifold.nearest(queries, report=report), queries.flatten(1).numpy()
+        squared, nearest = float64_truth(queries[:checked], references)
+        assert torch.equal(found.index[:checked, 0], nearest)
+        assert torch.equal(found.distance[:checked, 0], squared.sqrt() * (1 / 255))
+        ours, theirs = (lambda queries=queries: manifold.nearest(queries)), (lambda flat=flat: index.search(flat, 1))
+        seconds = interleaved(rounds, time.process_time, ours=ours, faiss=theirs)
+        ratios[kind] = ratio(seconds, "faiss", "ours")
+        bounded, compared, evaluated = (
+            part / len(queries) for part in (report.bounded, report.compared, report.evaluated)
+        )
+        print(
+            f"  {kind:16} {min(seconds['ours']):6.2f} s, faiss {min(seconds['faiss']):6.2f} s, "
+            f"{ratios[kind]:5.1f} times; per query {bounded:.0f} bounded, {compared:.1f} compared, "
+            f"{evaluated:.1f} evaluated exactly"
+        )
+    return ratios
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_photographs_at_least_six_times_faster_than_faiss(size, tmp_path):
+    references = patches(REFERENCES, size, 20_000, seed=0)
+    held_out = patches(HELD_OUT, size, QUERIES, seed=1)
+    start = time.process_time()
+    manifold = build(tmp_path / "photographs", references)
+    built = time.process_time() - start
+    print(
+        f"\n20,000 patches of photographs, {QUERIES} queries, {3 * size * size:,} dimensions, "
+        f"{torch.get_num_threads()} threads; built once in {built:.0f} s of the processor"
+    )
+    ratios = compare_on_photographs(manifold, references, held_out, min(ROUNDS, 3), checked=200)
+    assert min(ratios.values()) >= WANTED
+
+
 def test_growth_with_the_number_of_references(reals, queries, tmp_path):
     flat = queries.flatten(1).numpy()
     print("\nreferences   ours s   faiss s   ratio")
     ratios = []
     for count in (10_000, 20_000, 40_000):
-        manifold = Manifold.build(tmp_path / str(count), batches(reals[:count]), build_embedding("rgb"))
+        manifold = build(tmp_path / str(count), reals[:count])
         index = faiss_index(reals[:count].flatten(1).float() / 255)
         seconds = interleaved(
-            3,
+            min(ROUNDS, 3),
+            time.process_time,
             ours=lambda manifold=manifold: manifold.nearest(queries),
             faiss=lambda index=index: index.search(flat, 1),
         )
@@ -151,22 +216,22 @@ def test_never_slower_than_the_plain_product_on_noise(tmp_path):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (62_000, 3, 32, 32), dtype=torch.uint8, generator=generator)
     reals, queries = noise[:60_000], noise[60_000:].float() / 255
-    manifold = Manifold.build(tmp_path / "noise", batches(reals), build_embedding("rgb"))
+    manifold = build(tmp_path / "noise", reals)
     references, flat = reals.flatten(1).float() / 255, queries.flatten(1)
     norms, report = references.square().sum(1), SearchReport()
     found = manifold.nearest(queries, report=report)
     assert torch.equal(found.index[:, 0], float64_truth(queries, reals)[1])
     seconds = interleaved(
         ROUNDS,
+        time.process_time,
         ours=lambda: manifold.nearest(queries),
         plain=lambda: plain_product(flat, references, norms),
     )
     fallback = ratio(seconds, "plain", "ours")
     print(f"\nnoise, 60,000 references: {fallback:.2f} times the speed of the plain product")
-    for name, times in seconds.items():
-        print(f"  {name:6} best {min(times):.3f} s, median {np.median(times):.3f} s")
+    print_seconds(seconds)
     assert report.by_bounds == 0
-    assert fallback >= 0.9
+    assert fallback >= 1.0
 
 
 @pytest.mark.parametrize("limit", [48 * MIB, 128 * MIB, 512 * MIB])

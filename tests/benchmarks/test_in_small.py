@@ -1,0 +1,89 @@
+"""The benchmarks' fixtures and contenders in small, so that they run whenever they are asked for. Nothing is timed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import test_key_decoders as key_decoders
+import test_nearest_neighbour as nearest_neighbour
+import test_pairwise_frechet as pairwise_frechet
+import torch
+from photographs import HELD_OUT, REFERENCES, patches
+from PIL import Image
+
+
+@pytest.mark.parametrize("count", [23, 35])
+def test_any_number_of_generated_queries(count):
+    images = nearest_neighbour.generated_images(count)
+    assert images.shape == (count, 3, 32, 32)
+    assert torch.equal((images * 255).round() / 255, images)
+    assert len(images.unique(dim=0)) == count
+
+
+def test_contenders_find_the_same_neighbours(tmp_path):
+    reals = nearest_neighbour.generated_images(600)[:, :, ::2, ::2].mul(255).to(torch.uint8)
+    queries = reals[::40].float() / 255 * 0.9
+    manifold = nearest_neighbour.build(tmp_path / "m", reals[100:])
+    references = reals[100:].flatten(1).float() / 255
+    found = manifold.nearest(queries).index[:, 0]
+    flat = queries.flatten(1)
+    plain = nearest_neighbour.plain_product(flat, references, references.square().sum(1), tile=128)
+    theirs = torch.from_numpy(nearest_neighbour.faiss_index(references).search(flat.numpy(), 1)[1][:, 0])
+    assert (plain == found).float().mean() > 0.8  # ties and float32 rounding apart
+    assert (theirs == found).float().mean() > 0.8
+    exact = (reals[::40].float() / 255).double()
+    squared, nearest = nearest_neighbour.float64_truth(exact.float(), reals[100:])
+    again = manifold.nearest(exact.float())
+    assert torch.equal(again.index[:, 0], nearest)
+    assert torch.equal(again.distance[:, 0], squared.sqrt() * (1 / 255))
+
+
+@pytest.fixture
+def wallpapers(tmp_path):
+    """A folder laid out as the package's, with pictures of our own."""
+    generator = np.random.default_rng(0)
+    for name in REFERENCES + HELD_OUT:
+        images = tmp_path / name / "contents" / "images"
+        images.mkdir(parents=True)
+        coarse = generator.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC).save(images / "160x120.png")
+    return tmp_path
+
+
+def test_photographs_are_compared_for_every_kind_of_query(wallpapers, tmp_path):
+    references = patches(REFERENCES, 16, 700, seed=0, folder=wallpapers)
+    held_out = patches(HELD_OUT, 16, 20, seed=1, folder=wallpapers)
+    assert references.shape == (700, 3, 16, 16)
+    manifold = nearest_neighbour.build(tmp_path / "m", references)
+    ratios = nearest_neighbour.compare_on_photographs(manifold, references, held_out, rounds=1, checked=20)
+    assert set(ratios) == {"held-out", "half resolution", "JPEG 20"}
+
+
+def test_missing_photographs_name_the_package(tmp_path):
+    with pytest.raises(pytest.fail.Exception, match=r"apt-get install .*plasma-workspace-wallpapers"):
+        patches(REFERENCES, 16, 10, seed=0, folder=tmp_path)
+
+
+def test_contenders_for_frechet_distances_agree(monkeypatch):
+    monkeypatch.setattr(pairwise_frechet, "DIMENSIONS", 24)
+    monkeypatch.setattr(pairwise_frechet, "CLASSES", 3)
+    samples = pairwise_frechet.features_of_classes(60)
+    found = pairwise_frechet.ours(samples)
+    for contender in (
+        pairwise_frechet.pairs_by_torchmetrics,
+        pairwise_frechet.kept_by_torchmetrics,
+        pairwise_frechet.formula_of_torchmetrics,
+    ):
+        torch.testing.assert_close(contender(samples), found, rtol=1e-6, atol=0)
+
+
+def test_key_decoders_are_measured_and_printed(capsys):
+    module = key_decoders.load_trained(key_decoders.CHECKPOINT)
+    marked, images = key_decoders.marked_images(module, 2)
+    decoders = key_decoders.decoders_of(module, "pixels")
+    assert set(decoders) == set(key_decoders.ORDER)
+    quick = {"paper": decoders["amortised"], "amortised": decoders["amortised"]}  # the paper's takes minutes
+    tallies = key_decoders.measure(quick, images, marked.keys)
+    key_decoders.print_table(tallies, marked.keys.shape[1])
+    assert all(len(tally.seconds) == 2 for tally in tallies.values())
+    assert "amortised" in capsys.readouterr().out
