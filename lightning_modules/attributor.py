@@ -70,7 +70,13 @@ class Attributor(pl.LightningModule):
 
     CHANGEABLE_ON_RESUME = frozenset({"manifold_dir", "search_memory_mib", "carry_manifold_mib", "fdr_halvings"})
     """Arguments that may differ from the checkpoint's of a training that goes on (``cli.overrides``)."""
-    CHANGEABLE_IN_EVALUATION = CHANGEABLE_ON_RESUME | {"learning_rate", "weight_decay", "weights", "model_seed"}
+    CHANGEABLE_IN_EVALUATION = CHANGEABLE_ON_RESUME | {
+        "learning_rate",
+        "weight_decay",
+        "weights",
+        "flip",
+        "model_seed",
+    }
     """Those that may in a test or a prediction: the rest decides what the networks were trained to see."""
 
     manifold: Manifold

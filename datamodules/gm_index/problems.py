@@ -104,13 +104,13 @@ class Kind(Enum):
     GROUP_SPLITS = (
         "group in several splits",
         "train, val, test and manifold are disjoint by group: images of one photograph or prompt stand in one of them",
-        "give all images of the group one split, or name another `split_file` to write a new one",
+        "give all images of the group one split, or name another {split_file} to write a new one",
     )
     GROUPS = (
         "groups that cannot be told",
-        "a column group in the index file, or `groups` (stem, or a regular expression that finds the group's name in "
+        "a column group in the index file, or {groups} (stem, or a regular expression that finds the group's name in "
         "the file's name without suffix), not both",
-        "correct `groups`, or leave it out",
+        "correct {groups}, or leave it out",
     )
     TOO_FEW = (
         "source with fewer images than the split needs",

@@ -69,7 +69,7 @@ def commands(room: Path) -> dict[str, tuple[tuple[object, ...], str]]:
         "fid": (("fid", room / "images", "--reals", room / "images", "--out", closed), "--out"),
         "convert": (("convert", LDM / "fingerprint.safetensors", room / "images/a.png/x.safetensors"), "no folder"),
         "export": (("export", LDM / "checkpoints/last.ckpt", closed), "OUT"),
-        "samples": (("samples", closed), "OUT"),
+        "sheets": (("sheets", closed), "OUT"),
     }
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from small_registry import BITS, private, refused, write_small_fingerprint
 
-from lightning_modules.common.files import PLACE_ERRORS, write_bytes
+from lightning_modules.common.files import write_bytes
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.keys import key_check, key_to_text, seeded_keys
 from lightning_modules.fingerprints.registry import Registry, read_registry, write_registry
@@ -246,10 +246,16 @@ def test_a_full_disk_leaves_the_registry_and_no_keys_beside_it(users, capsys):
     before = users.read_bytes()
     with full_disk(after=100):
         message = refused(capsys, "create", str(users), "carol")
-    assert message == f"error: {users}: {os.strerror(errno.EFBIG)}; {PLACE_ERRORS[errno.EFBIG]}\n"
+    assert f"{users.parent} cannot be written to ({os.strerror(errno.EFBIG)})" in message
     assert users.read_bytes() == before
     assert sorted(path.name for path in users.parent.iterdir()) == [".users.json.lock", "users.json"]
     assert users.with_name(".users.json.lock").read_bytes() == b""
+    keys = seeded_keys(2000, 64, seed=0)
+    grown = Registry(64, {f"user{number}": key for number, key in enumerate(keys)})
+    with full_disk(after=8192), pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        write_registry(grown, users)
+    assert users.read_bytes() == before
+    assert sorted(path.name for path in users.parent.iterdir()) == [".users.json.lock", "users.json"]
     with full_disk(after=10):
         refused(capsys, "export", str(users), str(users.with_name("keys.csv")))
     assert not any("keys" in path.name for path in users.parent.iterdir())
