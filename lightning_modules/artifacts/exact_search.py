@@ -18,7 +18,7 @@ from lightning_modules.artifacts.refinement import BoundsPruneTooLittle, Refinem
 from lightning_modules.artifacts.search_memory import SearchMemory, full_precision
 from lightning_modules.artifacts.top_k import TopK
 
-_PROBE = 64
+_PROBE = 32
 """Queries on which a search tries whether the bounds prune enough."""
 
 

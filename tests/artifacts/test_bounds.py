@@ -11,9 +11,10 @@ from reals_for_tests import brute_force, build, random_bytes, smooth_bytes
 from lightning_modules.artifacts import SearchReport
 from lightning_modules.artifacts.columns import MAX_GROUP, Columns, find_columns
 from lightning_modules.artifacts.exact_distance import tree_sum
+from lightning_modules.artifacts.pairs import Pairs
 from lightning_modules.artifacts.projection import bound_slack
 from lightning_modules.artifacts.references import prepare
-from lightning_modules.artifacts.screening import FullScreen, LeadingScreen
+from lightning_modules.artifacts.screening import FullScreen, LeadingScreen, PairScreen
 
 
 def test_grey_images_are_stored_once_and_their_border_not_at_all():
@@ -103,6 +104,31 @@ def test_bounds_never_exceed_the_distance(tmp_path, make):
     # The full product is the distance itself: no looser than twice its slack.
     gap = squared + full.addend[:, None] - values[:, :900].double()
     assert (gap <= 2.01 * (full.addend + block.remainder + block.norm.square())[:, None]).all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.25], ids=["8-bit", "between"])
+@pytest.mark.parametrize("make", [random_bytes, smooth_bytes])
+def test_compared_pairs_have_their_distance_up_to_the_slack(tmp_path, make, offset):
+    shape = (3, 12, 12) if make is random_bytes else ()
+    references = build(tmp_path / "m", make(600, *shape), axes=20)._references
+    levels = make(30, *shape, seed=1).flatten(1).double() + offset
+    block = prepare((levels / 255).float(), references, grid=offset == 0, describe_them=True)
+    screen = PairScreen(references, block, 2**16)  # so little memory that references come in several parts
+    generator = torch.Generator().manual_seed(3)
+    query = torch.randint(0, 30, (500,), generator=generator)
+    reference = torch.randint(0, 600, (500,), generator=generator)
+    pairs = screen.values(Pairs(query, reference, torch.zeros(500)), torch.randperm(30, generator=generator))
+    assert sorted(zip(pairs.query.tolist(), pairs.reference.tolist(), strict=True)) == sorted(
+        zip(query.tolist(), reference.tolist(), strict=True)
+    )
+    points = references.columns.restore(references.points).double()
+    asked = (levels / 255).float().double()[pairs.query] * 255
+    squared = (asked - points[pairs.reference]).square().sum(1)
+    gap = squared + screen.addend[pairs.query] - pairs.value.double()
+    slack = (screen.addend + block.remainder + block.norm.square())[pairs.query]
+    assert (gap >= 0).all()
+    assert (gap <= 2.01 * slack).all()
+    assert (slack < 0.01 * squared).all()
 
 
 def test_slack_covers_the_worst_rounding():
