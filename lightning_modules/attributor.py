@@ -28,6 +28,7 @@ from lightning_modules.networks import (
     MAIN,
     ControlledNetworks,
     Recipe,
+    channel_statistics,
     choose_network,
     recipe_for,
     warmup_cosine,
@@ -56,7 +57,7 @@ class Attributor(pl.LightningModule):
         input_size: Resize of the network's input, in pixels; None keeps the embedding's.
         learning_rate: Peak of AdamW's learning rate; None for the network's recipe.
         weight_decay: AdamW's; None for the recipe's.
-        flip: Mirror half of the training images in each epoch.
+        flip: Mirror half of the training images in each epoch, and answer for an image and its mirror image together.
         controls: Views that get control networks; empty for none.
         control_network: timm model of the controls, the same for every view so that their rows compare; ``auto`` for
             the attributor's own, whose row then needs no network of its own.
@@ -70,13 +71,7 @@ class Attributor(pl.LightningModule):
 
     CHANGEABLE_ON_RESUME = frozenset({"manifold_dir", "search_memory_mib", "carry_manifold_mib", "fdr_halvings"})
     """Arguments that may differ from the checkpoint's of a training that goes on (``cli.overrides``)."""
-    CHANGEABLE_IN_EVALUATION = CHANGEABLE_ON_RESUME | {
-        "learning_rate",
-        "weight_decay",
-        "weights",
-        "flip",
-        "model_seed",
-    }
+    CHANGEABLE_IN_EVALUATION = CHANGEABLE_ON_RESUME | {"learning_rate", "weight_decay", "weights", "model_seed"}
     """Those that may in a test or a prediction: the rest decides what the networks were trained to see."""
 
     manifold: Manifold
@@ -210,13 +205,8 @@ class Attributor(pl.LightningModule):
         """Mean and deviation (3,) of each view over the same training images on every process."""
         needed, parts = set(self.networks.views.values()), []
         for batch in self.trainer.datamodule.sample_batches("train", STATISTICS_IMAGES):
-            views, _ = self.views({**batch, "image": batch["image"].to(self.device)}, needed)
-            parts.append({name: view.double() for name, view in views.items()})
-        statistics = {}
-        for name in needed:
-            values = torch.cat([part[name] for part in parts]).transpose(0, 1).flatten(1)  # (3, N * H * W)
-            statistics[name] = (values.mean(dim=1), values.std(dim=1))
-        return statistics
+            parts.append(self.views({**batch, "image": batch["image"].to(self.device)}, needed)[0])
+        return {name: channel_statistics(torch.cat([part[name] for part in parts])) for name in needed}
 
     def on_validation_start(self) -> None:
         """Forget the last epoch's counts: the logger resets only the members it logs."""
@@ -304,14 +294,14 @@ class Attributor(pl.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Metrics of the attributor on the validation split."""
         views, _ = self.views(batch, {self.hparams["view"]})
-        self.val_metrics.update(self.networks(views, [MAIN])[MAIN][0], batch["label"])
+        self.val_metrics.update(self.networks.answers(views, [MAIN], self.hparams["flip"])[MAIN][0], batch["label"])
         self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Metrics of the attributor and its controls; returns the columns of the rows, and what figures show."""
         labels = batch["label"]
         views, distance = self.views(batch, {"raw", "artifact", "nearest", *self.networks.views.values()})
-        outputs = self.networks(views)
+        outputs = self.networks.answers(views, mirror=self.hparams["flip"])
         logits, features = outputs[MAIN]
         self.test_metrics.update(logits, labels)
         self.log_dict(scalars(self.test_metrics), on_epoch=True, batch_size=len(labels))
@@ -325,7 +315,7 @@ class Attributor(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Columns of the per-image rows for images of unknown source."""
         views, distance = self.views(batch, {self.hparams["view"]})
-        return self._columns(batch, self.networks(views, [MAIN])[MAIN][0], distance)
+        return self._columns(batch, self.networks.answers(views, [MAIN], self.hparams["flip"])[MAIN][0], distance)
 
     def _columns(self, batch: dict[str, Any], logits: Tensor, distance: Tensor) -> dict[str, Any]:
         kept = {key: batch[key] for key in ("index", "path", "content_id")}
@@ -361,7 +351,7 @@ class Attributor(pl.LightningModule):
         groups = [{"params": held, "lr": lr, "weight_decay": wd} for (lr, wd), held in parameters.items()]
         optimizer = torch.optim.AdamW(groups, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = warmup_cosine(optimizer, steps, self.recipe.warmup_fraction)
+        schedule = warmup_cosine(optimizer, steps, self.recipe.warmup_fraction, self.recipe.cycle_momentum)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Networks that name the source: timm backbones and a small CNN, their stems, controls, recipes and schedule."""
 
-from lightning_modules.networks.controlled import MAIN, ControlledNetworks
+from lightning_modules.networks.controlled import MAIN, ControlledNetworks, channel_statistics
 from lightning_modules.networks.recipes import AUTO, Recipe, choose_network, recipe_for
 from lightning_modules.networks.schedule import warmup_cosine
 from lightning_modules.networks.small_cnn import SMALL_CNNS
@@ -14,6 +14,7 @@ __all__ = [
     "ControlledNetworks",
     "Recipe",
     "SourceNetwork",
+    "channel_statistics",
     "choose_network",
     "recipe_for",
     "warmup_cosine",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks.source_network import SourceNetwork
@@ -70,3 +72,30 @@ class ControlledNetworks(nn.Module):
         """
         chosen = self.views if names is None else names
         return {name: self.networks[name](views[self.views[name]]) for name in chosen}
+
+    def answers(
+        self, views: Mapping[str, Tensor], names: Sequence[str] | None = None, mirror: bool = False
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """What `forward` gives; with `mirror` the means over each image and its mirror image.
+
+        Args:
+            views: Inputs (N, 3, H, W) by view.
+            names: Networks to run; None for all.
+            mirror: Take the mean of probabilities (as logits, their logarithm) and of features.
+        """
+        outputs = self(views, names)
+        if not mirror:
+            return outputs
+        mirrored = self({name: view.flip(-1) for name, view in views.items()}, names)
+        both = {}
+        for name, (logits, features) in outputs.items():
+            other_logits, other_features = mirrored[name]
+            summed = torch.logaddexp(logits.log_softmax(dim=1), other_logits.log_softmax(dim=1))
+            both[name] = (summed - math.log(2), (features + other_features) / 2)
+        return both
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (3,) of each channel of images (N, 3, H, W), summed in double precision."""
+    values = images.double().transpose(0, 1).flatten(1)
+    return values.mean(dim=1), values.std(dim=1)

@@ -77,3 +77,18 @@ def test_each_network_gets_the_statistics_of_its_own_view():
     assert networks.networks["main"].input_std.tolist() == pytest.approx([0.2] * 3)
     for name in ("raw_0", "raw_1"):
         assert networks.networks[name].input_mean.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_an_image_and_its_mirror_image_get_one_answer_where_asked(mirror):
+    torch.manual_seed(0)
+    networks = ControlledNetworks({"name": "small_cnn_16"}, "artifact", {}, [], 1, num_classes=2, seed=0).eval()
+    image = torch.rand(3, 3, 16, 16)
+    (logits, features), (other_logits, other_features) = (
+        networks.answers({"artifact": view}, mirror=mirror)["main"] for view in (image, image.flip(-1))
+    )
+    assert torch.allclose(logits.softmax(1), other_logits.softmax(1), atol=1e-6) == mirror
+    assert torch.allclose(features, other_features, atol=1e-6) == mirror
+    if mirror:
+        single = [networks({"artifact": view})["main"][0].softmax(1) for view in (image, image.flip(-1))]
+        torch.testing.assert_close(logits.softmax(1), (single[0] + single[1]) / 2)

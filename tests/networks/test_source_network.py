@@ -118,3 +118,19 @@ def test_schedule_warms_up_then_falls_to_zero():
     assert rates[9] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(1.0, abs=0.05)
     assert schedule.get_last_lr()[0] == pytest.approx(0.0)
+
+
+def test_momentum_moves_against_the_rate():
+    """As torch's OneCycleLR: 0.95 at the ends, 0.85 at the peak."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter], lr=2.0)
+    schedule = warmup_cosine(optimizer, 100, warmup_fraction=0.3, cycle_momentum=True)
+    betas = []
+    for _ in range(100):
+        betas.append(optimizer.param_groups[0]["betas"])
+        optimizer.step()
+        schedule.step()
+    assert betas[0][0] == pytest.approx(0.95, abs=0.005)
+    assert betas[29][0] == pytest.approx(0.85)
+    assert betas[99][0] == pytest.approx(0.95, abs=0.001)
+    assert {second for _, second in betas} == {0.999}
