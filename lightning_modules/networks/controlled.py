@@ -83,7 +83,7 @@ class ControlledNetworks(nn.Module):
             names: Networks to run; None for all.
             mirror: Take the mean of probabilities (as logits, their logarithm) and of features.
         """
-        outputs = self(views, names)
+        outputs: dict[str, tuple[Tensor, Tensor]] = self(views, names)
         if not mirror:
             return outputs
         mirrored = self({name: view.flip(-1) for name, view in views.items()}, names)
