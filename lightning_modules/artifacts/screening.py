@@ -22,8 +22,8 @@ BANNED = torch.inf
 """Value of a pair that may not be returned, and of places beyond the last reference."""
 
 _COLUMNS = 4096  # columns of a product at a time: bounds its rounding error and its buffer
-_NUMBERS = 2**18  # of references at a time: they stay in the cache
-_ALIKE = 8  # queries that are compared with the references of all of them: each is read once
+_NUMBERS = 2**20  # of references at a time: they stay in the cache
+_ALIKE = 16  # queries that are compared with the references of all of them: each is read once
 
 
 def _slack(block: QueryBlock, radius: float, terms: int, columns: int) -> Tensor:
@@ -184,9 +184,10 @@ class PairScreen:
     def _products(self, index: Tensor, queries: Tensor) -> Tensor:
         """Every one of some references with every one of some queries, float64."""
         total = torch.zeros(len(index), len(queries), dtype=torch.float64, device=queries.device)
+        factor = queries.T.contiguous()
         for chosen, sums in zip(torch.split(index, self._rows), torch.split(total, self._rows), strict=True):
             tile = self._tile[: len(chosen)]
             tile.copy_(self._points.index_select(0, chosen.to(self._points.device)))
             for piece in self._pieces:
-                sums += torch.mm(tile[:, piece], queries[:, piece].T)
+                sums += torch.mm(tile[:, piece], factor[piece])
         return total
