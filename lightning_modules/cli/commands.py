@@ -106,7 +106,7 @@ def predict(args: list[str]) -> Path:
         image_size=plan.image_size or cli.model.generator.image_size,
         skip_unreadable=cli.config["skip_unreadable"],
         trained_on=plan.trained_on,
-        left_out_file=str(cli.run_dir / "left_out.jsonl"),
+        left_out_file=str(out.with_name(f"{out.stem}.left_out.jsonl")),  # of these predictions alone
         **{key: seen[key] for key in ("batch_size", "num_workers") if key in seen},
         **{key: value for key, value in path.items() if value is not None},
     )

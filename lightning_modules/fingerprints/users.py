@@ -105,7 +105,8 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Re
         if problems:
             raise FingerprintError(
                 f"{table.name}: found {len(problems)} bad of {len(lines)} lines, so nobody was registered; expected "
-                f"user,key with a key of {registry.bits} bits as 0s and 1s or as hexadecimal\n" + "\n".join(problems)
+                f"user,key of users who are not registered yet, a key of {registry.bits} bits as 0s and 1s or as "
+                "hexadecimal\n" + "\n".join(problems)
             )
         for _, (user, key, *_check) in lines:
             registry.add(user, key)

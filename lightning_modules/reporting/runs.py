@@ -69,7 +69,10 @@ def _read(folder: Path) -> Run:
         raise ValueError(f"{folder} is no folder; expected a run folder with config.yaml and {METRICS_FILE}")
     missing = [name for name in ("config.yaml", METRICS_FILE) if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder} is no evaluated run: {' and '.join(missing)} missing; evaluate.py test writes both")
+        raise ValueError(
+            f"{folder} is no evaluated run: {' and '.join(missing)} missing, as where a training was refused or "
+            "stopped before its test; test it with `evaluate.py test`, delete it, or leave it out"
+        )
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -149,7 +149,7 @@ def test_files_in_are_rows_and_files_left_out(trained, tmp_path, gm_root, proces
     assert "transparent" in reasons["blank.png"]
     assert "64x64 (width x height), expected 32x32" in reasons["large.png"]
     assert rows[0]["content_id"] == rows[5]["content_id"]
-    (left,) = [json.loads(line) for line in (tmp_path / "r" / "left_out.jsonl").read_text().splitlines()]
+    (left,) = [json.loads(line) for line in out.with_name(f"{out.stem}.left_out.jsonl").read_text().splitlines()]
     assert (left["file"], left["reason"]) == (f"{folder}/notes.txt", "no image")
     if processes == 1:
         told = capsys.readouterr().err

@@ -27,7 +27,7 @@ def run(trained, tmp_path):
     [
         (["--model.init_args.learning_rate", "3e-4"],
          r"found model.init_args.learning_rate 0.001 in the checkpoint, asked for 0.0003; leave it out"),
-        (["--model.init_args.weight_decay", "0.1"], "found model.init_args.weight_decay None"),
+        (["--model.init_args.weight_decay", "0.1"], "found model.init_args.weight_decay null"),
         (["--model.init_args.network", "test_resnet"], "found model.init_args.network resnet10t"),
         (["--model.init_args.stem", "small", "--model.init_args.view", "raw"], "stem patch .*view artifact"),
         (["--model.init_args.controls", "[raw]"], r"controls \['raw', 'random'\] .* asked for \['raw'\]"),
