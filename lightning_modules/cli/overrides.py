@@ -156,4 +156,4 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "null (chosen by the module)" if value is None else str(_plain(value))
+    return "null" if value is None else str(_plain(value))

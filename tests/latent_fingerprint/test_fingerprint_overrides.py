@@ -18,7 +18,7 @@ from lightning_modules.latent_fingerprint import LatentFingerprint
     [
         (["--model.init_args.learning_rate", "0.5"], "found model.init_args.learning_rate .* asked for 0.5"),
         (["--model.init_args.sigma", "7"], "found model.init_args.sigma .* asked for 7.0"),
-        (["--model.init_args.start", "other.ckpt"], "found model.init_args.start None in the checkpoint"),
+        (["--model.init_args.start", "other.ckpt"], "found model.init_args.start null in the checkpoint"),
         (["--data.init_args.train_images", "160"], "found data.init_args.train_images"),
     ],
 )
