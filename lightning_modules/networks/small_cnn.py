@@ -13,9 +13,8 @@ STRIDES = (1, 1, 2, 1, 2, 1)
 class SmallCNN(nn.Module):
     """3x3 convolutions, each with batch normalisation and ReLU, then the mean over positions and a linear layer.
 
-    Traces of a generator are faint and local, so nothing is pooled before the third layer. At 32 px and with a few
-    hundred training images a source it is far more accurate than a ResNet50 with a `patch` stem, at a fraction of the
-    work; with half the width it learns as much in a given time. It offers what `SourceNetwork` asks of a timm model.
+    Traces of a generator are faint and local, so nothing is pooled before the third layer. It offers what
+    `SourceNetwork` asks of a timm model.
 
     Args:
         num_classes: Number of sources K.

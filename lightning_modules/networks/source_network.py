@@ -5,7 +5,7 @@ Artifacts are high-frequency and small images have few pixels, so what the first
 - ``imagenet``: the backbone's own (ResNet: 7x7 stride 2, then 3x3 max-pooling stride 2). For images of about 200 px.
 - ``small``: 3x3 stride 1, no pooling (the CIFAR stem). Keeps every pixel; 16 times the work of ``imagenet``.
 - ``patch``: each 4x4 block of pixels becomes 48 channels (pixel-unshuffle), then 3x3 stride 1, no pooling, at the cost
-  of ``imagenet``. Quick, but far less accurate than ``small`` on images of 32 px.
+  of ``imagenet``.
 """
 
 from __future__ import annotations
