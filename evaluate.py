@@ -18,7 +18,7 @@ The last line printed is the folder (predict: the file) of the results.
 from __future__ import annotations
 
 from lightning_modules.cli.entry import COMMANDS, TRAIN, run
-from lightning_modules.cli.messages import run_command
+from lightning_modules.cli.errors import run_command
 
 
 def main(args: list[str] | None = None) -> object:

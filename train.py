@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from lightning_modules.cli.messages import run_command
+from lightning_modules.cli.errors import run_command
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:

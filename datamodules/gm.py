@@ -13,13 +13,12 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from datamodules.gm_index.audit import Leak
-from datamodules.gm_index.duplicates import Duplicates
-from datamodules.gm_index.images import ManifoldImages, PlannedImages, collate_images
-from datamodules.gm_index.pixel_path import PixelPath, Reencode
-from datamodules.gm_index.plan import FormatAudit, Plan, PlanSettings, make_plan
+from datamodules.gm_index.audit import Duplicates, Leak
+from datamodules.gm_index.manifest import FormatAudit, Plan, PlanSettings, make_plan
 from datamodules.gm_index.splits import SPLITS, SplitRule
-from datamodules.image_io import path_text
+from datamodules.images.image_io import path_text
+from datamodules.images.indexed_images import ManifoldImages, PlannedImages, collate_images
+from datamodules.images.pixel_path import PixelPath, Reencode
 from datamodules.samplers import evaluation_sampler, rank_and_world, training_sampler
 
 Batch = dict[str, Any]

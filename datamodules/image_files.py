@@ -10,13 +10,12 @@ import pandas as pd
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from datamodules.gm_index.cache import look_at
-from datamodules.gm_index.file_facts import describe_files, unlike
-from datamodules.gm_index.images import PlannedImages, collate_images
-from datamodules.gm_index.pixel_path import PixelPath, Reencode
-from datamodules.gm_index.problems import NOTHING_LEFT, PREDICTION, Kind, Problems
-from datamodules.image_io import path_text
-from datamodules.image_search import LeftOut, left_out_line, search_images, write_left_out
+from datamodules.images.file_scan import describe_files, scan_files, unlike
+from datamodules.images.image_io import path_text
+from datamodules.images.image_search import LeftOut, left_out_line, search_images, write_left_out
+from datamodules.images.indexed_images import PlannedImages, collate_images
+from datamodules.images.pixel_path import PixelPath, Reencode
+from datamodules.images.problems import NOTHING_LEFT, PREDICTION, Kind, Problems
 from datamodules.samplers import evaluation_sampler
 
 
@@ -96,7 +95,7 @@ class ImageFilesDataModule(pl.LightningDataModule):
         problems = Problems(where, NOTHING_LEFT if self.hparams["skip_unreadable"] else PREDICTION)
         found = search_images(self.hparams["images"])
         paths = [path_text(file) for file in found.files]
-        facts = look_at(Path(), paths, self.pixel_path, set(), None)
+        facts = scan_files(Path(), paths, self.pixel_path, set(), None)
         reasons: list[tuple[Kind, str] | None] = []
         for fact in facts:
             if fact.problem:

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.image_io import content_id, content_id_to_int, to_tensor
+from datamodules.images.image_io import content_id, content_id_to_int, to_tensor
 from datamodules.real import RealSet, load_real_set
 from datamodules.samplers import training_sampler
 

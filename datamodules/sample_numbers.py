@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from datamodules.gm_index.problems import REALS_OF_OTHERS
+from datamodules.images.problems import REALS_OF_OTHERS
 from datamodules.real import load_real_set
 from datamodules.real_images import RealImages
 from datamodules.samplers import evaluation_sampler, rank_and_world

@@ -12,22 +12,22 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lightning_modules.attacks import image_seeds, make_attack, make_attacks
-from lightning_modules.fingerprint_decoding import build_decoder, build_network, calibrate_network, take_network
-from lightning_modules.fingerprint_evaluation import (
+from lightning_modules.evaluation.fingerprint import (
     FingerprintEvaluation,
     check_reals,
     eight_bit,
     load_other,
     make_scores,
 )
-from lightning_modules.fingerprint_fitting import checkpoint_fingerprint, fit_fingerprint, sample_bank
-from lightning_modules.fingerprints.decoders import check_decoder
-from lightning_modules.fingerprints.decoding import KeyDecoder
+from lightning_modules.fingerprints.decoders.base import KeyDecoder
+from lightning_modules.fingerprints.decoders.build import build_decoder, build_network, calibrate_network, take_network
+from lightning_modules.fingerprints.decoders.registry import check_decoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
+from lightning_modules.fingerprints.fitting import checkpoint_fingerprint, fit_fingerprint, sample_bank
 from lightning_modules.fingerprints.layouts import check_layout
+from lightning_modules.fingerprints.marked_generator import take_noise
 from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
-from lightning_modules.fingerprints.shared_noise import take_noise
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.metrics import Estimate

@@ -1,5 +1,5 @@
 """The way from a folder of a GM data set to a plan of splits: discover, look at each file once, check, split, audit."""
 
-from datamodules.gm_index.problems import GMDataError
+from datamodules.images.problems import GMDataError
 
 __all__ = ["GMDataError"]

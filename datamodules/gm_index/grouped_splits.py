@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from datamodules.gm_index.problems import Kind, Problems, counted
 from datamodules.gm_index.splits import SplitRule, draw_order, manifold_shares
+from datamodules.images.problems import Kind, Problems, counted
 
 _DIVIDED = ("train", "val", "test")
 _TOLD_FROM = 0.02  # share of a source by which a split may miss its size without a word

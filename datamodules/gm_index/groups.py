@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.gm_index.problems import Kind, Problems, counted
-from datamodules.image_io import ImageFileError, decode_image, text_path
+from datamodules.images.image_io import ImageFileError, decode_image, text_path
+from datamodules.images.pixel_path import PixelPath
+from datamodules.images.problems import Kind, Problems, counted
 
 STEM = "stem"
 _EXPECTED = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.gm_index.problems import REALS, Reader
+from datamodules.images.pixel_path import PixelPath
+from datamodules.images.problems import REALS, Reader
 from datamodules.real.base import LazyPictures, Pictures, RealSet
 from datamodules.real.celeba import load_celeba
 from datamodules.real.cifar10 import load_cifar10

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.image_io import Pixels
+from datamodules.images.image_io import Pixels
 
 
 class Pictures(Protocol):

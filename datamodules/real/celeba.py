@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.image_io import Pixels, decode_image
+from datamodules.images.image_io import Pixels, decode_image
+from datamodules.images.pixel_path import PixelPath
 from datamodules.real.base import LazyPictures, RealSet
 
 DEFAULT_ROOT = Path("data")

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.gm_index.problems import REALS, Kind, Problems, Reader, counted
-from datamodules.image_io import ImageFileError, Pixels, check_image, decode_image, path_text
-from datamodules.image_search import LeftOut, find_images, left_out_line, left_out_text
+from datamodules.images.image_io import ImageFileError, Pixels, check_image, decode_image, path_text
+from datamodules.images.image_search import LeftOut, find_images, left_out_line, left_out_text
+from datamodules.images.pixel_path import PixelPath
+from datamodules.images.problems import REALS, Kind, Problems, Reader, counted
 from datamodules.real.base import RealSet
 
 log = logging.getLogger(__name__)

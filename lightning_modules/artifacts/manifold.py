@@ -12,25 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.artifacts.columns import Columns
-from lightning_modules.artifacts.content_hash import new_content_hash
-from lightning_modules.artifacts.describe_references import assemble, describe_references
-from lightning_modules.artifacts.embeddings import Embedding, embedding_identity
-from lightning_modules.artifacts.exact_search import Neighbours, search
-from lightning_modules.artifacts.exclusion import banned_pairs
+from lightning_modules.artifacts.embeddings.registry import Embedding, embedding_identity
+from lightning_modules.artifacts.manifold_build import PointStream, write_points
 from lightning_modules.artifacts.manifold_files import (
     MANIFEST,
     ManifoldError,
     create_tensor,
     dtype_name,
+    new_content_hash,
     open_tensors,
     read_manifest,
     write_manifest,
 )
-from lightning_modules.artifacts.point_stream import PointStream, write_points
-from lightning_modules.artifacts.references import LEVELS, References
-from lightning_modules.artifacts.refinement import SearchReport
-from lightning_modules.artifacts.search_memory import DEFAULT_MEMORY_LIMIT
+from lightning_modules.artifacts.search.index import (
+    DEFAULT_MEMORY_LIMIT,
+    LEVELS,
+    References,
+    assemble,
+    describe_references,
+)
+from lightning_modules.artifacts.search.refinement import SearchReport
+from lightning_modules.artifacts.search.search import Neighbours, banned_pairs, search
+from lightning_modules.artifacts.search.shared_coordinates import Columns
 from lightning_modules.common.files import PLACE_ERRORS
 
 _LARGEST = 1e15  # squared norms of larger values leave the range in which float32 bounds work

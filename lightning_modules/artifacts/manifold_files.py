@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.artifacts.embeddings.registry import Embedding, embedding_identity
+
 FORMAT_VERSION = 1
 MANIFEST = "manifold.json"
 _DTYPES = {"uint8": torch.uint8, "float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
@@ -134,3 +136,25 @@ def open_tensors(folder: Path, manifest: dict[str, Any], verify: bool) -> dict[s
     if problems:
         raise ManifoldError(f"The manifold at {folder} is damaged: {'; '.join(problems)}. Build it again.")
     return tensors
+
+
+def new_content_hash(embedding: dict[str, str | int], shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    """The hash object that a manifold's points and content ids are added to."""
+    header = json.dumps([embedding, list(shape), dtype_name(dtype)], sort_keys=True)
+    return hashlib.blake2b(header.encode(), digest_size=16)
+
+
+def manifold_key(images: Any, embedding: Embedding) -> str:
+    """A folder name for the manifold of these images, the same for the same images and embedding.
+
+    Args:
+        images: Data set of the reals; its ``content_ids`` are used if it has them, otherwise every item is read.
+        embedding: The space.
+    """
+    identifiers = getattr(images, "content_ids", None)
+    if identifiers is None:
+        identifiers = [int(images[i]["content_id"]) for i in range(len(images))]
+    identity = json.dumps(embedding_identity(embedding), sort_keys=True)
+    digest = hashlib.blake2b(identity.encode(), digest_size=8)
+    digest.update(torch.as_tensor(identifiers, dtype=torch.int64).numpy().data)
+    return f"{embedding.name}-{digest.hexdigest()}"

@@ -6,6 +6,6 @@ training, and one that does what a file goes through, for evaluation (`base.py`)
 
 from lightning_modules.attacks.base import Attack
 from lightning_modules.attacks.registry import make_attack, make_attacks, read_attacks
-from lightning_modules.attacks.streams import image_seeds
+from lightning_modules.common.random_streams import image_seeds
 
 __all__ = ["Attack", "image_seeds", "make_attack", "make_attacks", "read_attacks"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,6 +15,30 @@ from lightning_modules.attacks.base import Attack, checked_strength
 from lightning_modules.attacks.blur import Blur
 from lightning_modules.attacks.jpeg import Jpeg
 from lightning_modules.attacks.noise import Noise
+from lightning_modules.common.random_streams import draw_streams
+
+
+class Identity(Attack):
+    """Leave the images as they are; `real` still rounds them to 8 bits."""
+
+    kind = "identity"
+
+    def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
+        """Give no parameters: there are none."""
+        return {}
+
+    def at_strength(self, strength: float) -> Self:
+        """Give itself, whatever the strength in [0, 1]."""
+        checked_strength(strength)
+        return self
+
+    def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Give the pixels."""
+        return pixels
+
+    def attack_smoothly(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Give the images."""
+        return images
 
 
 class Combination(Attack):
@@ -56,3 +82,61 @@ class Combination(Attack):
         for stage in self.stages:
             images = stage.attack_smoothly(images, seeds)
         return images
+
+
+class Mixture(Attack):
+    """Draw for each image which attack it meets.
+
+    Args:
+        attacks: those to choose from, at least one.
+        weights: their relative frequencies, at least 0; equal if None.
+
+    Raises:
+        ValueError: no attack, or weights that do not fit.
+    """
+
+    kind = "mixture"
+
+    def __init__(self, attacks: Sequence[Attack], weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        share = [1.0] * len(attacks) if weights is None else list(weights)
+        if not attacks or len(share) != len(attacks) or min(share) < 0 or not 0 < sum(share) < float("inf"):
+            raise ValueError(
+                f"mixture: expected at least one attack and one weight of at least 0 for each, not all 0; "
+                f"found {len(attacks)} attacks and the weights {weights}"
+            )
+        self.attacks = tuple(attacks)
+        self.ends = np.cumsum(share) / np.sum(share)  # attack i is chosen below ends[i]
+
+    def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
+        """Give `attack`, int64 `(n,)`: positions in `attacks`."""
+        uniform = draw_streams(seeds, self.kind, uniforms=1)[0][:, 0]
+        return {"attack": np.searchsorted(self.ends, uniform, side="right").clip(max=len(self.attacks) - 1)}
+
+    def at_strength(self, strength: float) -> Self:
+        """Scale every attack; the choice stays the same."""
+        weaker = copy(self)
+        weaker.attacks = tuple(attack.at_strength(checked_strength(strength)) for attack in self.attacks)
+        return weaker
+
+    def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Attack each image by the attack it has drawn."""
+        return self._by_attack(pixels, seeds, lambda attack: attack.attack_pixels)
+
+    def attack_smoothly(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Attack each image by the attack it has drawn, on the device."""
+        return self._by_attack(images, seeds, lambda attack: attack.attack_smoothly)
+
+    def _by_attack(
+        self,
+        images: Tensor,
+        seeds: NDArray[np.int64],
+        face: Callable[[Attack], Callable[[Tensor, NDArray[np.int64]], Tensor]],
+    ) -> Tensor:
+        drawn = self.draw(seeds, min(images.shape[-2:]))["attack"]
+        attacked = torch.empty_like(images)
+        for position in np.unique(drawn):
+            chosen = np.flatnonzero(drawn == position)
+            where = torch.from_numpy(chosen).to(images.device)
+            attacked[where] = face(self.attacks[position])(images[where], seeds[chosen])
+        return attacked

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, checked_strength, to_levels
-from lightning_modules.attacks.draws import Parameter, parse_draw
-from lightning_modules.attacks.streams import draw_streams
+from lightning_modules.attacks.base import Attack, Parameter, checked_strength, parse_draw, to_levels
+from lightning_modules.common.random_streams import draw_streams
 
 SUBSAMPLINGS = ("4:2:0", "4:4:4")
 

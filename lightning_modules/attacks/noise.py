@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, checked_strength
-from lightning_modules.attacks.draws import Parameter, parse_draw
-from lightning_modules.attacks.streams import draw_streams
+from lightning_modules.attacks.base import Attack, Parameter, checked_strength, parse_draw
+from lightning_modules.common.random_streams import draw_streams
 
 
 class Noise(Attack):

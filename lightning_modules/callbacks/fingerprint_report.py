@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 
-from lightning_modules.callbacks.fingerprint_page import FingerprintResults, TwinExample, write_fingerprint_page
-from lightning_modules.callbacks.rows import gather_rows
 from lightning_modules.callbacks.training_record import training_behind
 from lightning_modules.callbacks.wandb_results import send_to_wandb
+from lightning_modules.common.distributed import gather_rows
+from lightning_modules.reporting.fingerprint_page import FingerprintResults, TwinExample, write_fingerprint_page
 from lightning_modules.reporting.run_files import write_jsonl, write_metrics
 
 PUBLIC = ("bits", "shift", "sigma", "centred", "layout", "latent_prior", "generator_name")

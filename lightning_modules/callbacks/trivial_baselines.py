@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import Callback
 from torch.utils.data import DataLoader, Subset
 
 from datamodules.gm_index.audit import Leak
-from datamodules.gm_index.images import PlannedImages, collate_images
-from lightning_modules.callbacks.rows import gather_by_index
+from datamodules.images.indexed_images import PlannedImages, collate_images
+from lightning_modules.common.distributed import gather_by_index
 from lightning_modules.metrics import Estimate, balanced_accuracy, trivial_accuracies, trivial_features
 
 MOST_PER_SOURCE = 500

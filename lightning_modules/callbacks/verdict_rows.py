@@ -14,12 +14,12 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from lightning_modules.callbacks.rows import gather_rows, skipped_rows
+from lightning_modules.common.distributed import gather_rows, skipped_rows
 from lightning_modules.common.files import write_bytes
-from lightning_modules.fingerprints.decoding import KeyEstimate
-from lightning_modules.fingerprints.keys import key_to_text
-from lightning_modules.fingerprints.registry import Registry
-from lightning_modules.fingerprints.verdicts import Verdict, attribute, bits_needed, combine
+from lightning_modules.fingerprints.decoders.base import KeyEstimate
+from lightning_modules.fingerprints.users.key_registry import Registry
+from lightning_modules.fingerprints.users.keys import key_to_text
+from lightning_modules.fingerprints.users.verdicts import Verdict, attribute, bits_needed, combine
 from lightning_modules.reporting.run_files import write_jsonl
 
 SHOWN_USERS = 10

@@ -143,7 +143,7 @@ def _check_module(module: pl.LightningModule, kind: str) -> None:
 
 def generate(args: list[str]) -> Path:
     """Write images of one generator, or a GM data set of several; returns the folder."""
-    from lightning_modules.cli import generate as command
+    from lightning_modules.cli.generate import command
 
     out = command.generate(args)
     print(out)
@@ -176,6 +176,6 @@ def compare(args: list[str]) -> Comparison:
 
 def sweep(args: list[str]) -> Path:
     """Run the points of a W&B sweep file without a server; returns the folder of points, tables and figure."""
-    from lightning_modules.cli import sweep as command
+    from lightning_modules.cli.sweep import command
 
     return command.sweep(args)

@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from lightning_modules.cli.messages import run_command
+from lightning_modules.cli.errors import run_command
 from lightning_modules.common.shipped import CONSOLE, program
 from lightning_modules.common.suggest import did_you_mean
 
@@ -24,7 +24,10 @@ COMMANDS = {
     ),
     "compare": ("lightning_modules.cli.commands:compare", "runs in one table, mean and spread over seeds"),
     "sweep": ("lightning_modules.cli.commands:sweep", "a W&B sweep file, run here: table and figure"),
-    "users": ("lightning_modules.fingerprints.users:main", "create, import, list, merge, export users and keys"),
+    "users": (
+        "lightning_modules.fingerprints.users.__main__:main",
+        "create, import, list, merge, export users and keys",
+    ),
     "convert": ("lightning_modules.generators.checkpoints.convert:main", "a checkpoint to one safetensors file"),
     "export": ("lightning_modules.zoo.export:main", "a trained small generator to a bundled source"),
     "export_classifier": ("lightning_modules.zoo.fashion_classifier:main", "a trained classifier to its weights' file"),

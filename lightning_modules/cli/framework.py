@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
-from datamodules.gm_index.pixel_path import Reencode
+from datamodules.images.pixel_path import Reencode
 from lightning_modules.artifacts.manifold_files import MANIFEST
 from lightning_modules.callbacks import EvaluationReport, FingerprintReport, TrivialBaselines
 from lightning_modules.callbacks.training_record import TrainingRecord, training_behind

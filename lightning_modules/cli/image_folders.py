@@ -16,17 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.gm_index.problems import DISTANCES, REALS, Reader
-from datamodules.image_io import Pixels, path_text
-from datamodules.image_search import LeftOut, find_images, left_out_line, left_out_text, write_left_out
+from datamodules.images.image_io import Pixels, path_text
+from datamodules.images.image_search import LeftOut, find_images, left_out_line, left_out_text, write_left_out
+from datamodules.images.pixel_path import PixelPath
+from datamodules.images.problems import DISTANCES, REALS, Reader
 from datamodules.real.image_folder import FilePictures
 from lightning_modules.attacks.codec_table import as_markdown, compare_codecs, photographs, squares
 from lightning_modules.common.files import check_folder, write_text
 from lightning_modules.common.shipped import program
-from lightning_modules.generators.bundled import bundled_sources
-from lightning_modules.generators.samples import first_samples
-from lightning_modules.generators.sheet import save_sheet
+from lightning_modules.generators.bundled.manifest import bundled_sources
+from lightning_modules.generators.image_writing import first_samples, save_sheet
 from lightning_modules.metrics.extractors import WORDS, build_extractor
 from lightning_modules.metrics.fid_table import FrechetTable, frechet_table
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from lightning_modules.cli.run_folder import run_folder_of
-from lightning_modules.fingerprint_fitting import stored_fingerprint
-from lightning_modules.fingerprints.registry import Registry, read_registry
-from lightning_modules.fingerprints.verdicts import bits_needed
+from lightning_modules.common.shipped import program
+from lightning_modules.fingerprints.fitting import stored_fingerprint
+from lightning_modules.fingerprints.users.key_registry import Registry, read_registry
+from lightning_modules.fingerprints.users.verdicts import bits_needed
 
 FALSE_POSITIVE_RATE = 1e-6
 FINGERPRINT_OPTIONS = {
@@ -24,7 +25,6 @@ FINGERPRINT_OPTIONS = {
     "show_bits": False,
 }
 """Options that only fingerprints know, with their defaults."""
-CREATE = "python -m lightning_modules.fingerprints.users create users.json NAME --fingerprint"
 
 
 @dataclass(frozen=True)
@@ -93,19 +93,17 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
             "train one with train.py"
         )
     file = run_folder_of(checkpoint) / "fingerprint.safetensors"
+    create = f"{program('users')} create users.json NAME --fingerprint {file}"
     if options["registry"] is None:
         raise ValueError(
-            "found no --registry, expected the file of users and keys to compare images with; make one with "
-            f"`{CREATE} {file}`"
+            f"found no --registry, expected the file of users and keys to compare images with; make one with `{create}`"
         )
     rate = float(options["false_positive_rate"])
     if not 0.0 < rate < 1.0:
         raise ValueError(f"found --false_positive_rate {rate:g}, expected a number between 0 and 1, such as 1e-6")
     registry = read_registry(Path(options["registry"]), stored_fingerprint(saved))
     if not registry.users:
-        raise ValueError(
-            f"{options['registry']}: found no user, expected at least one; register one with `{CREATE} {file}`"
-        )
+        raise ValueError(f"{options['registry']}: found no user, expected at least one; register one with `{create}`")
     size = saved.get("image_size")
     return PredictionPlan(
         "fingerprint",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -156,3 +157,9 @@ def _failed_write(error: BaseException, partial: Path) -> int | None:
         return error.errno if error.filename in (None, str(partial)) else None
     found = _RUST.search(str(error)) if isinstance(error, Exception) else None
     return int(found.group(1)) if found else None
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,24 +15,21 @@ CONFIGS = PACKAGE / "configs"
 TRAINED = PACKAGE / "fingerprints" / "trained"
 
 
-def program(command: str, module: str | None = None) -> str:
+def program(command: str) -> str:
     """What a user typed to get here, for usage lines and messages.
 
     Args:
         command: the subcommand, such as `train`.
-        module: what `python -m` runs the same with, where there is such a module.
 
     Returns:
-        `manifold-fingerprints train` (as a module, `python -m lightning_modules.cli train`), `train.py`,
-        `evaluate.py predict` or `python -m MODULE`.
+        `manifold-fingerprints train` (as a module, `python -m lightning_modules.cli train`), `train.py` or
+        `evaluate.py predict`.
     """
     started = Path(sys.argv[0]).name
     if started == CONSOLE:
         return f"{CONSOLE} {command}"
     if Path(sys.argv[0]) == PACKAGE / "cli" / "__main__.py":
         return f"python -m lightning_modules.cli {command}"
-    if module is not None and started != "evaluate.py":
-        return f"python -m {module}"
     return "train.py" if command == "train" else f"evaluate.py {command}"
 
 

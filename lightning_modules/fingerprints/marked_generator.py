@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_modules.common.random_streams import standard_normal_latents
 from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.shared_noise import check_same_noise
-from lightning_modules.generators.latents import standard_normal_latents
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError
 from lightning_modules.generators.protocol import Generator
 
 
@@ -89,3 +90,39 @@ class MarkedGenerator:
     def synthesize(self, latents: Tensor) -> Tensor:
         """Map latents `(n, d)`, taken as they are, to images `(n, 3, H, W)`, about [0, 1], as the generator does."""
         return self.unmarked.synthesize(latents)
+
+
+def check_same_noise(generator: Any, fingerprint: Fingerprint) -> None:
+    """Refuse a generator whose noise is not the fingerprint's.
+
+    Raises:
+        FingerprintError: it has another one.
+    """
+    noise = str(getattr(generator, "noise", ""))
+    if noise != fingerprint.noise:
+        raise FingerprintError(
+            f"found a generator with noise {noise!r}, expected {fingerprint.noise!r} as in the fingerprint, since "
+            f"keys are searched for with that noise; leave the option out or set noise to {fingerprint.noise!r}"
+        )
+
+
+def take_noise(generator: Any, fingerprint: Fingerprint, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Give a generator the fingerprint's noise where its options name none.
+
+    Args:
+        generator: as loaded with the options; changed in place.
+        fingerprint: the one it carries.
+        options: those the generator was loaded with.
+
+    Returns:
+        Options under which the generator loads with that noise: as given where it has it already.
+
+    Raises:
+        FingerprintError: the options name another noise.
+    """
+    given = None if options is None else dict(options)
+    if fingerprint.noise not in ("", getattr(generator, "noise", "")) and "noise" not in (given or {}):
+        generator.configure(noise=fingerprint.noise)
+        given = {**(given or {}), "noise": fingerprint.noise}
+    check_same_noise(generator, fingerprint)
+    return given

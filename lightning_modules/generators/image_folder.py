@@ -14,14 +14,14 @@ from torch import nn
 
 from lightning_modules.common.files import write_text
 from lightning_modules.generators.checkpoints.own_file import content_hash
-from lightning_modules.generators.protocol import Generator
-from lightning_modules.generators.sampling import (
+from lightning_modules.generators.image_writing import (
     block_size,
     check_reproducible,
     generate_images,
     image_path,
     synthesize_block,
 )
+from lightning_modules.generators.protocol import Generator
 
 RECORD_NAME = "generation.json"
 FORMAT = 1

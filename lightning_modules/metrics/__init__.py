@@ -1,13 +1,13 @@
 """Frechet distances and their ratio (FDR), attribution metrics, confidence intervals: pure torch and torchmetrics."""
 
 from lightning_modules.metrics.attribution import (
+    CrossEntropy,
     attribution_estimates,
     attribution_metrics,
     balanced_accuracy,
     estimates_from_confusion,
     scalars,
 )
-from lightning_modules.metrics.cross_entropy import CrossEntropy
 from lightning_modules.metrics.fdr import FrechetDistanceRatio
 from lightning_modules.metrics.fid import FrechetImageDistance
 from lightning_modules.metrics.frechet import (

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.common.state_dicts import read_state_dict
+from lightning_modules.common.weights import read_state_dict
 from lightning_modules.metrics.fashion_cnn import FashionCNN, load_fashion_cnn
 
 WORDS = "fashion_cnn, inception, inception:PATH, timm:NAME or timm:NAME:PATH"

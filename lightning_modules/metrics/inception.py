@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models import Inception3
 from torchvision.models import inception as blocks
 
-from lightning_modules.common.state_dicts import read_state_dict
+from lightning_modules.common.weights import read_state_dict
 
 WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_NAME}"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from lightning_modules.metrics.cross_entropy import CrossEntropy
+from lightning_modules.metrics.attribution import CrossEntropy
 from lightning_modules.metrics.frechet import as_float64
 from lightning_modules.metrics.intervals import Estimate, percent, student_half_width
 

@@ -15,10 +15,12 @@ from scipy.special import ndtri
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_modules.metrics.binomial import alone_at_the_top, bits_needed, match_p_value
 from lightning_modules.metrics.intervals import (
     Estimate,
+    alone_at_the_top,
+    bits_needed,
     clopper_pearson,
+    match_p_value,
     percent,
     proportion,
     student_half_width,

@@ -1,10 +1,8 @@
 """Networks that name the source: timm backbones and a small CNN, their stems, controls, recipes and schedule."""
 
 from lightning_modules.networks.controlled import MAIN, ControlledNetworks, channel_statistics
-from lightning_modules.networks.recipes import AUTO, Recipe, choose_network, recipe_for
-from lightning_modules.networks.schedule import warmup_cosine
-from lightning_modules.networks.small_cnn import SMALL_CNNS
-from lightning_modules.networks.source_network import STEMS, SourceNetwork
+from lightning_modules.networks.recipes import AUTO, Recipe, choose_network, recipe_for, warmup_cosine
+from lightning_modules.networks.source_network import SMALL_CNNS, STEMS, SourceNetwork
 
 __all__ = [
     "AUTO",

@@ -11,9 +11,13 @@ The paper states no optimiser; these are ours.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from lightning_modules.networks.small_cnn import SMALL_CNNS
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_modules.networks.source_network import SMALL_CNNS
 
 AUTO = "auto"
 SMALL_NETWORK = "small_cnn"
@@ -68,3 +72,39 @@ def recipe_for(network: str, weights: str) -> Recipe:
         return Recipe(3e-3, weight_decay=0.1, warmup_fraction=0.3, label_smoothing=0.05, cycle_momentum=True)
     rate = 3e-4 if weights == "none" else 1e-4
     return Recipe(learning_rate=rate, weight_decay=0.01, warmup_fraction=0.05, label_smoothing=0.0)
+
+
+_MOMENTA = (0.85, 0.95)  # at the peak of the rate, and where it is zero
+
+
+class _CyclingMomentum(LambdaLR):
+    """Adam's first beta falls as the rate rises, and rises as it falls (one-cycle policy, Smith 2018)."""
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        low, high = _MOMENTA
+        for group, peak, rate in zip(self.optimizer.param_groups, self.base_lrs, self.get_last_lr(), strict=True):
+            share = rate / peak if peak else 0.0
+            group["betas"] = (high - (high - low) * share, group["betas"][1])
+
+
+def warmup_cosine(
+    optimizer: Optimizer, steps: int, warmup_fraction: float = 0.05, cycle_momentum: bool = False
+) -> LambdaLR:
+    """Linear warm-up over ``warmup_fraction`` of ``steps``, then half a cosine to zero (Loshchilov and Hutter 2017).
+
+    Args:
+        optimizer: Its learning rates are the peaks.
+        steps: Optimizer steps of the whole training, at least 1.
+        warmup_fraction: In [0, 1).
+        cycle_momentum: Move the first beta of an Adam from 0.95 to 0.85 and back, against the rate.
+    """
+    warmup = max(1, round(steps * warmup_fraction))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+    return (_CyclingMomentum if cycle_momentum else LambdaLR)(optimizer, factor)

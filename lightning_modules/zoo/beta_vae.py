@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.generators.beta_vae import BetaVAEDecoder, BetaVAEEncoder, kl_to_standard_normal
+from lightning_modules.generators.small_networks.beta_vae import BetaVAEDecoder, BetaVAEEncoder, kl_to_standard_normal
 from lightning_modules.zoo.training import GeneratorTraining
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.generators.dcgan import DCGANDiscriminator, DCGANGenerator
+from lightning_modules.generators.small_networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from lightning_modules.zoo.training import GeneratorTraining
 
 

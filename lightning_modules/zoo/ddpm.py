@@ -47,7 +47,7 @@ class DDPM(GeneratorTraining):
         ema_decay: float = 0.998,
     ) -> None:
         # importing diffusers takes seconds, which the other sources need not pay
-        from lightning_modules.generators.ddpm import DDPMGenerator
+        from lightning_modules.generators.small_networks.ddpm import DDPMGenerator
 
         super().__init__(DDPMGenerator(channels, layers_per_block, training_steps, sampling_steps), ema_decay)
         self.save_hyperparameters()

@@ -23,10 +23,11 @@ from lightning_modules import zoo
 from lightning_modules.callbacks.training_record import read_training_state
 from lightning_modules.common.files import PlaceError, check_folder, write_bytes, write_text
 from lightning_modules.common.shipped import program
-from lightning_modules.generators.bundled import MANIFEST_NAME, WEIGHTS_FOLDER, load_bundled
+from lightning_modules.generators.bundled.load import load_bundled
+from lightning_modules.generators.bundled.manifest import MANIFEST_NAME, WEIGHTS_FOLDER
 from lightning_modules.generators.checkpoints.own_file import write_generator
-from lightning_modules.generators.grey import remove_frame
-from lightning_modules.generators.sampling import BLOCK, synthesize_block
+from lightning_modules.generators.image_writing import BLOCK, synthesize_block
+from lightning_modules.generators.small_networks.grey import remove_frame
 from lightning_modules.zoo.training import GeneratorTraining
 
 
@@ -126,9 +127,7 @@ def _plain(value: Any) -> Any:
 
 def main(args: list[str] | None = None) -> None:
     """Command line of `export`."""
-    parser = argparse.ArgumentParser(
-        prog=program("export", "lightning_modules.zoo.export"), description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog=program("export"), description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="checkpoints/last.ckpt of a run folder")
     parser.add_argument("out", type=Path, nargs="?", default=WEIGHTS_FOLDER, help="folder of weights and manifest")
     parser.add_argument("--images", type=int, default=0, help=f"samples to ship as well, a multiple of {BLOCK}")
@@ -140,7 +139,3 @@ def main(args: list[str] | None = None) -> None:
         parser.error(str(error))
     torch.set_num_threads(1)
     print(export(arguments.checkpoint, arguments.out, arguments.images, arguments.licence))
-
-
-if __name__ == "__main__":
-    main()

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from datamodules.image_io import to_tensor
+from datamodules.images.image_io import to_tensor
 from datamodules.real import RealSet, load_real_set
 from lightning_modules.common.files import PlaceError, check_folder, write_bytes, write_text
 from lightning_modules.common.shipped import program
@@ -147,7 +147,7 @@ def _describe(entry: dict[str, Any], out: Path) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Command line of `export`."""
-    name = program("export_classifier", "lightning_modules.zoo.fashion_classifier")
+    name = program("export_classifier")
     parser = argparse.ArgumentParser(prog=name, description="Write the weights of a trained Fashion-MNIST classifier.")
     parser.add_argument("checkpoint", type=Path, help="checkpoints/last.ckpt of a run folder")
     parser.add_argument("out", type=Path, nargs="?", default=WEIGHTS_FOLDER, help="folder of the weights")
@@ -157,7 +157,3 @@ def main(args: list[str] | None = None) -> None:
     except PlaceError as error:
         parser.error(str(error))
     print(export(arguments.checkpoint, arguments.out))
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_modules.generators.realnvp import DIM, RealNVPGenerator
+from lightning_modules.generators.small_networks.realnvp import DIM, RealNVPGenerator
 from lightning_modules.zoo.training import GeneratorTraining
 
 AXES_BATCHES = 100

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_modules.generators.wgan_gp import WGANGPCritic, WGANGPGenerator, gradient_penalty
+from lightning_modules.generators.small_networks.wgan_gp import WGANGPCritic, WGANGPGenerator, gradient_penalty
 from lightning_modules.zoo.training import GeneratorTraining
 
 

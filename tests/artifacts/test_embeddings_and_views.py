@@ -15,7 +15,7 @@ from lightning_modules.artifacts import (
     random_reals,
     view_of,
 )
-from lightning_modules.artifacts.embeddings import register
+from lightning_modules.artifacts.embeddings.registry import register
 
 
 @pytest.mark.parametrize("name", embedding_names())

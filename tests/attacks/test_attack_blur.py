@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter, shift
 from torch.nn.functional import avg_pool2d
 
 from lightning_modules.attacks import make_attack
-from lightning_modules.attacks.gaussian_taps import gaussian_taps, taps_of_enlarged
+from lightning_modules.attacks.blur import gaussian_taps, taps_of_enlarged
 
 
 def blur(kernel, sigma, **options):

@@ -8,7 +8,7 @@ from coloured_images import some_seeds
 from scipy.stats import chisquare, kstest
 
 from lightning_modules.attacks import image_seeds, make_attack
-from lightning_modules.attacks.streams import draw_streams
+from lightning_modules.common.random_streams import draw_streams
 
 SEEDS = some_seeds(4000, seed=17).numpy()
 

@@ -16,8 +16,8 @@ from attributor_runs import write_config
 from PIL import Image
 
 import evaluate
-from datamodules.gm_index.problems import GMDataError
-from datamodules.image_io import decode_image, save_png
+from datamodules.images.image_io import decode_image, save_png
+from datamodules.images.problems import GMDataError
 
 
 def read_rows(folder):

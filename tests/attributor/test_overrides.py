@@ -11,7 +11,7 @@ import yaml
 from attributor_runs import PowerCutError, write_config
 
 import train
-from datamodules.image_io import save_png
+from datamodules.images.image_io import save_png
 from lightning_modules.cli.framework import FrameworkCLI
 
 

@@ -27,13 +27,13 @@ from measuring import ratio
 from torch import Tensor
 
 from lightning_modules import fingerprints
-from lightning_modules.fingerprints.decoders import PRESETS, make_decoder
-from lightning_modules.fingerprints.decoding import KeyDecoder
-from lightning_modules.fingerprints.inversion import InversionDecoder, InversionSettings
-from lightning_modules.fingerprints.keys import seeded_keys
-from lightning_modules.fingerprints.losses import make_loss
+from lightning_modules.fingerprints.decoders.base import KeyDecoder
+from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, InversionSettings
+from lightning_modules.fingerprints.decoders.losses import make_loss
+from lightning_modules.fingerprints.decoders.registry import PRESETS, make_decoder
 from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
-from lightning_modules.fingerprints.verdicts import attribute
+from lightning_modules.fingerprints.users.keys import seeded_keys
+from lightning_modules.fingerprints.users.verdicts import attribute
 from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.latent_fingerprint import LatentFingerprint
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import distributed
 
-from lightning_modules.callbacks.attribution_page import confusion_of
-from lightning_modules.callbacks.rows import gather_rows, rows_of
+from lightning_modules.callbacks.attribution_rows import rows_of
+from lightning_modules.common.distributed import gather_rows
+from lightning_modules.reporting.attribution_page import confusion_of
 
 SOURCES = ["gan-a", "real-b"]
 

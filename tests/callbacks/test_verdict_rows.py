@@ -12,8 +12,8 @@ from scipy.stats import binom
 from torch import distributed
 
 from lightning_modules.callbacks.verdict_rows import VerdictRows
-from lightning_modules.fingerprints.keys import key_from_text, key_to_text, seeded_keys
-from lightning_modules.fingerprints.registry import Registry
+from lightning_modules.fingerprints.users.key_registry import Registry
+from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text, seeded_keys
 
 BITS = 32
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import datamodules
-from datamodules.gm_index.problems import DISTANCES, GM_DATA, PREDICTION, REALS, REALS_OF_OTHERS, Kind
+from datamodules.images.problems import DISTANCES, GM_DATA, PREDICTION, REALS, REALS_OF_OTHERS, Kind
 from lightning_modules.cli import image_folders
 from lightning_modules.cli.framework import FrameworkCLI
-from lightning_modules.cli.generate import write_data_set
+from lightning_modules.cli.generate.command import write_data_set
 from lightning_modules.cli.parser import SuggestingParser
 
 ROOT = Path(__file__).parents[2]

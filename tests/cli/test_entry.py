@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 import evaluate
 from lightning_modules.cli import entry
-from lightning_modules.cli.messages import run_command
+from lightning_modules.cli.errors import run_command
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = {"transformers"}  # of prompts, which are asked for by name

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import evaluate
-from datamodules.gm_index.problems import DISTANCES, GMDataError
+from datamodules.images.problems import DISTANCES, GMDataError
 from lightning_modules.cli.image_folders import ImageFolder
-from lightning_modules.generators.bundled import load_bundled
-from lightning_modules.generators.sampling import synthesize_block
+from lightning_modules.generators.bundled.load import load_bundled
+from lightning_modules.generators.image_writing import synthesize_block
 from lightning_modules.metrics.fid_table import FLOOR
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from datamodules import GMDataModule
-from datamodules.gm_index import cache
-from datamodules.image_io import save_png
+from datamodules.gm_index import fact_cache as cache
+from datamodules.images.image_io import save_png
 from lightning_modules.attributor import Attributor
 from lightning_modules.cli import entry
-from lightning_modules.cli.messages import run_command
+from lightning_modules.cli.errors import run_command
 from lightning_modules.common.files import PlaceError
 from lightning_modules.common.shipped import TRAINED
-from lightning_modules.fingerprints.users import create_users
+from lightning_modules.fingerprints.users.__main__ import create_users
 
 LDM = TRAINED / "ldm"
 QUICK = ("--config", "quickstart.yaml", "--trainer.logger", "false")
@@ -90,7 +90,7 @@ def test_a_registry_in_a_place_that_cannot_be_written_to_is_refused(capsys):
 
 def test_a_data_set_that_cannot_be_written_to_is_known_before_an_image_is_decoded(gm_root, tmp_path, monkeypatch):
     (tmp_path / "closed").write_text("x")
-    monkeypatch.setattr(cache, "look_at", lambda *_: pytest.fail("an image was decoded"))
+    monkeypatch.setattr(cache, "scan_files", lambda *_: pytest.fail("an image was decoded"))
     with pytest.raises(PlaceError, match=r"it is no folder.* name one with cache_dir"):
         GMDataModule(root=str(gm_root), cache_dir=str(tmp_path / "closed")).prepare_data()
     settings = {"root": str(gm_root), "cache_dir": str(tmp_path / "c")}

@@ -14,12 +14,12 @@ from PIL import Image
 
 import evaluate
 import train
-from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.gm_index.problems import GMDataError
-from datamodules.image_io import content_id, content_id_to_int, decode_image, save_png
-from lightning_modules.cli.messages import run_command
-from lightning_modules.fingerprints.keys import key_from_text, key_to_text
-from lightning_modules.fingerprints.registry import Registry, read_registry, write_registry
+from datamodules.images.image_io import content_id, content_id_to_int, decode_image, save_png
+from datamodules.images.pixel_path import PixelPath
+from datamodules.images.problems import GMDataError
+from lightning_modules.cli.errors import run_command
+from lightning_modules.fingerprints.users.key_registry import Registry, read_registry, write_registry
+from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.checkpoints.stored import StoredGenerator

@@ -8,7 +8,7 @@ import torch
 from lightning_modules.cli.prediction_plan import FINGERPRINT_OPTIONS, plan_prediction
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
-from lightning_modules.fingerprints.registry import Registry, write_registry
+from lightning_modules.fingerprints.users.key_registry import Registry, write_registry
 
 BITS = 16
 

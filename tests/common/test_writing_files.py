@@ -14,9 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from datamodules.gm_index.files import write_parquet as write_index
-from datamodules.gm_index.split_file import write_split_file
-from datamodules.gm_index.splits import SplitRule
+from datamodules.gm_index.fact_cache import write_parquet as write_index
+from datamodules.gm_index.splits import SplitRule, write_split_file
 from lightning_modules.artifacts import Manifold, NeighbourCache, build_embedding
 from lightning_modules.artifacts.manifold_files import create_tensor
 from lightning_modules.cli.framework import AtomicCheckpoints
@@ -32,8 +31,7 @@ from lightning_modules.common.files import (
 )
 from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
-from lightning_modules.generators.sampling import write_png
-from lightning_modules.generators.sheet import save_sheet
+from lightning_modules.generators.image_writing import save_sheet, write_png
 from lightning_modules.reporting.run_files import write_json, write_jsonl, write_parquet
 
 NUMBERS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

@@ -12,9 +12,9 @@ from scipy.stats import fisher_exact
 from datamodules.gm import GMDataModule
 from datamodules.gm_index import audit
 from datamodules.gm_index.audit import audit_formats, balanced_vote, cross_fitted_votes, permutation_p_value
-from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.gm_index.plan import Plan
-from datamodules.gm_index.problems import GMDataError
+from datamodules.gm_index.manifest import Plan
+from datamodules.images.pixel_path import PixelPath
+from datamodules.images.problems import GMDataError
 
 
 def audit_message(root, **arguments) -> str:

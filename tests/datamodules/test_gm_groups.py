@@ -17,9 +17,9 @@ from test_gm_splits import rows
 from datamodules.gm import GMDataModule
 from datamodules.gm_index.grouped_splits import draw_grouped_splits
 from datamodules.gm_index.groups import join_copies
-from datamodules.gm_index.plan import Plan
-from datamodules.gm_index.problems import GMDataError, Problems
+from datamodules.gm_index.manifest import Plan
 from datamodules.gm_index.splits import SplitRule, draw_splits
+from datamodules.images.problems import GMDataError, Problems
 
 IDS = [f"photo{number}" for number in range(60)]
 

@@ -11,13 +11,14 @@ import pytest
 from gm_folders import pixels, write_gm, write_source
 from PIL import Image
 
-from datamodules import image_io
 from datamodules.gm import GMDataModule
-from datamodules.gm_index import cache, file_facts
-from datamodules.gm_index.cache import build_index
-from datamodules.gm_index.discover import discover_folders
-from datamodules.gm_index.pixel_path import PixelPath
-from datamodules.gm_index.problems import GMDataError, Problems
+from datamodules.gm_index import fact_cache as cache
+from datamodules.gm_index.fact_cache import build_index
+from datamodules.gm_index.sources import discover_folders
+from datamodules.images import file_scan as file_facts
+from datamodules.images import image_io
+from datamodules.images.pixel_path import PixelPath
+from datamodules.images.problems import GMDataError, Problems
 
 
 class Counter:
@@ -129,7 +130,7 @@ def test_damaged_or_old_cache_is_rebuilt(tmp_path, decodes, damage, monkeypatch)
 def test_interrupted_indexing_goes_on_where_it_was_saved(tmp_path, decodes, monkeypatch):
     write_gm(tmp_path)
     monkeypatch.setattr(cache, "_BLOCK", 30)
-    whole = cache.look_at
+    whole = cache.scan_files
     calls = []
 
     def interrupted(*arguments):
@@ -138,11 +139,11 @@ def test_interrupted_indexing_goes_on_where_it_was_saved(tmp_path, decodes, monk
         calls.append(1)
         return whole(*arguments)
 
-    monkeypatch.setattr(cache, "look_at", interrupted)
+    monkeypatch.setattr(cache, "scan_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
         index(tmp_path)
     assert decodes.count == 30
-    monkeypatch.setattr(cache, "look_at", whole)
+    monkeypatch.setattr(cache, "scan_files", whole)
     assert len(index(tmp_path)) == 80
     assert decodes.count == 80
     assert sorted(file.name for file in (tmp_path / ".gm_index").iterdir()) == ["files-crop0-resize0-as-is.parquet"]

@@ -12,8 +12,8 @@ from gm_folders import pixels, write_gm, write_source
 from PIL import Image
 
 from datamodules.gm import GMDataModule
-from datamodules.gm_index.plan import Plan
-from datamodules.gm_index.problems import GM_DATA, GMDataError, Kind, Problems
+from datamodules.gm_index.manifest import Plan
+from datamodules.images.problems import GM_DATA, GMDataError, Kind, Problems
 
 
 def message_of(**arguments) -> str:

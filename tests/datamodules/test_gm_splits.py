@@ -14,8 +14,8 @@ from gm_folders import pixels, write_gm, write_source
 from PIL import Image
 
 from datamodules.gm import GMDataModule
-from datamodules.gm_index.problems import GMDataError, Problems
 from datamodules.gm_index.splits import SplitRule, draw_splits
+from datamodules.images.problems import GMDataError, Problems
 
 
 def split_of(root, **arguments) -> pd.Series:

@@ -11,8 +11,8 @@ import torch
 from gm_folders import pixels, write_source
 from PIL import Image
 
-from datamodules.gm_index.problems import GMDataError, Kind
 from datamodules.image_files import ImageFilesDataModule, find_image_files
+from datamodules.images.problems import GMDataError, Kind
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10, CelebA
 
 from datamodules import RealImagesDataModule, SampleNumbersDataModule
-from datamodules.gm_index.problems import GMDataError
+from datamodules.images.problems import GMDataError
 from datamodules.real import load_real_set
 
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
-from lightning_modules.fingerprints.keys import hamming_distance, key_from_text, key_to_text, new_key, random_key
 from lightning_modules.fingerprints.layouts import place_key
-from lightning_modules.fingerprints.registry import Registry, read_registry, write_registry
+from lightning_modules.fingerprints.users.key_registry import Registry, read_registry, write_registry
+from lightning_modules.fingerprints.users.keys import hamming_distance, key_from_text, key_to_text, new_key, random_key
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import torch
 from reachable_objects import holds_keys, reachable
 from smooth_generator import BITS, Smooth, smooth_fingerprint
 
-from lightning_modules.fingerprints import keys as key_module
 from lightning_modules.fingerprints import marked_images as marked_module
-from lightning_modules.fingerprints.amortised import KeyNetwork
-from lightning_modules.fingerprints.decoders import PRESETS, make_decoder
-from lightning_modules.fingerprints.keys import key_to_text
-from lightning_modules.fingerprints.losses import make_loss
+from lightning_modules.fingerprints.decoders.amortised import KeyNetwork
+from lightning_modules.fingerprints.decoders.base import ResumableDecoder
+from lightning_modules.fingerprints.decoders.losses import make_loss
+from lightning_modules.fingerprints.decoders.registry import PRESETS, make_decoder
 from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
-from lightning_modules.fingerprints.registry import Registry
-from lightning_modules.fingerprints.resumable import ResumableDecoder
+from lightning_modules.fingerprints.users import keys as key_module
+from lightning_modules.fingerprints.users.key_registry import Registry
+from lightning_modules.fingerprints.users.keys import key_to_text
 from lightning_modules.generators.protocol import to_uint8
 
 OPTIONS = {"paper": {"starts": 6, "steps": 150}}

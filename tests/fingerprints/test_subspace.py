@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
-from lightning_modules.fingerprints.keys import seeded_keys
-from lightning_modules.fingerprints.layouts import LAYOUTS, check_layout, place_key
-from lightning_modules.fingerprints.principal_axes import fit_principal_axes
+from lightning_modules.fingerprints.layouts import LAYOUTS, check_layout, fit_principal_axes, place_key
+from lightning_modules.fingerprints.users.keys import seeded_keys
 
 DIM = 24
 

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from lightning_modules.generators import sampling
+from lightning_modules.generators import image_writing as sampling
 from lightning_modules.generators.image_folder import RECORD_NAME, describe_generation, write_image_folder
-from lightning_modules.generators.sampling import image_path, write_png
+from lightning_modules.generators.image_writing import image_path, write_png
 from lightning_modules.generators.stylegan2 import StyleGAN2Generator
 
 N = 9

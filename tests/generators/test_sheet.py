@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lightning_modules.generators.sheet import save_sheet
+from lightning_modules.generators.image_writing import save_sheet
 
 
 def test_sheet_shows_images_row_by_row_with_gaps(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 from tiny_fingerprints import BITS, write_stylegan2
 
 import evaluate
-from datamodules.image_io import save_png
-from lightning_modules.fingerprints.inversion import InversionDecoder
-from lightning_modules.fingerprints.registry import Registry, write_registry
+from datamodules.images.image_io import save_png
+from lightning_modules.fingerprints.decoders.inversion import InversionDecoder
+from lightning_modules.fingerprints.users.key_registry import Registry, write_registry
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.latent_fingerprint import LatentFingerprint

@@ -14,12 +14,12 @@ from gloo_processes import in_processes
 from torch import Tensor
 
 from lightning_modules.metrics.attribution import (
+    CrossEntropy,
     attribution_estimates,
     attribution_metrics,
     estimates_from_confusion,
     scalars,
 )
-from lightning_modules.metrics.cross_entropy import CrossEntropy
 
 NAMES = ["real", "dcgan", "vae", "ddpm"]
 

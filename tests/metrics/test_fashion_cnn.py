@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.image_io import to_tensor
+from datamodules.images.image_io import to_tensor
 from datamodules.real import load_real_set
 from lightning_modules.metrics.fashion_cnn import WEIGHTS_FOLDER, load_fashion_cnn
 

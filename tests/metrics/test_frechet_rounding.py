@@ -10,8 +10,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from lightning_modules.metrics.frechet import GaussianFactor, frechet_distance
-from lightning_modules.metrics.symmetric_products import BLOCK, gram, lower_congruence
+from lightning_modules.metrics.frechet import BLOCK, GaussianFactor, frechet_distance, gram, lower_congruence
 
 D = 200
 AXES = torch.arange(1, D + 1, dtype=torch.float64)

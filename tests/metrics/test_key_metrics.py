@@ -14,8 +14,7 @@ import torch
 from gloo_processes import in_processes
 from torch import Tensor
 
-from lightning_modules.metrics.binomial import alone_at_the_top
-from lightning_modules.metrics.intervals import wilson
+from lightning_modules.metrics.intervals import alone_at_the_top, wilson
 from lightning_modules.metrics.key_calibration import KeyCalibrationError, KeyCrossEntropy
 from lightning_modules.metrics.key_matches import (
     AttributionAccuracy,

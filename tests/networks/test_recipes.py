@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.networks import ControlledNetworks, SourceNetwork, choose_network, recipe_for
-from lightning_modules.networks.small_cnn import SmallCNN
+from lightning_modules.networks.source_network import SmallCNN
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_modules.networks import STEMS, SourceNetwork
-from lightning_modules.networks.schedule import warmup_cosine
+from lightning_modules.networks.recipes import warmup_cosine
 
 
 @pytest.mark.parametrize("stem", STEMS)

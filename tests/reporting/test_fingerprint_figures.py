@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from lightning_modules.attacks.presets import GRIDS, grid_names
+from lightning_modules.attacks.registry import GRIDS, grid_names
 from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.reporting.figures import (
     TradeOffPoint,

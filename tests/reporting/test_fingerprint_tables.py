@@ -9,10 +9,10 @@ import torch
 from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.metrics.key_matches import FalsePositiveRate
 from lightning_modules.metrics.key_metrics import key_estimates, key_metrics, negative_metrics
-from lightning_modules.reporting.fingerprint_headlines import fingerprint_headlines
 from lightning_modules.reporting.fingerprint_tables import (
     calibration_table,
     false_positive_table,
+    fingerprint_headlines,
     identification_table,
     negative_bits_table,
     quality_table,
@@ -21,7 +21,7 @@ from lightning_modules.reporting.fingerprint_tables import (
     strength_curves,
     worst_attack,
 )
-from lightning_modules.reporting.training_log import epoch_means
+from lightning_modules.reporting.runs import epoch_means
 
 BITS = 32
 

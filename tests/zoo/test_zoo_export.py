@@ -9,8 +9,9 @@ import yaml
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import zoo
-from lightning_modules.generators.bundled import load_bundled, read_manifest, shipped_images
-from lightning_modules.generators.sampling import synthesize_block
+from lightning_modules.generators.bundled.load import load_bundled
+from lightning_modules.generators.bundled.manifest import read_manifest, shipped_images
+from lightning_modules.generators.image_writing import synthesize_block
 from lightning_modules.zoo.export import export, load_training
 
 

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.real import load_real_set
 from lightning_modules import zoo
-from lightning_modules.generators.bundled import NETWORKS
-from lightning_modules.generators.grey import add_frame
+from lightning_modules.generators.bundled.load import NETWORKS
+from lightning_modules.generators.small_networks.grey import add_frame
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "zoo"
 SMALL = {

@@ -63,7 +63,7 @@ def convert(
 def main(args: list[str] | None = None) -> dict[str, Any]:
     """Run the command; prints the manifest and returns it."""
     parser = argparse.ArgumentParser(
-        prog=program("convert", "lightning_modules.generators.checkpoints.convert"),
+        prog=program("convert"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -90,7 +90,3 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
         raise SystemExit(2) from None
     print(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=120), end="")
     return manifest
-
-
-if __name__ == "__main__":
-    main()

@@ -13,15 +13,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.common.state_dicts import without_prefixes
-from lightning_modules.generators.bundled import WEIGHTS_FOLDER, bundled_sources, read_manifest
+from lightning_modules.common.files import file_hash
+from lightning_modules.common.weights import without_prefixes
+from lightning_modules.generators.bundled.manifest import WEIGHTS_FOLDER, bundled_sources, read_manifest
 from lightning_modules.generators.checkpoints.families import CONDITIONAL, EXPECTED, refuse_known
-from lightning_modules.generators.checkpoints.file_hash import file_hash
-from lightning_modules.generators.checkpoints.file_type import file_type
 from lightning_modules.generators.checkpoints.hub import Fetched, fetch, hub_name
 from lightning_modules.generators.checkpoints.kinds import KINDS, CheckpointGenerator, build
-from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.checkpoints.tensor_pickle import PickledObject, read_tensor_pickle, shown
+from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import PickledObject, read_tensor_pickle, shown
+from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator, file_type
 from lightning_modules.generators.latent_diffusion.diffusers_weights import weight_files
 
 READERS = {
@@ -127,7 +126,7 @@ def _find(path: str | Path, options: Mapping[str, Any]) -> Path | Fetched:
         if "arguments" in entry:
             raise CheckpointError(
                 f"found the bundled source {path}, which is weights of a small network and no generator file; load it "
-                "with lightning_modules.generators.bundled.load_bundled"
+                "with lightning_modules.generators.bundled.load.load_bundled"
             )
         return WEIGHTS_FOLDER / str(entry["weights"])
     remote = hub_name(str(path))

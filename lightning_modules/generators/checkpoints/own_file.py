@@ -17,11 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_modules.common.files import atomic_file
-from lightning_modules.common.state_dicts import without_prefixes
+from lightning_modules.common.weights import without_prefixes
 from lightning_modules.generators.checkpoints.families import family_of
-from lightning_modules.generators.checkpoints.file_type import file_type
-from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.checkpoints.tensor_pickle import refuse_other_types
+from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import refuse_other_types
+from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator, file_type
 
 FORMAT = "manifold-fingerprints generator"
 VERSION = 1

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.common.state_dicts import WRAPPERS, without_prefixes
+from lightning_modules.common.weights import WRAPPERS, without_prefixes
+from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import read_tensor_pickle
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
 from lightning_modules.generators.latent_diffusion.compvis_config import (
     config_beside,
     generator_arguments,
@@ -20,10 +20,10 @@ from lightning_modules.generators.latent_diffusion.compvis_config import (
 )
 from lightning_modules.generators.latent_diffusion.compvis_first_stage import first_stage_renames
 from lightning_modules.generators.latent_diffusion.compvis_unet import unet_renames
-from lightning_modules.generators.latent_diffusion.files import file_hash
+from lightning_modules.generators.latent_diffusion.denoiser import make_scheduler
+from lightning_modules.generators.latent_diffusion.diffusers_weights import file_hash
 from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.renaming import rename
-from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
 
 UNET = "model.diffusion_model."
 FIRST_STAGE = "first_stage_model."

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from lightning_modules.generators.checkpoints.families import FOLDERS, NO_READER, PIPELINES, PIXELS, pipeline_family
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.latent_diffusion.diffusers_weights import folder_renames, folder_weights, read_json
-from lightning_modules.generators.latent_diffusion.files import file_hash
+from lightning_modules.generators.latent_diffusion.denoiser import make_scheduler
+from lightning_modules.generators.latent_diffusion.diffusers_weights import (
+    file_hash,
+    folder_renames,
+    folder_weights,
+    read_json,
+)
 from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.prompts import find_prompts
 from lightning_modules.generators.latent_diffusion.renaming import rename
-from lightning_modules.generators.latent_diffusion.sampler import make_scheduler
 
 FIRST_STAGE_CLASSES = {"VQModel": "vq", "AutoencoderKL": "kl"}
 UNET_CLASSES = {"UNet2DModel": "image", "UNet2DConditionModel": "text"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from lightning_modules.common.state_dicts import without_prefixes
+from lightning_modules.common.weights import without_prefixes
+from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import read_tensor_pickle, refuse_other_types
 from lightning_modules.generators.checkpoints.stored import CheckpointError
-from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
-from lightning_modules.generators.latent_diffusion.files import read_safetensors
 from lightning_modules.generators.latent_diffusion.renaming import Rename, keep, to_linear
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointError: a file that is none, or a truncated one.
+    """
+    refuse_other_types(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"found {path} unreadable: {error}; expected a whole safetensors file") from error
+
+
+def file_hash(*paths: Path) -> str:
+    """SHA-256 of files, one after the other, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while part := stream.read(2**20):
+                digest.update(part)
+    return digest.hexdigest()
+
 
 WEIGHTS = "diffusion_pytorch_model"
 FORMATS = ("safetensors", "bin")

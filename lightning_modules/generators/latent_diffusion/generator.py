@@ -8,11 +8,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.generators.latent_diffusion.denoiser import make_denoiser
+from lightning_modules.common.random_streams import standard_normal_latents
+from lightning_modules.generators.latent_diffusion.denoiser import (
+    check_sampling,
+    ddim_chain,
+    make_denoiser,
+    make_scheduler,
+)
 from lightning_modules.generators.latent_diffusion.first_stage import FirstStage
 from lightning_modules.generators.latent_diffusion.quantisation import quantise
-from lightning_modules.generators.latent_diffusion.sampler import check_sampling, ddim_chain, make_scheduler
-from lightning_modules.generators.latents import standard_normal_latents
 
 OPTIONS = ("steps", "eta", "guidance", "batch")
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError
-from lightning_modules.generators.latent_diffusion.diffusers_weights import folder_weights
-from lightning_modules.generators.latent_diffusion.files import read_safetensors
+from lightning_modules.generators.latent_diffusion.diffusers_weights import folder_weights, read_safetensors
 
 EMBEDDINGS_FILE = "prompt_embeddings.safetensors"
 PROMPTS_FILE = "prompts.txt"

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from lightning_modules.common.random_streams import standard_normal_latents
 from lightning_modules.generators.checkpoints.stored import CheckpointError
-from lightning_modules.generators.latents import standard_normal_latents
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
 
 SHOWN = 6

@@ -10,8 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.generators.stylegan2.layers import EqualisedLinear, activate
-from lightning_modules.generators.stylegan2.resampling import DEFAULT_FILTER, blur, normalised_filter
+from lightning_modules.generators.stylegan2.layers import (
+    DEFAULT_FILTER,
+    EqualisedLinear,
+    activate,
+    blur,
+    normalised_filter,
+)
 
 
 class EqualisedConv(nn.Module):

@@ -10,11 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.generators.latents import standard_normal_latents
-from lightning_modules.generators.stylegan2.mapping import Mapping
-from lightning_modules.generators.stylegan2.noise import check_noise, noise_maps
-from lightning_modules.generators.stylegan2.resampling import DEFAULT_FILTER
-from lightning_modules.generators.stylegan2.synthesis import Synthesis
+from lightning_modules.common.random_streams import standard_normal_latents
+from lightning_modules.generators.stylegan2.layers import DEFAULT_FILTER
+from lightning_modules.generators.stylegan2.synthesis import Mapping, Synthesis, check_noise, noise_maps
 
 
 def config_f_channels(image_size: int, base: int = 32768, maximum: int = 512) -> list[int]:

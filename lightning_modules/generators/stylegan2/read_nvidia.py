@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from lightning_modules.common.state_dicts import without_prefixes
+from lightning_modules.common.weights import without_prefixes
 from lightning_modules.generators.checkpoints.families import refuse_other_families
-from lightning_modules.generators.checkpoints.pickle_machine import PickledObject
+from lightning_modules.generators.checkpoints.safe_pickle.machine import PickledObject
+from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import module_tensors, read_tensor_pickle
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.checkpoints.tensor_pickle import module_tensors, read_tensor_pickle
 from lightning_modules.generators.stylegan2.checkpoint_tensors import NO_MAPS, ForeignTensors, measured_mean
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
 

@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 
 from lightning_modules.generators import load_generator
-from lightning_modules.generators.checkpoints.file_type import file_type
 from lightning_modules.generators.checkpoints.own_file import read_manifest
-from lightning_modules.generators.checkpoints.stored import CheckpointError
-from lightning_modules.generators.checkpoints.tensor_pickle import read_tensor_pickle
+from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import read_tensor_pickle
+from lightning_modules.generators.checkpoints.stored import CheckpointError, file_type
 
 
 @pytest.mark.parametrize(

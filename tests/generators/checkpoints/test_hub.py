@@ -14,7 +14,7 @@ from local_hub import Hub, point_client_to, serving
 from public_files import rosinality_state, write_rosinality
 from seeded import seeded_tensor
 
-from lightning_modules.cli.generate import generate
+from lightning_modules.cli.generate.command import generate
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.convert import convert
 from lightning_modules.generators.checkpoints.hub import HubName, hub_name
@@ -245,7 +245,7 @@ def test_a_fingerprint_names_the_commit_of_its_generator(hub, tmp_path):
         "some/ldm", bits=8, options={"steps": 1}, fit_latents=300, backbone="test_resnet", stem="small"
     )
     module._banked = torch.zeros(0, module.generator.latent_dim)
-    from lightning_modules.fingerprint_fitting import fit_fingerprint
+    from lightning_modules.fingerprints.fitting import fit_fingerprint
 
     fingerprint = fit_fingerprint(module.generator, module.hparams, module._banked)
     assert fingerprint.generator_name == f"hf://some/ldm@{commit}"

@@ -19,10 +19,10 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from seeded import seeded_tensor
 
+from lightning_modules.common.random_streams import standard_normal_latents
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.diffusers_folder import read_diffusers
-from lightning_modules.generators.latents import standard_normal_latents
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
 STAGE = {

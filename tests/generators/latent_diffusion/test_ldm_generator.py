@@ -9,9 +9,9 @@ import torch
 from diffusers import DDIMScheduler
 from seeded import seeded_tensor
 
+from lightning_modules.common.random_streams import standard_normal_latents
 from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator, quantisation
 from lightning_modules.generators.latent_diffusion.quantisation import nearest_codes, quantise, straight_through
-from lightning_modules.generators.latents import standard_normal_latents
 from lightning_modules.generators.protocol import Generator
 
 

@@ -1,0 +1,1 @@
+"""Image files: finding, checking, decoding, and the list of problems; shared by all data modules."""

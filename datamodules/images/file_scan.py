@@ -1,0 +1,240 @@
+"""What one file says about itself: its encoding, its decoded pixels' content ids, or why it cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image, JpegImagePlugin
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from datamodules.images.image_io import ImageFileError, content_id, decode_image, path_text, text_path
+from datamodules.images.pixel_path import PixelPath
+from datamodules.images.problems import counted
+
+_CHROMA = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+
+
+@dataclass
+class FileFacts:
+    """Everything the index keeps about a file; strings are empty where they do not apply.
+
+    Attributes:
+        file_hash: BLAKE2b-128 of the file's bytes, hex.
+        problem: Name of a ``Kind`` of problem, or "".
+        reason: What was found, for the problem.
+        extension: Lower-case suffix.
+        format: Pillow's name of the format, such as PNG or JPEG; WEBP lossy or WEBP lossless.
+        jpeg_tables: Quality whose quantisation tables libjpeg would write, else a hash of the tables.
+        jpeg_chroma: Chroma subsampling, and whether the JPEG is progressive.
+        mode: Pillow's mode of the file: RGB, L, P, RGBA, ...
+        size: ``<width>x<height>`` as decoded, the orientation tag applied.
+        metadata: Names of the metadata present: text chunks, EXIF, ICC profile, resolution, ...
+        content: Content id of the decoded pixels.
+        final: Content id after the pixel path.
+        height: Height after the pixel path, in pixels.
+        width: Width after the pixel path, in pixels.
+    """
+
+    file_hash: str = ""
+    problem: str = ""
+    reason: str = ""
+    extension: str = ""
+    format: str = ""
+    jpeg_tables: str = ""
+    jpeg_chroma: str = ""
+    mode: str = ""
+    size: str = ""
+    metadata: str = ""
+    content: str = ""
+    final: str = ""
+    height: int = 0
+    width: int = 0
+
+
+def hash_bytes(data: bytes) -> str:
+    """BLAKE2b-128 of a file's bytes, hex."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+@cache
+def _libjpeg_tables() -> dict[tuple[tuple[int, ...], ...], int]:
+    tables = {}
+    for quality in range(1, 101):
+        for mode in ("RGB", "L"):
+            buffer = BytesIO()
+            Image.new(mode, (8, 8)).save(buffer, format="JPEG", quality=quality)
+            image = JpegImagePlugin.JpegImageFile(BytesIO(buffer.getvalue()))
+            tables[tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))] = quality
+    return tables
+
+
+def _name_tables(tables: tuple[tuple[int, ...], ...]) -> str:
+    quality = _libjpeg_tables().get(tables)
+    return f"quality {quality}" if quality else f"custom {hash_bytes(repr(tables).encode())[:8]}"
+
+
+def _webp_kind(data: bytes) -> str:
+    position = 12  # RIFF header; then chunks of 4 bytes of name, 4 of length, payload padded to even
+    while position + 8 <= len(data):
+        name, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        if name in (b"VP8 ", b"VP8L"):
+            return "WEBP lossless" if name == b"VP8L" else "WEBP lossy"
+        position += 8 + length + length % 2
+    return "WEBP"
+
+
+def _read_header(file: BytesIO, facts: FileFacts) -> None:
+    with Image.open(file) as image:
+        facts.format, facts.mode = image.format or "", image.mode
+        facts.metadata = " ".join(sorted(str(name) for name in image.info))
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            facts.format = "JPEG"
+            facts.jpeg_tables = _name_tables(
+                tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))
+            )
+            chroma = _CHROMA.get(JpegImagePlugin.get_sampling(image), "other" if image.mode != "L" else "grey")
+            facts.jpeg_chroma = chroma + (" progressive" if image.info.get("progressive") else "")
+    if facts.format == "WEBP":
+        facts.format = _webp_kind(file.getvalue())
+
+
+def read_facts(path: Path, pixel_path: PixelPath, known: frozenset[str] | set[str] = frozenset()) -> FileFacts:
+    """Read a file once, decode it completely and describe it.
+
+    Args:
+        path: The file.
+        pixel_path: What happens to its pixels before they are scored.
+        known: Hashes of files already described; for one of them only ``file_hash`` and ``extension`` are filled in,
+            without decoding.
+
+    Returns:
+        The facts; a file that cannot be used has ``problem`` and ``reason`` set. Nothing is raised for a bad file.
+    """
+    facts = FileFacts(extension=path_text(path.suffix.lower()))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        broken = f"a link to {path_text(path.readlink())}, which is not there" if path.is_symlink() else ""
+        facts.problem, facts.reason = "UNREADABLE", broken or str(error.strerror or error)
+        return facts
+    facts.file_hash = hash_bytes(data)
+    if facts.file_hash in known:
+        return facts
+    file = BytesIO(data)
+    file.name = str(path)
+    try:
+        pixels = decode_image(file)
+    except ImageFileError as error:
+        size = f"{counted(len(data), 'byte')}, " if error.kind == "UNREADABLE" else ""
+        facts.problem, facts.reason = error.kind, size + error.reason
+        return facts
+    _read_header(file, facts)
+    facts.size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+    if not pixel_path.fits(pixels):
+        facts.problem, facts.reason = (
+            "CROP_TOO_LARGE",
+            f"{facts.size} (width x height), center_crop is {pixel_path.center_crop}",
+        )
+        return facts
+    facts.content = content_id(pixels)
+    final = pixel_path(pixels)
+    facts.final = facts.content if pixel_path.keeps_pixels else content_id(final)
+    facts.height, facts.width = int(final.shape[0]), int(final.shape[1])
+    return facts
+
+
+_DESCRIBED = ("format", "mode", "size")
+_MOST = 50  # values of an attribute that a description names
+
+
+def describe_files(facts: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Formats, modes and sizes of files and how many have each: ``{"format": {"PNG": 12}, "mode": ..., "size": ...}``.
+
+    Args:
+        facts: Table with columns of ``FileFacts``. The 50 most frequent values are named; ``other`` counts the rest.
+    """
+    described = {}
+    for name in _DESCRIBED:
+        counts = facts[name].value_counts().sort_index(kind="stable").sort_values(ascending=False, kind="stable")
+        described[name] = {str(value): int(count) for value, count in counts.head(_MOST).items()}
+        if len(counts) > _MOST:
+            described[name]["other"] = int(counts.iloc[_MOST:].sum())
+    return described
+
+
+def unlike(found: dict[str, dict[str, int]], trained: dict[str, dict[str, int]]) -> list[str]:
+    """A line for each attribute in which files have values that no training file had.
+
+    Args:
+        found: ``describe_files`` of some files.
+        trained: The same of the training files; empty where a checkpoint does not say.
+    """
+    lines = []
+    for name, known in trained.items():
+        if "other" in known:
+            continue  # too many values to name: nothing stands out
+        new = {value: count for value, count in found.get(name, {}).items() if value not in known}
+        if new:
+            total = sum(found[name].values())
+            lines.append(
+                f"{sum(new.values()):,} of {counted(total, 'file')} have a {name} that no training file had: "
+                f"{_named(new)}, trained on {_named(known)}; what is said of them may owe to that"
+            )
+    return lines
+
+
+def _named(values: dict[str, int]) -> str:
+    shown = [f"{value} ({count:,})" for value, count in list(values.items())[:5]]
+    return ", ".join(shown) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+
+
+_PARALLEL_FROM = 1_000  # below, starting workers costs more than it saves
+
+
+class _FileScan(Dataset[tuple[int, FileFacts]]):
+    def __init__(self, base: Path, paths: list[str], pixel_path: PixelPath, known: set[str]) -> None:
+        self.base, self.paths, self.pixel_path, self.known = base, paths, pixel_path, known
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[int, FileFacts]:
+        return index, read_facts(self.base / text_path(self.paths[index]), self.pixel_path, self.known)
+
+
+def _unchanged(batch: list[tuple[int, FileFacts]]) -> list[tuple[int, FileFacts]]:
+    return batch
+
+
+def scan_files(
+    base: Path, paths: list[str], pixel_path: PixelPath, known: set[str], workers: int | None
+) -> list[FileFacts]:
+    """Facts of each file, in order.
+
+    Args:
+        base: Folder that relative paths start from.
+        paths: The files, as ``path_text`` writes them.
+        pixel_path: What happens to the pixels before they are scored.
+        known: File hashes whose facts need no decoding.
+        workers: Processes; None for one per core where there is enough to do.
+    """
+    if workers is None:
+        workers = min(16, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    workers = workers if len(paths) >= _PARALLEL_FROM and workers > 1 else 0
+    loader = DataLoader(
+        _FileScan(base, paths, pixel_path, known), batch_size=128, num_workers=workers, collate_fn=_unchanged
+    )
+    facts: list[FileFacts] = [FileFacts()] * len(paths)
+    with tqdm(total=len(paths), desc="indexing images", unit="img", disable=len(paths) < _PARALLEL_FROM) as bar:
+        for batch in loader:
+            for index, fact in batch:
+                facts[index] = fact
+            bar.update(len(batch))
+    return facts

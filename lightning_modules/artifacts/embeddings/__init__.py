@@ -1,0 +1,1 @@
+"""Embeddings: the spaces in which artifacts are measured (ManiFPT, Sec. 3), one file each."""

@@ -1,0 +1,162 @@
+"""From images to stored points, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_modules.artifacts.embeddings.registry import Embedding, embedding_identity
+from lightning_modules.artifacts.manifold_files import create_tensor, map_tensor, new_content_hash
+from lightning_modules.artifacts.search.index import GRID_TOLERANCE, LEVELS
+from lightning_modules.artifacts.search.shared_coordinates import Columns, find_columns
+
+_BATCH = 256
+_LARGEST = 1e15
+
+
+class PointStream:
+    """Embeds images and yields points as they are stored.
+
+    Args:
+        images: See ``Manifold.build``.
+        embedding: The space.
+        num_workers: Processes that decode a map-style data set.
+
+    Attributes:
+        shape: Shape of a point, known after the first batch.
+        dtype: uint8 for 8-bit embeddings, else float32.
+    """
+
+    def __init__(self, images: Any, embedding: Embedding, num_workers: int) -> None:
+        self._images, self.embedding, self._workers = images, embedding, num_workers
+        self.dtype = torch.uint8 if embedding.eight_bit else torch.float32
+        self.shape: tuple[int, ...] = ()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Points ``(n, D)`` and content ids ``(n,)`` int64.
+
+        Raises:
+            ValueError: See ``Manifold.build``.
+        """
+        seen = 0
+        for images, identifiers in self._batches():
+            if images.dtype == torch.uint8:
+                images = images.float() / LEVELS
+            with torch.inference_mode():
+                embedded = self.embedding(images.float())
+            if not self.shape:
+                self.shape = tuple(embedded.shape[1:])
+            if tuple(embedded.shape[1:]) != self.shape:
+                raise ValueError(
+                    f"Images {seen} to {seen + len(images) - 1} embed to shape {tuple(embedded.shape[1:])}, the ones "
+                    f"before to {self.shape}; all images of a manifold must have one size."
+                )
+            if len(identifiers) != len(embedded):
+                raise ValueError(f"A batch has {len(embedded)} images and {len(identifiers)} content ids.")
+            yield self._stored(embedded.reshape(len(embedded), -1).cpu(), seen), identifiers
+            seen += len(images)
+
+    def _stored(self, points: Tensor, seen: int) -> Tensor:
+        wrong = ~points.abs().amax(1).le(_LARGEST)
+        if bool(wrong.any()):
+            raise ValueError(
+                f"Image {seen + int(wrong.nonzero()[0])} embeds to values that are NaN, infinite or above {_LARGEST:g}."
+            )
+        if self.dtype == torch.float32:
+            return points.float().contiguous()
+        levels = points * LEVELS
+        rounded = levels.round()
+        wrong = (levels - rounded).abs().amax(1) > GRID_TOLERANCE
+        wrong |= (rounded.amin(1) < 0) | (rounded.amax(1) > LEVELS)
+        if bool(wrong.any()):
+            raise ValueError(
+                f"Image {seen + int(wrong.nonzero()[0])} has values that are not multiples of 1/255 in [0, 1], and the "
+                f"manifold of '{self.embedding.name}' is stored in 8 bits; pass 8-bit images."
+            )
+        return rounded.to(torch.uint8)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        source = self._images
+        if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+            # Explicit indices: a map-style data set need not raise IndexError at its end.
+            # A generator of its own: without one, the loader draws from the global random state.
+            generator = torch.Generator().manual_seed(0)
+            source = DataLoader(source, batch_size=None, num_workers=self._workers, generator=generator)
+        images: list[Tensor] = []
+        identifiers: list[int] = []
+        for item in source:
+            image = torch.as_tensor(item["image"])
+            if image.ndim == 4:
+                if images:
+                    yield _stack(images, identifiers)
+                    images, identifiers = [], []
+                yield image, torch.as_tensor(item["content_id"], dtype=torch.int64).reshape(-1).cpu()
+                continue
+            if images and image.shape != images[0].shape:
+                raise ValueError(
+                    f"An image has shape {tuple(image.shape)}, the ones before {tuple(images[0].shape)}; all images of "
+                    "a manifold must have one size."
+                )
+            images.append(image)
+            identifiers.append(int(item["content_id"]))
+            if len(images) == _BATCH:
+                yield _stack(images, identifiers)
+                images, identifiers = [], []
+        if images:
+            yield _stack(images, identifiers)
+
+
+def _stack(images: list[Tensor], identifiers: list[int]) -> tuple[Tensor, Tensor]:
+    return torch.stack(images), torch.tensor(identifiers, dtype=torch.int64)
+
+
+def write_points(folder: Path, stream: PointStream, memory_limit: int) -> tuple[Tensor, Columns, Tensor, str]:
+    """Write ``points.bin``.
+
+    Args:
+        folder: Where to.
+        stream: The points.
+        memory_limit: Bytes to work with.
+
+    Returns:
+        Memory-mapped points ``(N, C)``, their columns, content ids ``(N,)`` and the content hash.
+
+    Raises:
+        ValueError: There is no image, or see :class:`PointStream`.
+    """
+    raw = folder / "points.bin"
+    identifiers: list[Tensor] = []
+    digest = None
+    with raw.open("wb") as file:
+        for points, ids in stream:
+            if digest is None:
+                digest = new_content_hash(embedding_identity(stream.embedding), stream.shape, stream.dtype)
+            array = points.numpy()
+            file.write(array.data)
+            digest.update(array.data)
+            identifiers.append(ids)
+    if digest is None:
+        raise ValueError("A manifold of no images was asked for; give at least one real image.")
+    content_ids = torch.cat(identifiers)
+    digest.update(content_ids.numpy().data)
+    total, dimensions = len(content_ids), int(np.prod(stream.shape))
+    points = map_tensor(raw, (total, dimensions), stream.dtype)
+    columns = Columns.identity(dimensions, stream.dtype)
+    if stream.dtype == torch.uint8:
+        rows = max(1, min(4096, memory_limit // (32 * dimensions)))
+        columns = find_columns(points, rows)
+        if not columns.is_identity:
+            whole = raw.rename(folder / "whole.bin")
+            points = create_tensor(folder, "points", (total, columns.count), torch.uint8)
+            source = map_tensor(whole, (total, dimensions), torch.uint8)
+            for start in range(0, total, rows):
+                points[start : start + rows] = columns.compress(source[start : start + rows])
+            del source
+            whole.unlink()
+    return points, columns, content_ids, digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Exact nearest neighbours among the real images."""

@@ -1,0 +1,206 @@
+"""From pairs that a lower bound could not exclude to exact neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_modules.artifacts.search.candidates import Pairs, TopK, flat_nonzero, rank_within
+from lightning_modules.artifacts.search.exact_distance import ExactDistance
+from lightning_modules.artifacts.search.index import QueryBlock, References, SearchMemory
+from lightning_modules.artifacts.search.lower_bounds import LeadingScreen, PairScreen
+from lightning_modules.artifacts.search.pca_bounds import Projection
+
+_HIGHEST = 1e38  # threshold of a query without a limit: above any distance, below the value of a banned pair
+_ROWS = 2048  # pairs whose finer bound is computed at a time: they stay in the cache
+
+# Costs in numbers of a matrix product: it runs at the processor's peak, gathered pairs at the memory's pace.
+_NUMBER, _PAIR = 20, 4000
+
+# A query's pairs are first compared in float32 where they are at least so many, of at least so many numbers.
+_MANY, _MANY_NUMBERS = 4, 2**16
+
+
+@dataclass
+class SearchReport:
+    """What a search did, for benchmarks and tests.
+
+    Attributes:
+        queries: Queries searched.
+        by_bounds: Queries answered with the help of the bounds; the others by the plain product.
+        bounded: Pairs whose first bound was computed.
+        kept: Pairs that passed the first bound.
+        compared: Pairs that passed all bounds and were compared in float32 first.
+        evaluated: Pairs evaluated exactly.
+    """
+
+    queries: int = 0
+    by_bounds: int = 0
+    bounded: int = 0
+    kept: int = 0
+    compared: int = 0
+    evaluated: int = 0
+
+
+class BoundsPruneTooLittle(Exception):
+    """The pairs that the bounds leave cost more than the plain product."""
+
+
+class Refinement:
+    """Limits of a block of queries, brought down by evaluating pairs exactly.
+
+    Pairs carry a *value*, and each screen an *addend* ``(n,)`` float64: a reference at the squared distance ``d`` has a
+    value of at most ``d + addend`` (see ``screening.py``), so a pair whose value exceeds limit plus addend is excluded
+    for certain.
+
+    Args:
+        references: The real points.
+        block: The queries.
+        k: Neighbours wanted.
+        memory: Sizes of buffers.
+        report: Added to.
+
+    Attributes:
+        best: The k best so far.
+        spent: Cost of the pairs so far, in numbers of a matrix product.
+    """
+
+    def __init__(
+        self, references: References, block: QueryBlock, k: int, memory: SearchMemory, report: SearchReport
+    ) -> None:
+        self._references, self._block, self._memory, self._report = references, block, memory, report
+        self._exact = ExactDistance(references, block, memory.buffer)
+        self._screen: PairScreen | None = None
+        self.best = TopK(len(block), k, block.sums.device)
+        self.spent = 0.0
+        finer = 0 if references.projection is None else references.projection.finer.shape[1]
+        self._finer_cost = _NUMBER * finer + _PAIR
+        self._exact_cost = _NUMBER * references.columns.count + _PAIR
+
+    def threshold(self, addend: Tensor) -> Tensor:
+        """``(n,)`` float32: pairs whose value is above it are not among the k nearest."""
+        threshold = (self.best.limit + addend).clamp_(max=_HIGHEST).float()
+        return torch.nextafter(threshold, torch.full_like(threshold, torch.inf))
+
+    def count(self, kept: int) -> None:
+        """Take note of pairs that passed a first bound."""
+        self._report.kept += kept
+        self.spent += kept * self._finer_cost
+
+    def cost_of(self, pairs: int) -> float:
+        """What it costs to see pairs through to the end, in numbers of a matrix product."""
+        return pairs * (self._finer_cost + self._exact_cost)
+
+    def refine(self, pairs: Pairs, addend: Tensor) -> None:
+        """Evaluate all pairs whose value does not exclude them, smallest values first.
+
+        Args:
+            pairs: References by index.
+            addend: Of the pairs' values.
+        """
+        pairs = self._within(pairs, addend)
+        first = self._smallest(pairs)
+        self._evaluate(pairs[flat_nonzero(first)])
+        self._evaluate(self._within(pairs[flat_nonzero(~first)], addend))
+
+    def refine_finer(self, pairs: Pairs, projection: Projection, leading: LeadingScreen) -> None:
+        """The same with the finer bound and a comparison in float32 in between.
+
+        Args:
+            pairs: References by their place in the cells' order.
+            projection: Holds the finer descriptions.
+            leading: Gave the pairs' values.
+        """
+        assert self._block.leading is not None
+        assert self._block.finer is not None
+        pairs = self._within(pairs, leading.addend)
+        self._try_likely(pairs, projection, self._block.leading[:, -1], projection.leading[:, -2])
+        pairs = self._finer(self._within(pairs, leading.addend), projection)
+        pairs = self._within(pairs, leading.finer_addend)
+        self._try_likely(pairs, projection, self._block.finer[:, -2], projection.finer[:, -2])
+        pairs = self._by_index(self._within(pairs, leading.finer_addend), projection)
+        counts = torch.bincount(pairs.query, minlength=len(self._block))
+        many = (counts >= _MANY) & (counts * self._references.columns.count >= _MANY_NUMBERS)
+        of_many = many.index_select(0, pairs.query)
+        if bool(of_many.any()):
+            self._compare(pairs[flat_nonzero(of_many)], projection)
+            pairs = pairs[flat_nonzero(~of_many)]
+        self.refine(pairs, leading.finer_addend)
+
+    def _compare(self, pairs: Pairs, projection: Projection) -> None:
+        """Compare pairs in float32, and evaluate those that this does not exclude; references by index."""
+        if self._screen is None:
+            self._screen = PairScreen(self._references, self._block, self._memory.buffer)
+        self._report.compared += len(pairs)
+        self.spent += len(pairs) * self._exact_cost
+        # Queries whose nearest references so far lie in one cell have other near references in common as well.
+        order = projection.cells.order
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device)
+        nearest = self.best.index[:, 0].clamp(max=len(order) - 1).to(order.device)
+        self.refine(self._screen.values(pairs, rank[nearest].to(pairs.query.device)), self._screen.addend)
+
+    def _try_likely(self, pairs: Pairs, projection: Projection, own: Tensor, theirs: Tensor) -> None:
+        """Evaluate the k pairs of each query that are likely the nearest.
+
+        A bound takes the residuals to be parallel; those of images mostly are at right angles.
+
+        Args:
+            pairs: References by their place in the cells' order.
+            projection: Holds that order.
+            own: ``(n,)`` residuals of the queries.
+            theirs: ``(N,)`` residuals of the references.
+        """
+        products = theirs.index_select(0, pairs.reference.to(theirs.device)).to(own.device)
+        products *= own.index_select(0, pairs.query)
+        likely = torch.add(pairs.value, products, alpha=2)
+        self.try_smallest(Pairs(pairs.query, pairs.reference, likely), projection)
+
+    def try_smallest(self, pairs: Pairs, projection: Projection) -> None:
+        """Evaluate the k pairs of smallest value of each query; references by their place in the cells' order."""
+        self._evaluate(self._by_index(pairs[flat_nonzero(self._smallest(pairs))], projection))
+
+    def _within(self, pairs: Pairs, addend: Tensor) -> Pairs:
+        """Pairs that the limits do not exclude."""
+        return pairs[flat_nonzero(pairs.value <= self.threshold(addend).index_select(0, pairs.query))]
+
+    def _smallest(self, pairs: Pairs) -> Tensor:
+        """Which pairs have the k smallest values of their query: mask (p,)."""
+        count, k = self.best.distance.shape
+        if k == 1:
+            lowest = torch.full((count,), torch.inf, device=pairs.value.device)
+            lowest.scatter_reduce_(0, pairs.query, pairs.value, "amin")
+            return pairs.value == lowest.index_select(0, pairs.query)
+        order = torch.argsort(pairs.value)
+        order = order[torch.argsort(pairs.query[order], stable=True)]
+        smallest = torch.zeros(len(pairs), dtype=torch.bool, device=pairs.value.device)
+        smallest[order] = rank_within(pairs.query[order]) < k
+        return smallest
+
+    def _by_index(self, pairs: Pairs, projection: Projection) -> Pairs:
+        order = projection.cells.order
+        index = order.index_select(0, pairs.reference.to(order.device)).to(pairs.reference.device)
+        return Pairs(pairs.query, index, pairs.value)
+
+    def _finer(self, pairs: Pairs, projection: Projection) -> Pairs:
+        """Replace the first bound by the one from all axes: exchange the first residual for axes and the last one."""
+        assert self._block.finer is not None
+        own, theirs = self._block.finer, projection.finer
+        value = torch.empty_like(pairs.value)
+        rows = max(1, min(_ROWS, self._memory.buffer // (8 * own.shape[1])))
+        for start in range(0, len(pairs), rows):
+            part = slice(start, start + rows)
+            difference = theirs.index_select(0, pairs.reference[part].to(theirs.device)).to(own.device)
+            difference.sub_(own.index_select(0, pairs.query[part])).square_()
+            difference[:, -1].neg_()
+            torch.add(pairs.value[part], difference.sum(1), out=value[part])
+        return Pairs(pairs.query, pairs.reference, value)
+
+    def _evaluate(self, pairs: Pairs) -> None:
+        known = (self.best.index.index_select(0, pairs.query) == pairs.reference[:, None]).any(1)
+        pairs = pairs[flat_nonzero(~known)]
+        self._report.evaluated += len(pairs)
+        self.spent += len(pairs) * self._exact_cost
+        self.best.merge(pairs.query, pairs.reference, self._exact(pairs.query, pairs.reference))

@@ -1,0 +1,150 @@
+"""`evaluate.py generate`: images of one generator, with a user's key or without, or a GM data set of several."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from datamodules.images.problems import REALS_OF_OTHERS
+from datamodules.real import load_real_set
+from lightning_modules.cli.generate.fingerprinted import write_fingerprinted_images
+from lightning_modules.cli.generate.images import PROG, write_images
+from lightning_modules.cli.parser import SuggestingParser, nearest_keys
+from lightning_modules.common.files import check_folder
+from lightning_modules.common.shipped import with_found_configs
+from lightning_modules.generators.bundled.gm_data_set import BLACK_BELOW, Reals, build_gm_data_set
+
+DESCRIPTION = """Write images: of one generator (key `generator`), those with a user's key in them (keys `fingerprint`
+and `user`), or a GM data set (key `sources`).
+
+The same bytes for the same seed on any number of processes; a run that was interrupted goes on where it stopped.
+`--generator NAME --help` and `--fingerprint FILE --help` list the options of those, the list below is of the last."""
+
+DECIDING_KEYS = ("generator", "fingerprint", "sources")
+"""Keys one of which must be given: they say what is to be made."""
+
+MARKING_KEYS = {"fingerprint", "user", "registry"}
+"""Keys that ask for fingerprinted images."""
+
+
+def write_data_set(
+    out: str,
+    sources: list[str],
+    n: int,
+    seed: int = 0,
+    reals: str = "fashion",
+    reals_root: str | None = None,
+    real_images: int | None = None,
+    manifold_images: int | None = None,
+    processes: int = 1,
+    use_shipped_images: bool = True,
+    black_below: int = BLACK_BELOW,
+    reals_center_crop: int | None = None,
+    reals_resize: int | None = None,
+) -> Path:
+    """Write `<out>/<source>/*.png`, `<out>/real-<name>/*.png`, `<out>/manifold-<name>/*.png` and `<out>/sources.yaml`.
+
+    The same bytes for the same seed on any number of processes; a run that was interrupted goes on where it stopped.
+
+    Args:
+        out: Folder of the data set.
+        sources: Names of bundled sources, `<family>-<model>` each.
+        n: Images of each source.
+        seed: Of the latents and of the choice of reals.
+        reals: Name of the real set; its test split becomes the class `real`, its training split the manifold.
+        reals_root: Folder of its files; None for its default place.
+        real_images: Reals of the class; None for as many as `n`.
+        manifold_images: Reals of the manifold; None for the whole training split.
+        processes: Processes that share the sampling.
+        use_shipped_images: Copy images that ship with the project instead of sampling them again; the same bytes.
+        black_below: 8-bit values below this one become 0 in every image, generated or real, so that the noise in a
+            black ground names no source; 0 leaves all pixels as they are.
+        reals_center_crop: Side of the central square to cut out of the reals first, in pixels; None keeps them whole.
+        reals_resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
+
+    Returns:
+        The folder.
+    """
+    size = {"center_crop": reals_center_crop, "resize": reals_resize}
+    held_out = load_real_set(reals, reals_root, "test", **size, reader=REALS_OF_OTHERS)
+    training = load_real_set(reals, reals_root, "train", **size, reader=REALS_OF_OTHERS)
+    taken = "".join(f", {name} {side} px" for name, side in size.items() if side is not None)
+    folder = Path(out)
+    build_gm_data_set(
+        folder,
+        sources,
+        n,
+        seed,
+        {
+            f"real-{held_out.name}": Reals(
+                held_out.pictures, real_images or n, f"{held_out.name}, test split{taken}", held_out.licence
+            ),
+            f"manifold-{training.name}": Reals(
+                training.pictures,
+                manifold_images or len(training),
+                f"{training.name}, training split{taken}",
+                training.licence,
+            ),
+        },
+        processes=processes,
+        use_shipped_images=use_shipped_images,
+        black_below=black_below,
+    )
+    return folder
+
+
+def generate(args: list[str]) -> Path:
+    """Parse the command line, write what it asks for, return the folder."""
+    try:
+        args = with_found_configs(args)
+    except FileNotFoundError as error:
+        raise SystemExit(f"{PROG}: {error}") from error
+    keys, readable = _keys(args)
+    marks = sorted(keys & MARKING_KEYS)
+    others = ["generator"] if "generator" in keys else marks
+    if "sources" in keys and others:
+        raise SystemExit(
+            f"{PROG}: found both `{others[0]}` (images of one) and `sources` (a data set); give one of them"
+        )
+    named = bool(keys & {*DECIDING_KEYS, *marks})
+    if not named:
+        for key in sorted(keys):
+            if near := nearest_keys(key, list(DECIDING_KEYS)):
+                raise SystemExit(f"{PROG}: unknown key '{key}': did you mean {near[0]}?")
+        if readable and not any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in args):
+            raise SystemExit(
+                f"{PROG}: found none of `generator` (images of one), `fingerprint` (those with a user's key in them) "
+                "and `sources` (a data set); give one of them, or a --config of configs/generate or configs/gm_fashion"
+            )
+    command: Callable[..., Path] = write_data_set
+    if marks:
+        command = write_fingerprinted_images
+    elif "generator" in keys:
+        command = write_images
+    parser = SuggestingParser(prog=PROG, description=command.__doc__ if named else DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="config")
+    parser.add_function_arguments(command)
+    settings = parser.parse_args(args)
+    settings.pop("config", None)
+    check_folder(Path(settings["out"]), "--out")
+    return command(**settings.as_dict())
+
+
+def _keys(args: list[str]) -> tuple[set[str], bool]:
+    """Keys that the command line and its config files set, without their values; and whether all files were read."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    configs, rest = parser.parse_known_args(args)
+    readable = True
+    keys = {arg[2:].partition("=")[0].partition(".")[0] for arg in rest if arg.startswith("--")}
+    for config in configs.config:
+        try:
+            content = yaml.safe_load(Path(config).read_text())
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            readable = False  # the parser itself says what is wrong with it
+            continue
+        keys |= {str(key) for key in content} if isinstance(content, dict) else set()
+    return keys, readable

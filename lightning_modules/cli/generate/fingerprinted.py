@@ -1,0 +1,156 @@
+"""Fingerprinted images of one user: what `evaluate.py generate` does with the keys `fingerprint` and `user`."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lightning_modules.cli.generate.images import PROG, check_numbers, load_named
+from lightning_modules.common.shipped import find_trained, program
+from lightning_modules.fingerprints.fingerprint import Fingerprint
+from lightning_modules.fingerprints.fingerprint_file import read_fingerprint
+from lightning_modules.fingerprints.marked_generator import MarkedGenerator, take_noise
+from lightning_modules.fingerprints.users.key_registry import read_registry
+from lightning_modules.fingerprints.users.names import shown_name
+from lightning_modules.generators.checkpoints.own_file import content_hash
+from lightning_modules.generators.image_folder import check_image_folder, describe_generation, write_image_folder
+from lightning_modules.generators.image_writing import check_reproducible
+
+FILE_NAME = "fingerprint.safetensors"
+
+
+def write_fingerprinted_images(
+    out: str,
+    n: int,
+    fingerprint: str | None = None,
+    user: str | None = None,
+    registry: str = "users.json",
+    generator: str | None = None,
+    seed: int = 0,
+    kind: str = "auto",
+    options: dict[str, Any] | None = None,
+    processes: int = 1,
+) -> Path:
+    """Write images that carry a user's key, `<out>/0000000.png` and so on, and `<out>/generation.json`.
+
+    The record names the user and the fingerprint, never the key. Give each user's batch a seed of its own: images of
+    one seed differ from user to user by their keys alone, so users who compare theirs see what the keys change.
+
+    Args:
+        out: Folder of the images.
+        n: Number of images.
+        fingerprint: File of the fingerprint, or a run folder that holds its `fingerprint.safetensors`.
+        user: Id of the user whose key the images carry.
+        registry: File of users and keys; `evaluate.py users create` makes one.
+        generator: The fingerprint's generator: a checkpoint, a bundled source's name, or a repository of the hub; None
+            for the one whose name the fingerprint holds.
+        seed: Of the latents; use another for each user's batch.
+        kind: What the checkpoint must be, `stylegan2` or `latent_diffusion`; `auto` for either.
+        options: How images are sampled, such as `truncation: 0.7` or `steps: 50`, where it is not as the fingerprint
+            says; noise maps are the fingerprint's.
+        processes: Processes that share the sampling.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(out)
+    try:  # a mistake of input is known before the first image
+        check_numbers(n, seed, processes)
+        marked = load_marked(fingerprint, user, registry, generator, kind, options or {})
+        check_reproducible(marked)
+        check_image_folder(folder, describe_generation(marked, n, seed))
+        for line in getattr(marked.unmarked, "report", ()):
+            print(line)
+        print(
+            f"user {marked.user} of {registry}: key of {marked.fingerprint.bits} bits, fingerprint "
+            f"{marked.fingerprint.id[:12]}"
+        )
+        write_image_folder(marked, folder, n, seed, processes)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{PROG}: {error}") from error
+    return folder
+
+
+def load_marked(
+    fingerprint: str | None,
+    user: str | None,
+    registry: str,
+    generator: str | None = None,
+    kind: str = "auto",
+    options: dict[str, Any] | None = None,
+) -> MarkedGenerator:
+    """Load a generator that puts a user's key into its images; arguments as of `write_fingerprinted_images`.
+
+    Raises:
+        ValueError: no fingerprint or user given, a file that is missing or cannot be used, a registry of keys for
+            another fingerprint, an unknown user, or a generator that the fingerprint does not belong to.
+    """
+    path = _fingerprint_file(fingerprint)
+    found = read_fingerprint(path)
+    user, key = _user_and_key(user, registry, path, found)
+    given = options or {}
+    carrier = _carrier(found, generator, kind, given)
+    read_fingerprint(path, content_hash(carrier.state_dict()))  # refuses another generator by name
+    if missing := {name: value for name, value in found.sampling.items() if name not in given}:
+        carrier.configure(**missing)
+    take_noise(carrier, found, given)
+    return MarkedGenerator(carrier, found, key, user)
+
+
+def _fingerprint_file(name: str | None) -> Path:
+    if name is None:
+        raise ValueError(
+            "found `user` or `registry` but no `fingerprint`, which says where keys lie; give --fingerprint FILE, "
+            "or the run folder that holds it"
+        )
+    path = Path(find_trained(name))
+    if not path.exists():
+        raise ValueError(
+            f"found nothing at {path}, expected a fingerprint or a run folder that holds a {FILE_NAME}; check the "
+            f"path, or train one with `{program('train')} --config configs/fingerprint/stylegan2.yaml`"
+        )
+    if path.is_dir():
+        path = path / FILE_NAME
+        if not path.is_file():
+            raise ValueError(f"found no {FILE_NAME} in the folder {path.parent}; name the run folder that holds it")
+    return path
+
+
+def _user_and_key(user: str | None, registry: str, fingerprint: Path, carried: Fingerprint) -> tuple[str, Tensor]:
+    path, file, command = Path(registry), shlex.quote(registry), program("users")
+    create = f"`{command} create {file} {shlex.quote(user or 'NAME')}"
+    begin = f"{create} --fingerprint {shlex.quote(str(fingerprint))}`"
+    if user is None:
+        those = f"`{command} list {file}` lists those there are" if path.is_file() else f"{begin} registers one"
+        raise ValueError(
+            f"found a fingerprint but no user, expected the one whose key the images are to carry: give --user NAME; "
+            f"{those}"
+        )
+    if not path.is_file():
+        raise ValueError(
+            f"found no registry {path}, expected a file of users and keys; name it with --registry, or create it with "
+            f"{begin}"
+        )
+    users = read_registry(path, carried)
+    registered = users.find(user)
+    if registered is None:
+        unknown = f"found no user {shown_name(user)} among the {len(users.users)} of {path}"
+        if (alike := users.alike(user)) is not None:
+            raise ValueError(f"{unknown}; did you mean {alike!r}, which looks like it?")
+        near = difflib.get_close_matches(user, users.names, n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"`{command} list {file}` lists them;"
+        raise ValueError(f"{unknown}; {hint} {create}` registers a new one")
+    return registered, users.key_of(registered)
+
+
+def _carrier(fingerprint: Fingerprint, generator: str | None, kind: str, options: dict[str, Any]) -> Any:
+    try:
+        return load_named(fingerprint.generator_name if generator is None else generator, kind, options)
+    except ValueError as error:
+        if generator is not None:
+            raise
+        raise ValueError(f"{error} (the generator that the fingerprint names; --generator names another)") from error

@@ -1,0 +1,1 @@
+"""The command `sweep`: a W&B sweep file, run without a server."""

@@ -1,0 +1,1 @@
+"""Evaluations: what is measured on which images, under which attacks."""

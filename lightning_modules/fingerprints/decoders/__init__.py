@@ -1,0 +1,1 @@
+"""Key decoders: from images to the log odds of their bits."""

@@ -1,0 +1,380 @@
+"""Register users and their keys, list them, look one up, join registries, write them as tables.
+
+python evaluate.py users create users.json alice bob --fingerprint faces.safetensors
+python evaluate.py users import users.json keys.csv
+python evaluate.py users list users.json
+python evaluate.py users show users.json alice
+python evaluate.py users merge office-a.json office-b.json --out users.json
+python evaluate.py users export users.json keys.csv
+python evaluate.py users reseal users.json
+
+Keys are secrets. Only `show` prints one; registries and exported tables can be read by their owner alone, and a key
+once given to a user is never replaced. A registry holds a checksum: one that was changed by hand or damaged is refused,
+until it is restored or, after a change that was meant, sealed anew. Several processes may register users at once: they
+take turns by a lock on `.<registry>.lock`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import stat
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_modules.common.files import describe_place_error, write_bytes
+from lightning_modules.common.shipped import find_trained, program
+from lightning_modules.fingerprints.fingerprint import Fingerprint
+from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
+from lightning_modules.fingerprints.users.key_registry import (
+    Registry,
+    changing_registry,
+    read_registry,
+    write_registry,
+)
+from lightning_modules.fingerprints.users.keys import key_check, key_from_text, key_to_text
+from lightning_modules.fingerprints.users.names import NameIndex, is_user_id, shown_name, written_form
+
+HEADERS = (["user", "key"], ["user", "key", "check"])
+
+
+def create_users(
+    path: Path, names: Sequence[str], fingerprint: Path | None = None, minimum_distance: int = 0
+) -> Registry:
+    """Register users with new random keys: all of them, or none.
+
+    Args:
+        path: the registry; begun if it is not there.
+        names: ids of the users.
+        fingerprint: file of the fingerprint that the keys are for; a new registry needs it and belongs to it.
+        minimum_distance: bits in which each new key must differ from every other key.
+
+    Returns:
+        The registry as written.
+
+    Raises:
+        FingerprintError: a user who is registered, no such key, or a registry or fingerprint that cannot be used.
+    """
+    with changing_registry(path, _read(fingerprint)) as registry:
+        if not 0 <= minimum_distance <= registry.bits:
+            raise FingerprintError(
+                f"found a minimum distance of {minimum_distance}, expected 0 to {registry.bits}, the bits of a key"
+            )
+        for name in names:
+            registry.create(name, minimum_distance)
+    return registry
+
+
+def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Registry:
+    """Register the users of a table with the keys it gives them: all of them, or none.
+
+    Args:
+        path: the registry; begun if it is not there.
+        table: CSV file in UTF-8 of lines `user,key`, the key as hexadecimal or as 0s and 1s, or `user,key,check` as
+            `export_users` writes them; empty lines and a first line that names the columns are passed over.
+        fingerprint: file of the fingerprint that the keys are for; a new registry needs it and belongs to it.
+
+    Returns:
+        The registry as written.
+
+    Raises:
+        FingerprintError: bad lines, all of them named by number and none repeated, since they hold keys; or a registry
+            or fingerprint that cannot be used.
+    """
+    lines = list(_lines(table))
+    if not lines:
+        raise FingerprintError(f"{table.name}: found no user, expected lines of user,key")
+    with changing_registry(path, _read(fingerprint)) as registry:
+        names, users, keys = NameIndex(), dict[str, int](), dict[str, int]()  # and lines by user and by key
+        problems = []
+        for number, fields in lines:
+            problem = _problem(registry, fields, names, users, keys)
+            if problem:
+                problems.append(f"  line {number}: {problem}")
+                continue
+            user, key = written_form(fields[0]), fields[1]
+            names.add(user)
+            users[user] = keys[key_to_text(key_from_text(key, registry.bits))] = number
+        if problems:
+            raise FingerprintError(
+                f"{table.name}: found {len(problems)} bad of {len(lines)} lines, so nobody was registered; expected "
+                f"user,key of users who are not registered yet, a key of {registry.bits} bits as 0s and 1s or as "
+                "hexadecimal\n" + "\n".join(problems)
+            )
+        for _, (user, key, *_check) in lines:
+            registry.add(user, key)
+    return registry
+
+
+def merge_users(paths: Sequence[Path], out: Path) -> Registry:
+    """Join registries of one fingerprint into a new one: all their users, or nothing.
+
+    A user who stands in several with one key is taken once.
+
+    Args:
+        paths: the registries, at least two.
+        out: the file to write; it must not be there yet.
+
+    Returns:
+        The registry as written.
+
+    Raises:
+        FingerprintError: registries of different fingerprints; a user with two keys, users of different registries who
+            can be taken for each other or hold one key, all of them named; or a file that cannot be used.
+    """
+    _refuse_existing(out)
+    parts = {path: read_registry(path) for path in paths}
+    if len(parts) < 2:
+        raise FingerprintError(f"found {len(parts)} registry to merge, expected at least two different ones")
+    first, begun = paths[0], parts[paths[0]]
+    merged = Registry(begun.bits, {}, begun.fingerprint, begun.generator_name)
+    came_from: dict[str, Path] = {}
+    problems = []
+    for path, part in parts.items():
+        if (part.bits, part.fingerprint) != (merged.bits, merged.fingerprint):
+            raise FingerprintError(
+                f"found {first} for {_belongs(begun)} and {path} for {_belongs(part)}; expected registries of one "
+                "fingerprint: keep them apart"
+            )
+        for user, key in part.users.items():
+            taken = merged.find(user)
+            if taken is not None and torch.equal(merged.users[taken], key):
+                continue
+            if problem := _conflict(merged, came_from, path, user, key):
+                problems.append(f"  {problem}")
+            else:
+                merged.add_known(user, key_to_text(key))
+                came_from[user] = path
+    if problems:
+        raise FingerprintError(
+            f"found {len(problems)} users who cannot be joined, so {out} was not written; expected each user with one "
+            f"key. Both keys may be in images: give one of the two another id in its file, then "
+            f"`{program('users')} reseal` it\n" + "\n".join(problems)
+        )
+    write_registry(merged, out)
+    return merged
+
+
+def _conflict(merged: Registry, came_from: dict[str, Path], path: Path, user: str, key: Tensor) -> str:
+    """Why a user of `path` cannot be joined; empty for one who can."""
+    if user in merged.users:
+        return f"user {user!r} has one key in {came_from[user]} and another in {path}"
+    alike = merged.alike(user)
+    if alike is not None and came_from[alike] != path:  # two of one registry stand side by side there already
+        both = f"{shown_name(alike)} of {came_from[alike]} and {shown_name(user)} of {path}"
+        return f"users {both} can be taken for each other"
+    owner = merged.owner_of(key)
+    return "" if owner is None else f"users {owner!r} of {came_from[owner]} and {user!r} of {path} hold one key"
+
+
+def export_users(path: Path, table: Path) -> Registry:
+    """Write all users and keys as a CSV file that `import_users` reads, for its owner alone.
+
+    Args:
+        path: the registry.
+        table: the file to write; it must not be there yet. Its column `check` tells whether a line that is typed or
+            copied is right.
+
+    Returns:
+        The registry that was read.
+
+    Raises:
+        FingerprintError: the table is there already, or a registry that cannot be used.
+    """
+    _refuse_existing(table)
+    registry = read_registry(path)
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(HEADERS[1])
+    for user, key in registry.users.items():
+        lines.writerow([user, key_to_text(key), key_check(written_form(user), key)])
+    write_bytes(table, text.getvalue().encode(), private=True)
+    return registry
+
+
+def reseal_users(path: Path) -> Registry:
+    """Take a registry as it is, whatever its checksum says, and give it a new one.
+
+    Returns:
+        The registry as written.
+
+    Raises:
+        FingerprintError: a registry that cannot be used for another reason.
+    """
+    with changing_registry(path, check=False) as registry:
+        registry.sealed = True  # whatever it was: a person asked for the new checksum
+    return registry
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise FingerprintError(f"found {path} there already, and files with keys are never replaced; name a new one")
+    if not path.parent.is_dir():
+        raise FingerprintError(f"found no folder {path.parent} for {path.name}; make it first")
+
+
+def _belongs(registry: Registry) -> str:
+    whose = f"the fingerprint {registry.fingerprint[:12]} of {registry.generator_name}"
+    return f"{whose if registry.fingerprint else 'any fingerprint'} with keys of {registry.bits} bits"
+
+
+def _read(fingerprint: Path | None) -> Fingerprint | None:
+    if fingerprint is None:
+        return None
+    path = Path(find_trained(str(fingerprint)))
+    return read_fingerprint(path / "fingerprint.safetensors" if path.is_dir() else path)
+
+
+def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and fields. Each line is read by itself: one bad quote does not swallow the lines after it."""
+    if not table.is_file():
+        raise FingerprintError(f"found no file {table}, expected a CSV file of lines user,key")
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise FingerprintError(f"{table.name}: found no text in UTF-8, expected a CSV file of user,key") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            fields = [field.strip() for row in csv.reader([line], strict=True) for field in row]
+        except csv.Error:
+            fields = []
+            yield number, fields
+            continue
+        if any(fields) and not (number == 1 and [field.lower() for field in fields] in HEADERS):
+            yield number, fields
+
+
+def _problem(
+    registry: Registry, fields: list[str], names: NameIndex, users: dict[str, int], keys: dict[str, int]
+) -> str | None:
+    """What is wrong with a line, without its text: whoever swaps the columns has a key where a name is expected."""
+    if not 2 <= len(fields) <= 3:
+        return f"found {len(fields)} fields, expected 2" if fields else "found a quotation mark that is not closed"
+    user, key, check = written_form(fields[0]), fields[1], "".join(fields[2:])
+    if not is_user_id(user):
+        return "found no user id, expected a printable name"
+    if user in registry.users:
+        return "found a user who is registered already; keys are never replaced"
+    if user in users:
+        return f"found the user of line {users[user]} again"
+    if registry.alike(user) is not None:
+        return "found a user who can be taken for one who is registered already, expected another id"
+    if (other := names.alike(user)) is not None:
+        return f"found a user who can be taken for that of line {users[other]}, expected another id"
+    try:
+        bits = key_from_text(key, registry.bits)
+    except ValueError as error:
+        return str(error)
+    if check and check.lower() != key_check(user, bits):
+        return "found user and key that do not fit the check beside them; one of the three was not copied rightly"
+    if registry.owner_of(bits) is not None:
+        return "found the key of a user who is registered already, expected one of their own"
+    if (line := keys.get(key_to_text(bits))) is not None:
+        return f"found the key of line {line} again, expected one of their own"
+    return None
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command."""
+    given = _parser().parse_args(args)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_where, **_how: _tell(f"warning: {message}")
+        try:
+            _run(given)
+        except FingerprintError as error:
+            _tell(f"error: {error}")
+            raise SystemExit(2) from None
+        except OSError as error:
+            _tell(f"error: {describe_place_error(error) or error}")
+            raise SystemExit(2) from None
+
+
+def _run(given: argparse.Namespace) -> None:
+    if given.command == "create":
+        registry = create_users(given.registry, given.names, given.fingerprint, given.minimum_distance)
+        print(f"registered {_count(len(given.names))}; {given.registry.name} holds {_count(len(registry.users))}")
+    elif given.command == "import":
+        if given.table.is_file() and given.table.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            _tell(f"warning: others can read the keys in {given.table}: chmod 600, or remove it after")
+        registry = import_users(given.registry, given.table, given.fingerprint)
+        print(f"{given.registry.name} holds {_count(len(registry.users))}")
+    elif given.command == "merge":
+        registry = merge_users(given.registry, given.out)
+        print(f"{given.out.name} holds {_count(len(registry.users))}")
+    elif given.command == "export":
+        registry = export_users(given.registry, given.table)
+        _tell(f"warning: {given.table} holds keys, which are secrets; remove it when it has served")
+        print(f"wrote {_count(len(registry.users))} to {given.table.name}")
+    elif given.command == "reseal":
+        registry = reseal_users(given.registry)
+        print(f"{given.registry.name} has a new checksum, for {_count(len(registry.users))} as they stand there")
+    elif given.command == "list":
+        registry = read_registry(given.registry)
+        print("".join(f"{name}\n" for name in registry.names), end="")
+        known = f" for fingerprint {registry.fingerprint[:12]} of {registry.generator_name}"
+        belongs = known if registry.fingerprint else ""
+        _tell(f"{_count(len(registry.users))}, keys of {registry.bits} bits{belongs}")
+    else:
+        key = key_to_text(read_registry(given.registry).key_of(given.name))
+        _tell("warning: this key is a secret; whoever knows it can put this user's key into images")
+        print(key)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _count(users: int) -> str:
+    return "1 user" if users == 1 else f"{users} users"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program("users"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, about in (
+        ("create", "register users with new random keys"),
+        ("import", "register users with keys of their own"),
+        ("list", "print the names of all users"),
+        ("show", "print the key of one user"),
+        ("merge", "join registries of one fingerprint into a new one"),
+        ("export", "write all users and keys as a table that `import` reads"),
+        ("reseal", "give a registry that was changed by hand, on purpose, a new checksum"),
+    ):
+        command = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+        if name == "merge":
+            command.add_argument("registry", type=Path, nargs="+", help="the registries' files")
+            command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the registry to write")
+        else:
+            command.add_argument("registry", type=Path, help="the registry's file")
+        if name == "create":
+            command.add_argument("names", nargs="+", metavar="name", help="ids of the users")
+            command.add_argument(
+                "--minimum_distance", type=int, default=0, metavar="BITS", help="bits in which keys must differ"
+            )
+        if name == "import":
+            command.add_argument("table", type=Path, help="CSV file of lines user,key or user,key,check")
+        if name == "export":
+            command.add_argument("table", type=Path, help="the CSV file to write")
+        if name in ("create", "import"):
+            command.add_argument(
+                "--fingerprint", type=Path, metavar="FILE", help="the fingerprint; needed to begin a registry"
+            )
+        if name == "show":
+            command.add_argument("name", help="id of the user")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks of the small generators, one file each; `zoo/` trains them."""

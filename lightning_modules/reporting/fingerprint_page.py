@@ -1,0 +1,259 @@
+"""The report of a fingerprint's evaluation: figures as PNG files, and one page that carries them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lightning_modules.common.files import write_bytes
+from lightning_modules.metrics import Estimate
+from lightning_modules.reporting.figures import (
+    TwinExample,
+    difference_factor,
+    robustness_curves,
+    shown_attacks,
+    to_png,
+    training_curves,
+    twin_rows,
+)
+from lightning_modules.reporting.findings import TrainingState, warnings_of
+from lightning_modules.reporting.fingerprint_tables import (
+    calibration_table,
+    false_positive_table,
+    fingerprint_headlines,
+    identification_table,
+    negative_bits_table,
+    preset_attacks,
+    quality_table,
+    robustness_table,
+    strength_curves,
+)
+from lightning_modules.reporting.formatting import format_number
+from lightning_modules.reporting.page import (
+    Block,
+    Details,
+    FigureBlock,
+    Section,
+    Summary,
+    Table,
+    Text,
+    render_report,
+)
+from lightning_modules.reporting.runs import epoch_means
+
+__all__ = ["FingerprintResults", "TwinExample", "write_fingerprint_page"]
+
+_RATE = 1e-6
+_MOST_ROWS, _MOST_ATTACKS = 8, 8  # of the picture of twins: more would be too small to see
+_CURVES = {
+    "train/bit_accuracy": "train/bit_accuracy",
+    "val/clean/bit_accuracy": "val, clean/bit_accuracy",
+    "val/attacked/bit_accuracy": "val, attacked/bit_accuracy",
+    "train/cross_entropy": "train/cross_entropy",
+    "train/alpha_error": "train/alpha_error",
+}
+_PRESETS = {
+    "paper": "the ranges of Nie et al. 2023, drawn anew for each image",
+    "paper-strongest": "its strongest settings",
+    "paper-scaled": "its ranges, the blur made for 256 px scaled to the image",
+    "paper-enlarged": "its ranges, the blur as if the image had been enlarged to 256 px",
+}
+
+
+@dataclass(frozen=True)
+class FingerprintResults:
+    """What the page shows. No part of it holds a key.
+
+    Attributes:
+        results: Metrics by name, `test/<attack>/...`, `test/negatives/<kind>/...`, `test/quality/...`; any may be
+            missing, and is left out of the page.
+        attacks: Names of the attacks in the order shown, `clean` first.
+        examples: Images with their fingerprinted twins.
+        settings: Hyper-parameters of the module.
+        fingerprint: What is public of it: `bits`, `shift`, `sigma`, `centred`, `layout`, `latent_prior`,
+            `generator_name`.
+        data: What the data say of themselves, by name.
+        decoder: Name of what read the keys.
+        loss: Name of what it minimised.
+        training: How far the training had come; None where that is not known.
+    """
+
+    results: dict[str, Estimate]
+    attacks: list[str]
+    examples: list[TwinExample]
+    settings: dict[str, Any]
+    fingerprint: dict[str, Any]
+    data: dict[str, str]
+    decoder: str
+    loss: str
+    training: TrainingState | None = None
+
+
+def write_fingerprint_page(folder: Path, shown: FingerprintResults) -> dict[str, Path]:
+    """Write `figures/*.png` and `report.html` into a run folder.
+
+    Returns:
+        The figures' paths by name.
+    """
+    paths = {}
+    for name, figure in _figures(folder, shown).items():
+        paths[name] = folder / "figures" / f"{name}.png"
+        write_bytes(paths[name], to_png(figure))
+    sections = [
+        _robustness_section(shown, paths),
+        _false_positive_section(shown),
+        _quality_section(shown, paths),
+        _calibration_section(shown),
+        _run_section(folder, shown, paths),
+    ]
+    render_report(
+        folder / "report.html",
+        title=f"Whose image is it? Keys of {shown.fingerprint['bits']} bits in images of {_generator(shown)}",
+        summary=_summary(shown),
+        sections=[section for section in sections if section is not None],
+    )
+    return paths
+
+
+def _generator(shown: FingerprintResults) -> str:
+    return str(shown.fingerprint.get("generator_name") or shown.fingerprint.get("generator") or "a generator")
+
+
+def _figures(folder: Path, shown: FingerprintResults) -> dict[str, Figure]:
+    figures = {}
+    if curves := strength_curves(shown.results, shown.attacks):
+        figures["robustness"] = robustness_curves(
+            curves,
+            bits=shown.fingerprint["bits"],
+            clean=shown.results.get("test/clean/bit_accuracy"),
+            false_positive_rate=_RATE,
+        )
+    if examples := shown.examples[:_MOST_ROWS]:
+        figures["twins"] = twin_rows(examples, _pictured(shown))
+    if curves := epoch_means(folder / "logs" / "metrics.csv", _CURVES):
+        figures["training"] = training_curves(curves)
+    return figures
+
+
+def _pictured(shown: FingerprintResults) -> list[str]:
+    """The attacks in the picture of twins: those of presets first, `clean` not, for that is the twin itself."""
+    presets = preset_attacks(shown.attacks)
+    grids = [name for name in shown.attacks if name not in presets and name != "clean"]
+    return shown_attacks(shown.examples[:_MOST_ROWS], [*presets, *grids], _MOST_ATTACKS)
+
+
+def _summary(shown: FingerprintResults) -> Summary:
+    bits = shown.fingerprint["bits"]
+    facts = [f"{name} {shown.fingerprint[name]}" for name in ("shift", "sigma", "layout") if name in shown.fingerprint]
+    facts += ["centred"] if shown.fingerprint.get("centred") else []
+    return Summary(
+        text=(
+            f"A key of {bits} bits is put into the latent of each image of {_generator(shown)}"
+            f"{' (' + ', '.join(facts) + ')' if facts else ''} and read from the finished 8-bit image by the "
+            f"{shown.decoder} decoder (loss: {shown.loss}). All numbers are of test images, whose latents and keys no "
+            "training has seen."
+        ),
+        warnings=warnings_of(shown.results, shown.training),
+        headlines=fingerprint_headlines(shown.results, shown.attacks, bits),
+    )
+
+
+def _section(title: str, blocks: Sequence[Block | None], intro: str = "") -> Section | None:
+    """The section of the blocks that are there; None without any."""
+    kept = [block for block in blocks if block is not None]
+    return Section(title, kept, intro) if kept else None
+
+
+def _folded(title: str, table: Table | None) -> Details | None:
+    return None if table is None else Details(title, table)
+
+
+def _robustness_section(shown: FingerprintResults, paths: dict[str, Path]) -> Section | None:
+    presets = preset_attacks(shown.attacks)
+    named = [name for name in shown.attacks if name == "clean" or name in presets]
+    grids = [name for name in shown.attacks if name not in named]
+    curves = None
+    if "robustness" in paths:
+        curves = FigureBlock(
+            paths["robustness"],
+            "Bit accuracy, a mean over images, by strength of the attack. The dashed line is what one image must reach "
+            "to count as fingerprinted.",
+            "Curves of bit accuracy against the strength of each attack",
+        )
+    caption = "Attribution accuracy: share of images with all bits right. TPR: share of images that match convincingly."
+    found = {name.rpartition("-")[0] for name in presets}
+    told = [f"{preset}: {meaning}" for preset, meaning in _PRESETS.items() if preset in found]
+    return _section(
+        "Robustness",
+        [
+            robustness_table(shown.results, named, caption),
+            curves,
+            _folded("Every strength as a table", robustness_table(shown.results, grids, caption)),
+            _folded(
+                "Identification: the best match among N users is the right one",
+                identification_table(shown.results, [*named, *grids], "The other users' keys are random."),
+            ),
+        ],
+        intro=f"Attacks act on 8-bit files. {'; '.join(told)}." if told else "Attacks act on 8-bit files.",
+    )
+
+
+def _false_positive_section(shown: FingerprintResults) -> Section | None:
+    caption = (
+        "At most nominal: fail where the whole 95 % interval lies above the nominal rate. As theory: pass where it "
+        "holds the binomial probability of a match in the bits needed; up to one row in 20 fails by chance. An "
+        "interval from n negatives cannot tell rates far below 3 / n from 0."
+    )
+    return _section(
+        "False positives",
+        [
+            false_positive_table(shown.results, caption),
+            negative_bits_table(shown.results, "Bits that match a random key: one half, whatever the images."),
+        ],
+        intro=(
+            "Images that do not carry the key they are compared with, each with a random key of its own: of the same "
+            "generator without fingerprint or with another key, of another generator, and real ones."
+        ),
+    )
+
+
+def _quality_section(shown: FingerprintResults, paths: dict[str, Path]) -> Section | None:
+    twins = None
+    if "twins" in paths:
+        factor = format_number(difference_factor(shown.examples[:_MOST_ROWS]))
+        twins = FigureBlock(
+            paths["twins"],
+            "Each row: an image, the image of the same latent with a key, their difference (twin − image, "
+            f"×{factor}, grey is 0), and the twin after attacks.",
+            "Rows of images, fingerprinted twins, differences and attacked twins",
+        )
+    caption = "FIDs of few images are biased upwards: compare those of equal n, and with the floor."
+    return _section("Quality", [quality_table(shown.results, caption), twins])
+
+
+def _calibration_section(shown: FingerprintResults) -> Section | None:
+    named = [name for name in shown.attacks if name == "clean" or name in preset_attacks(shown.attacks)]
+    caption = (
+        "Cross-entropy: 1 for coins, 0 for certainty that is always right. Calibration error: mean distance between "
+        "a bit's stated probability and how often such bits are right, above 0 by chance even when calibrated. "
+        "Overconfidence: mean stated probability less share of right bits."
+    )
+    return _section("Calibration", [calibration_table(shown.results, named, caption)])
+
+
+def _run_section(folder: Path, shown: FingerprintResults, paths: dict[str, Path]) -> Section:
+    blocks: list[Block] = []
+    if "training" in paths:
+        blocks.append(FigureBlock(paths["training"], "Means over each epoch.", "Training curves"))
+    facts = {**shown.fingerprint, "decoder": shown.decoder, "loss": shown.loss}
+    for title, pairs in (("Fingerprint", facts), ("Settings", shown.settings), ("Data", shown.data)):
+        if pairs:
+            blocks.append(Details(title, pairs))
+    for name in ("config.yaml", "provenance.json"):
+        if (folder / name).is_file():
+            blocks.append(Details(name, (folder / name).read_text()))
+    return Section("Run", blocks or [Text("This run left no configuration.")])

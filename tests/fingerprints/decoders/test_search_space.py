@@ -1,0 +1,136 @@
+"""The space of a search: codes where the generator quantises, the latent itself where it does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from smooth_generator import Smooth, smooth_fingerprint
+
+from lightning_modules.fingerprints.decoders.amortised import KeyNetwork
+from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts
+from lightning_modules.fingerprints.decoders.least_squares import search_space
+from lightning_modules.fingerprints.decoders.losses import make_loss
+from lightning_modules.fingerprints.decoders.registry import make_decoder
+from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
+from lightning_modules.fingerprints.layouts import place_key
+from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator
+from lightning_modules.generators.latent_diffusion.quantisation import quantise
+
+BITS = 4
+UNET = {
+    "sample_size": 4,
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [8],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"],
+    "norm_num_groups": 4,
+}
+STAGE = {
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "block_out_channels": [8, 8],
+    "latent_channels": 3,
+    "norm_num_groups": 4,
+}
+SCHEDULER = {"beta_schedule": "scaled_linear", "clip_sample": False, "num_train_timesteps": 100}
+
+
+def small(kind: str) -> LatentDiffusionGenerator:
+    """Untrained, 8 x 8 pixels from 3 x 4 x 4 latents, with codes as far apart as latents are."""
+    config = STAGE | ({"num_vq_embeddings": 32} if kind == "vq" else {})
+    torch.manual_seed(0)
+    first_stage, unet = {"kind": kind, "config": config}, {"kind": "image", "config": UNET}
+    generator = LatentDiffusionGenerator(first_stage, unet, SCHEDULER, scale_factor=0.5, image_size=8, steps=2)
+    if kind == "vq":
+        torch.nn.init.normal_(generator.first_stage.codebook)
+    return generator.freeze()
+
+
+def fingerprint_of(generator: LatentDiffusionGenerator) -> Fingerprint:
+    scale = 0.5 * torch.linspace(2.0, 0.3, 48)
+    latents = torch.randn(600, 48, generator=torch.Generator().manual_seed(1)) * scale
+    placed = place_key(lambda: latents.split(200), 48, BITS, -BITS)
+    return make_fingerprint(placed, 0.8, -BITS, "flat", "hash", "g")
+
+
+@pytest.fixture(scope="module")
+def quantising() -> LatentDiffusionGenerator:
+    return small("vq")
+
+
+def latents(fingerprint: Fingerprint, n: int = 64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    keys = torch.rand(n, BITS, generator=generator) > 0.5
+    return fingerprint.embed(fingerprint.gaussian_latents(torch.randn(n, 48, generator=generator)), keys)
+
+
+def test_deviations_of_codes_are_those_of_latents_and_of_the_quantisation(quantising):
+    fingerprint = fingerprint_of(quantising)
+    space = search_space(quantising, fingerprint)
+    assert space.synthesize == quantising.synthesize_codes
+    assert bool((space.widening > 1.0).all())
+    assert bool((space.widening.diff() > 0).all())  # faint axes are widened most
+    assert torch.allclose(space.fingerprint.other_deviation, space.widening * fingerprint.other_deviation)
+    drawn = latents(fingerprint, 400)
+    codes, _ = quantise(drawn.view(-1, 3, 4, 4) / 0.5, quantising.first_stage.codebook)
+    error = (codes.flatten(1) * 0.5 - drawn).square().mean()
+    added = space.fingerprint.other_deviation.square() - fingerprint.other_deviation.square()
+    assert torch.allclose(added, error.expand_as(added), rtol=0.1)
+    for name in ("mean", "key_axes", "other_axes"):
+        assert torch.equal(getattr(space.fingerprint, name), getattr(fingerprint, name))
+    assert (space.fingerprint.sigma, space.fingerprint.bits) == (0.8, BITS)
+
+
+def test_images_of_codes_are_those_of_the_latents_they_stand_for(quantising):
+    drawn = latents(fingerprint_of(quantising))
+    codes, _ = quantise(drawn.view(-1, 3, 4, 4) / 0.5, quantising.first_stage.codebook)
+    shown = quantising.synthesize_codes(codes.flatten(1) * 0.5)
+    assert torch.allclose(shown, quantising.synthesize(drawn), atol=1e-5)
+    assert float((quantising.synthesize_codes(drawn) - shown).abs().max()) > 0.01  # off the codes they differ
+
+
+def test_codes_have_slopes_where_latents_have_none(quantising):
+    drawn = latents(fingerprint_of(quantising))
+    moved = drawn + 1e-3
+    by_latent, by_code = (
+        (synthesize(moved) - synthesize(drawn)).flatten(1).abs().amax(dim=1)
+        for synthesize in (quantising.synthesize, quantising.synthesize_codes)
+    )
+    assert float((by_latent < 1e-6).float().mean()) > 0.5  # no vector has left its cell
+    assert float(by_code.min()) > 1e-5
+
+
+def test_a_stage_without_codes_is_searched_in_its_latents():
+    generator = small("kl")
+    fingerprint = fingerprint_of(generator)
+    space = search_space(generator, fingerprint)
+    drawn = latents(fingerprint, 8)
+    assert torch.equal(space.synthesize(drawn), generator.synthesize(drawn))
+    assert torch.allclose(space.widening, torch.ones(44))
+    assert torch.allclose(space.fingerprint.other_deviation, fingerprint.other_deviation)
+
+
+def test_a_generator_without_codes_is_left_alone():
+    generator = Smooth()
+    fingerprint = smooth_fingerprint(generator, 1.0)
+    space = search_space(generator, fingerprint)
+    assert space.synthesize == generator.synthesize
+    assert space.fingerprint is fingerprint
+    assert torch.equal(space.widening, torch.ones(10))
+
+
+def test_an_inversion_starts_from_the_encoder_and_improves_on_it(quantising):
+    fingerprint = fingerprint_of(quantising)
+    network = KeyNetwork(BITS, 44, backbone="test_resnet", stem="small", image_size=16)
+    judge = make_loss("pixels", scales=1)
+    decoder = make_decoder("inversion", quantising, fingerprint, network, judge, {"iterations": 3})
+    assert isinstance(decoder.start, EncoderStarts)
+    images = quantising.synthesize(latents(fingerprint, 4)).clamp(0.0, 1.0)
+    logits, alpha = decoder.start.starts(images)
+    start = fingerprint.mean + (alpha * fingerprint.other_deviation) @ fingerprint.other_axes
+    before = judge(quantising.synthesize(fingerprint.embed(start, logits > 0)).clamp(0.0, 1.0), images)
+    estimate = decoder.decode(images)
+    assert bool((estimate.loss <= before + 1e-7).all())
+    assert float(estimate.loss.mean()) < 0.9 * float(before.mean())

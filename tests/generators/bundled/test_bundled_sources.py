@@ -1,0 +1,189 @@
+"""Every shipped source keeps the Generator protocol; a new source is tested by being in the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lightning_modules.generators import load_generator
+from lightning_modules.generators.bundled.load import NETWORKS, load_bundled
+from lightning_modules.generators.bundled.manifest import (
+    MANIFEST_NAME,
+    WEIGHTS_FOLDER,
+    bundled_sources,
+    read_manifest,
+    shipped_images,
+)
+from lightning_modules.generators.image_writing import BLOCK, synthesize_block
+from lightning_modules.generators.protocol import Generator, to_uint8
+
+SOURCES = bundled_sources()
+FAMILIES = {"gan", "vae", "flow", "score"}
+FIELDS = {
+    "family",
+    "upsampling",
+    "downsampling",
+    "normalisation",
+    "non_linearity",
+    "skip",
+    "loss",
+    "training_set",
+    "seed",
+    "steps",
+    "licence",
+    "weights",
+    "sha256",
+}
+FILES = {"gan-stylegan2", "score-ldm"}  # stored as generator files, which say themselves what to build
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def source(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def generator(source):
+    return load_bundled(source)
+
+
+def test_all_sources_and_families_are_shipped():
+    assert set(SOURCES) == set(NETWORKS) | FILES
+    assert {read_manifest()[source]["family"] for source in SOURCES} == FAMILIES
+
+
+def test_everything_shipped_is_below_20_megabytes():
+    assert 0 < sum(path.stat().st_size for path in WEIGHTS_FOLDER.iterdir()) < 20e6
+
+
+def test_manifest_entry_is_complete(source):
+    entry = read_manifest()[source]
+    assert set(entry) >= FIELDS
+    assert source.startswith(f"{entry['family']}-")
+    assert entry["steps"] > 0
+    assert ("arguments" in entry) == (source not in FILES)
+    assert hashlib.sha256((WEIGHTS_FOLDER / entry["weights"]).read_bytes()).hexdigest() == entry["sha256"]
+
+
+def test_keeps_the_protocol_and_is_frozen(generator):
+    assert isinstance(generator, Generator)
+    assert not any(parameter.requires_grad for parameter in generator.parameters())
+    assert not any(module.training for module in generator.modules())
+    assert {p.dtype for p in generator.parameters()} == {torch.float32}
+
+
+def test_latents_belong_to_seed_and_index_alone(generator):
+    whole = generator.sample_latents(7, seed=3)
+    assert whole.shape == (7, generator.latent_dim)
+    assert whole.dtype == torch.float32
+    alone = generator.sample_latents(2, seed=3, start=4)
+    exact = not hasattr(generator, "generator")  # a network that makes latents may round otherwise in another batch
+    torch.testing.assert_close(alone, whole[4:6], rtol=0, atol=0.0 if exact else 1e-4)
+    assert not torch.equal(generator.sample_latents(7, seed=4), whole)
+
+
+def test_an_image_belongs_to_its_latent_alone(generator):
+    latents = generator.sample_latents(4, seed=0)
+    together = generator.synthesize(latents)
+    assert together.shape == (4, 3, generator.image_size, generator.image_size)
+    assert together.dtype == torch.float32
+    torch.testing.assert_close(generator.synthesize(latents), together, rtol=0, atol=0)
+    alone = generator.synthesize(latents[2:3])  # a lone image may take another convolution kernel: last bits only
+    torch.testing.assert_close(alone[0], together[2], rtol=0, atol=2e-4)
+
+
+def test_frame_is_exactly_zero_and_colour_is_grey(generator):
+    images = generator.synthesize(generator.sample_latents(4, seed=5))
+    frame = images.clone()
+    frame[:, :, 2:-2, 2:-2] = 0
+    assert torch.count_nonzero(frame) == 0
+    assert torch.equal(images[:, 0], images[:, 1])
+    assert torch.equal(images[:, 0], images[:, 2])
+    assert images[:, :, 2:-2, 2:-2].std() > 0.1  # garments, not a blank
+
+
+def test_images_differ_from_each_other_and_stay_near_the_range(generator):
+    images = generator.synthesize(generator.sample_latents(16, seed=6))
+    distances = torch.pdist(images[:, 0].flatten(1))
+    assert distances.min() > 1.0  # two real garments are about 10 apart
+    assert (images > 1.5).float().mean() < 1e-3
+    assert (images < -0.5).float().mean() < 1e-3
+
+
+def test_gradient_reaches_the_latents(generator):
+    latents = generator.sample_latents(2, seed=1).requires_grad_(True)
+    generator.synthesize(latents)[0].square().sum().backward()
+    assert latents.grad is not None
+    assert torch.isfinite(latents.grad).all()
+    assert latents.grad[0].abs().sum() > 0
+    assert torch.count_nonzero(latents.grad[1]) == 0  # the other image's latent has no part in this one
+
+
+def test_shipped_images_are_what_the_weights_give(source, generator):
+    shipped = shipped_images(source, seed=0)
+    if "images" not in read_manifest()[source]:
+        assert len(shipped) == 0
+        return
+    assert len(shipped) == read_manifest()[source]["images"]["n"]
+    assert len(shipped_images(source, seed=1)) == 0
+    made = synthesize_block(generator, 0, BLOCK)[:, 0, 2:-2, 2:-2].numpy()
+    difference = np.abs(made.astype(int) - shipped[BLOCK : 2 * BLOCK].astype(int))
+    # another processor adds in another order, and a pixel on the edge between two levels may fall to the other side
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_generator_files_load_by_name_as_they_were_trained(name):
+    generator = load_generator(name)
+    latents = generator.sample_latents(2, seed=0)
+    raw, framed = generator.synthesize(latents), load_bundled(name).synthesize(latents)
+    torch.testing.assert_close(raw.mean(dim=1)[:, 2:-2, 2:-2], framed[:, 0, 2:-2, 2:-2], rtol=0, atol=1e-5)
+    frame = raw.clone()
+    frame[:, :, 2:-2, 2:-2] = 0
+    assert (
+        0 < float(frame.abs().max()) < 0.5
+    )  # the network makes the whole image, and has learnt that the frame is dark
+
+
+def test_changed_weights_are_refused(tmp_path):
+    shutil.copytree(WEIGHTS_FOLDER, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / read_manifest()["vae-beta-vae"]["weights"]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"found sha256 .* expected .* restore"):
+        load_bundled("vae-beta-vae", tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="restore"):
+        load_bundled("vae-beta-vae", tmp_path)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    shutil.copytree(WEIGHTS_FOLDER, tmp_path, dirs_exist_ok=True)
+    manifest = read_manifest()
+    manifest["vae-beta-vae"]["arguments"]["width"] += 8
+    (tmp_path / MANIFEST_NAME).write_text(yaml.safe_dump(manifest))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_bundled("vae-beta-vae", tmp_path)
+
+
+def test_an_unknown_source_is_answered_with_the_known_ones(tmp_path):
+    with pytest.raises(KeyError, match="gan-dcgan"):
+        load_bundled("gan-biggan")
+    (tmp_path / MANIFEST_NAME).write_text(yaml.safe_dump({"os-system": read_manifest()["vae-beta-vae"]}))
+    shutil.copy(WEIGHTS_FOLDER / read_manifest()["vae-beta-vae"]["weights"], tmp_path)
+    with pytest.raises(KeyError, match="expected one of"):  # a manifest cannot name code of its own
+        load_bundled("os-system", tmp_path)
+
+
+def test_to_uint8_clamps_and_rounds_to_the_nearest_level():
+    images = torch.tensor([-1.0, -0.001, 0.0, 0.4 / 255, 0.6 / 255, 127.4 / 255, 1.0, 3.0])
+    assert to_uint8(images).tolist() == [0, 0, 0, 0, 1, 127, 255, 255]
+    levels = torch.arange(256)
+    assert torch.equal(to_uint8(levels / 255), levels.to(torch.uint8))

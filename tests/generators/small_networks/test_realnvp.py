@@ -1,0 +1,79 @@
+"""The flow is a bijection whose log determinant and likelihood are right."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+from lightning_modules.generators.small_networks.realnvp import DIM, Coupling, PrincipalAxes, RealNVPGenerator
+
+
+def shake(module):
+    """Give a module that starts as the identity weights of its own."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.2)
+    return module.double()
+
+
+@pytest.fixture(scope="module")
+def images():
+    torch.manual_seed(1)
+    mixing = torch.randn(DIM, DIM, dtype=torch.float64) / 28
+    return torch.rand(2000, DIM, dtype=torch.float64) @ mixing
+
+
+@pytest.fixture(scope="module")
+def flow(images):
+    flow = shake(RealNVPGenerator(leading=6, couplings=3, hidden=8, temperature=1.0))
+    flow.principal_axes.fit(images)
+    return flow.eval()
+
+
+def test_coupling_is_inverted_and_its_determinant_is_that_of_the_jacobian():
+    coupling = shake(Coupling(6, hidden=5, seed=3))
+    x = torch.randn(4, 6, dtype=torch.float64)
+    y, log_det = coupling(x)
+    torch.testing.assert_close(coupling.inverse(y), x)
+    for i in range(4):
+        jacobian = torch.autograd.functional.jacobian(lambda row: coupling(row[None])[0][0], x[i])
+        torch.testing.assert_close(log_det[i], torch.linalg.slogdet(jacobian).logabsdet)
+
+
+def test_whole_flow_is_inverted_both_ways(flow, images):
+    x = images[:5].view(-1, 1, 28, 28)
+    z, _ = flow.encode(x)
+    torch.testing.assert_close(flow.decode(z), x)
+    latents = flow.sample_latents(5, seed=0).double()
+    torch.testing.assert_close(flow.encode(flow.decode(latents))[0], latents)
+
+
+def test_log_determinant_of_the_whole_flow_is_that_of_its_jacobian(flow, images):
+    x = images[:1].view(-1, 1, 28, 28)
+    jacobian = torch.autograd.functional.jacobian(lambda image: flow.encode(image)[0], x, vectorize=True).view(DIM, DIM)
+    torch.testing.assert_close(flow.encode(x)[1][0], torch.linalg.slogdet(jacobian).logabsdet)
+
+
+def test_without_couplings_the_likelihood_is_that_of_the_fitted_gaussian(images):
+    flow = RealNVPGenerator(leading=4, couplings=1, hidden=4).double()
+    flow.principal_axes.fit(images)  # untrained conditionals are the identity
+    reference = MultivariateNormal(images.mean(0), torch.cov(images.T))
+    found = flow.log_likelihood(images[:20].view(-1, 1, 28, 28))
+    torch.testing.assert_close(found, reference.log_prob(images[:20]), rtol=1e-6, atol=1e-3)
+
+
+def test_axes_whiten_and_are_sorted(images):
+    axes = PrincipalAxes().double()
+    axes.fit(images)
+    z, _ = axes(images)
+    torch.testing.assert_close(torch.cov(z.T), torch.eye(DIM, dtype=torch.float64), atol=1e-6, rtol=0)
+    assert (axes.scale.diff() <= 0).all()
+    torch.testing.assert_close(axes.inverse(z), images)
+
+
+def test_temperature_scales_the_latents(flow):
+    latents = flow.sample_latents(3, seed=0).double()
+    cool = RealNVPGenerator(leading=6, couplings=3, hidden=8, temperature=0.5).double()
+    cool.load_state_dict(flow.state_dict())
+    torch.testing.assert_close(cool(latents), flow(latents * 0.5))

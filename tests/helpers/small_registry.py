@@ -1,0 +1,40 @@
+"""A small fingerprint for registries, and what the `users` command says when it refuses; no test in here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_modules.fingerprints.fingerprint import make_fingerprint
+from lightning_modules.fingerprints.fingerprint_file import write_fingerprint
+from lightning_modules.fingerprints.layouts import place_key
+from lightning_modules.fingerprints.users.__main__ import main
+
+BITS = 16
+
+
+def write_small_fingerprint(path: Path, bits: int = BITS) -> Path:
+    latents = torch.randn(100, 40, generator=torch.Generator().manual_seed(0))
+    placed = place_key(lambda: latents.split(50), 40, bits, -bits)
+    write_fingerprint(make_fingerprint(placed, 1.5, -bits, "flat", "abc123", "g.pt"), path)
+    return path
+
+
+def refused(capsys, *args: str) -> str:
+    """The message that a command is refused with, on one stream, with status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(list(args))
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    return shown.err
+
+
+def private(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
