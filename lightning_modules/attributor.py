@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_modules import artifacts
 from lightning_modules.artifacts import Manifold, NeighbourCache, View
 from lightning_modules.common.files import check_folder
+from lightning_modules.common.random_streams import random_indices
 from lightning_modules.metrics import (
     Estimate,
     FrechetDistanceRatio,
@@ -49,7 +50,7 @@ class Attributor(pl.LightningModule):
     the attributor, unless `control_network` names a smaller one.
 
     Args:
-        embedding: Space of the artifact (``lightning_modules.artifacts.embedding_names()``).
+        embedding: Space of the artifact (``lightning_modules.artifacts.EMBEDDINGS``).
         view: What the attributor sees; other than ``artifact`` makes it a baseline.
         network: timm model of the attributor, ``small_cnn`` or ``small_cnn_16``, or ``auto``: by the images' size.
         stem: ``imagenet``, ``small`` or ``patch`` (see ``SourceNetwork``), or ``auto``.
@@ -267,7 +268,7 @@ class Attributor(pl.LightningModule):
         distance, index = self.nearest_reals(batch, embedded)
         nearest, random = self.manifold.points(index).to(embedded), None
         if "random" in needed:
-            chosen = artifacts.random_reals(batch["content_id"].cpu(), len(self.manifold), self.hparams["model_seed"])
+            chosen = random_indices(batch["content_id"].cpu(), len(self.manifold), self.hparams["model_seed"])
             random = self.manifold.points(chosen).to(embedded)
         return {name: artifacts.view_of(name, embedded, nearest, random) for name in needed}, distance
 
@@ -278,7 +279,7 @@ class Attributor(pl.LightningModule):
         if self.hparams["flip"]:
             # which images are mirrored follows from the image, the epoch and the seed
             seed = self.hparams["model_seed"] * 100_003 + self.current_epoch + 1
-            mirrored = artifacts.random_reals(batch["content_id"], 2, seed).bool()[:, None, None, None]
+            mirrored = random_indices(batch["content_id"], 2, seed).bool()[:, None, None, None]
             views = {name: torch.where(mirrored, view.flip(-1), view) for name, view in views.items()}
         outputs = self.networks(views)
         losses = {

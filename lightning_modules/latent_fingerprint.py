@@ -12,10 +12,10 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lightning_modules.attacks import image_seeds, make_attack, make_attacks
+from lightning_modules.common.images import eight_bit
 from lightning_modules.evaluation.fingerprint import (
     FingerprintEvaluation,
     check_reals,
-    eight_bit,
     load_other,
     make_scores,
 )
@@ -218,7 +218,7 @@ class LatentFingerprint(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Calibrate the network on the attacked images of the validation."""
         if not self.trainer.sanity_checking:
-            calibrate_network(self.network, self._judged, self.trainer.world_size)
+            calibrate_network(self.network, self._judged)
 
     # --- test and predict --------------------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lightning_modules.artifacts.artifact import VIEWS, View, artifact, random_reals, view_of
+from lightning_modules.artifacts.artifact import VIEWS, View, artifact, view_of
 from lightning_modules.artifacts.embeddings.registry import (
+    EMBEDDINGS,
     Embedding,
     build_embedding,
     embedding_identity,
-    embedding_names,
 )
 from lightning_modules.artifacts.manifold import Manifold
 from lightning_modules.artifacts.manifold_files import ManifoldError, manifold_key
@@ -18,6 +18,7 @@ from lightning_modules.artifacts.search.search import Neighbours
 
 __all__ = [
     "DEFAULT_MEMORY_LIMIT",
+    "EMBEDDINGS",
     "VIEWS",
     "Embedding",
     "Manifold",
@@ -29,8 +30,6 @@ __all__ = [
     "artifact",
     "build_embedding",
     "embedding_identity",
-    "embedding_names",
     "manifold_key",
-    "random_reals",
     "view_of",
 ]

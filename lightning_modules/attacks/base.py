@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_modules.common.images import eight_bit, to_uint8
+
 MARGIN = 0.02  # how far beyond [0, 1] an image may reach: 5 grey levels of overshoot, far less than [-1, 1] images do
 
 
@@ -49,8 +51,8 @@ class Attack(ABC):
             ValueError: images or seeds that break the contract of the class.
         """
         keys = _checked(images, seeds)
-        pixels = to_levels(images).double() / 255.0
-        return (to_levels(self.attack_pixels(pixels, keys)).float() / 255.0).to(images.device)
+        pixels = to_uint8(images).cpu().double() / 255.0
+        return eight_bit(self.attack_pixels(pixels, keys)).to(images.device)
 
     def differentiable(self, images: Tensor, seeds: Tensor) -> Tensor:
         """Attack on the device, with gradients; in float32 even where autocast is on.
@@ -90,11 +92,6 @@ class Attack(ABC):
     @abstractmethod
     def attack_smoothly(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Attack checked images float32 `(n, 3, H, W)` on their device, with gradients; n at least 1."""
-
-
-def to_levels(images: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to 256 levels, halves to even: uint8 on the CPU, the same shape."""
-    return (images.detach().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).cpu()
 
 
 def checked_strength(strength: float) -> float:

@@ -17,8 +17,8 @@ from scipy.stats import t as student
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from lightning_modules.attacks.base import to_levels
 from lightning_modules.attacks.jpeg import SUBSAMPLINGS, Jpeg
+from lightning_modules.common.images import eight_bit
 
 QUALITIES = (95, 90, 80, 70, 60, 50)
 
@@ -52,14 +52,14 @@ def compare_codecs(
         qualities: JPEG qualities.
         subsamplings: of the real codec.
     """
-    clean = to_levels(images).float() / 255.0
+    clean = eight_bit(images).cpu()
     seeds = torch.zeros(len(images), dtype=torch.int64)  # the quality is fixed: nothing is drawn
     rows = []
     for subsampling in subsamplings:
         for quality in qualities:
             attack = Jpeg(quality, subsampling)
             real = attack.real(clean, seeds)
-            smooth = to_levels(attack.differentiable(clean, seeds)).float() / 255.0
+            smooth = eight_bit(attack.differentiable(clean, seeds)).cpu()
             pairs = ((smooth, real), (real, clean), (smooth, clean))
             means = [_mean(psnr(first, second)) for first, second in pairs]
             rows.append(Agreement(quality, subsampling, *means))

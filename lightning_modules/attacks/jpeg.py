@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, Parameter, checked_strength, parse_draw, to_levels
+from lightning_modules.attacks.base import Attack, Parameter, checked_strength, parse_draw
+from lightning_modules.common.images import to_uint8
 from lightning_modules.common.random_streams import draw_streams
 
 SUBSAMPLINGS = ("4:2:0", "4:4:4")
@@ -62,7 +63,7 @@ class Jpeg(Attack):
         if self.strength == 0.0 or not len(seeds):
             return pixels
         qualities = self.draw(seeds, min(pixels.shape[-2:]))["quality"]
-        levels = to_levels(pixels).permute(0, 2, 3, 1).numpy()
+        levels = to_uint8(pixels).cpu().permute(0, 2, 3, 1).numpy()
         coded = [pillow_jpeg(image, int(q), self.subsampling) for image, q in zip(levels, qualities, strict=True)]
         return torch.from_numpy(np.stack(coded)).permute(0, 3, 1, 2).double() / 255.0
 

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from lightning_modules.common.distributed import gather_rows, skipped_rows
+from lightning_modules.common.distributed import gather_rows
 from lightning_modules.reporting.run_files import write_jsonl
 
 
@@ -71,3 +71,14 @@ def rows_of(outputs: dict[str, Any], sources: list[str]) -> list[dict[str, Any]]
         row["content_id"] = f"{columns['content_id'][position]:016x}"
         rows.append(row)
     return rows
+
+
+def skipped_rows(trainer: pl.Trainer, answer: str) -> list[dict[str, Any]]:
+    """Rows of the images that the datamodule of a `predict` could not use.
+
+    Args:
+        trainer: Its datamodule names them in `skipped`.
+        answer: Column that is null for them.
+    """
+    skipped = getattr(getattr(trainer, "datamodule", None), "skipped", [])
+    return [{"index": item["index"], "file": item["path"], answer: None, "reason": item["reason"]} for item in skipped]

@@ -16,9 +16,8 @@ from datamodules.gm_index.audit import Leak
 from datamodules.images.indexed_images import PlannedImages, collate_images
 from lightning_modules.common.distributed import gather_by_index
 from lightning_modules.metrics import Estimate, balanced_accuracy, trivial_accuracies, trivial_features
+from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
 
-MOST_PER_SOURCE = 500
-"""Images of each source, of the training and of the test split each, where they are small."""
 FEWEST_PER_SOURCE = 100
 """Images of each source at least, however large they are."""
 PIXELS = 2**28

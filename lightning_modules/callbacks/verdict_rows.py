@@ -14,7 +14,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from lightning_modules.common.distributed import gather_rows, skipped_rows
+from lightning_modules.callbacks.attribution_rows import skipped_rows
+from lightning_modules.common.distributed import gather_rows
 from lightning_modules.common.files import write_bytes
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
 from lightning_modules.fingerprints.users.key_registry import Registry

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from lightning_modules.cli.errors import run_command
 from lightning_modules.common.shipped import CONSOLE, program
-from lightning_modules.common.suggest import did_you_mean
+from lightning_modules.common.tables import did_you_mean
 
 TRAIN = "train"
 COMMANDS = {

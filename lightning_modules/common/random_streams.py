@@ -68,6 +68,11 @@ def draw_streams(
     return uniform, normal
 
 
+def stream_of(seed: int, index: int) -> np.random.Generator:
+    """The random stream of one sample: a Philox generator keyed by (seed, index), both below 2**64."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
+
+
 @cache
 def _attack_key(attack: str) -> int:
     return int.from_bytes(blake2b(f"attack {attack}".encode(), digest_size=8).digest(), "little")
@@ -101,6 +106,41 @@ def standard_normal_latents(n: int, dim: int, seed: int, start: int = 0) -> Tens
         raise ValueError(f"expected n >= 0, start >= 0 and 0 <= seed < 2**64, found n={n}, start={start}, seed={seed}")
     rows = np.empty((n, dim), dtype=np.float32)
     for row, index in zip(rows, range(start, start + n), strict=True):
-        stream = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
-        stream.standard_normal(dtype=np.float32, out=row)
+        stream_of(seed, index).standard_normal(dtype=np.float32, out=row)
     return torch.from_numpy(rows)
+
+
+def seeded_keys(n: int, bits: int, seed: int, start: int = 0) -> Tensor:
+    """Keys for an evaluation, bool `(n, bits)`: row i depends on `(seed, start + i)` alone.
+
+    Not for users: a seed is no secret.
+    """
+    rows = np.empty((n, bits), dtype=bool)
+    for row, index in zip(rows, range(start, start + n), strict=True):
+        row[:] = stream_of(seed, 2**62 + index).integers(0, 2, size=bits, dtype=np.uint8)
+    return torch.from_numpy(rows)
+
+
+def random_indices(content_ids: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Choose an index below `count` for each image by a hash of (seed, content id): the same on every rank and epoch.
+
+    Args:
+        content_ids: int64 `(n,)`.
+        count: number of values, at least 1.
+        seed: another seed, another choice.
+
+    Returns:
+        int64 `(n,)` in [0, count), near uniform, on the device of `content_ids`.
+
+    Raises:
+        ValueError: `count` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"found {count} values to choose from, expected at least one")
+    # SplitMix64's finaliser in torch: int64 products wrap around, the masks turn arithmetic shifts into logical ones
+    offset = (seed + 1) * int(GOLDEN) % 2**64
+    mixed = content_ids.to(torch.int64) + (offset - 2**64 if offset >= 2**63 else offset)
+    mixed = (mixed ^ ((mixed >> 30) & ((1 << 34) - 1))) * -0x40A7B892E31B1A47
+    mixed = (mixed ^ ((mixed >> 27) & ((1 << 37) - 1))) * -0x6B2FB644ECCEEE15
+    mixed = mixed ^ ((mixed >> 31) & ((1 << 33) - 1))
+    return (mixed & ((1 << 62) - 1)) % count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lightning_modules.common.suggest import did_you_mean
+from lightning_modules.common.tables import did_you_mean
 
 CONSOLE = "manifold-fingerprints"
 """The installed command; `pyproject.toml` declares it."""

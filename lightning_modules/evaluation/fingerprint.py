@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_modules.attacks import image_seeds, make_attacks
+from lightning_modules.common.images import eight_bit
+from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.marked_images import MarkedImages, runs
-from lightning_modules.fingerprints.users.keys import seeded_keys
 from lightning_modules.generators.bundled.load import load_named
-from lightning_modules.generators.protocol import Generator, to_uint8
+from lightning_modules.generators.protocol import Generator
 from lightning_modules.metrics.fingerprint_scores import NEGATIVES, FingerprintScores
 
 WRONG_KEYS = 2**41
@@ -182,8 +183,3 @@ def load_other(name: str, size: int) -> Generator:
             "with --model.init_args.other_generator null"
         )
     return other
-
-
-def eight_bit(images: Tensor) -> Tensor:
-    """Images as 8-bit files hold them, float in [0, 1]."""
-    return to_uint8(images).float() / 255.0

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_modules.common.random_streams import standard_normal_latents
+from lightning_modules.common.random_streams import seeded_keys, standard_normal_latents
 from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.users.keys import seeded_keys
 from lightning_modules.generators.protocol import Generator
 
 

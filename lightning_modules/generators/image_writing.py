@@ -28,8 +28,9 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_modules.common.files import remove_partials, write_bytes
+from lightning_modules.common.images import to_uint8
 from lightning_modules.generators.bundled.load import load_bundled
-from lightning_modules.generators.protocol import Generator, to_uint8
+from lightning_modules.generators.protocol import Generator
 
 BLOCK = 32
 """Images computed together, up to 64 px; part of what defines the bytes."""

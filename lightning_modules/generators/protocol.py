@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 
@@ -27,15 +26,3 @@ class Generator(Protocol):
     def synthesize(self, latents: Tensor) -> Tensor:
         """Map latents `(n, d)` to images `(n, 3, H, W)`, about [0, 1], not clamped, differentiable in the latents."""
         ...
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to the 256 levels of an 8-bit file; the only place where this is done.
-
-    Args:
-        images: float images of any shape, about [0, 1].
-
-    Returns:
-        uint8 tensor of the same shape: `round(255 * clamp(images, 0, 1))`, halves to even.
-    """
-    return (images.detach().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)

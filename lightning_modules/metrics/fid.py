@@ -18,6 +18,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lightning_modules.common.images import checked_uint8
 from lightning_modules.metrics.extractors import FeatureExtractor, build_extractor
 from lightning_modules.metrics.frechet import as_float64, frechet_distance
 from lightning_modules.metrics.intervals import Estimate
@@ -87,7 +88,7 @@ class FrechetImageDistance(FrechetInceptionDistance):
         """
         if index is not None and (index.shape != imgs.shape[:1] or index.is_floating_point()):
             raise ValueError(f"index {index.dtype} {tuple(index.shape)} for {len(imgs)} images; expected integer (B,)")
-        features = self.extractor(to_8_bit(imgs))
+        features = self.extractor(checked_uint8(imgs))
         if not features.isfinite().all():
             raise ValueError(f"features of {self.extractor.name} hold NaN or infinity; look at the network's weights")
         rows = as_float64(features)
@@ -186,22 +187,3 @@ def few_images(name: str, n: int, d: int, side: str = "") -> str | None:
         f"{name}: {n} {images} for {d} dimensions; their covariance is singular and the distance "
         f"biased upwards. Use more than {d} images, and compare only distances of equal n."
     )
-
-
-def to_8_bit(images: Tensor) -> Tensor:
-    """Float images in [0, 1], or uint8, as an 8-bit file holds them: clamped and rounded.
-
-    Raises:
-        ValueError: not `(n, 3, H, W)`, another dtype, NaN or infinity, or floats that look like 0 .. 255.
-    """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images have shape {tuple(images.shape)}; expected (n, 3, H, W)")
-    if images.dtype == torch.uint8:
-        return images
-    if not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype}; expected float in [0, 1] or uint8")
-    if not images.isfinite().all():
-        raise ValueError("images hold NaN or infinity; look at the generator")
-    if len(images) and images.max() > 16:
-        raise ValueError(f"images reach {images.max().item():.4g}; expected float in [0, 1], or uint8 for 0 .. 255")
-    return (images.detach().clamp(0, 1) * 255).round().to(torch.uint8)

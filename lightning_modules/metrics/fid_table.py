@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from lightning_modules.common.images import checked_uint8
 from lightning_modules.metrics.extractors import FeatureExtractor
-from lightning_modules.metrics.fid import few_images, to_8_bit
+from lightning_modules.metrics.fid import few_images
 from lightning_modules.metrics.frechet import GaussianFactor
 
 FLOOR = "reals"
@@ -113,4 +114,4 @@ def frechet_table(
 def features_of(images: Tensor, extractor: FeatureExtractor, batch_size: int = 100, title: str | None = None) -> Tensor:
     """Features `(n, d)` of images `(n, 3, H, W)`, batch by batch; with a title, behind a progress bar."""
     starts = tqdm(range(0, len(images), batch_size), desc=title, disable=title is None)
-    return torch.cat([extractor(to_8_bit(images[start : start + batch_size])) for start in starts])
+    return torch.cat([extractor(checked_uint8(images[start : start + batch_size])) for start in starts])

@@ -23,6 +23,8 @@ from threadpoolctl import threadpool_limits
 from lightning_modules.metrics.attribution import balanced_accuracy
 from lightning_modules.metrics.intervals import Estimate
 
+MOST_PER_SOURCE = 500
+"""Images of each source, of the training and of the test split each, where they are small."""
 TRIVIAL_FEATURES = {
     "extreme_values": "counts of the 16 darkest and 16 brightest grey values",
     "colour_histogram": "colour histogram, 16 steps a channel",

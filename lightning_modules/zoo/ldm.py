@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.common.images import to_uint8
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.image_writing import save_sheet
 from lightning_modules.generators.latent_diffusion.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
@@ -22,7 +23,6 @@ from lightning_modules.generators.latent_diffusion.quantisation import (
     restart_codes,
     straight_through,
 )
-from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.zoo.training import GeneratorTraining
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lightning_modules.common.images import to_uint8
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.image_writing import save_sheet
-from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.generators.small_networks.grey import remove_frame
 
 

@@ -6,19 +6,18 @@ import pytest
 import torch
 
 from lightning_modules.artifacts import (
+    EMBEDDINGS,
     VIEWS,
     Embedding,
     artifact,
     build_embedding,
     embedding_identity,
-    embedding_names,
-    random_reals,
     view_of,
 )
-from lightning_modules.artifacts.embeddings.registry import register
+from lightning_modules.common.random_streams import random_indices
 
 
-@pytest.mark.parametrize("name", embedding_names())
+@pytest.mark.parametrize("name", EMBEDDINGS)
 def test_every_embedding_keeps_the_contract(name):
     embedding = build_embedding(name)
     assert isinstance(embedding, Embedding)
@@ -43,12 +42,10 @@ def test_rgb_is_the_image():
 
 
 def test_unknown_embeddings_and_arguments():
-    with pytest.raises(ValueError, match=r"no embedding called 'rbg'. Valid names: .*rgb.*Did you mean 'rgb'"):
+    with pytest.raises(ValueError, match="found embedding 'rbg'; did you mean rgb"):
         build_embedding("rbg")
     with pytest.raises(TypeError, match="'rgb' could not be built from \\['size'\\]"):
         build_embedding("rgb", size=3)
-    with pytest.raises(ValueError, match="Two embeddings"):
-        register("rgb")(object)
 
 
 def test_artifact_is_signed_generated_minus_real():
@@ -81,16 +78,16 @@ def _splitmix(identifier: int, seed: int) -> int:
 @pytest.mark.parametrize("seed", [0, 1, 12345, 2**40])
 def test_random_reals_are_a_hash_of_the_image(seed):
     ids = torch.cat([torch.arange(1000), torch.tensor([2**62 + 17, 2**63 - 1])])
-    chosen = random_reals(ids, 37, seed)
+    chosen = random_indices(ids, 37, seed)
     assert chosen.tolist() == [_splitmix(identifier, seed) % 37 for identifier in ids.tolist()]
-    assert torch.equal(random_reals(ids.flip(0)[:5], 37, seed), chosen.flip(0)[:5])
+    assert torch.equal(random_indices(ids.flip(0)[:5], 37, seed), chosen.flip(0)[:5])
 
 
 def test_random_reals_are_uniform_and_depend_on_the_seed():
     ids = torch.arange(50_000)
-    counts = torch.bincount(random_reals(ids, 50), minlength=50).double()
+    counts = torch.bincount(random_indices(ids, 50), minlength=50).double()
     chi_square = float(((counts - 1000).square() / 1000).sum())
     assert chi_square < 85.4  # 99.9 % quantile of chi-square with 49 degrees of freedom
-    assert (random_reals(ids, 50, 0) == random_reals(ids, 50, 1)).double().mean() < 0.03
-    with pytest.raises(ValueError, match="at least one image"):
-        random_reals(ids, 0)
+    assert (random_indices(ids, 50, 0) == random_indices(ids, 50, 1)).double().mean() < 0.03
+    with pytest.raises(ValueError, match="expected at least one"):
+        random_indices(ids, 0)

@@ -14,7 +14,7 @@ from torchvision.io import decode_jpeg, encode_jpeg
 from lightning_modules.attacks import make_attack
 from lightning_modules.attacks.codec_table import as_markdown, compare_codecs, photographs, psnr
 from lightning_modules.attacks.registry import read_attacks
-from lightning_modules.generators.protocol import to_uint8
+from lightning_modules.common.images import to_uint8
 
 
 @pytest.mark.parametrize("size", [32, 45])

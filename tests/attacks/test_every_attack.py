@@ -9,7 +9,7 @@ from coloured_images import some_images, some_seeds
 from lightning_modules.attacks import make_attack, make_attacks
 from lightning_modules.attacks.codec_table import psnr
 from lightning_modules.attacks.registry import ATTACKS, GRIDS, PRESETS, preset_names
-from lightning_modules.generators.protocol import to_uint8
+from lightning_modules.common.images import to_uint8
 
 NAMES = ["identity", *preset_names(), "noise_0.05", "blur_1.5", "jpeg_50", "combination_0.5"]
 # dB, least of the images: two roundings of 8 bits differ by 58 to 60; the two codecs by 34 on the worst image of 120

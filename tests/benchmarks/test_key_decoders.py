@@ -27,14 +27,14 @@ from measuring import ratio
 from torch import Tensor
 
 from lightning_modules import fingerprints
+from lightning_modules.common.images import to_uint8
+from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, InversionSettings
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.registry import PRESETS, make_decoder
 from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
-from lightning_modules.fingerprints.users.keys import seeded_keys
 from lightning_modules.fingerprints.users.verdicts import attribute
-from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 IMAGES = int(os.environ.get("FINGERPRINT_BENCH_IMAGES", "4"))

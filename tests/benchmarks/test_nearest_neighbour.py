@@ -21,9 +21,9 @@ from photographs import HELD_OUT, KINDS, REFERENCES, patches
 
 from datamodules.real import load_real_set
 from lightning_modules.artifacts import Manifold, SearchReport, build_embedding
+from lightning_modules.common.images import to_uint8
 from lightning_modules.generators.bundled.load import load_bundled
 from lightning_modules.generators.bundled.manifest import bundled_sources, read_manifest, shipped_images
-from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.generators.small_networks.grey import add_frame
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.timeout(3600)]

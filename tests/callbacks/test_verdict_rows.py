@@ -12,8 +12,9 @@ from scipy.stats import binom
 from torch import distributed
 
 from lightning_modules.callbacks.verdict_rows import VerdictRows
+from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.users.key_registry import Registry
-from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text, seeded_keys
+from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text
 
 BITS = 32
 

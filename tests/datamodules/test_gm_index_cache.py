@@ -153,7 +153,7 @@ def test_parallel_indexing_gives_the_same(tmp_path, monkeypatch):
     write_gm(tmp_path)
     alone = index(tmp_path, workers=0)
     shutil.rmtree(tmp_path / ".gm_index")
-    monkeypatch.setattr(cache, "_PARALLEL_FROM", 10)
+    monkeypatch.setattr(file_scan, "_PARALLEL_FROM", 10)
     pd.testing.assert_frame_equal(alone, index(tmp_path, workers=2))
 
 

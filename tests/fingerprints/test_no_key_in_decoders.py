@@ -9,6 +9,7 @@ import torch
 from reachable_objects import holds_keys, reachable
 from smooth_generator import BITS, Smooth, smooth_fingerprint
 
+from lightning_modules.common.images import to_uint8
 from lightning_modules.fingerprints import marked_images as marked_module
 from lightning_modules.fingerprints.decoders.amortised import KeyNetwork
 from lightning_modules.fingerprints.decoders.base import ResumableDecoder
@@ -18,7 +19,6 @@ from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
 from lightning_modules.fingerprints.users import keys as key_module
 from lightning_modules.fingerprints.users.key_registry import Registry
 from lightning_modules.fingerprints.users.keys import key_to_text
-from lightning_modules.generators.protocol import to_uint8
 
 OPTIONS = {"paper": {"starts": 6, "steps": 150}}
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
 from lightning_modules.fingerprints.layouts import LAYOUTS, check_layout, fit_principal_axes, place_key
-from lightning_modules.fingerprints.users.keys import seeded_keys
 
 DIM = 24
 

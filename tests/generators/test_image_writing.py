@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_modules.common.images import to_uint8
 from lightning_modules.generators import image_writing as sampling
 from lightning_modules.generators.bundled.manifest import bundled_sources
 from lightning_modules.generators.image_writing import (
@@ -26,7 +27,6 @@ from lightning_modules.generators.image_writing import (
     synthesize_block,
     write_png,
 )
-from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.generators.small_networks.dcgan import DCGANGenerator
 
 

@@ -10,10 +10,10 @@ from tiny_fingerprints import BITS, write_stylegan2
 
 import evaluate
 from datamodules.images.image_io import save_png
+from lightning_modules.common.images import to_uint8
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder
 from lightning_modules.fingerprints.users.key_registry import Registry, write_registry
 from lightning_modules.generators import load_generator
-from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 PAPER = ["--model.init_args.decoder=paper", "--model.init_args.decoder_options={starts: 2, steps: 3}"]

@@ -13,7 +13,7 @@ from tiny_fingerprints import BITS, read_rows, write_config, write_vq
 
 import evaluate
 import train
-from lightning_modules.common.random_streams import standard_normal_latents
+from lightning_modules.common.random_streams import seeded_keys, standard_normal_latents
 from lightning_modules.evaluation.fingerprint import FingerprintEvaluation
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
 from lightning_modules.fingerprints.decoders.losses import make_loss
@@ -21,7 +21,7 @@ from lightning_modules.fingerprints.decoders.registry import make_decoder
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.marked_images import MarkedImages
-from lightning_modules.fingerprints.users.keys import key_to_text, seeded_keys
+from lightning_modules.fingerprints.users.keys import key_to_text
 from lightning_modules.metrics.fingerprint_scores import NEGATIVES, FingerprintScores
 
 FIRST, COUNT = 2**41, 12

@@ -14,9 +14,8 @@ from small_extractors import noise, projection
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from lightning_modules.generators.protocol import to_uint8
+from lightning_modules.common.images import checked_uint8, to_uint8
 from lightning_modules.metrics import FrechetImageDistance
-from lightning_modules.metrics.fid import to_8_bit
 
 REAL, FAKE = noise(60, 1), noise(45, 2, brightness=0.2)
 
@@ -58,7 +57,7 @@ def test_agrees_with_torchmetrics_own():
 
 def test_floats_are_rounded_to_what_a_file_holds():
     floats = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
-    assert torch.equal(to_8_bit(floats), to_uint8(floats))  # the function that makes the files
+    assert torch.equal(checked_uint8(floats), to_uint8(floats))  # the function that makes the files
     as_files = metric_of([(REAL, True), (to_uint8(floats), False)]).compute()
     assert torch.equal(metric_of([(REAL, True), (floats, False)]).compute(), as_files)
     assert not torch.equal(metric_of([(REAL, True), ((floats.clamp(0, 1) * 255).byte(), False)]).compute(), as_files)

@@ -1,21 +1,12 @@
-"""What an embedding is, and how one is found by name.
-
-A new embedding is one new file in this package, named ``embedding_<something>.py``, with a class under
-``@register("name")``; nothing else has to change.
-"""
+"""What an embedding is, and how one is found by name."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
-_REGISTRY: dict[str, Callable[..., Embedding]] = {}
-_Factory = TypeVar("_Factory", bound=Callable[..., Any])
+from lightning_modules.common.tables import Table
 
 
 @runtime_checkable
@@ -47,51 +38,26 @@ class Embedding(Protocol):
         ...
 
 
-def register(name: str) -> Callable[[_Factory], _Factory]:
-    """Make an embedding class buildable under ``name``.
-
-    Raises:
-        ValueError: The name is taken.
-    """
-
-    def add(factory: _Factory) -> _Factory:
-        if name in _REGISTRY:
-            raise ValueError(f"Two embeddings are registered as '{name}'; give one of them another name.")
-        _REGISTRY[name] = factory
-        return factory
-
-    return add
+EMBEDDINGS = Table("embedding", {"rgb": "lightning_modules.artifacts.embeddings.rgb:RGBEmbedding"})
+"""Where each embedding is defined; a new one is one file and one line here."""
 
 
-def embedding_names() -> list[str]:
-    """Names that :func:`build_embedding` accepts, sorted."""
-    package = importlib.import_module(__package__ or "lightning_modules.artifacts")
-    for module in pkgutil.iter_modules(package.__path__):
-        if module.name.startswith("embedding_"):
-            importlib.import_module(f"{package.__name__}.{module.name}")
-    return sorted(_REGISTRY)
-
-
-def build_embedding(name: str, **kwargs: Any) -> Embedding:
-    """Build the embedding registered under ``name``.
+def build_embedding(name: str, **arguments: Any) -> Embedding:
+    """Build the embedding called ``name``.
 
     Args:
-        name: One of :func:`embedding_names`.
-        **kwargs: Passed on to the embedding's constructor.
+        name: A key of ``EMBEDDINGS``.
+        **arguments: Passed on to the embedding's constructor.
 
     Raises:
-        ValueError: No embedding has that name; the message lists those that exist.
-        TypeError: The embedding does not take one of ``kwargs``.
+        ValueError: No embedding has that name; the message suggests the nearest.
+        TypeError: The embedding does not take one of the arguments.
     """
-    names = embedding_names()
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"There is no embedding called '{name}'. Valid names: {', '.join(names)}.{hint}")
+    embedding = EMBEDDINGS.load(name)
     try:
-        return _REGISTRY[name](**kwargs)
+        return cast(Embedding, embedding(**arguments))
     except TypeError as error:
-        raise TypeError(f"Embedding '{name}' could not be built from {sorted(kwargs)}: {error}") from error
+        raise TypeError(f"embedding '{name}' could not be built from {sorted(arguments)}: {error}") from error
 
 
 def embedding_identity(embedding: Embedding) -> dict[str, str | int]:

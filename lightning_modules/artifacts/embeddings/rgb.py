@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_modules.artifacts.embeddings.registry import register
 
-
-@register("rgb")
 class RGBEmbedding:
     """Pixels at their own size: no crop, no resizing, no normalisation (ManiFPT, Sec. 3, RGB; released code).
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lightning_modules.common.files import write_bytes
-from lightning_modules.generators.protocol import to_uint8
+from lightning_modules.common.images import to_uint8
 
 
 @dataclass(frozen=True)

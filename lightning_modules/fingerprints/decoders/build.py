@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.attacks import make_attack
+from lightning_modules.common.distributed import gather_tensors
 from lightning_modules.common.weights import read_state_dict
 from lightning_modules.fingerprints.decoders.amortised import KeyNetwork
 from lightning_modules.fingerprints.decoders.base import KeyDecoder, ResumableDecoder
@@ -57,24 +58,15 @@ def take_network(network: KeyNetwork, checkpoint: Path) -> None:
     network.load_state_dict({name: stored[name] for name in own})
 
 
-def calibrate_network(network: KeyNetwork, judged: Sequence[tuple[Tensor, Tensor, Tensor]], processes: int) -> None:
+def calibrate_network(network: KeyNetwork, judged: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """Calibrate a network on the images that all processes have judged.
 
     Args:
         network: the network.
         judged: for each batch of this process logits `(n, m)`, keys `(n, m)` and errors of alpha `(n, k)`.
-        processes: number of processes; each may have judged another number of images.
     """
     logits, keys, errors = (torch.cat(part) for part in zip(*judged, strict=True))
-    if processes > 1:
-        logits, keys, errors = (_over_processes(part) for part in (logits, keys, errors))
-    network.calibrate(logits, keys, errors)
-
-
-def _over_processes(rows: Tensor) -> Tensor:
-    shares: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(shares, rows.cpu())
-    return torch.cat(shares).to(rows.device)
+    network.calibrate(*(gather_tensors(part) for part in (logits, keys, errors)))
 
 
 def build_decoder(

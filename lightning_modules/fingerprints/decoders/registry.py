@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from lightning_modules.common.tables import check_name
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder, KeyNetwork
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, HybridDecoder, RestartedDecoder, StartDecoder
@@ -42,11 +42,11 @@ def check_decoder(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: either; the message names what is near.
     """
-    _nearest("decoder", name, list(PRESETS))
+    check_name("decoder", name, list(PRESETS))
     settings = InversionSettings if name == "paper" else LeastSquaresSettings
     known = ["batch"] if name == "amortised" else [field.name for field in fields(settings)]
     for option in options:
-        _nearest(f"option of the decoder {name}", option, known)
+        check_name(f"option of the decoder {name}", option, known)
 
 
 def make_decoder(
@@ -94,10 +94,3 @@ def make_decoder(
     if name == "hybrid":
         start, trust = AmortisedDecoder(network), network.alpha_error
     return HybridDecoder(start, search, space, generator, fingerprint, loss, trust)
-
-
-def _nearest(what: str, found: str, known: list[str]) -> None:
-    if found not in known:
-        near = difflib.get_close_matches(found, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}"
-        raise ValueError(f"found {what} {found!r}; {hint}")

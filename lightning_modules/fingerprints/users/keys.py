@@ -19,18 +19,6 @@ def random_key(bits: int) -> Tensor:
     return torch.from_numpy(np.unpackbits(drawn)[:bits].astype(bool))
 
 
-def seeded_keys(n: int, bits: int, seed: int, start: int = 0) -> Tensor:
-    """Keys for an evaluation, bool `(n, bits)`: row i depends on `(seed, start + i)` alone.
-
-    Not for users: a seed is no secret.
-    """
-    rows = np.empty((n, bits), dtype=bool)
-    for row, index in zip(rows, range(start, start + n), strict=True):
-        stream = np.random.Generator(np.random.Philox(key=np.array([seed, 2**62 + index], dtype=np.uint64)))
-        row[:] = stream.integers(0, 2, size=bits, dtype=np.uint8)
-    return torch.from_numpy(rows)
-
-
 def new_key(taken: Tensor, bits: int, minimum_distance: int = 0) -> Tensor:
     """Draw a key that differs from every key taken in at least so many bits.
 

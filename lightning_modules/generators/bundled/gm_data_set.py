@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_modules.common.files import remove_partials, write_text
+from lightning_modules.common.random_streams import stream_of
 from lightning_modules.generators.bundled.manifest import read_manifest, shipped_images
 from lightning_modules.generators.image_writing import blacken, generate_sources, image_path, write_png
 from lightning_modules.generators.protocol import Generator
@@ -111,7 +112,7 @@ def build_gm_data_set(
 
 def choose_reals(available: int, n: int, seed: int) -> NDArray[np.int64]:
     """Positions of n different images out of `available`, int64 `(n,)`; a larger n only adds to a smaller one."""
-    order = np.random.Generator(np.random.Philox(key=np.array([seed, 0], dtype=np.uint64))).permutation(available)
+    order = stream_of(seed, 0).permutation(available)
     return order[:n]
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 import evaluate
 from datamodules.images.problems import GMDataError
+from lightning_modules.common.images import to_uint8
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.bundled.load import load_bundled
 from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.image_writing import synthesize_block
-from lightning_modules.generators.protocol import to_uint8
 from lightning_modules.generators.stylegan2 import StyleGAN2Generator
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from smooth_generator import BITS, Smooth, smooth_fingerprint
 
+from lightning_modules.common.images import to_uint8
+from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder, KeyNetwork
 from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, HybridDecoder, RestartedDecoder
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.registry import PRESETS, check_decoder, make_decoder
-from lightning_modules.fingerprints.users.keys import seeded_keys
-from lightning_modules.generators.protocol import to_uint8
 
 SHORT = {"amortised": {"batch": 2}, "hybrid": {}, "inversion": {}, "paper": {"starts": 6, "steps": 150}}
 

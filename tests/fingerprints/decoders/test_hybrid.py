@@ -8,6 +8,7 @@ import pytest
 import torch
 from smooth_generator import BITS, Smooth, smooth_fingerprint
 
+from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
 from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, HybridDecoder, coordinates
 from lightning_modules.fingerprints.decoders.least_squares import (
@@ -17,7 +18,6 @@ from lightning_modules.fingerprints.decoders.least_squares import (
     search_space,
 )
 from lightning_modules.fingerprints.decoders.losses import make_loss
-from lightning_modules.fingerprints.users.keys import seeded_keys
 
 
 class Told:

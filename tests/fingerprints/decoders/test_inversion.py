@@ -9,6 +9,8 @@ import pytest
 import torch
 from smooth_generator import BITS, Smooth
 
+from lightning_modules.common.images import to_uint8
+from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.inversion import (
     InversionDecoder,
     InversionSettings,
@@ -19,8 +21,6 @@ from lightning_modules.fingerprints.decoders.inversion import (
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
-from lightning_modules.fingerprints.users.keys import seeded_keys
-from lightning_modules.generators.protocol import to_uint8
 
 
 @pytest.fixture(scope="module")

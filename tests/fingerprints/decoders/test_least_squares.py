@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from smooth_generator import BITS, Smooth, smooth_fingerprint
 
+from lightning_modules.common.images import to_uint8
+from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, InversionSettings
 from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder, LeastSquaresSettings, _correct
 from lightning_modules.fingerprints.decoders.losses import make_loss
-from lightning_modules.fingerprints.users.keys import seeded_keys
-from lightning_modules.generators.protocol import to_uint8
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_modules.fingerprints.users.keys import seeded_keys
+from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.users.verdicts import (
     attribute,
     bits_needed,

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from lightning_modules.common.images import to_uint8
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.bundled.load import NETWORKS, load_bundled
 from lightning_modules.generators.bundled.manifest import (
@@ -20,7 +21,7 @@ from lightning_modules.generators.bundled.manifest import (
     shipped_images,
 )
 from lightning_modules.generators.image_writing import BLOCK, synthesize_block
-from lightning_modules.generators.protocol import Generator, to_uint8
+from lightning_modules.generators.protocol import Generator
 
 SOURCES = bundled_sources()
 FAMILIES = {"gan", "vae", "flow", "score"}
