@@ -15,7 +15,7 @@ from datamodules.gm import GMDataModule
 from datamodules.gm_index import fact_cache as cache
 from datamodules.gm_index.fact_cache import build_index
 from datamodules.gm_index.sources import discover_folders
-from datamodules.images import file_scan as file_facts
+from datamodules.images import file_scan
 from datamodules.images import image_io
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import GMDataError, Problems
@@ -32,15 +32,15 @@ class Counter:
 
 @pytest.fixture
 def decodes(monkeypatch):
-    counter = Counter(file_facts.decode_image)
-    monkeypatch.setattr(file_facts, "decode_image", counter)
+    counter = Counter(file_scan.decode_image)
+    monkeypatch.setattr(file_scan, "decode_image", counter)
     return counter
 
 
 @pytest.fixture
 def reads(monkeypatch):
-    counter = Counter(file_facts.hash_bytes)
-    monkeypatch.setattr(file_facts, "hash_bytes", counter)
+    counter = Counter(file_scan.hash_bytes)
+    monkeypatch.setattr(file_scan, "hash_bytes", counter)
     return counter
 
 
@@ -195,7 +195,7 @@ def test_facts_are_those_of_the_picture_as_a_viewer_shows_it(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(picture).save(tmp_path / "upright.png")
     Image.fromarray(np.rot90(picture).copy()).save(tmp_path / "turned.png", exif=exif)
-    upright, turned = (file_facts.read_facts(tmp_path / f"{name}.png", PixelPath()) for name in ("upright", "turned"))
+    upright, turned = (file_scan.read_facts(tmp_path / f"{name}.png", PixelPath()) for name in ("upright", "turned"))
     assert upright.size == turned.size == "16x24"
     assert upright.content == turned.content
     assert (turned.height, turned.width) == (24, 16)

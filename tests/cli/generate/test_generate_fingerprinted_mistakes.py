@@ -48,7 +48,7 @@ def test_mistakes_are_said_before_anything_is_written(room, known, tmp_path, cap
     assert "did you mean 'alice'" in cyrillic
     missing = said(capsys, *generator, *fingerprint, *alice, "--registry", tmp_path / "no.json", *out)
     assert f"found no registry {tmp_path / 'no.json'}" in missing
-    assert f"fingerprints.users create {tmp_path / 'no.json'} alice --fingerprint {room / 'run'}" in missing
+    assert f"evaluate.py users create {tmp_path / 'no.json'} alice --fingerprint {room / 'run'}" in missing
     assert "found `user` or `registry` but no `fingerprint`" in said(capsys, *generator, *registry, *alice, *out)
     empty = said(capsys, *generator, "--fingerprint", tmp_path, *registry, *alice, *out)
     assert f"found no fingerprint.safetensors in the folder {tmp_path}" in empty
