@@ -1,4 +1,4 @@
-"""Everything that brings data: real sets, GM data sets, loose files. Nothing here imports ``lightning_modules``."""
+"""Everything that brings data: real sets, GM data sets, loose files. Of ``lightning_modules`` it imports ``common`` alone."""
 
 from datamodules.gm import GMDataModule
 from datamodules.image_files import ImageFilesDataModule

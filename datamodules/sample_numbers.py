@@ -155,7 +155,7 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         if name == "marked":
             return self._evaluation("test")
         count = self.hparams["negative_images"]
-        chosen: Dataset[Any]
+        chosen: Subset[Any] | SampleNumbers
         if name == "real":
             assert self.reals is not None
             chosen = Subset(self.reals, range(min(count, len(self.reals))))
@@ -169,6 +169,6 @@ class SampleNumbersDataModule(pl.LightningDataModule):
     def _evaluation(self, split: str) -> DataLoader[Any]:
         return self._loader(self._numbers(split))
 
-    def _loader(self, items: Dataset[Any]) -> DataLoader[Any]:
+    def _loader(self, items: Subset[Any] | SampleNumbers) -> DataLoader[Any]:
         sampler = evaluation_sampler(items, self.trainer)
         return DataLoader(items, batch_size=self.hparams["batch_size"], sampler=sampler)

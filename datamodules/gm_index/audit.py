@@ -180,7 +180,7 @@ def audit_formats(rows: pd.DataFrame, pixel_path: PixelPath) -> list[Leak]:
     varying = {name: values for name, values in joined.items() if values.nunique() > 1}
     if len(varying) > 1:
         first, *others = varying.values()
-        varying[TOGETHER] = first.str.cat(others, sep=" | ")
+        varying[TOGETHER] = sum((" | " + other for other in others), start=first)
     sources, labels = pd.factorize(rows["source"], sort=True)
     half = (
         rows.groupby("source").cumcount().to_numpy() % 2 == 0
@@ -218,7 +218,7 @@ def lossy_history(rows: pd.DataFrame, pixel_path: PixelPath) -> list[Leak]:
     if pixel_path.reencode == "none":
         return []
     codec = rows["format"].where(rows["format"].isin(["JPEG", "WEBP lossy"]), "lossless")
-    history = codec.str.cat([rows["jpeg_tables"], rows["jpeg_chroma"]], sep=" ").str.strip()
+    history = (codec + " " + rows["jpeg_tables"] + " " + rows["jpeg_chroma"]).str.strip()
     plain = rows.assign(format=history, extension="", jpeg_tables="", jpeg_chroma="", metadata="", size="", mode="")
     return [leak for leak in audit_formats(plain, PixelPath()) if leak.leaks]
 
@@ -249,7 +249,9 @@ def drop_duplicates(rows: pd.DataFrame, policy: Duplicates, problems: Problems, 
     copies = rows[rows.duplicated("final", keep=False)]
     leave: set[int] = set()
     for _, group in copies.groupby("final", sort=True):
-        where = ", ".join(f"{row.path}{f' ({row.split})' if row.split else ''}" for row in group.itertuples())
+        where = ", ".join(
+            path + (f" ({split})" if split else "") for path, split in group[["path", "split"]].to_numpy()
+        )
         if group["role"].nunique() > 1:
             problems.add(Kind.MANIFOLD_OVERLAP, where)
         elif group["source"].nunique() > 1 and (group["role"] == "source").all():

@@ -47,7 +47,8 @@ def _read_cache(cache_file: Path) -> pd.DataFrame:
     try:
         table = read_parquet(cache_file)
         if (table.schema.metadata or {}).get(b"index_version") == str(INDEX_VERSION).encode():
-            return table.select(columns).to_pandas()
+            known: pd.DataFrame = table.select(columns).to_pandas()
+            return known
     except (OSError, KeyError, pa.ArrowException):
         pass  # absent, of another version or damaged: everything is looked at again
     empty = pd.DataFrame({name: pd.Series(dtype="str") for name in columns})

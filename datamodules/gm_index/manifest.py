@@ -195,8 +195,8 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
     source_info = read_sources_yaml(settings.base, set(entries["source"]), problems)
     _check_sources(entries, problems)
     rows = build_index(entries, settings.base, settings.cache_folder, settings.pixel_path, workers)
-    for row in rows[rows["problem"] != ""].itertuples():
-        problems.add(Kind[row.problem], f"{row.path}: {row.reason}")
+    for path, problem, reason in rows.loc[rows["problem"] != "", ["path", "problem", "reason"]].to_numpy():
+        problems.add(Kind[problem], f"{path}: {reason}")
     rows = rows[rows["problem"] == ""]
     if rows.empty:
         return nothing

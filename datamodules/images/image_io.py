@@ -186,7 +186,7 @@ def _unfit(image: Image.Image) -> str:
 
 def _is_deep(image: Image.Image) -> bool:
     """Whether a file has 16 bits per channel that Pillow would cut to 8 as it decodes."""
-    for tile in image.tile:
+    for tile in getattr(image, "tile", []):
         if ";16" in str(tile.args) or tile.codec_name == "SGI16":
             return True
         if tile.codec_name in ("ppm", "ppm_plain") and isinstance(tile.args, tuple) and tile.args[-1] > 255:
@@ -211,8 +211,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if _has_alpha(image):
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
-        if alpha.getextrema()[0] < 255:
-            share = float((np.asarray(alpha) < 255).mean())
+        share = float((np.asarray(alpha) < 255).mean())
+        if share > 0:
             raise ImageFileError(name, "TRANSPARENT", f"transparent, {max(share, 0.0001):.2%} of its pixels")
     image = image.convert("RGB")
     return image if turn is None else image.transpose(turn)

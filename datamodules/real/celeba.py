@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datamodules.images.image_io import Pixels, decode_image
 from datamodules.images.pixel_path import PixelPath
-from datamodules.real.base import LazyPictures, RealSet
+from datamodules.real.registry import LazyPictures, RealSet
 
 DEFAULT_ROOT = Path("data")
 LICENCE = "non-commercial research only, see the set's agreement"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.images.image_io import Pixels
-from datamodules.real.base import LazyPictures, RealSet
+from datamodules.real.registry import LazyPictures, RealSet
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DEFAULT_ROOT = Path("data/cifar10")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.images.image_io import Pixels
-from datamodules.real.base import LazyPictures, RealSet
+from datamodules.real.registry import LazyPictures, RealSet
 
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 DEBIAN_ROOT = Path("/usr/share/datasets/fashion-mnist")
@@ -104,6 +103,3 @@ def load_fashion_mnist(root: Path | None, split: str, download: bool = False) ->
 def load_fashion_sample(root: Path | None, split: str, download: bool = False) -> RealSet:
     """The sample that ships: first pictures of each split in the set's format; ``root``, ``download`` play no part."""
     return _read("fashion", SAMPLE_ROOT, split)
-
-
-Loader = Callable[[Path | None, str, bool], RealSet]

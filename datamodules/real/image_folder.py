@@ -15,7 +15,7 @@ from datamodules.images.image_io import ImageFileError, Pixels, check_image, dec
 from datamodules.images.image_search import LeftOut, find_images, left_out_line, left_out_text
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import REALS, Kind, Problems, Reader, counted
-from datamodules.real.base import RealSet
+from datamodules.real.registry import RealSet
 
 log = logging.getLogger(__name__)
 _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}  # AFHQ's first version calls its test images val

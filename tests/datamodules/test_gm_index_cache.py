@@ -15,8 +15,7 @@ from datamodules.gm import GMDataModule
 from datamodules.gm_index import fact_cache as cache
 from datamodules.gm_index.fact_cache import build_index
 from datamodules.gm_index.sources import discover_folders
-from datamodules.images import file_scan
-from datamodules.images import image_io
+from datamodules.images import file_scan, image_io
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import GMDataError, Problems
 

@@ -191,7 +191,7 @@ def test_bad_folders(tmp_path, caplog):
     (tmp_path / "x" / "notes.txt").write_text("x")
     load_real_set("folder", tmp_path)
     assert f"{tmp_path}: found 1 image, left 1 out (1 no image: {tmp_path}/x/notes.txt)" in caplog.text
-    with pytest.raises(ValueError, match="unknown real set 'cifar'"):
+    with pytest.raises(ValueError, match="found real set 'cifar'"):
         load_real_set("cifar")
 
 
