@@ -31,16 +31,7 @@ TREES = ("lightning_modules", "datamodules", "configs", "tests", "docs")
 SUFFIXES = (".py", ".md", ".yaml", ".json", ".png", ".toml", ".j2")
 OF_USERS = {"photos", "data", "images", "runs"}  # folders that examples read or write
 WRITTEN = {"sweep.md", "trade_off.png", "metrics.json", "provenance.json", "config.yaml", "users.json"}
-WRITTEN |= {"model_index.json", "sources.yaml"}  # of users, or of runs
-    "sweep.md",
-    "trade_off.png",
-    "metrics.json",
-    "provenance.json",
-    "config.yaml",
-    "users.json",
-    "model_index.json",
-    "sources.yaml",
-}
+WRITTEN |= {"model_index.json", "sources.yaml"}  # of runs, or of users
 MODULES = {"model": [Attributor, LatentFingerprint, *(getattr(zoo, name) for name in zoo.__all__)]}
 MODULES["data"] = [getattr(datamodules, name) for name in datamodules.__all__]
 
