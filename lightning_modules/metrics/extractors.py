@@ -13,7 +13,7 @@ Every extractor is given 8-bit images, for a distance between sources is one bet
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.common.files import file_hash
+from lightning_modules.common.tables import Table
 from lightning_modules.common.weights import read_state_dict
 from lightning_modules.metrics.fashion_cnn import FashionCNN, load_fashion_cnn
 
@@ -66,6 +68,17 @@ class FeatureExtractor(nn.Module):
         return features
 
 
+EXTRACTORS = Table(
+    "features",
+    {
+        "fashion_cnn": "lightning_modules.metrics.extractors:fashion_extractor",
+        "inception": "lightning_modules.metrics.extractors:inception_extractor",
+        "timm": "lightning_modules.metrics.extractors:timm_extractor",
+    },
+)
+"""What builds each kind of extractor from the rest of its word (after the first colon); a new one is one line here."""
+
+
 def build_extractor(word: str) -> FeatureExtractor:
     """Build the extractor of a word (see the module's table).
 
@@ -74,26 +87,36 @@ def build_extractor(word: str) -> FeatureExtractor:
         FileNotFoundError: no such file, or no network to download over.
     """
     kind, _, rest = word.partition(":")
-    if word == "fashion_cnn":
-        network = load_fashion_cnn()
-        return FeatureExtractor("fashion_cnn", network.num_features, _Garments(network))
-    if kind == "inception" and word != "inception:":
-        from lightning_modules.metrics.inception import load_inception  # imports torchvision
-
-        inception, name = load_inception(Path(rest) if rest else None)
-        return FeatureExtractor(name, inception.num_features, inception)
-    if kind == "timm" and rest:
-        model, _, path = rest.partition(":")
-        return timm_extractor(model, Path(path) if path else None)
-    raise ValueError(f"features are {word!r}; expected {WORDS}")
+    try:
+        build: Callable[[str], FeatureExtractor] = EXTRACTORS.load(kind)
+        if word.endswith(":"):
+            raise ValueError(f"found features {word!r}; nothing stands behind the colon")
+    except ValueError as error:
+        raise ValueError(f"{error} (there are {WORDS})") from error
+    return build(rest)
 
 
-def timm_extractor(model_name: str, weights: Path | None = None) -> FeatureExtractor:
+def fashion_extractor(rest: str) -> FeatureExtractor:
+    """Penultimate features of the classifier of garments that ships; there is nothing to choose."""
+    if rest:
+        raise ValueError(f"found features 'fashion_cnn:{rest}', expected fashion_cnn alone: its weights ship")
+    network = load_fashion_cnn()
+    return FeatureExtractor("fashion_cnn", network.num_features, _Garments(network))
+
+
+def inception_extractor(rest: str) -> FeatureExtractor:
+    """InceptionV3 from a local file, or downloaded where `rest` is empty."""
+    from lightning_modules.metrics.inception import load_inception  # imports torchvision
+
+    inception, name = load_inception(Path(rest) if rest else None)
+    return FeatureExtractor(name, inception.num_features, inception)
+
+
+def timm_extractor(rest: str) -> FeatureExtractor:
     """Pooled features of any timm model, at the input size and scaling it was trained with (antialiased).
 
     Args:
-        model_name: timm's name.
-        weights: local file of the model's tensors; None takes timm's own from the hub.
+        rest: timm's name of the model; or name and, after a colon, a local file of its tensors in place of the hub's.
 
     Raises:
         ValueError: no such model, or weights that do not fit it.
@@ -102,11 +125,14 @@ def timm_extractor(model_name: str, weights: Path | None = None) -> FeatureExtra
     import timm
     from timm.data.config import resolve_model_data_config
 
+    model_name, _, weights = rest.partition(":")
     base = model_name.partition(".")[0]
     if not timm.is_model(base):
-        near = timm.list_models(f"{base[:6]}*")[:5]
-        raise ValueError(f"timm has no model {model_name!r}; names that begin alike: {', '.join(near) or 'none'}")
-    network, name = _timm_from_hub(model_name) if weights is None else _timm_from_file(model_name, weights)
+        near = timm.list_models(f"{base[:6]}*")[:5] if base else []
+        raise ValueError(
+            f"timm has no model {model_name!r}; names that begin alike: {', '.join(near) or 'none'} (there are {WORDS})"
+        )
+    network, name = _timm_from_file(model_name, Path(weights)) if weights else _timm_from_hub(model_name)
     settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     network.reset_classifier(0)
     return FeatureExtractor(f"timm_{name}", network.num_features, _Scaled(network, settings))
@@ -176,6 +202,4 @@ def _timm_from_file(model_name: str, weights: Path) -> tuple[Any, str]:
             f"weights {weights} do not fit timm's {model_name} ({str(error).splitlines()[0]}); expected a state dict "
             "or safetensors of exactly this model, tensors alone"
         ) from error
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return network, f"{model_name.partition('.')[0]}_{digest[:8]}"
+    return network, f"{model_name.partition('.')[0]}_{file_hash(weights)[:8]}"
