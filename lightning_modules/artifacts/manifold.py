@@ -33,7 +33,7 @@ from lightning_modules.artifacts.search.index import (
 )
 from lightning_modules.artifacts.search.refinement import SearchReport
 from lightning_modules.artifacts.search.search import Neighbours, banned_pairs, search
-from lightning_modules.artifacts.search.shared_coordinates import Columns
+from lightning_modules.artifacts.search.shared_coordinates import SharedCoordinates
 from lightning_modules.common.files import PLACE_ERRORS
 
 _LARGEST = 1e15  # squared norms of larger values leave the range in which float32 bounds work
@@ -183,7 +183,7 @@ class Manifold:
         manifest = read_manifest(directory)
         tensors = open_tensors(directory, manifest, verify)
         try:
-            columns = Columns(tensors["column"].clone(), tensors["constant"].clone())
+            columns = SharedCoordinates(tensors["column"].clone(), tensors["constant"].clone())
             references = assemble(tensors["points"], columns, tensors)
             shape = tuple(int(size) for size in manifest["shape"])
             content_ids = tensors["content_ids"].clone()
@@ -202,7 +202,7 @@ class Manifold:
         """
         try:
             facts = json.loads(bytes(tensors["facts"].tolist()).decode())
-            columns = Columns(tensors["column"], tensors["constant"])
+            columns = SharedCoordinates(tensors["column"], tensors["constant"])
             points, content_ids = tensors["points"].contiguous(), tensors["content_ids"]
             shape = tuple(int(size) for size in facts["shape"])
             references, _ = describe_references(

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.artifacts.embeddings.registry import Embedding, embedding_identity
 from lightning_modules.artifacts.manifold_files import create_tensor, map_tensor, new_content_hash
 from lightning_modules.artifacts.search.index import GRID_TOLERANCE, LEVELS
-from lightning_modules.artifacts.search.shared_coordinates import Columns, find_columns
+from lightning_modules.artifacts.search.shared_coordinates import SharedCoordinates, find_shared_coordinates
 
 _BATCH = 256
 _LARGEST = 1e15
@@ -116,7 +116,7 @@ def _stack(images: list[Tensor], identifiers: list[int]) -> tuple[Tensor, Tensor
     return torch.stack(images), torch.tensor(identifiers, dtype=torch.int64)
 
 
-def write_points(folder: Path, stream: PointStream, memory_limit: int) -> tuple[Tensor, Columns, Tensor, str]:
+def write_points(folder: Path, stream: PointStream, memory_limit: int) -> tuple[Tensor, SharedCoordinates, Tensor, str]:
     """Write ``points.bin``.
 
     Args:
@@ -147,10 +147,10 @@ def write_points(folder: Path, stream: PointStream, memory_limit: int) -> tuple[
     digest.update(content_ids.numpy().data)
     total, dimensions = len(content_ids), int(np.prod(stream.shape))
     points = map_tensor(raw, (total, dimensions), stream.dtype)
-    columns = Columns.identity(dimensions, stream.dtype)
+    columns = SharedCoordinates.identity(dimensions, stream.dtype)
     if stream.dtype == torch.uint8:
         rows = max(1, min(4096, memory_limit // (32 * dimensions)))
-        columns = find_columns(points, rows)
+        columns = find_shared_coordinates(points, rows)
         if not columns.is_identity:
             whole = raw.rename(folder / "whole.bin")
             points = create_tensor(folder, "points", (total, columns.count), torch.uint8)

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from lightning_modules.artifacts.search.index import QueryBlock, References
 
 _CHUNK = 64
-"""Products that sum exactly in float32: 64 x (4 x 255) x 255 < 2^24 (see columns.MAX_GROUP)."""
+"""Products that sum exactly in float32: 64 x (4 x 255) x 255 < 2^24 (see shared_coordinates.MAX_GROUP)."""
 
 
 _NUMBERS = 2**18  # per buffer: they stay in the cache

@@ -1,4 +1,7 @@
-"""A short description of every point from which distances can be bounded from below.
+"""A k-d tree over PCA coordinates: cells with bounding boxes, and lower bounds of distances from a short description.
+
+A point's description is its coordinates along the leading principal axes, with the norm of the residual (what they
+leave out) as one more coordinate. References are divided into cells along the axes of largest spread.
 
 With ``A`` any linear map that never lengthens a vector (``||A|| <= 1``),
 
@@ -7,7 +10,7 @@ With ``A`` any linear map that never lengthens a vector (``||A|| <= 1``),
 where ``B = (I - A^T A)^(1/2)`` and hence ``||B x||^2 = ||x||^2 - ||A x||^2``. Nothing is asked of ``A`` but that it is
 a contraction, which is checked in float64, so the bound holds whatever the quality of the axes; that they are principal
 axes only makes it tight. Appending ``rho = ||B x||`` to ``A x`` makes the bound a plain squared distance between short
-vectors, and appending ``||.||^2`` makes it, up to a constant of the query, one matrix product (see ``screening.py``).
+vectors, and appending ``||.||^2`` makes it, up to a constant of the query, one matrix product (`lower_bounds.py`).
 """
 
 from __future__ import annotations
@@ -210,7 +213,7 @@ class Cells:
         """Squared distances to the boxes.
 
         Args:
-            description: ``(n, L + 1)`` float32, leading description of queries (see ``projection.py``).
+            description: ``(n, L + 1)`` float32, leading description of queries (see ``pca_bounds.py``).
             leading_axes: L.
 
         Returns:

@@ -1,6 +1,6 @@
 """Exact nearest neighbours of any number of queries, in blocks that fit the memory.
 
-Each block is searched with lower bounds (``bounded_search.py``). A first, small block is a probe: where the bounds
+Each block is searched with lower bounds (``block_search.py``). A first, small block is a probe: where the bounds
 exclude too little to be worth their cost, the plain product takes over.
 """
 

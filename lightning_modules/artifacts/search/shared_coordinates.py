@@ -25,7 +25,7 @@ WORTHWHILE = 0.75
 
 
 @dataclass(frozen=True)
-class Columns:
+class SharedCoordinates:
     """Which stored column holds which coordinate.
 
     Attributes:
@@ -55,7 +55,7 @@ class Columns:
         object.__setattr__(self, "members", members)
 
     @classmethod
-    def identity(cls, dimensions: int, dtype: torch.dtype) -> Columns:
+    def identity(cls, dimensions: int, dtype: torch.dtype) -> SharedCoordinates:
         """Every coordinate in a column of its own."""
         return cls(torch.arange(dimensions), torch.zeros(dimensions, dtype=dtype))
 
@@ -116,7 +116,7 @@ class Columns:
         return common + difference.sub_(value).square_().sum(1)
 
 
-def find_columns(points: Tensor, rows: int) -> Columns:
+def find_shared_coordinates(points: Tensor, rows: int) -> SharedCoordinates:
     """Find repeated and constant coordinates of 8-bit points.
 
     Args:
@@ -127,7 +127,7 @@ def find_columns(points: Tensor, rows: int) -> Columns:
         Columns that restore every one of the points exactly (checked), or the identity if merging would save little.
     """
     dimensions = points.shape[1]
-    whole = Columns.identity(dimensions, torch.uint8)
+    whole = SharedCoordinates.identity(dimensions, torch.uint8)
     few = points[:: max(1, len(points) // 64)][:64]
     if len(torch.unique(few, dim=1).T) > WORTHWHILE * dimensions:
         return whole
@@ -144,7 +144,7 @@ def find_columns(points: Tensor, rows: int) -> Columns:
     constant = low == high
     _, group = torch.unique(signature, dim=1, return_inverse=True)
     column = _number(group, constant)
-    columns = Columns(column, torch.where(constant, low, torch.zeros_like(low)))
+    columns = SharedCoordinates(column, torch.where(constant, low, torch.zeros_like(low)))
     if columns.count == 0 or columns.count > WORTHWHILE * dimensions:
         return whole
     for start in range(0, len(points), rows):
