@@ -57,7 +57,7 @@ class Manifold:
         references: References,
         content_ids: Tensor,
         shape: tuple[int, ...],
-        embedding: dict[str, str | int],
+        embedding: dict[str, Any],
         content_hash: str,
         directory: Path | None,
     ) -> None:
@@ -81,6 +81,7 @@ class Manifold:
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
         num_workers: int = 0,
         overwrite: bool = False,
+        device: torch.device | str = "cpu",
     ) -> Manifold:
         """Embed images once and store them.
 
@@ -93,6 +94,7 @@ class Manifold:
             memory_limit: Bytes to work with.
             num_workers: Processes that decode a map-style data set.
             overwrite: Replace a manifold that is already there.
+            device: Where to embed.
 
         Returns:
             The manifold, opened.
@@ -109,7 +111,7 @@ class Manifold:
         work = directory.with_name(f".{directory.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.building")
         work.mkdir()
         try:
-            stream = PointStream(images, embedding, num_workers)
+            stream = PointStream(images, embedding, num_workers, device)
             points, columns, content_ids, content_hash = write_points(work, stream, memory_limit)
             tensors = {"points": points, "column": columns.column, "constant": columns.constant}
             tensors["content_ids"] = content_ids

@@ -27,14 +27,16 @@ class PointStream:
         images: See ``Manifold.build``.
         embedding: The space.
         num_workers: Processes that decode a map-style data set.
+        device: Where to embed; points come back to the CPU.
 
     Attributes:
         shape: Shape of a point, known after the first batch.
         dtype: uint8 for 8-bit embeddings, else float32.
     """
 
-    def __init__(self, images: Any, embedding: Embedding, num_workers: int) -> None:
-        self._images, self.embedding, self._workers = images, embedding, num_workers
+    def __init__(self, images: Any, embedding: Embedding, num_workers: int, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
+        self._images, self.embedding, self._workers = images, embedding.to(self._device), num_workers
         self.dtype = torch.uint8 if embedding.eight_bit else torch.float32
         self.shape: tuple[int, ...] = ()
 
@@ -49,7 +51,7 @@ class PointStream:
             if images.dtype == torch.uint8:
                 images = images.float() / LEVELS
             with torch.inference_mode():
-                embedded = self.embedding(images.float())
+                embedded = self.embedding(images.float().to(self._device))
             if not self.shape:
                 self.shape = tuple(embedded.shape[1:])
             if tuple(embedded.shape[1:]) != self.shape:

@@ -138,7 +138,7 @@ def open_tensors(folder: Path, manifest: dict[str, Any], verify: bool) -> dict[s
     return tensors
 
 
-def new_content_hash(embedding: dict[str, str | int], shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+def new_content_hash(embedding: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> Any:
     """The hash object that a manifold's points and content ids are added to."""
     header = json.dumps([embedding, list(shape), dtype_name(dtype)], sort_keys=True)
     return hashlib.blake2b(header.encode(), digest_size=16)

@@ -91,12 +91,12 @@ class SmallCNN(nn.Module):
     Args:
         num_classes: Number of sources K.
         width: Channels of the first two layers; the next two have twice, the last two four times as many.
+        channels: Of the input, C.
     """
 
-    def __init__(self, num_classes: int, width: int = SMALL_CNNS["small_cnn"]) -> None:
+    def __init__(self, num_classes: int, width: int = SMALL_CNNS["small_cnn"], channels: int = 3) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels = 3
         for level, stride in enumerate(STRIDES):
             outputs = width * 2 ** (level // 2)
             convolution = nn.Conv2d(channels, outputs, 3, stride=stride, padding=1, bias=False)
@@ -110,7 +110,7 @@ class SmallCNN(nn.Module):
         self.to(memory_format=torch.channels_last)  # a sixth faster on a CPU
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Maps (N, d, h, w) of images (N, 3, H, W)."""
+        """Maps (N, d, h, w) of images (N, C, H, W)."""
         maps: Tensor = self.layers(images)
         return maps
 
@@ -141,6 +141,7 @@ class SourceNetwork(nn.Module):
         weights: ``none``, ``imagenet`` (timm's, from the hub) or the path of a file with such weights.
         input_size: Bilinear resize of the input to this many pixels before the stem; None keeps its size.
         seed: Of the random initialisation; the global random state is left as it was.
+        channels: Of the input, C.
 
     Raises:
         ValueError: Unknown model or stem, a stem the model cannot take, or weights that do not fit.
@@ -155,6 +156,7 @@ class SourceNetwork(nn.Module):
         weights: str = "none",
         input_size: int | None = None,
         seed: int = 0,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if stem not in STEMS:
@@ -167,30 +169,30 @@ class SourceNetwork(nn.Module):
         self.input_size = input_size
         self.input_mean: Tensor
         self.input_std: Tensor
-        self.register_buffer("input_mean", torch.zeros(3))
-        self.register_buffer("input_std", torch.ones(3))
+        self.register_buffer("input_mean", torch.zeros(channels))
+        self.register_buffer("input_std", torch.ones(channels))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone: Any = (
-                SmallCNN(num_classes, SMALL_CNNS[name])
+                SmallCNN(num_classes, SMALL_CNNS[name], channels)
                 if name in SMALL_CNNS
-                else timm.create_model(name, pretrained=False, num_classes=num_classes)
+                else timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels)
             )
             self.num_features = int(backbone.num_features)
             self.backbone: Any = backbone
             if stem != "imagenet":
-                self._replace_stem(name, stem)
+                self._replace_stem(name, stem, channels)
         if weights != "none":
             load_backbone_weights(self.backbone, name, weights, new_stem=stem != "imagenet")
 
-    def _replace_stem(self, name: str, stem: str) -> None:
+    def _replace_stem(self, name: str, stem: str, channels: int) -> None:
         first, pool = getattr(self.backbone, "conv1", None), getattr(self.backbone, "maxpool", None)
         if first is None or pool is None:
             raise ValueError(
                 f"stem {stem!r} needs a ResNet of timm's; {name!r} lacks conv1 and maxpool, use `imagenet`"
             )
         width = self.backbone.bn1.num_features
-        inputs = 3 if stem == "small" else 3 * _PATCH**2
+        inputs = channels if stem == "small" else channels * _PATCH**2
         convolution = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         self.backbone.conv1 = convolution if stem == "small" else nn.Sequential(nn.PixelUnshuffle(_PATCH), convolution)
@@ -200,7 +202,7 @@ class SourceNetwork(nn.Module):
         """Standardise the input from now on; the statistics travel with the weights.
 
         Args:
-            mean: Of each channel over the training images, (3,).
+            mean: Of each channel over the training images, (C,).
             std: Standard deviation likewise; a channel without any is left unscaled.
         """
         self.input_mean.copy_(mean)
@@ -210,7 +212,7 @@ class SourceNetwork(nn.Module):
         """Logits and features of a batch.
 
         Args:
-            images: float32 (N, 3, H, W), images or signed artifacts, before standardisation.
+            images: float32 (N, C, H, W), images or signed artifacts, before standardisation.
 
         Returns:
             Logits (N, K) and penultimate features (N, d), d = 2048 for ResNet50.

@@ -140,7 +140,7 @@ class Refinement:
         rank = torch.empty_like(order)
         rank[order] = torch.arange(len(order), device=order.device)
         nearest = self.best.index[:, 0].clamp(max=len(order) - 1).to(order.device)
-        self.refine(self._distances.values(pairs, rank[nearest].to(pairs.query.device)), self._pair_distances.addend)
+        self.refine(self._distances.values(pairs, rank[nearest].to(pairs.query.device)), self._distances.addend)
 
     def _try_likely(self, pairs: Candidates, projection: Projection, own: Tensor, theirs: Tensor) -> None:
         """Evaluate the k pairs of each query that are likely the nearest.
