@@ -26,7 +26,8 @@ from lightning_modules.networks import (
     choose_networks,
     warmup_cosine,
 )
-from lightning_modules.representations import ManifoldSettings, Representations
+from lightning_modules.representations.batches import Representations
+from lightning_modules.representations.settings import ManifoldSettings
 
 CONTROLS: tuple[Choice, ...] = ("raw", "nearest", "random")  # the artifact is the attributor's own
 STATISTICS_IMAGES = 1024  # training images whose mean and deviation standardise the networks' input
@@ -34,7 +35,6 @@ FEWEST_TEST_IMAGES = 4  # two halves of two: what a Frechet distance needs
 
 
 _MANIFOLD = ManifoldSettings()
-_EARLIER = {"manifold_dir": "dir", "search_memory_mib": "search_memory_mib", "carry_manifold_mib": "carry_mib"}
 
 
 class Attributor(pl.LightningModule):
@@ -105,19 +105,6 @@ class Attributor(pl.LightningModule):
         self.training_files: dict[str, dict[str, int]] = {}
         self.results: dict[str, Estimate] = {}
         self._prepared = self._fitted = False
-
-    @staticmethod
-    def current_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of a checkpoint or a config of an earlier version, under today's names.
-
-        `view` is `representation`; `manifold_dir`, `search_memory_mib` and `carry_manifold_mib` are in `manifold`.
-        """
-        settings = {name: value for name, value in stored.items() if name not in _EARLIER and name != "view"}
-        if "view" in stored:
-            settings["representation"] = stored["view"]
-        if moved := {new: stored[old] for old, new in _EARLIER.items() if old in stored}:
-            settings["manifold"] = asdict(ManifoldSettings()) | dict(stored.get("manifold", {})) | moved
-        return settings
 
     # --- what depends on the data ------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from lightning_modules.common.files import check_folder
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
 from lightning_modules.representations.registry import Inputs, Representation, build_representation
+from lightning_modules.representations.settings import ManifoldSettings
 
 MIB = 2**20
 
@@ -32,21 +33,6 @@ class Represented:
     tensors: dict[str, Tensor]
     distance: Tensor | None = None
     nearest: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class ManifoldSettings:
-    """Where the manifold of reals is kept, and how it is searched.
-
-    Args:
-        dir: Folder of all manifolds; None for the data set's cache folder.
-        search_memory_mib: Bound on the working memory of the nearest-neighbour search.
-        carry_mib: Manifolds up to this size travel in the checkpoint; larger ones are named by hash and path.
-    """
-
-    dir: str | None = None
-    search_memory_mib: int = 512
-    carry_mib: int = 64
 
 
 class Representations:
