@@ -110,5 +110,5 @@ def test_arguments_of_the_attributor_name_the_folder_of_manifolds(gm_root, tmp_p
     data = GMDataModule(root=str(gm_root), cache_dir=str(tmp_path / "cache"), batch_size=8)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
                          max_steps=1, use_distributed_sampler=False, default_root_dir=tmp_path)  # fmt: skip
-    with pytest.raises(PlaceError, match="manifold.dir"):
+    with pytest.raises(PlaceError, match=r"manifold\.dir"):
         trainer.fit(module, datamodule=data)

@@ -1,28 +1,26 @@
-"""Embeddings by name, the artifact and its controls."""
+"""Embeddings and representations by name, the artifact and its controls, real images by their point."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from plug_ins_of_tests import PooledColours
+from reals_for_tests import build, random_bytes
 
-from lightning_modules.artifacts import (
-    EMBEDDINGS,
-    VIEWS,
-    Embedding,
-    artifact,
-    build_embedding,
-    embedding_identity,
-    view_of,
-)
+from lightning_modules.artifacts import EMBEDDINGS, Embedding, build_embedding, embedding_identity
 from lightning_modules.common.random_streams import random_indices
+from lightning_modules.representations.artifact import artifact
+from lightning_modules.representations.batches import Representations
+from lightning_modules.representations.registry import REPRESENTATIONS, Inputs, build_representation
+from lightning_modules.representations.settings import ManifoldSettings, current_settings
 
 
 @pytest.mark.parametrize("name", EMBEDDINGS)
 def test_every_embedding_keeps_the_contract(name):
-    embedding = build_embedding(name)
+    embedding = build_embedding(name).to(torch.device("cpu"))
     assert isinstance(embedding, Embedding)
     assert embedding.name == name
-    assert set(embedding_identity(embedding)) == {"name", "version", "preprocessing"}
+    assert set(embedding_identity(embedding)) - {"arguments"} == {"name", "version", "preprocessing"}
     images = torch.randint(0, 256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float() / 255
     embedded = embedding(images)
     assert len(embedded) == 3
@@ -34,37 +32,82 @@ def test_every_embedding_keeps_the_contract(name):
 
 def test_rgb_is_the_image():
     images = torch.rand(2, 3, 5, 7)
-    assert torch.equal(build_embedding("rgb")(images), images)
-    assert build_embedding("rgb")(images.double()).dtype == torch.float32
+    rgb = build_embedding("rgb")
+    assert torch.equal(rgb(images), images)
+    assert rgb(images.double()).dtype == torch.float32
+    assert set(embedding_identity(rgb)) == {"name", "version", "preprocessing"}  # keys of stored manifolds
     for wrong in (torch.rand(2, 1, 5, 7), torch.rand(3, 5, 7), torch.zeros(2, 3, 5, 7, dtype=torch.uint8)):
         with pytest.raises(ValueError, match=r"Expected images of shape \(N, 3, H, W\)"):
-            build_embedding("rgb")(wrong)
+            rgb(wrong)
 
 
 def test_unknown_embeddings_and_arguments():
     with pytest.raises(ValueError, match="found embedding 'rbg'; did you mean rgb"):
         build_embedding("rbg")
-    with pytest.raises(TypeError, match="'rgb' could not be built from \\['size'\\]"):
-        build_embedding("rgb", size=3)
+    with pytest.raises(ValueError, match="found argument of embedding rgb 'size'; expected none"):
+        build_embedding({"name": "rgb", "size": 3})
 
 
 def test_artifact_is_signed_generated_minus_real():
     generated, real = torch.tensor([[0.25, 1.0]]), torch.tensor([[0.75, 0.5]])
     assert artifact(generated, real).tolist() == [[-0.5, 0.5]]
-    with pytest.raises(ValueError, match="same embedding"):
-        artifact(generated, real[:, :1])
+    for other in (real[:, :1], None):
+        with pytest.raises(ValueError, match="same embedding"):
+            artifact(generated, other)
 
 
-def test_views():
+def test_representations_are_what_their_names_say():
     embedded, nearest, other = torch.rand(3, 2, 4).unbind()
     expected = {"artifact": embedded - nearest, "raw": embedded, "nearest": nearest, "random": embedded - other}
-    assert set(VIEWS) == set(expected)
-    for name, view in expected.items():
-        assert torch.equal(view_of(name, embedded, nearest, other), view)
-    with pytest.raises(ValueError, match="needs random_points"):
-        view_of("random", embedded, nearest)
-    with pytest.raises(ValueError, match="no view called 'blurred'"):
-        view_of("blurred", embedded, nearest)
+    assert set(REPRESENTATIONS) == set(expected)
+    for name, tensor in expected.items():
+        representation = build_representation(name)
+        assert torch.equal(representation(Inputs(torch.rand(2, 3, 4, 4), embedded, nearest, other)), tensor)
+        assert representation.name == name
+        bare = Inputs(torch.rand(2, 3, 4, 4), embedded)
+        if representation.needs_neighbours or representation.needs_random_real:
+            with pytest.raises(ValueError, match="real"):
+                representation(bare)
+        else:
+            assert torch.equal(representation(bare), tensor)
+
+
+@pytest.mark.parametrize(
+    ("main", "controls", "searches", "needs_manifold"),
+    [("raw", [], False, False), ("raw", ["random"], False, True), ("random", ["nearest"], True, True)],
+)
+def test_a_search_is_paid_for_where_it_is_needed(main, controls, searches, needs_manifold):
+    found = Representations("rgb", main, controls, 0, ManifoldSettings())
+    assert (found.searches, found.needs_manifold) == (searches, needs_manifold)
+
+
+def test_a_nearest_real_is_shown_by_its_point_or_by_its_index(tmp_path, monkeypatch):
+    monkeypatch.setitem(EMBEDDINGS.members, "pooled", "plug_ins_of_tests:PooledColours")
+    images = random_bytes(20, 3, 8, 8)
+
+    class Reals:
+        """The same images in another order, as another scan of the folder may give them."""
+
+        content_ids = torch.arange(1000, 1020).flip(0)
+
+        def __getitem__(self, index):
+            return {"image": images.flip(0)[index], "content_id": int(self.content_ids[index])}
+
+    settings = ManifoldSettings()
+    for name, reals, expected in [("rgb", None, images[7] / 255), ("pooled", Reals(), images[7] / 255)]:
+        shown = Representations(name, "artifact", [], 0, settings)
+        shown.load_checkpoint({"manifold": build(tmp_path / name, images, shown.embedding).to_tensors()})
+        assert torch.equal(shown.nearest_image(7, (3, 8, 8), reals), expected)
+    assert shown.nearest_image(7, (3, 8, 8)) is None
+    assert shown.output_shapes((8, 8)) == {"artifact": (2 * 3 * 4 * 4,)}
+    assert embedding_identity(PooledColours(2)) != embedding_identity(PooledColours(4))
+
+
+def test_settings_of_earlier_versions_have_todays_names():
+    flat = {"embedding": "rgb", "view": "raw", "manifold_dir": "m", "search_memory_mib": 7, "carry_manifold_mib": 9}
+    manifold = {"dir": "m", "search_memory_mib": 7, "carry_mib": 9}
+    today = {"embedding": "rgb", "representation": "raw", "manifold": manifold}
+    assert current_settings(flat) == current_settings(today) == today
 
 
 def _splitmix(identifier: int, seed: int) -> int:
