@@ -10,7 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMON = "common"  # what every package may import
-PURE = (COMMON, "generators", "artifacts", "metrics", "networks", "reporting", "attacks", "fingerprints")
+PURE = (
+    COMMON,
+    "generators",
+    "artifacts",
+    "metrics",
+    "networks",
+    "reporting",
+    "attacks",
+    "fingerprints",
+    "representations",
+)
 LIGHTNING = ("pytorch_lightning", "lightning")
 ENTRY = ("train", "evaluate")
 

@@ -279,8 +279,8 @@ def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
         ],
         intro=(
             f"The same network ({network}) on {len(controls)} representations of the same images, trained by the same "
-            "recipe in the same steps. If the raw image does as well as the artifact, the nearest real adds nothing here; if the "
-            "difference to a random real does as well, it need not be the nearest."
+            "recipe in the same steps. If the raw image does as well as the artifact, the nearest real adds nothing "
+            "here; if the difference to a random real does as well, it need not be the nearest."
         ),
     )
 

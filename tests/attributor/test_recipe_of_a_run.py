@@ -66,7 +66,7 @@ def test_a_run_of_before_settings_were_grouped_is_tested_and_goes_on(trained, tm
     tested = evaluate.main(["test", "--ckpt_path", str(old), "--run_dir", str(tmp_path / "tested")])
     assert tested == {name: value for name, value in trained.metrics.items() if name.startswith("test/")}
     resume = ["--ckpt_path", "last", "--run_dir", str(old), "--trainer.max_epochs", "7", "--test_after_fit", "false"]
-    with pytest.raises(ValueError, match="found model.init_args.representation artifact in the checkpoint"):
+    with pytest.raises(ValueError, match="representation artifact in the checkpoint"):
         train.main(["--config", str(old / "config.yaml"), *resume, "--model.init_args.representation", "raw"])
     train.main(["--config", str(old / "config.yaml"), *resume])
     assert torch.load(old / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 6
@@ -86,7 +86,7 @@ def test_an_attributor_that_says_nothing_of_its_network_trains_the_one_of_the_si
     assert sizes["main"] == sizes["raw_0"]
     assert {group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]} == {3e-3}
     # the network that was chosen stays, even where the rule would choose another one
-    monkeypatch.setattr("lightning_modules.attributor.choose_networks", lambda *_: {"main": ("resnet18", "small")})
+    monkeypatch.setattr("lightning_modules.attributor.choose_networks", lambda *_: dict.fromkeys(("main", "control"), ("resnet18", "small")))
     again = evaluate.main(["test", "--ckpt_path", str(run), "--run_dir", str(tmp_path / "again")])
     first = json.loads((run / "metrics.json").read_text())["test/accuracy"]["value"]
     assert again["test/accuracy"] == pytest.approx(first)
