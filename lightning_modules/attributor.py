@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -16,10 +16,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
 from lightning_modules.evaluation.attribution import AttributionEvaluation
-from lightning_modules.metrics import Estimate, attribution_metrics, scalars
+from lightning_modules.metrics.attribution import attribution_metrics, scalars
+from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.networks import (
     AUTO,
     MAIN,
+    Chosen,
     ControlledNetworks,
     adamw,
     channel_statistics,
@@ -96,10 +98,10 @@ class Attributor(pl.LightningModule):
         self.representations = Representations(embedding, representation, controls, model_seed, manifold)
         manifold = asdict(manifold)  # type: ignore[assignment]  # checkpoints hold plain values
         self.save_hyperparameters()
-        self.weights, self.input_size, self.flip = weights, input_size, flip
-        self.asked_networks = (network, stem, control_network)
+        self.flip, self.fdr_halvings, self.seed = flip, fdr_halvings, model_seed
+        self.asked_networks = (network, stem, control_network, input_size)
+        self.network_settings = (control_seeds, model_seed, weights, input_size)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.control_seeds, self.fdr_halvings, self.seed = control_seeds, fdr_halvings, model_seed
         self.sources: list[str] = []
         self.image_size: tuple[int, int] | None = None
         self.training_files: dict[str, dict[str, int]] = {}
@@ -120,31 +122,18 @@ class Attributor(pl.LightningModule):
             self._build(list(self.data.sources), size, self._choose_networks(size))
             self.training_files = dict(getattr(self.data, "training_files", {}))
 
-    def _choose_networks(self, image_size: tuple[int, int]) -> dict[str, tuple[str, str]]:
+    def _choose_networks(self, image_size: tuple[int, int]) -> Chosen:
         shape = self.representations.output_shapes(image_size)[self.representations.main]
         if self.flip and len(shape) != 3:
             raise ValueError(f"flip mirrors images, {self.representations.main!r} has shape {shape}; leave it out")
-        return choose_networks(*self.asked_networks, self.input_size, shape)
+        return choose_networks(*self.asked_networks, shape)
 
-    def _build(
-        self,
-        sources: list[str],
-        image_size: tuple[int, int],
-        chosen: dict[str, tuple[str, str]],
-        load_weights: bool = True,
-    ) -> None:
-        self.sources, self.image_size, self.chosen_networks = sources, image_size, chosen
+    def _build(self, sources: list[str], size: tuple[int, int], chosen: Chosen, load_weights: bool = True) -> None:
+        self.sources, self.image_size, self.chosen_networks = sources, size, chosen
+        main, controls = self.representations.main, self.representations.controls
+        shapes = self.representations.output_shapes(size)
         self.networks = ControlledNetworks(
-            chosen,
-            self.representations.main,
-            self.representations.controls,
-            self.representations.output_shapes(image_size),
-            len(sources),
-            self.control_seeds,
-            self.seed,
-            self.weights,
-            self.input_size,
-            load_weights,
+            chosen, main, controls, shapes, len(sources), *self.network_settings, load_weights
         )
         self.train_accuracy = MulticlassAccuracy(len(sources), average="micro")
         self.val_metrics = attribution_metrics(len(sources), "val/")
@@ -158,11 +147,10 @@ class Attributor(pl.LightningModule):
                 f"the data set has the sources {sources}, the attributor was trained on {self.sources}; "
                 "use a data set with the same sources"
             )
-        if self._prepared:
-            return
-        trainer = self.trainer
-        self.representations.prepare(self.data, self.device, trainer.is_global_zero, trainer.strategy.barrier)
-        self._prepared = True
+        if not self._prepared:
+            trainer = self.trainer
+            self.representations.prepare(self.data, self.device, trainer.is_global_zero, trainer.strategy.barrier)
+            self._prepared = True
 
     def on_fit_start(self) -> None:
         """Before the first step: open the manifold, fit representations, and learn the scale of each."""
@@ -170,12 +158,10 @@ class Attributor(pl.LightningModule):
         if self._fitted:
             return
         self.representations.fit(self._training_batches)
-        names, parts = self.networks.inputs, []
-        for batch in self._training_batches(STATISTICS_IMAGES):
-            parts.append(self.representations(batch, names).tensors)
-        self.networks.set_input_statistics(
-            {name: channel_statistics(torch.cat([part[name] for part in parts])) for name in names}
-        )
+        names, batches = self.networks.inputs, self._training_batches(STATISTICS_IMAGES)
+        parts = [self.representations(batch, names).tensors for batch in batches]
+        found = {name: channel_statistics(torch.cat([part[name] for part in parts])) for name in names}
+        self.networks.set_input_statistics(found)
         self._fitted = True
 
     def _training_batches(self, count: int) -> Iterator[dict[str, Any]]:
@@ -196,9 +182,8 @@ class Attributor(pl.LightningModule):
         """
         self._prepare()
         self.evaluation.reset()
-        counts = self.data.counts("test")
-        few = {source: count for source, count in counts.items() if count < FEWEST_TEST_IMAGES}
-        if few:
+        counts = self.data.counts("test").items()
+        if few := {source: count for source, count in counts if count < FEWEST_TEST_IMAGES}:
             raise ValueError(f"too few test images: {few}; expected {FEWEST_TEST_IMAGES} of each source at least")
 
     def on_predict_start(self) -> None:
@@ -224,19 +209,16 @@ class Attributor(pl.LightningModule):
         self.log("train/accuracy", self.train_accuracy, prog_bar=True, **logged)
         return torch.stack(list(losses.values())).sum()
 
-    def _main_logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return self.networks.answers(inputs, [MAIN], self.flip)[MAIN][0]
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Metrics of the attributor on the validation split."""
         inputs = self.representations(batch, [self.representations.main]).tensors
-        self.val_metrics.update(self._main_logits(inputs), batch["label"])
+        self.val_metrics.update(self.networks.answers(inputs, [MAIN], self.flip)[MAIN][0], batch["label"])
         self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Metrics of the attributor and its controls; returns the columns of the rows, and what figures show."""
         labels, searches = batch["label"], self.representations.searches
-        names = self.networks.inputs | ({"artifact"} if searches else set())
+        names = {*self.networks.inputs, *(["artifact"] if searches else [])}
         found = self.representations(batch, names, distances=True)
         outputs = self.networks.answers(found.tensors, mirror=self.flip)
         self.evaluation.update(outputs, labels, batch["index"])
@@ -248,7 +230,8 @@ class Attributor(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Columns of the per-image rows for images of unknown source."""
         found = self.representations(batch, [self.representations.main], distances=True)
-        return self._columns(batch, self._main_logits(found.tensors), found.distance)
+        logits, _ = self.networks.answers(found.tensors, [MAIN], self.flip)[MAIN]
+        return self._columns(batch, logits, found.distance)
 
     def _columns(self, batch: dict[str, Any], logits: Tensor, distance: Tensor | None) -> dict[str, Any]:
         columns = {key: batch[key] for key in ("index", "path", "content_id")}

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMON = "common"  # what every package may import
-PURE = (
+PURE = (COMMON, "generators", "artifacts", "metrics", "networks", "reporting", "attacks", "fingerprints", "representations")
     COMMON,
     "generators",
     "artifacts",

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Subset
 from datamodules.gm_index.audit import Leak
 from datamodules.images.indexed_images import PlannedImages, collate_images
 from lightning_modules.common.distributed import gather_by_index
-from lightning_modules.metrics import Estimate, balanced_accuracy, trivial_accuracies, trivial_features
-from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
+from lightning_modules.metrics.attribution import balanced_accuracy
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE, trivial_accuracies, trivial_features
 
 FEWEST_PER_SOURCE = 100
 """Images of each source at least, however large they are."""
@@ -116,7 +117,7 @@ def file_accuracies(audit: Sequence[Leak] | None, images: int, sources: Sequence
     """
     if audit is None:
         return {}
-    details = {"file": True, "chance": 1 / len(sources)}
+    details: dict[str, Any] = {"file": True, "chance": 1 / len(sources)}
     if not audit:
         told = {"what": "file format, size, mode ...", "fitted_on": "nothing: all files are alike"}
         return {"file_attributes": Estimate(1 / len(sources), None, None, images, "none", {**details, **told})}

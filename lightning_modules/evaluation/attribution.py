@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.metrics import (
-    Estimate,
-    FrechetDistanceRatio,
-    SeedAccuracy,
-    attribution_estimates,
-    attribution_metrics,
-)
+from lightning_modules.metrics.attribution import attribution_estimates, attribution_metrics
+from lightning_modules.metrics.fdr import FrechetDistanceRatio
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.seed_accuracy import SeedAccuracy
 
 
 class AttributionEvaluation(nn.Module):

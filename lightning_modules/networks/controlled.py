@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_modules.networks.recipes import recipe_for
+from lightning_modules.networks.recipes import Chosen, recipe_for
 from lightning_modules.networks.source_network import SourceNetwork
 from lightning_modules.networks.vector_head import VectorHead
 
@@ -72,7 +72,7 @@ class ControlledNetworks(nn.Module):
 
     def __init__(
         self,
-        chosen: Mapping[str, tuple[str, str]],
+        chosen: Chosen,
         representation: str,
         controls: Sequence[str],
         shapes: Mapping[str, tuple[int, ...]],

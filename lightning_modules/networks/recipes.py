@@ -80,9 +80,13 @@ def choose_network(network: str, stem: str, shape: tuple[int, ...]) -> tuple[str
     return network, stem
 
 
+Chosen = dict[str, tuple[str, str]]
+"""Name and stem of the `main` network and of the `control` networks."""
+
+
 def choose_networks(
     network: str, stem: str, control_network: str, input_size: int | None, shape: tuple[int, ...]
-) -> dict[str, tuple[str, str]]:
+) -> Chosen:
     """Name and stem of the `main` network and of the `control` networks, which `auto` makes the same.
 
     Args:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_modules.common.files import write_bytes
-from lightning_modules.metrics import Estimate, best_trivial
-from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE, best_trivial
 from lightning_modules.reporting.figures import (
     ArtifactRow,
     artifact_rows,

@@ -119,7 +119,8 @@ class Representations:
     def _inputs(
         self, batch: dict[str, Any], wanted: Sequence[Representation], search: bool = False
     ) -> tuple[Inputs, Tensor | None, Tensor | None]:
-        embedded = self.embedding(batch["image"])
+        with torch.no_grad(), torch.autocast(batch["image"].device.type, enabled=False):  # as the manifold's images
+            embedded = self.embedding(batch["image"])
         distance = index = nearest = random = None
         if search or any(member.needs_neighbours for member in wanted):
             distance, index = self._nearest(batch, embedded)

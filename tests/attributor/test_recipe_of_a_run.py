@@ -86,7 +86,10 @@ def test_an_attributor_that_says_nothing_of_its_network_trains_the_one_of_the_si
     assert sizes["main"] == sizes["raw_0"]
     assert {group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]} == {3e-3}
     # the network that was chosen stays, even where the rule would choose another one
-    monkeypatch.setattr("lightning_modules.attributor.choose_networks", lambda *_: dict.fromkeys(("main", "control"), ("resnet18", "small")))
+    monkeypatch.setattr(
+        "lightning_modules.attributor.choose_networks",
+        lambda *_: dict.fromkeys(("main", "control"), ("resnet18", "small")),
+    )
     again = evaluate.main(["test", "--ckpt_path", str(run), "--run_dir", str(tmp_path / "again")])
     first = json.loads((run / "metrics.json").read_text())["test/accuracy"]["value"]
     assert again["test/accuracy"] == pytest.approx(first)

@@ -15,6 +15,8 @@ from lightning_modules.common.tables import Choice, Table
 class Embedding(Protocol):
     """A map from images to the space in which real images form the manifold (ManiFPT, Sec. 3: the map ``e``).
 
+    A network is frozen, in evaluation mode, and needs no gradients.
+
     Attributes:
         name: Registry name, e.g. ``"rgb"``.
         version: Raised whenever the same image would be embedded differently, so that caches are not mixed.
