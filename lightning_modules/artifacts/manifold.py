@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.artifacts.embeddings.registry import Embedding, embedding_identity
-from lightning_modules.artifacts.manifold_build import PointStream, write_points
+from lightning_modules.artifacts.manifold_build import LARGEST, PointStream, write_points
 from lightning_modules.artifacts.manifold_files import (
     MANIFEST,
     ManifoldError,
@@ -35,8 +35,6 @@ from lightning_modules.artifacts.search.refinement import SearchReport
 from lightning_modules.artifacts.search.search import Neighbours, banned_pairs, search
 from lightning_modules.artifacts.search.shared_coordinates import SharedCoordinates
 from lightning_modules.common.files import PLACE_ERRORS
-
-_LARGEST = 1e15  # squared norms of larger values leave the range in which float32 bounds work
 
 
 class Manifold:
@@ -280,13 +278,7 @@ class Manifold:
         return torch.isin(content_ids, self.content_ids.to(content_ids.device))
 
     def points(self, index: Tensor) -> Tensor:
-        """Points by index.
-
-        Args:
-            index: ``(n,)`` int64.
-
-        Returns:
-            ``(n, *shape)`` float32, on the device of ``index``.
+        """Points ``(n, *shape)`` float32 by index ``(n,)``, on its device.
 
         Raises:
             IndexError: An index is out of range.
@@ -339,9 +331,9 @@ class Manifold:
         if k < 1:
             raise ValueError(f"k must be at least 1, found {k}.")
         low, high = torch.aminmax(flat, dim=1) if len(flat) else (flat[:, 0], flat[:, 0])
-        bad = (~((low >= -_LARGEST) & (high <= _LARGEST))).nonzero()[:, 0].tolist()
+        bad = (~((low >= -LARGEST) & (high <= LARGEST))).nonzero()[:, 0].tolist()
         if bad:
-            raise ValueError(f"Queries {bad[:10]} hold values that are NaN, infinite or above {_LARGEST:g}.")
+            raise ValueError(f"Queries {bad[:10]} hold values that are NaN, infinite or above {LARGEST:g}.")
         banned = banned_pairs(self.content_ids, len(flat), exclude, exclude_index, flat.device)
         usable = len(self) - torch.bincount(banned[0], minlength=max(1, len(flat)))
         if int(usable.min()) < k:

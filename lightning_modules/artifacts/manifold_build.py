@@ -17,7 +17,8 @@ from lightning_modules.artifacts.search.index import GRID_TOLERANCE, LEVELS
 from lightning_modules.artifacts.search.shared_coordinates import SharedCoordinates, find_shared_coordinates
 
 _BATCH = 256
-_LARGEST = 1e15
+LARGEST = 1e15
+"""Squared norms of larger values leave the range in which float32 bounds work."""
 
 
 class PointStream:
@@ -65,10 +66,10 @@ class PointStream:
             seen += len(images)
 
     def _stored(self, points: Tensor, seen: int) -> Tensor:
-        wrong = ~points.abs().amax(1).le(_LARGEST)
+        wrong = ~points.abs().amax(1).le(LARGEST)
         if bool(wrong.any()):
             raise ValueError(
-                f"Image {seen + int(wrong.nonzero()[0])} embeds to values that are NaN, infinite or above {_LARGEST:g}."
+                f"Image {seen + int(wrong.nonzero()[0])} embeds to values that are NaN, infinite or above {LARGEST:g}."
             )
         if self.dtype == torch.float32:
             return points.float().contiguous()
@@ -94,10 +95,10 @@ class PointStream:
         identifiers: list[int] = []
         for item in source:
             image = torch.as_tensor(item["image"])
+            if images and (image.ndim == 4 or len(images) == _BATCH):
+                yield _stack(images, identifiers)
+                images, identifiers = [], []
             if image.ndim == 4:
-                if images:
-                    yield _stack(images, identifiers)
-                    images, identifiers = [], []
                 yield image, torch.as_tensor(item["content_id"], dtype=torch.int64).reshape(-1).cpu()
                 continue
             if images and image.shape != images[0].shape:
@@ -107,9 +108,6 @@ class PointStream:
                 )
             images.append(image)
             identifiers.append(int(item["content_id"]))
-            if len(images) == _BATCH:
-                yield _stack(images, identifiers)
-                images, identifiers = [], []
         if images:
             yield _stack(images, identifiers)
 

@@ -23,7 +23,6 @@ from lightning_modules.artifacts.embeddings.registry import Embedding, embedding
 FORMAT_VERSION = 1
 MANIFEST = "manifold.json"
 _DTYPES = {"uint8": torch.uint8, "float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
-_READ = 2**24
 
 
 class ManifoldError(ValueError):
@@ -60,11 +59,8 @@ def map_tensor(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor
 
 def digest(path: Path) -> str:
     """BLAKE2b of a file's bytes."""
-    found = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        while block := file.read(_READ):
-            found.update(block)
-    return found.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def write_manifest(folder: Path, tensors: dict[str, Tensor], **facts: Any) -> None:
@@ -89,8 +85,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a manifold.
 
     Raises:
-        FileNotFoundError: There is no manifold in the folder.
-        ManifoldError: The manifest is unreadable or of another format version.
+        FileNotFoundError: There is none.
+        ManifoldError: It is unreadable or of another format version.
     """
     path = folder / MANIFEST
     if not path.is_file():

@@ -243,25 +243,6 @@ def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
     return first.distance(GaussianFactor.from_moments(mean2, covariance2))
 
 
-def frechet_distance_of_features(features1: Tensor, features2: Tensor) -> Tensor:
-    """Frechet distance between the Gaussians fitted to two samples, exact for n < d and n >= d alike.
-
-    The estimate is biased upwards by sampling, the more so the larger d and the smaller n: compare only distances of
-    equal n.
-
-    Args:
-        features1: `(n1, d)`, n1 >= 2.
-        features2: `(n2, d)`, n2 >= 2.
-
-    Returns:
-        Scalar float64, >= 0.
-
-    Raises:
-        ValueError: shapes do not fit, or fewer than two rows.
-    """
-    return GaussianFactor.from_features(features1).distance(GaussianFactor.from_features(features2))
-
-
 def pairwise_frechet(gaussians: Sequence[GaussianFactor]) -> Tensor:
     """All distances between K Gaussians, each factorised once: `(K, K)` float64, symmetric, zero diagonal."""
     count = len(gaussians)

@@ -10,7 +10,6 @@ Artifacts are high-frequency and small images have few pixels, so what the first
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from lightning_modules.common.weights import read_state_dict
+from lightning_modules.common.tables import did_you_mean
+from lightning_modules.common.weights import misfits, read_state_dict
 
 
 def _from_file(path: Path, backbone: nn.Module) -> dict[str, Tensor]:
@@ -61,19 +61,8 @@ def load_backbone_weights(backbone: nn.Module, name: str, weights: str, new_stem
     head = str(backbone.default_cfg["classifier"])  # type: ignore[index]
     free = (f"{head}.", "conv1.") if new_stem else (f"{head}.",)
     state = {key: value for key, value in state.items() if not key.startswith(free)}
-    missing = [key for key in own if not key.startswith(free) and key not in state]
-    unexpected = [key for key in state if key not in own]
-    misshapen = [
-        f"{key} {tuple(value.shape)} (expected {tuple(own[key].shape)})"
-        for key, value in state.items()
-        if key in own and own[key].shape != value.shape
-    ]
-    if missing or unexpected or misshapen:
-        raise ValueError(
-            f"weights {weights} do not fit {name}: missing {missing[:3]} ({len(missing)}), "
-            f"unexpected {unexpected[:3]} ({len(unexpected)}), wrong shape {misshapen[:3]} ({len(misshapen)}); "
-            "use the weights of exactly this model"
-        )
+    if problems := misfits(own, state, lambda key: key.startswith(free)):
+        raise ValueError(f"weights {weights} do not fit {name}: {problems}; use the weights of exactly this model")
     backbone.load_state_dict(own | state)
 
 
@@ -162,8 +151,8 @@ class SourceNetwork(nn.Module):
         if stem not in STEMS:
             raise ValueError(f"stem is {stem!r}; expected one of {', '.join(STEMS)}")
         if name not in SMALL_CNNS and not timm.is_model(name):
-            near = get_close_matches(name, [*SMALL_CNNS, *timm.list_models()], n=5, cutoff=0.5)
-            raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(near) or 'none'}")
+            near = did_you_mean(name, [*SMALL_CNNS, *timm.list_models()], "expected a name of timm.list_models()")
+            raise ValueError(f"timm has no model {name!r}; {near}")
         if name in SMALL_CNNS and weights == "imagenet":
             raise ValueError(f"{name} has no ImageNet weights; name another network, or give `weights: none`")
         self.input_size = input_size

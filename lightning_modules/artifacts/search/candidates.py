@@ -36,9 +36,7 @@ class Candidates:
         if len(pairs) == 1:
             return pairs[0]
         return Candidates(
-            torch.cat([part.query for part in pairs]),
-            torch.cat([part.reference for part in pairs]),
-            torch.cat([part.value for part in pairs]),
+            *(torch.cat([getattr(part, name) for part in pairs]) for name in ("query", "reference", "value"))
         )
 
 
@@ -103,19 +101,9 @@ class TopK:
         return self.distance[:, -1]
 
     def merge(self, query: Tensor, index: Tensor, distance: Tensor) -> None:
-        """Take in evaluated pairs; pairs that are already known may come again.
-
-        Args:
-            query: ``(p,)`` int64, rows.
-            index: ``(p,)`` int64, references.
-            distance: ``(p,)`` float64 squared distances.
-        """
-        if len(query) == 0:
-            return
-        if self.distance.shape[1] == 1:
-            self._merge_one(query, index, distance)
-        else:
-            self._merge_many(query, index, distance)
+        """Take in evaluated pairs, some perhaps again: rows, references and squared distances, ``(p,)`` each."""
+        if len(query):
+            (self._merge_one if self.distance.shape[1] == 1 else self._merge_many)(query, index, distance)
 
     def _merge_one(self, query: Tensor, index: Tensor, distance: Tensor) -> None:
         old, known = self.distance[:, 0], self.index[:, 0]

@@ -40,15 +40,7 @@ class ExactDistance:
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, query: Tensor, reference: Tensor) -> Tensor:
-        """Squared distances of pairs.
-
-        Args:
-            query: ``(p,)`` int64, rows of the block.
-            reference: ``(p,)`` int64.
-
-        Returns:
-            ``(p,)`` float64.
-        """
+        """Squared distances ``(p,)`` float64 of rows of the block and references, ``(p,)`` int64 each."""
         result = torch.empty(len(query), dtype=torch.float64, device=self._device)
         one = self._integer if self._block.on_grid else self._floating
         for start in range(0, len(query), self._rows):
@@ -82,15 +74,9 @@ class ExactDistance:
 
 
 def tree_sum(terms: Tensor) -> Tensor:
-    """Sum over the last dimension in a fixed order: halves are added until one number is left.
+    """Sums of rows ``(n, d)``, which are overwritten: halves are added until one number is left.
 
     Elementwise additions only, so that a row's sum is the same bits in any batch, thread count or device.
-
-    Args:
-        terms: ``(n, d)``; overwritten.
-
-    Returns:
-        ``(n,)``.
     """
     width = terms.shape[1]
     while width > 1:

@@ -106,10 +106,10 @@ def on_grid(queries: Tensor) -> Tensor:
 
 
 def prepare(queries: Tensor, references: References, grid: bool, describe_them: bool) -> QueryBlock:
-    """Prepare a block of queries.
+    """Prepare a block of queries ``(n, D)`` float32.
 
     Args:
-        queries: ``(n, D)`` float32.
+        queries: The block.
         references: What they will be compared with.
         grid: True if all of them are 8-bit points and so are the references.
         describe_them: Compute the descriptions that the bounds need, if there is a projection.

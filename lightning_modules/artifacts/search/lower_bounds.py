@@ -102,12 +102,7 @@ class FullDistances:
         self.addend = slack - block.remainder - block.norm.square()
 
     def fill(self, start: int, values: Tensor) -> None:
-        """Compute the values of references ``start ...``.
-
-        Args:
-            start: First reference.
-            values: ``(n, w)`` float32, filled; places beyond the last reference get BANNED.
-        """
+        """Fill ``values`` ``(n, w)`` with those of references ``start ...``; places beyond the last get BANNED."""
         references, width = self._references, values.shape[1]
         points = references.points[start : start + width]
         if len(points) < width:
@@ -161,12 +156,7 @@ class PairDistances:
         self.addend = slack - block.remainder - block.norm.square()
 
     def values(self, pairs: Candidates, rank: Tensor) -> Candidates:
-        """The same pairs with their values, in another order.
-
-        Args:
-            pairs: References by index.
-            rank: ``(n,)``, queries that are alike have ranks side by side.
-        """
+        """The pairs (references by index) with values, reordered: ``rank`` ``(n,)`` puts alike queries together."""
         pairs = pairs[torch.argsort(rank.index_select(0, pairs.query), stable=True)]
         queries, counts = torch.unique_consecutive(pairs.query, return_counts=True)
         column = torch.arange(len(queries), device=counts.device).remainder_(_ALIKE).repeat_interleave(counts)

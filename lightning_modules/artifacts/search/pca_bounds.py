@@ -93,16 +93,7 @@ def project(
 
 
 def describe(projected: Tensor, squares: Tensor, leading: int) -> tuple[Tensor, Tensor]:
-    """Short descriptions of points.
-
-    Args:
-        projected: ``(n, K)`` float64, see :func:`project`.
-        squares: ``(n,)`` float64.
-        leading: L.
-
-    Returns:
-        ``(n, L + 1)`` leading and ``(n, K - L + 2)`` finer description, float64.
-    """
+    """Leading ``(n, L + 1)`` and finer ``(n, K - L + 2)`` descriptions, float64, of what :func:`project` gave."""
     first = (squares - projected[:, :leading].square().sum(1)).clamp_(min=0).sqrt_()[:, None]
     last = (squares - projected.square().sum(1)).clamp_(min=0).sqrt_()[:, None]
     return torch.cat([projected[:, :leading], first], 1), torch.cat([projected[:, leading:], last, first], 1)
@@ -210,15 +201,7 @@ class Cells:
         return len(self.start) - 1
 
     def bounds(self, description: Tensor, leading_axes: int) -> Tensor:
-        """Squared distances to the boxes.
-
-        Args:
-            description: ``(n, L + 1)`` float32, leading description of queries (see ``pca_bounds.py``).
-            leading_axes: L.
-
-        Returns:
-            ``(n, cells)`` float32.
-        """
+        """Squared distances ``(n, cells)`` to the boxes, by leading descriptions ``(n, L + 1)`` and L."""
         boxed = boxed_axes(description, leading_axes)
         low, high = self.low.to(description.device), self.high.to(description.device)
         total = description.new_zeros(len(description), len(self))
@@ -239,12 +222,7 @@ def boxed_axes(description: Tensor, leading_axes: int) -> Tensor:
 
 
 def divide(description: Tensor, leading_axes: int) -> Cells:
-    """Divide references into cells.
-
-    Args:
-        description: ``(N, L + 1)`` float32.
-        leading_axes: L.
-    """
+    """Divide references into cells by their leading descriptions ``(N, L + 1)`` float32 and L."""
     boxed = boxed_axes(description, leading_axes)
     finished, waiting = [], [torch.arange(len(boxed))]
     while waiting:

@@ -94,25 +94,14 @@ class Refinement:
         return pairs * (self._finer_cost + self._exact_cost)
 
     def refine(self, pairs: Candidates, addend: Tensor) -> None:
-        """Evaluate all pairs whose value does not exclude them, smallest values first.
-
-        Args:
-            pairs: References by index.
-            addend: Of the pairs' values.
-        """
+        """Evaluate all pairs (references by index) whose value does not exclude them, smallest values first."""
         pairs = self._within(pairs, addend)
         first = self._smallest(pairs)
         self._evaluate(pairs[flat_nonzero(first)])
         self._evaluate(self._within(pairs[flat_nonzero(~first)], addend))
 
     def refine_finer(self, pairs: Candidates, projection: Projection, leading: LeadingBounds) -> None:
-        """The same with the finer bound and a comparison in float32 in between.
-
-        Args:
-            pairs: References by their place in the cells' order.
-            projection: Holds the finer descriptions.
-            leading: Gave the pairs' values.
-        """
+        """The same for places in the cells' order, with the finer bound and a float32 comparison in between."""
         assert self._block.leading is not None
         assert self._block.finer is not None
         pairs = self._within(pairs, leading.addend)
@@ -143,15 +132,9 @@ class Refinement:
         self.refine(self._distances.values(pairs, rank[nearest].to(pairs.query.device)), self._distances.addend)
 
     def _try_likely(self, pairs: Candidates, projection: Projection, own: Tensor, theirs: Tensor) -> None:
-        """Evaluate the k pairs of each query that are likely the nearest.
+        """Evaluate the k pairs of each query that are likely the nearest, by residuals ``(n,)`` and ``(N,)``.
 
         A bound takes the residuals to be parallel; those of images mostly are at right angles.
-
-        Args:
-            pairs: References by their place in the cells' order.
-            projection: Holds that order.
-            own: ``(n,)`` residuals of the queries.
-            theirs: ``(N,)`` residuals of the references.
         """
         products = theirs.index_select(0, pairs.reference.to(theirs.device)).to(own.device)
         products *= own.index_select(0, pairs.query)

@@ -98,15 +98,10 @@ class SharedCoordinates:
         return total
 
     def remainder(self, queries: Tensor, centres: Tensor) -> Tensor:
-        """What the squared distance to every reference has in common, ``(n,)`` float64.
-
-        Args:
-            queries: ``(n, D)``.
-            centres: ``(n, C)`` float64, mean of the query over the coordinates of each column.
-        """
-        if self.is_identity:
-            return queries.new_zeros(len(queries), dtype=torch.float64)
+        """What the squared distances to all references have in common, ``(n,)``: of queries and their column means."""
         common = queries.new_zeros(len(queries), dtype=torch.float64)
+        if self.is_identity:
+            return common
         for coordinates in self.members:
             difference = queries.index_select(1, coordinates.to(queries.device)).double()
             common += difference.sub_(centres[:, : len(coordinates)]).square_().sum(1)
