@@ -42,11 +42,10 @@ _MANIFOLD = ManifoldSettings()
 class Attributor(pl.LightningModule):
     """Names the source of an image from its artifact, or from another representation of it.
 
-    Beside the attributor itself it trains its *controls*: other networks that see other representations of the same
-    images (the raw image, the nearest real alone, the difference to a random real), in the same steps, with the same
-    recipe. They change nothing in the attributor; they show what the artifact adds. Each costs as much as the
-    attributor, unless `control_network` names a smaller one. The nearest reals are searched only if the attributor or
-    a control needs them.
+    Beside the attributor it trains its *controls*: networks that see other representations of the same images, in the
+    same steps, with the same recipe. They change nothing in the attributor; they show what the artifact adds. Each
+    costs as much as the attributor, unless `control_network` names a smaller one. The nearest reals are searched only
+    if the attributor or a control needs them.
 
     Args:
         embedding: Space of the artifact (``lightning_modules.artifacts.EMBEDDINGS``): a name, or ``{name: ...}`` with
@@ -175,11 +174,7 @@ class Attributor(pl.LightningModule):
         self.val_metrics.reset()
 
     def on_test_start(self) -> None:
-        """Open the manifold and forget earlier counts.
-
-        Raises:
-            ValueError: Other sources than the attributor's, or too few test images of one for its Frechet distances.
-        """
+        """Open the manifold, forget earlier counts, refuse too few test images of a source for Frechet distances."""
         self._prepare()
         self.evaluation.reset()
         counts = self.data.counts("test").items()
@@ -285,12 +280,7 @@ class Attributor(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Rebuild the networks for the checkpoint's sources and open its manifold.
-
-        Raises:
-            ValueError: No attributor's checkpoint.
-            FileNotFoundError: The manifold that the checkpoint names is gone.
-        """
+        """Rebuild the networks for the checkpoint's sources and open its manifold; refuse another checkpoint."""
         saved = checkpoint.get("attributor")
         if saved is None:
             raise ValueError("the checkpoint holds no attributor; give one that train.py wrote for an Attributor")

@@ -10,17 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMON = "common"  # what every package may import
-PURE = (COMMON, "generators", "artifacts", "metrics", "networks", "reporting", "attacks", "fingerprints", "representations")
-    COMMON,
-    "generators",
-    "artifacts",
-    "metrics",
-    "networks",
-    "reporting",
-    "attacks",
-    "fingerprints",
-    "representations",
-)
+PURE = (COMMON, "generators", "artifacts", "metrics", "networks", "reporting", "attacks", "fingerprints")
+PURE += ("representations",)
 LIGHTNING = ("pytorch_lightning", "lightning")
 ENTRY = ("train", "evaluate")
 

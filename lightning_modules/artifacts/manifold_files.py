@@ -107,12 +107,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def open_tensors(folder: Path, manifest: dict[str, Any], verify: bool) -> dict[str, Tensor]:
-    """Map all tensors of a manifold.
-
-    Args:
-        folder: The manifold.
-        manifest: What :func:`read_manifest` returned.
-        verify: Compare the digest of every file, which reads all of them; otherwise only sizes.
+    """Map all tensors of a manifold by its manifest; ``verify`` compares digests, otherwise only sizes.
 
     Raises:
         ManifoldError: Files are missing, truncated or changed; all of them are listed.
@@ -141,12 +136,7 @@ def new_content_hash(embedding: dict[str, Any], shape: tuple[int, ...], dtype: t
 
 
 def manifold_key(images: Any, embedding: Embedding) -> str:
-    """A folder name for the manifold of these images, the same for the same images and embedding.
-
-    Args:
-        images: Data set of the reals; its ``content_ids`` are used if it has them, otherwise every item is read.
-        embedding: The space.
-    """
+    """A folder's name by embedding and the images' ``content_ids``; without these, every item is read."""
     identifiers = getattr(images, "content_ids", None)
     if identifiers is None:
         identifiers = [int(images[i]["content_id"]) for i in range(len(images))]

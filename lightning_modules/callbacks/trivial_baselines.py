@@ -104,16 +104,10 @@ def even_selection(labels: NDArray[np.int64], most: int) -> list[int]:
 
 
 def file_accuracies(audit: Sequence[Leak] | None, images: int, sources: Sequence[str]) -> dict[str, Estimate]:
-    """What attributes of the files reach, from the format audit of the data set.
+    """What attributes of the files reach, from the audit of the data set's labelled images.
 
-    Args:
-        audit: `GMDataModule.file_audit`.
-        images: number of labelled images.
-        sources: their sources.
-
-    Returns:
-        By name: an entry for each attribute that varies; where all files are alike, one at chance; where the audit was
-        off, none.
+    By name: an entry for each attribute that varies; where all files are alike, one at chance; where the audit was off
+    (None), none.
     """
     if audit is None:
         return {}

@@ -87,15 +87,7 @@ Chosen = dict[str, tuple[str, str]]
 def choose_networks(
     network: str, stem: str, control_network: str, input_size: int | None, shape: tuple[int, ...]
 ) -> Chosen:
-    """Name and stem of the `main` network and of the `control` networks, which `auto` makes the same.
-
-    Args:
-        network: See `choose_network`.
-        stem: Likewise.
-        control_network: Likewise.
-        input_size: Side that images are resized to, or None.
-        shape: Of one input: (C, H, W) or (d,).
-    """
+    """`choose_network` for the attributor and its controls, which `auto` makes the same, after resizing."""
     if input_size is not None and len(shape) == 3:
         shape = (shape[0], input_size, input_size)
     main = choose_network(network, stem, shape)
@@ -103,12 +95,7 @@ def choose_networks(
 
 
 def recipe_for(network: str, weights: str) -> Recipe:
-    """The recipe of a network.
-
-    Args:
-        network: A timm model or a name of `SMALL_CNNS` or `VECTOR_HEADS`.
-        weights: `none` for a training from scratch, else pretrained weights.
-    """
+    """The recipe of a network, trained from scratch (`weights` is `none`) or from pretrained weights."""
     if network in SMALL_CNNS:
         return Recipe(3e-3, weight_decay=0.1, warmup_fraction=0.3, label_smoothing=0.05, cycle_momentum=True)
     if network in VECTOR_HEADS:
