@@ -55,7 +55,10 @@ class CrossEntropy(Metric):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add a batch: `preds` `(B, K)` logits, `target` `(B,)` integer labels."""
-        loss = as_float64(F.cross_entropy(preds.detach().float(), target, reduction="none"))
+        self._add(as_float64(F.cross_entropy(preds.detach().float(), target, reduction="none")))
+
+    def _add(self, loss: Tensor) -> None:
+        """Add the losses of samples, float64 `(B,)`."""
         undefined = loss.isnan()
         loss = torch.where(undefined, 0.0, loss.clamp(max=_LARGEST))
         for state, values in ((self.loss_sum, loss / _LOSS_UNIT), (self.square_sum, loss.square() / _SQUARE_UNIT)):

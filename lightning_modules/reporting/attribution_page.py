@@ -256,8 +256,8 @@ def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
     network = shown.settings["control_network"]
     over_images, over_seeds = "mean accuracy (95 % over images)", "std over seeds"
     rows = [
-        [view, estimate, estimate.details["std"], estimate.details["seeds"], estimate.n]
-        for view, estimate in controls.items()
+        [seen, estimate, estimate.details["std"], estimate.details["seeds"], estimate.n]
+        for seen, estimate in controls.items()
     ]
     return Section(
         "What the artifact adds",
