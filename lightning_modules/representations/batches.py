@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.artifacts import Manifold, NeighbourCache, build_embedding, manifold_key
+from lightning_modules.artifacts import Manifold, NeighbourCache, build_embedding, embedding_identity, manifold_key
 from lightning_modules.common.files import check_folder
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
@@ -191,9 +191,14 @@ class Representations:
             if member.fit_images:
                 member.fit(self._inputs(batch, [member])[0] for batch in training_batches(member.fit_images))
 
+    def _identity(self) -> dict[str, Any]:
+        versions = {name: member.version for name, member in self.members.items()}
+        return {"embedding": embedding_identity(self.embedding), "representations": versions}
+
     def to_checkpoint(self) -> dict[str, Any]:
         """What was fitted, and the manifold: its tensors, or its hash and path where it is large."""
         saved: dict[str, Any] = {"representations": {name: member.state() for name, member in self.members.items()}}
+        saved["identity"] = self._identity()
         if self.manifold is not None:
             carried = self.manifold.num_bytes <= self.settings.carry_mib * MIB
             saved["manifold_hash"] = self.manifold.hash
@@ -202,11 +207,14 @@ class Representations:
         return saved
 
     def load_checkpoint(self, saved: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`to_checkpoint`; earlier versions wrote no fitted representations.
+        """The inverse of :meth:`to_checkpoint`; earlier versions wrote the manifold alone.
 
         Raises:
+            ValueError: The networks were trained on another version of the embedding or of a representation.
             FileNotFoundError: The manifold that the checkpoint names is gone.
         """
+        if (trained_on := saved.get("identity", self._identity())) != self._identity():
+            raise ValueError(f"the networks were trained on {trained_on}, found {self._identity()}; train them again")
         for name, state in saved.get("representations", {}).items():
             if name in self.members:
                 self.members[name].load_state(state)

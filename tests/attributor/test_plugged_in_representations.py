@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from attributor_runs import write_config
+from plug_ins_of_tests import MeanResidual
 
 import evaluate
 import train
@@ -54,16 +55,20 @@ def test_an_embedding_of_vectors_with_arguments_and_tensors(tmp_path, gm_root):
     assert manifold.name.startswith("pooled-")
 
 
-def test_a_fitted_representation_without_neighbours_pays_for_no_search(tmp_path, gm_root):
+def test_a_fitted_representation_without_neighbours_pays_for_no_search(tmp_path, gm_root, monkeypatch):
     chosen = {"name": "mean_residual", "factor": 2.0}
     run, rows, predicted, saved = train_test_predict(
         tmp_path, gm_root, representation=chosen, network="small_cnn_16", stem="auto", controls=["raw"]
     )
-    assert set(saved["attributor"]) == {"sources", "image_size", "networks", "training_files", "representations"}
+    held = {"sources", "image_size", "networks", "training_files", "representations", "identity"}
+    assert set(saved["attributor"]) == held
     assert saved["attributor"]["representations"]["mean_residual"]["mean"].shape == (3, 32, 32)
     assert not list((tmp_path / "cache").glob("*/manifolds"))
     assert not any("distance" in row for row in [*rows, predicted])
     assert not (run / "figures" / "artifacts.png").exists()
+    monkeypatch.setattr(MeanResidual, "version", 2)
+    with pytest.raises(ValueError, match=r"'mean_residual': 1.*'mean_residual': 2"):
+        evaluate.main(["test", "--ckpt_path", str(run), "--run_dir", str(tmp_path / "newer")])
     page = (run / "report.html").read_text()
     assert "nearest reals and artifacts" not in page
     assert "image − mean image" in page
@@ -95,8 +100,6 @@ def test_mistakes_name_what_was_meant(settings, message):
     ],
 )
 def test_what_vectors_cannot_do_is_refused_before_the_first_step(tmp_path, gm_root, monkeypatch, changes, message):
-    from plug_ins_of_tests import MeanResidual
-
     monkeypatch.setattr(MeanResidual, "output_shape", lambda self, image, embedded: image)
     config = write_config(tmp_path, gm_root, model={"embedding": "pooled", **changes})
     with pytest.raises(ValueError, match=message):

@@ -56,7 +56,7 @@ def test_a_run_of_before_settings_were_grouped_is_tested_and_goes_on(trained, tm
 
     saved = torch.load(trained.checkpoint, weights_only=True)
     saved["hyper_parameters"] = flat(saved["hyper_parameters"])
-    del saved["attributor"]["representations"]
+    del saved["attributor"]["representations"], saved["attributor"]["identity"]
     config = yaml.safe_load((trained.run / "config.yaml").read_text())
     config["model"]["init_args"] = flat(config["model"]["init_args"])
     old = tmp_path / "old"
