@@ -1,8 +1,7 @@
-"""Embeddings, the manifold of real images, exact nearest neighbours, and artifacts (ManiFPT, Sec. 3). Pure torch."""
+"""Embeddings, the manifold of real images and exact nearest neighbours in it (ManiFPT, Sec. 3). Pure torch."""
 
 from __future__ import annotations
 
-from lightning_modules.artifacts.artifact import VIEWS, View, artifact, view_of
 from lightning_modules.artifacts.embeddings.registry import (
     EMBEDDINGS,
     Embedding,
@@ -19,17 +18,13 @@ from lightning_modules.artifacts.search.search import Neighbours
 __all__ = [
     "DEFAULT_MEMORY_LIMIT",
     "EMBEDDINGS",
-    "VIEWS",
     "Embedding",
     "Manifold",
     "ManifoldError",
     "NeighbourCache",
     "Neighbours",
     "SearchReport",
-    "View",
-    "artifact",
     "build_embedding",
     "embedding_identity",
     "manifold_key",
-    "view_of",
 ]

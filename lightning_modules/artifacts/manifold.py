@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.artifacts.embeddings.registry import Embedding, embedding_identity
-from lightning_modules.artifacts.manifold_build import PointStream, write_points
+from lightning_modules.artifacts.manifold_build import LARGEST, PointStream, write_points
 from lightning_modules.artifacts.manifold_files import (
     MANIFEST,
     ManifoldError,
@@ -33,10 +33,8 @@ from lightning_modules.artifacts.search.index import (
 )
 from lightning_modules.artifacts.search.refinement import SearchReport
 from lightning_modules.artifacts.search.search import Neighbours, banned_pairs, search
-from lightning_modules.artifacts.search.shared_coordinates import Columns
+from lightning_modules.artifacts.search.shared_coordinates import SharedCoordinates
 from lightning_modules.common.files import PLACE_ERRORS
-
-_LARGEST = 1e15  # squared norms of larger values leave the range in which float32 bounds work
 
 
 class Manifold:
@@ -57,7 +55,7 @@ class Manifold:
         references: References,
         content_ids: Tensor,
         shape: tuple[int, ...],
-        embedding: dict[str, str | int],
+        embedding: dict[str, Any],
         content_hash: str,
         directory: Path | None,
     ) -> None:
@@ -81,6 +79,7 @@ class Manifold:
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
         num_workers: int = 0,
         overwrite: bool = False,
+        device: torch.device | str = "cpu",
     ) -> Manifold:
         """Embed images once and store them.
 
@@ -93,6 +92,7 @@ class Manifold:
             memory_limit: Bytes to work with.
             num_workers: Processes that decode a map-style data set.
             overwrite: Replace a manifold that is already there.
+            device: Where to embed.
 
         Returns:
             The manifold, opened.
@@ -109,7 +109,7 @@ class Manifold:
         work = directory.with_name(f".{directory.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.building")
         work.mkdir()
         try:
-            stream = PointStream(images, embedding, num_workers)
+            stream = PointStream(images, embedding, num_workers, device)
             points, columns, content_ids, content_hash = write_points(work, stream, memory_limit)
             tensors = {"points": points, "column": columns.column, "constant": columns.constant}
             tensors["content_ids"] = content_ids
@@ -183,7 +183,7 @@ class Manifold:
         manifest = read_manifest(directory)
         tensors = open_tensors(directory, manifest, verify)
         try:
-            columns = Columns(tensors["column"].clone(), tensors["constant"].clone())
+            columns = SharedCoordinates(tensors["column"].clone(), tensors["constant"].clone())
             references = assemble(tensors["points"], columns, tensors)
             shape = tuple(int(size) for size in manifest["shape"])
             content_ids = tensors["content_ids"].clone()
@@ -202,7 +202,7 @@ class Manifold:
         """
         try:
             facts = json.loads(bytes(tensors["facts"].tolist()).decode())
-            columns = Columns(tensors["column"], tensors["constant"])
+            columns = SharedCoordinates(tensors["column"], tensors["constant"])
             points, content_ids = tensors["points"].contiguous(), tensors["content_ids"]
             shape = tuple(int(size) for size in facts["shape"])
             references, _ = describe_references(
@@ -278,13 +278,7 @@ class Manifold:
         return torch.isin(content_ids, self.content_ids.to(content_ids.device))
 
     def points(self, index: Tensor) -> Tensor:
-        """Points by index.
-
-        Args:
-            index: ``(n,)`` int64.
-
-        Returns:
-            ``(n, *shape)`` float32, on the device of ``index``.
+        """Points ``(n, *shape)`` float32 by index ``(n,)``, on its device.
 
         Raises:
             IndexError: An index is out of range.
@@ -337,9 +331,9 @@ class Manifold:
         if k < 1:
             raise ValueError(f"k must be at least 1, found {k}.")
         low, high = torch.aminmax(flat, dim=1) if len(flat) else (flat[:, 0], flat[:, 0])
-        bad = (~((low >= -_LARGEST) & (high <= _LARGEST))).nonzero()[:, 0].tolist()
+        bad = (~((low >= -LARGEST) & (high <= LARGEST))).nonzero()[:, 0].tolist()
         if bad:
-            raise ValueError(f"Queries {bad[:10]} hold values that are NaN, infinite or above {_LARGEST:g}.")
+            raise ValueError(f"Queries {bad[:10]} hold values that are NaN, infinite or above {LARGEST:g}.")
         banned = banned_pairs(self.content_ids, len(flat), exclude, exclude_index, flat.device)
         usable = len(self) - torch.bincount(banned[0], minlength=max(1, len(flat)))
         if int(usable.min()) < k:

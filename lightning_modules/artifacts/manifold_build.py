@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 from lightning_modules.artifacts.embeddings.registry import Embedding, embedding_identity
 from lightning_modules.artifacts.manifold_files import create_tensor, map_tensor, new_content_hash
 from lightning_modules.artifacts.search.index import GRID_TOLERANCE, LEVELS
-from lightning_modules.artifacts.search.shared_coordinates import Columns, find_columns
+from lightning_modules.artifacts.search.shared_coordinates import SharedCoordinates, find_shared_coordinates
 
 _BATCH = 256
-_LARGEST = 1e15
+LARGEST = 1e15
+"""Squared norms of larger values leave the range in which float32 bounds work."""
 
 
 class PointStream:
@@ -27,14 +28,16 @@ class PointStream:
         images: See ``Manifold.build``.
         embedding: The space.
         num_workers: Processes that decode a map-style data set.
+        device: Where to embed; points come back to the CPU.
 
     Attributes:
         shape: Shape of a point, known after the first batch.
         dtype: uint8 for 8-bit embeddings, else float32.
     """
 
-    def __init__(self, images: Any, embedding: Embedding, num_workers: int) -> None:
-        self._images, self.embedding, self._workers = images, embedding, num_workers
+    def __init__(self, images: Any, embedding: Embedding, num_workers: int, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
+        self._images, self.embedding, self._workers = images, embedding.to(self._device), num_workers
         self.dtype = torch.uint8 if embedding.eight_bit else torch.float32
         self.shape: tuple[int, ...] = ()
 
@@ -49,7 +52,7 @@ class PointStream:
             if images.dtype == torch.uint8:
                 images = images.float() / LEVELS
             with torch.inference_mode():
-                embedded = self.embedding(images.float())
+                embedded = self.embedding(images.float().to(self._device))
             if not self.shape:
                 self.shape = tuple(embedded.shape[1:])
             if tuple(embedded.shape[1:]) != self.shape:
@@ -63,10 +66,10 @@ class PointStream:
             seen += len(images)
 
     def _stored(self, points: Tensor, seen: int) -> Tensor:
-        wrong = ~points.abs().amax(1).le(_LARGEST)
+        wrong = ~points.abs().amax(1).le(LARGEST)
         if bool(wrong.any()):
             raise ValueError(
-                f"Image {seen + int(wrong.nonzero()[0])} embeds to values that are NaN, infinite or above {_LARGEST:g}."
+                f"Image {seen + int(wrong.nonzero()[0])} embeds to values that are NaN, infinite or above {LARGEST:g}."
             )
         if self.dtype == torch.float32:
             return points.float().contiguous()
@@ -92,10 +95,10 @@ class PointStream:
         identifiers: list[int] = []
         for item in source:
             image = torch.as_tensor(item["image"])
+            if images and (image.ndim == 4 or len(images) == _BATCH):
+                yield _stack(images, identifiers)
+                images, identifiers = [], []
             if image.ndim == 4:
-                if images:
-                    yield _stack(images, identifiers)
-                    images, identifiers = [], []
                 yield image, torch.as_tensor(item["content_id"], dtype=torch.int64).reshape(-1).cpu()
                 continue
             if images and image.shape != images[0].shape:
@@ -105,9 +108,6 @@ class PointStream:
                 )
             images.append(image)
             identifiers.append(int(item["content_id"]))
-            if len(images) == _BATCH:
-                yield _stack(images, identifiers)
-                images, identifiers = [], []
         if images:
             yield _stack(images, identifiers)
 
@@ -116,7 +116,7 @@ def _stack(images: list[Tensor], identifiers: list[int]) -> tuple[Tensor, Tensor
     return torch.stack(images), torch.tensor(identifiers, dtype=torch.int64)
 
 
-def write_points(folder: Path, stream: PointStream, memory_limit: int) -> tuple[Tensor, Columns, Tensor, str]:
+def write_points(folder: Path, stream: PointStream, memory_limit: int) -> tuple[Tensor, SharedCoordinates, Tensor, str]:
     """Write ``points.bin``.
 
     Args:
@@ -147,10 +147,10 @@ def write_points(folder: Path, stream: PointStream, memory_limit: int) -> tuple[
     digest.update(content_ids.numpy().data)
     total, dimensions = len(content_ids), int(np.prod(stream.shape))
     points = map_tensor(raw, (total, dimensions), stream.dtype)
-    columns = Columns.identity(dimensions, stream.dtype)
+    columns = SharedCoordinates.identity(dimensions, stream.dtype)
     if stream.dtype == torch.uint8:
         rows = max(1, min(4096, memory_limit // (32 * dimensions)))
-        columns = find_columns(points, rows)
+        columns = find_shared_coordinates(points, rows)
         if not columns.is_identity:
             whole = raw.rename(folder / "whole.bin")
             points = create_tensor(folder, "points", (total, columns.count), torch.uint8)

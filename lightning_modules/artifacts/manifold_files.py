@@ -23,7 +23,6 @@ from lightning_modules.artifacts.embeddings.registry import Embedding, embedding
 FORMAT_VERSION = 1
 MANIFEST = "manifold.json"
 _DTYPES = {"uint8": torch.uint8, "float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
-_READ = 2**24
 
 
 class ManifoldError(ValueError):
@@ -60,11 +59,8 @@ def map_tensor(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor
 
 def digest(path: Path) -> str:
     """BLAKE2b of a file's bytes."""
-    found = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        while block := file.read(_READ):
-            found.update(block)
-    return found.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def write_manifest(folder: Path, tensors: dict[str, Tensor], **facts: Any) -> None:
@@ -89,8 +85,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a manifold.
 
     Raises:
-        FileNotFoundError: There is no manifold in the folder.
-        ManifoldError: The manifest is unreadable or of another format version.
+        FileNotFoundError: There is none.
+        ManifoldError: It is unreadable or of another format version.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -111,12 +107,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def open_tensors(folder: Path, manifest: dict[str, Any], verify: bool) -> dict[str, Tensor]:
-    """Map all tensors of a manifold.
-
-    Args:
-        folder: The manifold.
-        manifest: What :func:`read_manifest` returned.
-        verify: Compare the digest of every file, which reads all of them; otherwise only sizes.
+    """Map all tensors of a manifold by its manifest; ``verify`` compares digests, otherwise only sizes.
 
     Raises:
         ManifoldError: Files are missing, truncated or changed; all of them are listed.
@@ -138,19 +129,14 @@ def open_tensors(folder: Path, manifest: dict[str, Any], verify: bool) -> dict[s
     return tensors
 
 
-def new_content_hash(embedding: dict[str, str | int], shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+def new_content_hash(embedding: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> Any:
     """The hash object that a manifold's points and content ids are added to."""
     header = json.dumps([embedding, list(shape), dtype_name(dtype)], sort_keys=True)
     return hashlib.blake2b(header.encode(), digest_size=16)
 
 
 def manifold_key(images: Any, embedding: Embedding) -> str:
-    """A folder name for the manifold of these images, the same for the same images and embedding.
-
-    Args:
-        images: Data set of the reals; its ``content_ids`` are used if it has them, otherwise every item is read.
-        embedding: The space.
-    """
+    """A folder's name by embedding and the images' ``content_ids``; without these, every item is read."""
     identifiers = getattr(images, "content_ids", None)
     if identifiers is None:
         identifiers = [int(images[i]["content_id"]) for i in range(len(images))]

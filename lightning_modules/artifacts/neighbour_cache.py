@@ -49,14 +49,9 @@ class NeighbourCache:
         return len(self._known)
 
     def lookup(self, content_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Neighbours of a batch.
+        """Neighbours of images: distance ``(N,)`` float64, index ``(N,)`` int64, and which are missing ``(N,)`` bool.
 
-        Args:
-            content_ids: ``(N,)`` int64.
-
-        Returns:
-            Distance ``(N,)`` float64, index ``(N,)`` int64, and which are missing ``(N,)`` bool, on the CPU; where
-            missing, the distance is NaN and the index -1.
+        On the CPU; where missing, the distance is NaN and the index -1.
         """
         found = [self._known.get(identifier) for identifier in content_ids.tolist()]
         distance = torch.tensor([np.nan if entry is None else entry[0] for entry in found], dtype=torch.float64)
@@ -64,12 +59,7 @@ class NeighbourCache:
         return distance, index, index < 0
 
     def add(self, content_ids: Tensor, distance: Tensor, index: Tensor) -> None:
-        """Keep the neighbours of images.
-
-        Args:
-            content_ids: ``(N,)`` int64.
-            distance: ``(N,)`` float64.
-            index: ``(N,)`` int64, in the manifold.
+        """Keep the neighbours of images: content ids, float64 distances, indices in the manifold, ``(N,)`` each.
 
         Raises:
             ValueError: Lengths that differ, or an index outside the manifold.

@@ -1,4 +1,4 @@
-"""EvaluationReport: what an evaluation of an attributor leaves in the run folder."""
+"""AttributionReport: what an evaluation of an attributor leaves in the run folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lightning_modules.callbacks.attribution_rows import rows_of
 from lightning_modules.callbacks.training_record import training_behind
 from lightning_modules.callbacks.wandb_results import send_to_wandb
 from lightning_modules.common.distributed import gather_by_index, gather_rows
-from lightning_modules.reporting.attribution_page import AttributionResults, Example, write_attribution_page
+from lightning_modules.reporting.attribution_page import AttributionResults, ExampleImages, write_attribution_page
 from lightning_modules.reporting.run_files import write_jsonl, write_metrics
 
 SHOWN_FEATURES = 1500  # t-SNE stays legible, and quick
 
 
-class EvaluationReport(Callback):
+class AttributionReport(Callback):
     """Writes `metrics.json`, `rows.jsonl`, `figures/` and `report.html` at the end of a test, and sends them to W&B.
 
     Args:
@@ -34,7 +34,7 @@ class EvaluationReport(Callback):
 
     def _reset(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.examples: dict[int, list[Example]] = {}
+        self.examples: dict[int, list[ExampleImages]] = {}
         self.features: dict[int, tuple[int, Tensor]] = {}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -53,17 +53,19 @@ class EvaluationReport(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the batch's rows, the first images of each source, and an even selection of features."""
-        shown = {key: outputs[key] for key in ("image", "nearest_image", "artifact")}
+        module: Any = pl_module
         features = outputs["features"].cpu()
         labels, indices = batch["label"].tolist(), batch["index"].tolist()
         for position, (label, index) in enumerate(zip(labels, indices, strict=True)):
             if index % self.stride == 0:
                 self.features[index] = (label, features[position])
             kept = self.examples.setdefault(label, [])
-            if len(kept) < self.examples_per_source:
-                kept.append(Example(index, **{key: value[position].cpu() for key, value in shown.items()}))
-        columns = {key: value for key, value in outputs.items() if key not in (*shown, "features")}
-        self.rows.extend(rows_of(columns, pl_module.sources))  # type: ignore[arg-type]
+            if "artifact" in outputs and len(kept) < self.examples_per_source:
+                nearest = module.nearest_image(int(outputs["nearest"][position]))
+                image, artifact = batch["image"][position].cpu(), outputs["artifact"][position].cpu()
+                kept.append(ExampleImages(index, image, None if nearest is None else nearest.cpu(), artifact))
+        columns = {key: value for key, value in outputs.items() if key not in ("artifact", "nearest", "features")}
+        self.rows.extend(rows_of(columns, module.sources))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather from all processes; the first one writes."""
@@ -72,28 +74,29 @@ class EvaluationReport(Callback):
         examples = gather_by_index(self.examples, merge=self._merge)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
-            results: dict[str, Any] = pl_module.results  # type: ignore[assignment]
-            write_metrics(folder / "metrics.json", results)
+            module: Any = pl_module
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            write_metrics(folder / "metrics.json", module.results)
             write_jsonl(folder / "rows.jsonl", rows)
             shown = AttributionResults(
-                results=results,
+                results=module.results,
                 rows=rows,
-                sources=list(pl_module.sources),  # type: ignore[arg-type]
-                source_info=getattr(trainer.datamodule, "source_info", {}),  # type: ignore[attr-defined]
+                sources=list(module.sources),
+                source_info=getattr(data, "source_info", {}),
                 features=torch.stack([features[index][1] for index in sorted(features)]),
                 labels=[features[index][0] for index in sorted(features)],
                 examples=examples,
-                settings={**pl_module.hparams, **pl_module.network_names},  # type: ignore[dict-item]
-                data=trainer.datamodule.describe(),  # type: ignore[attr-defined]
+                settings=module.report_settings(),
+                data=data.describe(),
                 training=training_behind(trainer),
             )
             figures = write_attribution_page(folder, shown)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    send_to_wandb(logger, folder, figures, results)
+                    send_to_wandb(logger, folder, figures, module.results)
         self._reset()
 
-    def _merge(self, into: dict[int, list[Example]], share: dict[int, list[Example]]) -> None:
+    def _merge(self, into: dict[int, list[ExampleImages]], share: dict[int, list[ExampleImages]]) -> None:
         for label, examples in share.items():
             both = sorted([*into.get(label, []), *examples], key=lambda example: example.index)
             into[label] = both[: self.examples_per_source]

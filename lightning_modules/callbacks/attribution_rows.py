@@ -52,12 +52,13 @@ def rows_of(outputs: dict[str, Any], sources: list[str]) -> list[dict[str, Any]]
     """Rows of one batch of an attributor's test or predict step.
 
     Args:
-        outputs: Columns: ``index``, ``path``, ``content_id``, ``probabilities`` (N, K), ``distance`` (N,); ``label``.
+        outputs: Columns: ``index``, ``path``, ``content_id``, ``probabilities`` (N, K); ``label`` and ``distance`` (N,)
+            where there are any.
         sources: Names of the K sources.
 
     Returns:
         One dict an image: ``index``, ``file``, ``source`` (if labelled), ``predicted``, ``probabilities`` (a dict by
-        source), ``distance`` to the manifold in the embedding's units, ``content_id`` in hex.
+        source), ``distance`` to the manifold in the embedding's units (if searched), ``content_id`` in hex.
     """
     columns = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in outputs.items()}
     rows = []
@@ -67,7 +68,8 @@ def rows_of(outputs: dict[str, Any], sources: list[str]) -> list[dict[str, Any]]
             row["source"] = sources[columns["label"][position]]
         row["predicted"] = sources[max(range(len(sources)), key=probabilities.__getitem__)]
         row["probabilities"] = dict(zip(sources, probabilities, strict=True))
-        row["distance"] = columns["distance"][position]
+        if "distance" in columns:
+            row["distance"] = columns["distance"][position]
         row["content_id"] = f"{columns['content_id'][position]:016x}"
         rows.append(row)
     return rows

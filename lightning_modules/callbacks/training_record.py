@@ -28,7 +28,7 @@ class TrainingRecord(Callback):
 def training_state(trainer: pl.Trainer) -> TrainingState:
     """Where the trainer's own training is."""
     return TrainingState(
-        epochs=trainer.fit_loop.epoch_progress.current.processed,
+        epochs=trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
         max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
         steps=trainer.global_step,
         max_steps=trainer.max_steps,

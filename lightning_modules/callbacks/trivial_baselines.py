@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Subset
 from datamodules.gm_index.audit import Leak
 from datamodules.images.indexed_images import PlannedImages, collate_images
 from lightning_modules.common.distributed import gather_by_index
-from lightning_modules.metrics import Estimate, balanced_accuracy, trivial_accuracies, trivial_features
-from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
+from lightning_modules.metrics.attribution import balanced_accuracy
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE, trivial_accuracies, trivial_features
 
 FEWEST_PER_SOURCE = 100
 """Images of each source at least, however large they are."""
@@ -103,20 +104,14 @@ def even_selection(labels: NDArray[np.int64], most: int) -> list[int]:
 
 
 def file_accuracies(audit: Sequence[Leak] | None, images: int, sources: Sequence[str]) -> dict[str, Estimate]:
-    """What attributes of the files reach, from the format audit of the data set.
+    """What attributes of the files reach, from the audit of the data set's labelled images.
 
-    Args:
-        audit: `GMDataModule.file_audit`.
-        images: number of labelled images.
-        sources: their sources.
-
-    Returns:
-        By name: an entry for each attribute that varies; where all files are alike, one at chance; where the audit was
-        off, none.
+    By name: an entry for each attribute that varies; where all files are alike, one at chance; where the audit was off
+    (None), none.
     """
     if audit is None:
         return {}
-    details = {"file": True, "chance": 1 / len(sources)}
+    details: dict[str, Any] = {"file": True, "chance": 1 / len(sources)}
     if not audit:
         told = {"what": "file format, size, mode ...", "fitted_on": "nothing: all files are alike"}
         return {"file_attributes": Estimate(1 / len(sources), None, None, images, "none", {**details, **told})}

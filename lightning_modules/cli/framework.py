@@ -22,7 +22,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from datamodules.images.pixel_path import Reencode
 from lightning_modules.artifacts.manifold_files import MANIFEST
-from lightning_modules.callbacks import EvaluationReport, FingerprintReport, TrivialBaselines
+from lightning_modules.callbacks import AttributionReport, FingerprintReport, TrivialBaselines
 from lightning_modules.callbacks.training_record import TrainingRecord, training_behind
 from lightning_modules.cli.overrides import StepsOfResumedTraining, check_overrides
 from lightning_modules.cli.parser import SuggestingParser
@@ -226,7 +226,7 @@ class FrameworkCLI(LightningCLI):
 
     def _check_option_places(self) -> None:
         """Refuse folders of the module that cannot be written to, some of which are needed hours later."""
-        places = {"model.init_args.resume_decoding": True, "model.init_args.manifold_dir": self.purpose == "train"}
+        places = {"model.init_args.resume_decoding": True, "model.init_args.manifold.dir": self.purpose == "train"}
         for key, needed in places.items():
             folder = self.config.get(key)
             if needed and folder and not any(Path(folder).glob(f"*/{MANIFEST}")):  # manifolds that are there are read
@@ -333,4 +333,4 @@ class FrameworkCLI(LightningCLI):
 
 
 def _attribution_reports() -> list[Callback]:
-    return [TrivialBaselines(), EvaluationReport()]  # the first adds to what the second writes
+    return [TrivialBaselines(), AttributionReport()]  # the first adds to what the second writes

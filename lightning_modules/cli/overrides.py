@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback
 
 from lightning_modules.cli.prediction_plan import read_checkpoint
 from lightning_modules.cli.run_folder import run_folder_of
+from lightning_modules.representations.settings import current_hyper_parameters
 
 STEPS_PER_EPOCH = ("devices", "num_nodes", "accumulate_grad_batches", "limit_train_batches", "overfit_batches")
 """Settings of the trainer that change how many steps an epoch has, as the batch size does."""
@@ -43,7 +44,7 @@ def check_overrides(
         ValueError: names every such setting with the checkpoint's value and the one asked for; or no checkpoint.
     """
     stored = read_checkpoint(checkpoint)
-    own = stored.get("hyper_parameters", {})
+    own = current_hyper_parameters(stored.get("hyper_parameters", {}))
     if purpose != "train" and len(set(own) - set(module.hparams)) > len(own) / 2:
         return  # of a module of another class, which loading it says
     if purpose != "train":

@@ -7,6 +7,7 @@ for, so that a table costs nothing at start-up.
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
@@ -32,8 +33,12 @@ def check_name(what: str, name: object, known: Iterable[str]) -> str:
     names = list(known)
     if isinstance(name, str) and name in names:
         return name
-    hint = did_you_mean(str(name), names) or f"expected one of {', '.join(names)}"
+    hint = did_you_mean(str(name), names) or f"expected {'one of ' + ', '.join(names) if names else 'none'}"
     raise ValueError(f"found {what} {name!r}; {hint}")
+
+
+Choice = str | dict[str, Any]
+"""How a config names a member: its name, or a mapping of `name` and the arguments of its class."""
 
 
 class Table(Mapping[str, str]):
@@ -65,3 +70,18 @@ class Table(Mapping[str, str]):
         """
         module, _, attribute = self.members[check_name(self.what, name, self.members)].partition(":")
         return getattr(import_module(module), attribute)
+
+    def build(self, choice: Choice) -> Any:
+        """Make a member: call the class that its line names, with the arguments of `choice`.
+
+        Raises:
+            ValueError: no such member, or an argument that it does not take; the message suggests the nearest.
+        """
+        arguments = {"name": choice} if isinstance(choice, str) else dict(choice)
+        name = arguments.pop("name", "")
+        member = self.load(name)
+        taken = inspect.signature(member).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+            for argument in arguments:
+                check_name(f"argument of {self.what} {name}", argument, taken)
+        return member(**arguments)

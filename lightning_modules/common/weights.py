@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -113,3 +113,26 @@ def _shared(paths: list[list[str]], beginnings: Collection[str] | None) -> list[
             break
         shared.append(first)
     return shared
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: Callable[[str], bool]) -> str:
+    """What keeps a state dict from filling a network, in words; empty where it fits.
+
+    Args:
+        own: the network's state dict.
+        state: the file's.
+        optional: whether the network does without a tensor of that name.
+    """
+    missing = [name for name in own if name not in state and not optional(name)]
+    unexpected = [name for name in state if name not in own]
+    misshapen = [
+        f"{name} {tuple(value.shape)} (expected {tuple(own[name].shape)})"
+        for name, value in state.items()
+        if name in own and own[name].shape != value.shape
+    ]
+    if not (missing or unexpected or misshapen):
+        return ""
+    return (
+        f"missing {missing[:3]} ({len(missing)}), unexpected {unexpected[:3]} ({len(unexpected)}), wrong shape "
+        f"{misshapen[:3]} ({len(misshapen)})"
+    )

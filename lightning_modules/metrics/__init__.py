@@ -13,7 +13,6 @@ from lightning_modules.metrics.fid import FrechetImageDistance
 from lightning_modules.metrics.frechet import (
     GaussianFactor,
     frechet_distance,
-    frechet_distance_of_features,
     pairwise_frechet,
 )
 from lightning_modules.metrics.intervals import (
@@ -46,7 +45,6 @@ __all__ = [
     "clopper_pearson",
     "estimates_from_confusion",
     "frechet_distance",
-    "frechet_distance_of_features",
     "mean_and_std",
     "pairwise_frechet",
     "proportion",

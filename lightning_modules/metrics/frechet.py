@@ -33,14 +33,7 @@ BLOCK = 192
 
 
 def gram(rows: Tensor) -> Tensor:
-    """`rows.T @ rows`.
-
-    Args:
-        rows: `(n, d)`.
-
-    Returns:
-        `(d, d)`.
-    """
+    """`rows.T @ rows`, `(d, d)`, of rows `(n, d)`."""
     d = rows.shape[1]
     result = rows.new_empty(d, d)
     for start in range(0, d, BLOCK):
@@ -54,14 +47,8 @@ def gram(rows: Tensor) -> Tensor:
 def lower_congruence(lower: Tensor, symmetric: Tensor) -> Tensor:
     """`lower.T @ symmetric @ lower` on and below the diagonal; what lies above is not meant to be read.
 
-    With both zeros and symmetry left out it takes d^3 multiply-adds / 2, where two general products take 2 d^3.
-
-    Args:
-        lower: `(d, d)`, zero above the diagonal.
-        symmetric: `(d, d)`, symmetric.
-
-    Returns:
-        `(d, d)`, as `torch.linalg.eigvalsh` takes it.
+    With both zeros and symmetry left out it takes d^3 multiply-adds / 2, where two general products take 2 d^3. All are
+    `(d, d)`; `lower` is zero above the diagonal, and `torch.linalg.eigvalsh` takes the result as it is.
     """
     d = len(symmetric)
     result = torch.zeros_like(symmetric)
@@ -225,41 +212,13 @@ def _full_rank(centred: Tensor) -> Tensor:
 
 
 def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> Tensor:
-    """Frechet distance between two Gaussians given by their moments.
-
-    Args:
-        mean1: `(d,)`.
-        covariance1: `(d, d)`, symmetric positive semi-definite.
-        mean2: `(d,)`.
-        covariance2: `(d, d)`, symmetric positive semi-definite.
-
-    Returns:
-        Scalar float64, >= 0.
+    """Frechet distance, float64 and >= 0, between Gaussians of means `(d,)` and covariances `(d, d)`.
 
     Raises:
         ValueError: shapes do not fit, or a covariance is none.
     """
     first = GaussianFactor.from_moments(mean1, covariance1)
     return first.distance(GaussianFactor.from_moments(mean2, covariance2))
-
-
-def frechet_distance_of_features(features1: Tensor, features2: Tensor) -> Tensor:
-    """Frechet distance between the Gaussians fitted to two samples, exact for n < d and n >= d alike.
-
-    The estimate is biased upwards by sampling, the more so the larger d and the smaller n: compare only distances of
-    equal n.
-
-    Args:
-        features1: `(n1, d)`, n1 >= 2.
-        features2: `(n2, d)`, n2 >= 2.
-
-    Returns:
-        Scalar float64, >= 0.
-
-    Raises:
-        ValueError: shapes do not fit, or fewer than two rows.
-    """
-    return GaussianFactor.from_features(features1).distance(GaussianFactor.from_features(features2))
 
 
 def pairwise_frechet(gaussians: Sequence[GaussianFactor]) -> Tensor:

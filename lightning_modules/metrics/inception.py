@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models import Inception3
 from torchvision.models import inception as blocks
 
-from lightning_modules.common.weights import read_state_dict
+from lightning_modules.common.weights import misfits, read_state_dict
 
 WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_NAME}"
@@ -145,18 +145,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _load(network: nn.Module, state: dict[str, Tensor]) -> None:
     own = network.state_dict()
     counters = {name for name in own if name.endswith("num_batches_tracked")}  # converted files do not hold them
-    missing = [name for name in own if name not in state and name not in counters]
-    unexpected = [name for name in state if name not in own]
-    misshapen = [
-        f"{name} {tuple(value.shape)} (expected {tuple(own[name].shape)})"
-        for name, value in state.items()
-        if name in own and own[name].shape != value.shape
-    ]
-    if missing or unexpected or misshapen:
-        raise ValueError(
-            f"not the network of 2015-12-05: missing {missing[:3]} ({len(missing)}), "
-            f"unexpected {unexpected[:3]} ({len(unexpected)}), wrong shape {misshapen[:3]} ({len(misshapen)})"
-        )
+    if problems := misfits(own, state, counters.__contains__):
+        raise ValueError(f"not the network of 2015-12-05: {problems}")
     network.load_state_dict(own | state)
 
 

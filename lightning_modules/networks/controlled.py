@@ -1,4 +1,4 @@
-"""An attributor's network together with its controls: the same images seen in other ways, by smaller networks."""
+"""An attributor's network together with its controls: other networks that see the same images in other ways."""
 
 from __future__ import annotations
 
@@ -7,86 +7,137 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from lightning_modules.networks.recipes import Chosen, recipe_for
 from lightning_modules.networks.source_network import SourceNetwork
+from lightning_modules.networks.vector_head import VectorHead
 
 MAIN = "main"
 _SEED_STEP = 1000  # between initialisations, so that those of neighbouring experiment seeds differ
 
+Outputs = dict[str, tuple[Tensor, Tensor]]
+"""Logits (N, K) and features (N, d) by network."""
+
+
+def build_network(
+    shape: tuple[int, ...],
+    num_classes: int,
+    seed: int,
+    name: str,
+    stem: str = "imagenet",
+    weights: str = "none",
+    input_size: int | None = None,
+) -> SourceNetwork | VectorHead:
+    """The network for inputs of a shape, (C, H, W) or (d,); the other arguments are those of `SourceNetwork`.
+
+    Raises:
+        ValueError: Vectors with pretrained weights or an input size.
+    """
+    if len(shape) == 3:
+        return SourceNetwork(name, num_classes, stem, weights, input_size, seed, channels=shape[0])
+    if weights != "none" or input_size is not None:
+        raise ValueError(
+            f"found weights {weights} and input_size {input_size} for vectors of shape {shape}; expected none of them"
+        )
+    return VectorHead(name, shape[0], num_classes, seed)
+
 
 class ControlledNetworks(nn.Module):
-    """The main network on its view, and for each control view several initialisations of one smaller network.
+    """The main network on its representation, and for each control several initialisations of one network.
 
     They share no parameter, so that under an optimiser that treats each parameter alone (AdamW without clipping by a
     global norm) no network notices that others are trained beside it.
 
     Args:
-        main: Arguments of the main ``SourceNetwork``, without ``num_classes`` and ``seed``.
-        view: What the main network sees.
-        control: Arguments of the controls' ``SourceNetwork``, likewise.
-        controls: Views with controls.
-        control_seeds: Initialisations per control view.
+        chosen: Name and stem of the ``main`` network and of the ``control`` networks (`choose_networks`).
+        representation: What the main network sees.
+        controls: What the controls see.
+        shapes: Shape of one input, (C, H, W) or (d,), by representation.
         num_classes: Number of sources K.
+        control_seeds: Initialisations per control.
         seed: Experiment seed.
+        weights: Pretrained weights, see `SourceNetwork`; of the controls too, where they have the same network.
+        input_size: See `SourceNetwork`.
+        load_weights: False where a checkpoint fills the networks; `weights` then decides the recipes alone.
+
+    Attributes:
+        seen: Representation that each network sees.
+        recipes: How each network is trained.
+        compared: Networks of one kind by what they see, so that their accuracies compare; empty without controls.
+
+    Raises:
+        ValueError: Images for some networks and vectors for others.
     """
 
     def __init__(
         self,
-        main: Mapping[str, object],
-        view: str,
-        control: Mapping[str, object],
+        chosen: Chosen,
+        representation: str,
         controls: Sequence[str],
-        control_seeds: int,
+        shapes: Mapping[str, tuple[int, ...]],
         num_classes: int,
-        seed: int,
+        control_seeds: int = 1,
+        seed: int = 0,
+        weights: str = "none",
+        input_size: int | None = None,
+        load_weights: bool = True,
     ) -> None:
         super().__init__()
-        self.views = {MAIN: view}
-        networks = {MAIN: SourceNetwork(num_classes=num_classes, seed=seed, **main)}  # type: ignore[arg-type]
+        names = (representation, *controls)
+        if len({len(shapes[name]) for name in names}) > 1:
+            seen = ", ".join(f"{name} {shapes[name]}" for name in names)
+            raise ValueError(f"found representations of shapes {seen}; expected images from all, or vectors from all")
+        same = chosen["main"] == chosen["control"]
+        self.seen, self.recipes = {MAIN: representation}, {MAIN: recipe_for(chosen["main"][0], weights)}
+        self.compared: dict[str, list[str]] = {representation: [MAIN]} if controls and control_seeds and same else {}
+
+        def build(part: str, seen: str, own_seed: int) -> nn.Module:
+            pretrained = weights if load_weights and (same or part == MAIN) else "none"
+            return build_network(shapes[seen], num_classes, own_seed, *chosen[part], pretrained, input_size)
+
+        self.networks = nn.ModuleDict({MAIN: build("main", representation, seed)})
         for shown in controls:
             for repeat in range(control_seeds):
-                own_seed = seed + _SEED_STEP * (repeat + 1)
                 name = f"{shown}_{repeat}"
-                networks[name] = SourceNetwork(num_classes=num_classes, seed=own_seed, **control)  # type: ignore[arg-type]
-                self.views[name] = shown
-        self.networks = nn.ModuleDict(networks)
+                self.networks[name] = build("control", shown, seed + _SEED_STEP * (repeat + 1))
+                self.seen[name] = shown
+                self.recipes[name] = recipe_for(chosen["control"][0], weights if same else "none")
+                self.compared.setdefault(shown, []).append(name)
 
     @property
-    def controls(self) -> dict[str, str]:
-        """View of each control network by the network's name."""
-        return {name: view for name, view in self.views.items() if name != MAIN}
+    def inputs(self) -> set[str]:
+        """Representations that the networks see."""
+        return set(self.seen.values())
 
     def set_input_statistics(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Standardise the input of every network with the mean and deviation (3,) of its view, by the view's name."""
-        for name, view in self.views.items():
-            self.networks[name].set_input_statistics(*statistics[view])  # type: ignore[operator]
+        """Standardise the input of every network with the mean and deviation of its representation."""
+        for name, shown in self.seen.items():
+            self.networks[name].set_input_statistics(*statistics[shown])  # type: ignore[operator]
 
-    def forward(
-        self, views: Mapping[str, Tensor], names: Sequence[str] | None = None
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Logits (N, K) and features (N, d) of each network by name.
+    def forward(self, inputs: Mapping[str, Tensor], names: Sequence[str] | None = None) -> Outputs:
+        """Outputs of the named networks, by default of all, for inputs (N, C, H, W) or (N, d) by representation."""
+        chosen = self.seen if names is None else names
+        return {name: self.networks[name](inputs[self.seen[name]]) for name in chosen}
 
-        Args:
-            views: Inputs (N, 3, H, W) by view.
-            names: Networks to run; None for all.
-        """
-        chosen = self.views if names is None else names
-        return {name: self.networks[name](views[self.views[name]]) for name in chosen}
+    def losses(self, outputs: Outputs, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy of each network, with the label smoothing of its recipe."""
+        return {
+            name: cross_entropy(logits, labels, label_smoothing=self.recipes[name].label_smoothing)
+            for name, (logits, _) in outputs.items()
+        }
 
     def answers(
-        self, views: Mapping[str, Tensor], names: Sequence[str] | None = None, mirror: bool = False
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+        self, inputs: Mapping[str, Tensor], names: Sequence[str] | None = None, mirror: bool = False
+    ) -> Outputs:
         """What `forward` gives; with `mirror` the means over each image and its mirror image.
 
-        Args:
-            views: Inputs (N, 3, H, W) by view.
-            names: Networks to run; None for all.
-            mirror: Take the mean of probabilities (as logits, their logarithm) and of features.
+        Probabilities are averaged (logits are the logarithm of their mean), and features.
         """
-        outputs: dict[str, tuple[Tensor, Tensor]] = self(views, names)
+        outputs = self.forward(inputs, names)
         if not mirror:
             return outputs
-        mirrored = self({name: view.flip(-1) for name, view in views.items()}, names)
+        mirrored = self.forward({name: images.flip(-1) for name, images in inputs.items()}, names)
         both = {}
         for name, (logits, features) in outputs.items():
             other_logits, other_features = mirrored[name]
@@ -95,7 +146,7 @@ class ControlledNetworks(nn.Module):
         return both
 
 
-def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (3,) of each channel of images (N, 3, H, W), summed in double precision."""
-    values = images.double().transpose(0, 1).flatten(1)
+def channel_statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of (N, C, H, W), or coordinate of (N, d), in double precision."""
+    values = inputs.double().transpose(0, 1).flatten(1)
     return values.mean(dim=1), values.std(dim=1)

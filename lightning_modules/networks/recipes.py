@@ -1,5 +1,6 @@
 """Which network an attributor gets, and how it is trained, where its settings do not say: by the size of its images.
 
+- Vectors: `mlp`, one hidden layer, AdamW with a peak of 1e-3.
 - Below 64 px: `small_cnn`, six layers at nearly full resolution, AdamW with one cycle of rate (peak 3e-3 after three
   tenths of the steps) and momentum, weight decay 0.1, label smoothing 0.05.
 - From 64 px: ResNet50, the choice of ManiFPT (Sec. 5). Its stem keeps every pixel below 128 px; from 128 px it is the
@@ -12,12 +13,16 @@ The paper states no optimiser; these are ours.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.networks.source_network import SMALL_CNNS
+from lightning_modules.networks.vector_head import VECTOR_HEADS
 
 AUTO = "auto"
 SMALL_NETWORK = "small_cnn"
@@ -44,15 +49,29 @@ class Recipe:
     cycle_momentum: bool = False
 
 
-def choose_network(network: str, stem: str, image_size: tuple[int, int]) -> tuple[str, str]:
-    """Name and stem of the network, `auto` replaced by what suits images of a size.
+def choose_network(network: str, stem: str, shape: tuple[int, ...]) -> tuple[str, str]:
+    """Name and stem of the network, `auto` replaced by what suits its input.
 
     Args:
-        network: A timm model, a name of `SMALL_CNNS` or `auto`.
-        stem: One of `STEMS` or `auto`.
-        image_size: (H, W) of the network's input, in pixels.
+        network: A timm model, a name of `SMALL_CNNS` or `VECTOR_HEADS`, or `auto`.
+        stem: One of `STEMS` or `auto`; vectors have none.
+        shape: Of one input: (C, H, W) or (d,).
+
+    Raises:
+        ValueError: A network for images with vectors, or the other way round; another shape.
     """
-    shorter = min(image_size)
+    if len(shape) not in (1, 3):
+        raise ValueError(f"found a representation of shape {shape}; networks take images (C, H, W) or vectors (d,)")
+    if len(shape) == 1:
+        if network not in (AUTO, *VECTOR_HEADS) or stem != AUTO:
+            raise ValueError(
+                f"found network {network} with stem {stem} for vectors of shape {shape}; expected network auto or "
+                f"{' or '.join(VECTOR_HEADS)}, and stem auto"
+            )
+        return (VECTOR_HEADS[-1] if network == AUTO else network), AUTO
+    if network in VECTOR_HEADS:
+        raise ValueError(f"found network {network} for images of shape {shape}; it takes vectors: leave it `auto`")
+    shorter = min(shape[1:])
     if network == AUTO:
         network = SMALL_NETWORK if shorter < _SMALL_BELOW else PAPER_NETWORK
     if stem == AUTO:
@@ -61,15 +80,26 @@ def choose_network(network: str, stem: str, image_size: tuple[int, int]) -> tupl
     return network, stem
 
 
-def recipe_for(network: str, weights: str) -> Recipe:
-    """The recipe of a network.
+Chosen = dict[str, tuple[str, str]]
+"""Name and stem of the `main` network and of the `control` networks."""
 
-    Args:
-        network: A timm model or a name of `SMALL_CNNS`.
-        weights: `none` for a training from scratch, else pretrained weights.
-    """
+
+def choose_networks(
+    network: str, stem: str, control_network: str, input_size: int | None, shape: tuple[int, ...]
+) -> Chosen:
+    """`choose_network` for the attributor and its controls, which `auto` makes the same, after resizing."""
+    if input_size is not None and len(shape) == 3:
+        shape = (shape[0], input_size, input_size)
+    main = choose_network(network, stem, shape)
+    return {"main": main, "control": main if control_network == AUTO else choose_network(control_network, stem, shape)}
+
+
+def recipe_for(network: str, weights: str) -> Recipe:
+    """The recipe of a network, trained from scratch (`weights` is `none`) or from pretrained weights."""
     if network in SMALL_CNNS:
         return Recipe(3e-3, weight_decay=0.1, warmup_fraction=0.3, label_smoothing=0.05, cycle_momentum=True)
+    if network in VECTOR_HEADS:
+        return Recipe(1e-3, weight_decay=0.01, warmup_fraction=0.05, label_smoothing=0.0)
     rate = 3e-4 if weights == "none" else 1e-4
     return Recipe(learning_rate=rate, weight_decay=0.01, warmup_fraction=0.05, label_smoothing=0.0)
 
@@ -108,3 +138,22 @@ def warmup_cosine(
         return 0.5 * (1 + math.cos(math.pi * progress))
 
     return (_CyclingMomentum if cycle_momentum else LambdaLR)(optimizer, factor)
+
+
+def adamw(
+    networks: Iterable[tuple[nn.Module, Recipe]], learning_rate: float | None, weight_decay: float | None
+) -> torch.optim.AdamW:
+    """AdamW with the rate and decay of each network's recipe, one parameter group for each pair of the two.
+
+    Args:
+        networks: With their recipes.
+        learning_rate: In place of the recipes'; None for theirs.
+        weight_decay: Likewise.
+    """
+    parameters: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for network, recipe in networks:
+        rate = recipe.learning_rate if learning_rate is None else learning_rate
+        decay = recipe.weight_decay if weight_decay is None else weight_decay
+        parameters.setdefault((rate, decay), []).extend(network.parameters())
+    groups = [{"params": held, "lr": rate, "weight_decay": decay} for (rate, decay), held in parameters.items()]
+    return torch.optim.AdamW(groups, fused=True)

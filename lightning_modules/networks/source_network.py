@@ -10,7 +10,6 @@ Artifacts are high-frequency and small images have few pixels, so what the first
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from lightning_modules.common.weights import read_state_dict
+from lightning_modules.common.tables import did_you_mean
+from lightning_modules.common.weights import misfits, read_state_dict
 
 
 def _from_file(path: Path, backbone: nn.Module) -> dict[str, Tensor]:
@@ -61,19 +61,8 @@ def load_backbone_weights(backbone: nn.Module, name: str, weights: str, new_stem
     head = str(backbone.default_cfg["classifier"])  # type: ignore[index]
     free = (f"{head}.", "conv1.") if new_stem else (f"{head}.",)
     state = {key: value for key, value in state.items() if not key.startswith(free)}
-    missing = [key for key in own if not key.startswith(free) and key not in state]
-    unexpected = [key for key in state if key not in own]
-    misshapen = [
-        f"{key} {tuple(value.shape)} (expected {tuple(own[key].shape)})"
-        for key, value in state.items()
-        if key in own and own[key].shape != value.shape
-    ]
-    if missing or unexpected or misshapen:
-        raise ValueError(
-            f"weights {weights} do not fit {name}: missing {missing[:3]} ({len(missing)}), "
-            f"unexpected {unexpected[:3]} ({len(unexpected)}), wrong shape {misshapen[:3]} ({len(misshapen)}); "
-            "use the weights of exactly this model"
-        )
+    if problems := misfits(own, state, lambda key: key.startswith(free)):
+        raise ValueError(f"weights {weights} do not fit {name}: {problems}; use the weights of exactly this model")
     backbone.load_state_dict(own | state)
 
 
@@ -91,12 +80,12 @@ class SmallCNN(nn.Module):
     Args:
         num_classes: Number of sources K.
         width: Channels of the first two layers; the next two have twice, the last two four times as many.
+        channels: Of the input, C.
     """
 
-    def __init__(self, num_classes: int, width: int = SMALL_CNNS["small_cnn"]) -> None:
+    def __init__(self, num_classes: int, width: int = SMALL_CNNS["small_cnn"], channels: int = 3) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels = 3
         for level, stride in enumerate(STRIDES):
             outputs = width * 2 ** (level // 2)
             convolution = nn.Conv2d(channels, outputs, 3, stride=stride, padding=1, bias=False)
@@ -110,7 +99,7 @@ class SmallCNN(nn.Module):
         self.to(memory_format=torch.channels_last)  # a sixth faster on a CPU
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Maps (N, d, h, w) of images (N, 3, H, W)."""
+        """Maps (N, d, h, w) of images (N, C, H, W)."""
         maps: Tensor = self.layers(images)
         return maps
 
@@ -141,6 +130,7 @@ class SourceNetwork(nn.Module):
         weights: ``none``, ``imagenet`` (timm's, from the hub) or the path of a file with such weights.
         input_size: Bilinear resize of the input to this many pixels before the stem; None keeps its size.
         seed: Of the random initialisation; the global random state is left as it was.
+        channels: Of the input, C.
 
     Raises:
         ValueError: Unknown model or stem, a stem the model cannot take, or weights that do not fit.
@@ -155,42 +145,43 @@ class SourceNetwork(nn.Module):
         weights: str = "none",
         input_size: int | None = None,
         seed: int = 0,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if stem not in STEMS:
             raise ValueError(f"stem is {stem!r}; expected one of {', '.join(STEMS)}")
         if name not in SMALL_CNNS and not timm.is_model(name):
-            near = get_close_matches(name, [*SMALL_CNNS, *timm.list_models()], n=5, cutoff=0.5)
-            raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(near) or 'none'}")
+            near = did_you_mean(name, [*SMALL_CNNS, *timm.list_models()], "expected a name of timm.list_models()")
+            raise ValueError(f"timm has no model {name!r}; {near}")
         if name in SMALL_CNNS and weights == "imagenet":
             raise ValueError(f"{name} has no ImageNet weights; name another network, or give `weights: none`")
         self.input_size = input_size
         self.input_mean: Tensor
         self.input_std: Tensor
-        self.register_buffer("input_mean", torch.zeros(3))
-        self.register_buffer("input_std", torch.ones(3))
+        self.register_buffer("input_mean", torch.zeros(channels))
+        self.register_buffer("input_std", torch.ones(channels))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone: Any = (
-                SmallCNN(num_classes, SMALL_CNNS[name])
+                SmallCNN(num_classes, SMALL_CNNS[name], channels)
                 if name in SMALL_CNNS
-                else timm.create_model(name, pretrained=False, num_classes=num_classes)
+                else timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels)
             )
             self.num_features = int(backbone.num_features)
             self.backbone: Any = backbone
             if stem != "imagenet":
-                self._replace_stem(name, stem)
+                self._replace_stem(name, stem, channels)
         if weights != "none":
             load_backbone_weights(self.backbone, name, weights, new_stem=stem != "imagenet")
 
-    def _replace_stem(self, name: str, stem: str) -> None:
+    def _replace_stem(self, name: str, stem: str, channels: int) -> None:
         first, pool = getattr(self.backbone, "conv1", None), getattr(self.backbone, "maxpool", None)
         if first is None or pool is None:
             raise ValueError(
                 f"stem {stem!r} needs a ResNet of timm's; {name!r} lacks conv1 and maxpool, use `imagenet`"
             )
         width = self.backbone.bn1.num_features
-        inputs = 3 if stem == "small" else 3 * _PATCH**2
+        inputs = channels if stem == "small" else channels * _PATCH**2
         convolution = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         self.backbone.conv1 = convolution if stem == "small" else nn.Sequential(nn.PixelUnshuffle(_PATCH), convolution)
@@ -200,7 +191,7 @@ class SourceNetwork(nn.Module):
         """Standardise the input from now on; the statistics travel with the weights.
 
         Args:
-            mean: Of each channel over the training images, (3,).
+            mean: Of each channel over the training images, (C,).
             std: Standard deviation likewise; a channel without any is left unscaled.
         """
         self.input_mean.copy_(mean)
@@ -210,7 +201,7 @@ class SourceNetwork(nn.Module):
         """Logits and features of a batch.
 
         Args:
-            images: float32 (N, 3, H, W), images or signed artifacts, before standardisation.
+            images: float32 (N, C, H, W), images or signed artifacts, before standardisation.
 
         Returns:
             Logits (N, K) and penultimate features (N, d), d = 2048 for ResNet50.

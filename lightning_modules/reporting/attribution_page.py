@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_modules.common.files import write_bytes
-from lightning_modules.metrics import Estimate, best_trivial
-from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE, best_trivial
 from lightning_modules.reporting.figures import (
     ArtifactRow,
     artifact_rows,
@@ -29,6 +29,8 @@ from lightning_modules.reporting.figures import (
 from lightning_modules.reporting.findings import TrainingState, fdr_conditions, warnings_of
 from lightning_modules.reporting.formatting import format_percent
 from lightning_modules.reporting.page import (
+    Block,
+    Cell,
     Details,
     FigureBlock,
     Headline,
@@ -38,23 +40,18 @@ from lightning_modules.reporting.page import (
     Text,
     render_report,
 )
+from lightning_modules.representations.registry import REPRESENTATIONS, representation_title
 
-VIEW_TITLES = {
-    "artifact": "artifact: image − nearest real",
-    "raw": "raw image",
-    "nearest": "nearest real alone",
-    "random": "image − random real",
-}
 _CURVES = ("train/loss", "train/accuracy", "val/accuracy")
 
 
 @dataclass(frozen=True)
-class Example:
-    """One test image with its nearest real and its artifact, `(3, H, W)` each."""
+class ExampleImages:
+    """One test image `(3, H, W)`, its nearest real (None where only its point is known) and its artifact."""
 
     index: int
     image: Tensor
-    nearest_image: Tensor
+    nearest: Tensor | None
     artifact: Tensor
 
 
@@ -69,8 +66,8 @@ class AttributionResults:
         source_info: What is known of each source.
         features: Penultimate features of an even selection of test images, `(M, d)`.
         labels: Their labels.
-        examples: Test images by label.
-        settings: Hyper-parameters of the attributor.
+        examples: Test images by label; none where no nearest real was searched.
+        settings: `embedding`, `representation`, `network`, `control_network` and `model_seed` of the attributor.
         data: What the data set says of itself, by name.
         training: How far the training had come; None where that is not known.
     """
@@ -81,7 +78,7 @@ class AttributionResults:
     source_info: dict[str, dict[str, Any]]
     features: Tensor
     labels: list[int]
-    examples: dict[int, list[Example]]
+    examples: dict[int, list[ExampleImages]]
     settings: dict[str, Any]
     data: dict[str, str]
     training: TrainingState | None = None
@@ -101,12 +98,14 @@ def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str,
     sections = [_sources_section(shown, paths)]
     if best_trivial(shown.results) is not None:
         sections.append(_trivial_section(shown))
-    sections.append(_images_section(shown, paths))
+    if "artifacts" in paths or any("distance" in row for row in shown.rows):
+        sections.append(_images_section(shown, paths))
     if "controls" in paths:
         sections.append(_controls_section(shown, paths))
     sections.append(_features_section(shown, paths))
     sections.append(_run_section(folder, shown, paths))
-    title = f"Which generator made it? {len(shown.sources)} sources, {shown.settings['embedding'].upper()} artifacts"
+    seen = {"artifact": "artifacts"}.get(shown.settings["representation"], shown.settings["representation"])
+    title = f"Which generator made it? {len(shown.sources)} sources, {shown.settings['embedding'].upper()} {seen}"
     render_report(folder / "report.html", title=title, summary=_summary(shown), sections=sections)
     return paths
 
@@ -121,35 +120,42 @@ def confusion_of(rows: list[dict[str, Any]], sources: list[str]) -> NDArray[np.i
 
 
 def _controls(shown: AttributionResults) -> dict[str, Estimate]:
-    found = {view: shown.results.get(f"test/control/{view}/accuracy") for view in VIEW_TITLES}
-    return {VIEW_TITLES[view]: estimate for view, estimate in found.items() if estimate is not None}
+    found = {name: shown.results.get(f"test/control/{name}/accuracy") for name in REPRESENTATIONS}
+    return {representation_title(name): estimate for name, estimate in found.items() if estimate is not None}
 
 
 def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
     recalls = {source: shown.results[f"test/recall/{source}"] for source in shown.sources}
     chance = 1 / len(shown.sources)
-    rows = [
-        ArtifactRow(
-            source,
-            *(
-                torch.stack([getattr(example, part) for example in shown.examples[label]])
-                for part in ("image", "nearest_image", "artifact")
-            ),
-        )
-        for label, source in enumerate(shown.sources)
-        if len(shown.examples.get(label, [])) == max(map(len, shown.examples.values()))
-    ]
     figures = {
         "confusion": confusion_matrix(confusion_of(shown.rows, shown.sources), shown.sources),
         "recall": per_source_accuracy(recalls, chance=chance),
-        "artifacts": artifact_rows(rows, space=shown.settings["embedding"].upper()),
         "tsne": tsne_figure(shown.features, shown.labels, shown.sources, seed=shown.settings["model_seed"]),
     }
+    if rows := _artifact_rows(shown):
+        figures["artifacts"] = artifact_rows(rows, space=shown.settings["embedding"].upper())
     if controls := _controls(shown):
-        figures["controls"] = method_accuracy(controls, chance=chance, highlight=[VIEW_TITLES["artifact"]])
+        figures["controls"] = method_accuracy(
+            controls, chance=chance, highlight=[representation_title(shown.settings["representation"])]
+        )
     if curves := _curves(folder / "logs" / "metrics.csv"):
         figures["training"] = training_curves(curves)
     return figures
+
+
+def _artifact_rows(shown: AttributionResults) -> list[ArtifactRow]:
+    """Sources with as many examples as any, where the nearest reals are known; no artifacts if they are no images."""
+    most = max(map(len, shown.examples.values()), default=0)
+    rows = []
+    for label, source in enumerate(shown.sources):
+        examples = shown.examples.get(label, [])
+        nearest = [example.nearest for example in examples if example.nearest is not None]
+        if most and len(nearest) == most:
+            images = torch.stack([example.image for example in examples])
+            artifacts = torch.stack([example.artifact for example in examples])
+            drawn = artifacts.ndim == 4 and artifacts.shape[-2:] == images.shape[-2:]
+            rows.append(ArtifactRow(source, images, torch.stack(nearest), artifacts if drawn else None))
+    return rows
 
 
 def _curves(log: Path) -> dict[str, list[tuple[float, float]]]:
@@ -168,7 +174,7 @@ def _summary(shown: AttributionResults) -> Summary:
     beside = "" if best is None else f"best trivial feature {format_percent(best[1].value)}, {chance}"
     return Summary(
         text=(
-            f"A {shown.settings['network']} looks at the {shown.settings['view']} of an image in "
+            f"A {shown.settings['network']} looks at the {shown.settings['representation']} of an image in "
             f"{shown.settings['embedding'].upper()} space and names one of {len(shown.sources)} sources. All numbers "
             "are of the test split, which neither training nor the manifold of reals has seen."
         ),
@@ -186,7 +192,7 @@ def _figure(paths: dict[str, Path], name: str, caption: str, alt: str) -> Figure
 
 
 def _sources_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
-    recalls = [[source, shown.results[f"test/recall/{source}"]] for source in shown.sources]
+    recalls: list[list[Cell]] = [[source, shown.results[f"test/recall/{source}"]] for source in shown.sources]
     return Section(
         "Sources",
         [
@@ -198,28 +204,23 @@ def _sources_section(shown: AttributionResults, paths: dict[str, Path]) -> Secti
 
 
 def _images_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
+    blocks: list[Block] = []
+    if "artifacts" in paths:
+        caption = "For each source: image, nearest real of the manifold, and their signed difference, the artifact."
+        blocks.append(_figure(paths, "artifacts", caption, "Rows of images, nearest real images and artifacts"))
     distances: dict[str, list[float]] = {source: [] for source in shown.sources}
     for row in shown.rows:
-        distances[row["source"]].append(row["distance"])
-    table = [
-        [source, float(np.mean(found)), float(np.median(found)), len(found)] for source, found in distances.items()
+        if "distance" in row:
+            distances[row["source"]].append(row["distance"])
+    table: list[list[Cell]] = [
+        [source, float(np.mean(found)), float(np.median(found)), len(found)]
+        for source, found in distances.items()
+        if found
     ]
-    return Section(
-        "Images, nearest reals and artifacts",
-        [
-            _figure(
-                paths,
-                "artifacts",
-                "For each source: image, nearest real of the manifold, and their signed difference, the artifact.",
-                "Rows of images, nearest real images and artifacts",
-            ),
-            Table(
-                ["source", "mean distance", "median distance", "images"],
-                table,
-                "Euclidean distance to the nearest real, pixel values in [0, 1].",
-            ),
-        ],
-    )
+    unit = "pixel values in [0, 1]" if shown.settings["embedding"] == "rgb" else "in the units of the embedding"
+    caption = f"Euclidean distance to the nearest real, {unit}."
+    blocks.append(Table(["source", "mean distance", "median distance", "images"], table, caption))
+    return Section("Images, nearest reals and artifacts", blocks)
 
 
 def _trivial_section(shown: AttributionResults) -> Section:
@@ -255,8 +256,8 @@ def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
     network = shown.settings["control_network"]
     over_images, over_seeds = "mean accuracy (95 % over images)", "std over seeds"
     rows = [
-        [view, estimate, estimate.details["std"], estimate.details["seeds"], estimate.n]
-        for view, estimate in controls.items()
+        [seen, estimate, estimate.details["std"], estimate.details["seeds"], estimate.n]
+        for seen, estimate in controls.items()
     ]
     return Section(
         "What the artifact adds",
@@ -277,9 +278,9 @@ def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
             ),
         ],
         intro=(
-            f"The same network ({network}) on {len(controls)} views of the same images, trained by the same recipe in "
-            "the same steps. If the raw image does as well as the artifact, the nearest real adds nothing here; if the "
-            "difference to a random real does as well, it need not be the nearest."
+            f"The same network ({network}) on {len(controls)} representations of the same images, trained by the same "
+            "recipe in the same steps. If the raw image does as well as the artifact, the nearest real adds nothing "
+            "here; if the difference to a random real does as well, it need not be the nearest."
         ),
     )
 

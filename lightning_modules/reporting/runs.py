@@ -14,6 +14,7 @@ import yaml
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.findings import TrainingState
 from lightning_modules.reporting.run_files import METRICS_FILE, read_metrics
+from lightning_modules.representations.settings import current_config
 
 SEED = "seed_everything"
 # Settings in which runs of one experiment may differ: at any depth, where a run lives and what it continues;
@@ -80,7 +81,7 @@ def _read(folder: Path) -> Run:
         raise ValueError(f"{folder / 'config.yaml'} is no YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'config.yaml'} holds a {type(config).__name__}; expected settings by name")
-    flat = _flat(config)
+    flat = _flat(current_config(config))
     settings = {key: value for key, value in flat.items() if not _of_run_alone(key)}
     seeds = list(dict.fromkeys(str(flat[key]) for key in _SEEDS if key in flat)) or ["none"]
     provenance = {}

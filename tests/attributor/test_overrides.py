@@ -29,7 +29,8 @@ def run(trained, tmp_path):
          r"found model.init_args.learning_rate 0.001 in the checkpoint, asked for 0.0003; leave it out"),
         (["--model.init_args.weight_decay", "0.1"], "found model.init_args.weight_decay null"),
         (["--model.init_args.network", "test_resnet"], "found model.init_args.network resnet10t"),
-        (["--model.init_args.stem", "small", "--model.init_args.view", "raw"], "stem patch .*view artifact"),
+        (["--model.init_args.stem", "small", "--model.init_args.representation", "raw"],
+         "representation artifact .*stem patch"),
         (["--model.init_args.controls", "[raw]"], r"controls \['raw', 'random'\] .* asked for \['raw'\]"),
         (["--seed_everything", "3"], "found seed_everything 0 in the checkpoint, asked for 3"),
         (["--data.init_args.seed", "3"], "found data.init_args.seed 0"),
@@ -85,7 +86,10 @@ def test_a_training_goes_on_with_its_own_pictures_wherever_they_lie(run, trained
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (["--model.init_args.view", "raw"], "found model.init_args.view artifact in the checkpoint, asked for raw"),
+        (
+            ["--model.init_args.representation", "raw"],
+            "representation artifact in the checkpoint, asked for raw",
+        ),
         (["--model.init_args.network", "test_resnet"], "network resnet10t .* use what was trained"),
         (["--model.init_args.input_size", "64"], "input_size null in the checkpoint, asked for 64"),
         (["--model.init_args.learning_rate", "3e-4"], None),  # has no part in a test

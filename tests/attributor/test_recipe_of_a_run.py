@@ -42,6 +42,36 @@ def test_a_checkpoint_of_before_inputs_were_scaled_is_read_as_it_was_trained(tra
     assert found["value"] != pytest.approx(trained.metrics["test/accuracy"])
 
 
+def test_a_run_of_before_settings_were_grouped_is_tested_and_goes_on(trained, tmp_path):
+    """Its checkpoint and its config hold `view` and the settings of the manifold side by side."""
+
+    def flat(settings):
+        manifold = settings.pop("manifold")
+        names = {"manifold_dir": "dir", "search_memory_mib": "search_memory_mib", "carry_manifold_mib": "carry_mib"}
+        return {
+            "view": settings.pop("representation"),
+            **settings,
+            **{old: manifold[new] for old, new in names.items()},
+        }
+
+    saved = torch.load(trained.checkpoint, weights_only=True)
+    saved["hyper_parameters"] = flat(saved["hyper_parameters"])
+    del saved["attributor"]["representations"], saved["attributor"]["identity"]
+    config = yaml.safe_load((trained.run / "config.yaml").read_text())
+    config["model"]["init_args"] = flat(config["model"]["init_args"])
+    old = tmp_path / "old"
+    (old / "checkpoints").mkdir(parents=True)
+    torch.save(saved, old / "checkpoints" / "last.ckpt")
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    tested = evaluate.main(["test", "--ckpt_path", str(old), "--run_dir", str(tmp_path / "tested")])
+    assert tested == {name: value for name, value in trained.metrics.items() if name.startswith("test/")}
+    resume = ["--ckpt_path", "last", "--run_dir", str(old), "--trainer.max_epochs", "7", "--test_after_fit", "false"]
+    with pytest.raises(ValueError, match="representation artifact in the checkpoint"):
+        train.main(["--config", str(old / "config.yaml"), *resume, "--model.init_args.representation", "raw"])
+    train.main(["--config", str(old / "config.yaml"), *resume])
+    assert torch.load(old / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 6
+
+
 def test_an_attributor_that_says_nothing_of_its_network_trains_the_one_of_the_size(tmp_path, gm_root, monkeypatch):
     unnamed = {"network": "auto", "stem": "auto", "learning_rate": None, "flip": True, "controls": ["raw"]}
     config = write_config(tmp_path, gm_root, model=unnamed)
@@ -56,7 +86,10 @@ def test_an_attributor_that_says_nothing_of_its_network_trains_the_one_of_the_si
     assert sizes["main"] == sizes["raw_0"]
     assert {group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]} == {3e-3}
     # the network that was chosen stays, even where the rule would choose another one
-    monkeypatch.setattr("lightning_modules.attributor.choose_network", lambda *_: ("resnet18", "small"))
+    monkeypatch.setattr(
+        "lightning_modules.attributor.choose_networks",
+        lambda *_: dict.fromkeys(("main", "control"), ("resnet18", "small")),
+    )
     again = evaluate.main(["test", "--ckpt_path", str(run), "--run_dir", str(tmp_path / "again")])
     first = json.loads((run / "metrics.json").read_text())["test/accuracy"]["value"]
     assert again["test/accuracy"] == pytest.approx(first)

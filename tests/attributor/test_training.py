@@ -87,7 +87,7 @@ def test_the_checkpoint_holds_tensors_and_plain_values_only(trained):
     saved = torch.load(trained.checkpoint, weights_only=True)
     assert saved["attributor"]["sources"] == ["gan-grid", "real-fashion", "score-noise", "vae-blur"]
     assert all(
-        isinstance(value, (int, float, str, bool, list, tuple, type(None)))
+        isinstance(value, (int, float, str, bool, list, tuple, dict, type(None)))
         for value in saved["hyper_parameters"].values()
     )
 

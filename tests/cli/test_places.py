@@ -16,6 +16,7 @@ from lightning_modules.cli.errors import run_command
 from lightning_modules.common.files import PlaceError
 from lightning_modules.common.shipped import TRAINED
 from lightning_modules.fingerprints.users.__main__ import create_users
+from lightning_modules.representations.settings import ManifoldSettings
 
 LDM = TRAINED / "ldm"
 QUICK = ("--config", "quickstart.yaml", "--trainer.logger", "false")
@@ -51,8 +52,8 @@ def commands(room: Path) -> dict[str, tuple[tuple[object, ...], str]]:
         "train --run_dir": (("train", *QUICK, "--run_dir", closed), "--run_dir"),
         "train --runs_dir": (("train", *QUICK, "--runs_dir", closed), "--runs_dir"),
         "train, manifolds": (
-            ("train", *QUICK, "--runs_dir", room / "runs", "--model.init_args.manifold_dir", closed),
-            "--model.init_args.manifold_dir",
+            ("train", *QUICK, "--runs_dir", room / "runs", "--model.init_args.manifold.dir", closed),
+            "--model.init_args.manifold.dir",
         ),
         "test, answers": (
             ("test", "--ckpt_path", LDM, "--runs_dir", room / "r", "--model.init_args.resume_decoding", closed),
@@ -103,9 +104,11 @@ def test_arguments_of_the_attributor_name_the_folder_of_manifolds(gm_root, tmp_p
     import pytorch_lightning as pl
 
     (tmp_path / "closed").write_text("x")
-    module = Attributor(network="test_resnet", stem="patch", controls=(), manifold_dir=str(tmp_path / "closed"))
+    module = Attributor(
+        network="test_resnet", stem="patch", controls=(), manifold=ManifoldSettings(dir=str(tmp_path / "closed"))
+    )
     data = GMDataModule(root=str(gm_root), cache_dir=str(tmp_path / "cache"), batch_size=8)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
                          max_steps=1, use_distributed_sampler=False, default_root_dir=tmp_path)  # fmt: skip
-    with pytest.raises(PlaceError, match="manifold_dir"):
+    with pytest.raises(PlaceError, match=r"manifold\.dir"):
         trainer.fit(module, datamodule=data)

@@ -18,6 +18,10 @@ class FlatEmbedding:
 
     def __init__(self, factor: float = 2.0) -> None:
         self.factor = factor
+        self.arguments = {"factor": factor}
+
+    def to(self, device: torch.device) -> FlatEmbedding:
+        return self
 
     def __call__(self, images: Tensor) -> Tensor:
         return images.flatten(1) * self.factor

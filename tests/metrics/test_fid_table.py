@@ -4,10 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
+from frechet_of_features import frechet_distance_of_features
 from small_extractors import noise, projection
 
 from lightning_modules.metrics.fid_table import FLOOR, frechet_table
-from lightning_modules.metrics.frechet import frechet_distance_of_features
 
 REALS = noise(80, 1)
 SOURCES = {"far": noise(30, 2, brightness=0.3), "near": noise(30, 3, brightness=0.05)}

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from frechet_of_features import frechet_distance_of_features
 from torch import Tensor
 
 from lightning_modules.metrics.frechet import (
     GaussianFactor,
     frechet_distance,
-    frechet_distance_of_features,
     pairwise_frechet,
 )
 

@@ -5,24 +5,58 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.networks import ControlledNetworks, SourceNetwork, choose_network, recipe_for
+from lightning_modules.networks import ControlledNetworks, SourceNetwork, VectorHead, recipe_for
+from lightning_modules.networks.recipes import choose_network
 from lightning_modules.networks.source_network import SmallCNN
+
+CHOSEN = {part: ("small_cnn_16", "imagenet") for part in ("main", "control")}
+SHAPES = {"artifact": (3, 16, 16), "raw": (3, 16, 16)}
 
 
 @pytest.mark.parametrize(
-    ("network", "stem", "size", "chosen"),
+    ("network", "stem", "shape", "chosen"),
     [
-        ("auto", "auto", (32, 32), ("small_cnn", "imagenet")),
-        ("auto", "auto", (63, 200), ("small_cnn", "imagenet")),
-        ("auto", "auto", (64, 64), ("resnet50", "small")),
-        ("auto", "auto", (128, 128), ("resnet50", "imagenet")),
-        ("resnet18", "auto", (32, 32), ("resnet18", "small")),
-        ("resnet18", "patch", (32, 32), ("resnet18", "patch")),
-        ("vit_tiny_patch16_224", "auto", (32, 32), ("vit_tiny_patch16_224", "imagenet")),
+        ("auto", "auto", (3, 32, 32), ("small_cnn", "imagenet")),
+        ("auto", "auto", (3, 63, 200), ("small_cnn", "imagenet")),
+        ("auto", "auto", (3, 64, 64), ("resnet50", "small")),
+        ("auto", "auto", (1, 128, 128), ("resnet50", "imagenet")),
+        ("resnet18", "auto", (3, 32, 32), ("resnet18", "small")),
+        ("resnet18", "patch", (3, 32, 32), ("resnet18", "patch")),
+        ("vit_tiny_patch16_224", "auto", (3, 32, 32), ("vit_tiny_patch16_224", "imagenet")),
+        ("auto", "auto", (768,), ("mlp", "auto")),
+        ("linear", "auto", (768,), ("linear", "auto")),
     ],
 )
-def test_network_and_stem_follow_from_the_size_unless_they_are_named(network, stem, size, chosen):
-    assert choose_network(network, stem, size) == chosen
+def test_network_and_stem_follow_from_the_size_unless_they_are_named(network, stem, shape, chosen):
+    assert choose_network(network, stem, shape) == chosen
+
+
+def test_networks_of_the_other_kind_are_refused():
+    with pytest.raises(ValueError, match="it takes vectors"):
+        choose_network("linear", "auto", (3, 32, 32))
+    with pytest.raises(ValueError, match="expected network auto or linear or mlp"):
+        choose_network("resnet18", "auto", (10,))
+    with pytest.raises(ValueError, match=r"shape \(3, 4\)"):
+        choose_network("auto", "auto", (3, 4))
+
+
+@pytest.mark.parametrize(("name", "features"), [("linear", 10), ("mlp", 256)])
+def test_vectors_are_standardised_and_classified_by_a_head(name, features):
+    head = VectorHead(name, 10, 4, seed=1)
+    vectors = torch.rand(6, 10) * 3 + 1
+    head.set_input_statistics(vectors.mean(0), vectors.std(0))
+    logits, found = head(vectors)
+    assert (logits.shape, found.shape, head.num_features) == ((6, 4), (6, features), features)
+    torch.testing.assert_close(head.classifier(found), logits)
+    assert all(
+        torch.equal(a, b) for a, b in zip(head.parameters(), VectorHead(name, 10, 4, 1).parameters(), strict=True)
+    )
+
+
+def test_images_of_one_channel_are_taken():
+    for stem in ("imagenet", "small", "patch"):
+        assert SourceNetwork("resnet10t", 5, stem, channels=1)(torch.rand(2, 1, 32, 32))[0].shape == (2, 5)
+    assert SourceNetwork("small_cnn_16", 5, channels=1)(torch.rand(2, 1, 32, 32))[0].shape == (2, 5)
 
 
 def test_pretrained_weights_are_trained_more_gently():
@@ -69,9 +103,8 @@ def test_input_is_standardised_by_the_statistics_that_are_set():
     assert {"input_mean", "input_std"} <= network.state_dict().keys()
 
 
-def test_each_network_gets_the_statistics_of_its_own_view():
-    shape = {"name": "small_cnn"}
-    networks = ControlledNetworks(shape, "artifact", shape, ["raw"], 2, num_classes=3, seed=0)
+def test_each_network_gets_the_statistics_of_its_own_input():
+    networks = ControlledNetworks(CHOSEN, "artifact", ["raw"], SHAPES, num_classes=3, control_seeds=2)
     statistics = {"artifact": (torch.zeros(3), torch.full((3,), 0.2)), "raw": (torch.ones(3), torch.full((3,), 0.3))}
     networks.set_input_statistics(statistics)
     assert networks.networks["main"].input_std.tolist() == pytest.approx([0.2] * 3)
@@ -82,13 +115,13 @@ def test_each_network_gets_the_statistics_of_its_own_view():
 @pytest.mark.parametrize("mirror", [True, False])
 def test_an_image_and_its_mirror_image_get_one_answer_where_asked(mirror):
     torch.manual_seed(0)
-    networks = ControlledNetworks({"name": "small_cnn_16"}, "artifact", {}, [], 1, num_classes=2, seed=0).eval()
+    networks = ControlledNetworks(CHOSEN, "artifact", [], SHAPES, num_classes=2).eval()
     image = torch.rand(3, 3, 16, 16)
     (logits, features), (other_logits, other_features) = (
-        networks.answers({"artifact": view}, mirror=mirror)["main"] for view in (image, image.flip(-1))
+        networks.answers({"artifact": seen}, mirror=mirror)["main"] for seen in (image, image.flip(-1))
     )
     assert torch.allclose(logits.softmax(1), other_logits.softmax(1), atol=1e-6) == mirror
     assert torch.allclose(features, other_features, atol=1e-6) == mirror
     if mirror:
-        single = [networks({"artifact": view})["main"][0].softmax(1) for view in (image, image.flip(-1))]
+        single = [networks({"artifact": seen})["main"][0].softmax(1) for seen in (image, image.flip(-1))]
         torch.testing.assert_close(logits.softmax(1), (single[0] + single[1]) / 2)

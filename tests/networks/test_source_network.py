@@ -99,7 +99,7 @@ def test_unreachable_hub_names_the_local_alternative(monkeypatch):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="expected one of imagenet, small, patch"):
         SourceNetwork("resnet10t", 2, stem="tiny")
-    with pytest.raises(ValueError, match="similar names: resnet"):
+    with pytest.raises(ValueError, match="did you mean resnet"):
         SourceNetwork("resnet5000", 2)
     with pytest.raises(ValueError, match="use `imagenet`"):
         SourceNetwork("vit_tiny_patch16_224", 2, stem="patch")

@@ -22,7 +22,7 @@ def run(
     accuracy: float,
     *,
     seed: int = 0,
-    view: str = "artifact",
+    representation: str = "artifact",
     experiment: str | None = None,
     **details: Any,
 ) -> Path:
@@ -35,7 +35,7 @@ def run(
             "default_root_dir": str(folder),
             "callbacks": [{"init_args": {"dirpath": str(folder)}}],
         },
-        "model": {"class_path": "Attributor", "init_args": {"view": view, "model_seed": seed}},
+        "model": {"class_path": "Attributor", "init_args": {"representation": representation, "model_seed": seed}},
         "data": {"init_args": {"root": "data", "seed": 0}},
         "ckpt_path": str(folder / "last.ckpt"),
     }
@@ -54,15 +54,15 @@ def run(
 def test_seeds_of_one_experiment_are_averaged(tmp_path: Path):
     accuracies = [0.71, 0.74, 0.69]
     folders = [run(tmp_path / f"a{seed}", accuracy, seed=seed) for seed, accuracy in enumerate(accuracies)]
-    folders.insert(1, run(tmp_path / "b", 0.5, view="raw"))
+    folders.insert(1, run(tmp_path / "b", 0.5, representation="raw"))
     artifact, raw = compare_runs(folders).groups
     found = artifact.metrics["test/accuracy"]
     assert found.mean == pytest.approx(np.mean(accuracies))
     assert found.std == pytest.approx(np.std(accuracies, ddof=1))
     assert found.seeds == 3
     assert (raw.metrics["test/accuracy"].mean, raw.metrics["test/accuracy"].std) == (0.5, None)
-    assert (artifact.label, raw.label) == ("view=artifact", "view=raw")
-    assert dict(raw.settings) == {"model.init_args.view": "raw"}
+    assert (artifact.label, raw.label) == ("representation=artifact", "representation=raw")
+    assert dict(raw.settings) == {"model.init_args.representation": "raw"}
 
 
 def test_another_split_is_another_experiment(tmp_path: Path):
@@ -76,14 +76,14 @@ def test_another_split_is_another_experiment(tmp_path: Path):
 def test_names_of_experiments_label_the_rows(tmp_path: Path):
     folders = [
         run(tmp_path / "a", 0.7, experiment="attribution/rgb"),
-        run(tmp_path / "b", 0.6, view="raw", experiment="attribution/raw"),
+        run(tmp_path / "b", 0.6, representation="raw", experiment="attribution/raw"),
     ]
     assert [group.label for group in compare_runs(folders).groups] == ["attribution/rgb", "attribution/raw"]
-    folders.append(run(tmp_path / "c", 0.5, view="nearest", experiment="attribution/raw"))
+    folders.append(run(tmp_path / "c", 0.5, representation="nearest", experiment="attribution/raw"))
     assert [group.label for group in compare_runs(folders).groups] == [
-        "attribution/rgb (view=artifact)",
-        "attribution/raw (view=raw)",
-        "attribution/raw (view=nearest)",
+        "attribution/rgb (representation=artifact)",
+        "attribution/raw (representation=raw)",
+        "attribution/raw (representation=nearest)",
     ]
     assert compare_runs(folders[:1]).groups[0].label == "attribution/rgb"
 
@@ -105,24 +105,25 @@ def test_one_seed_with_two_results_is_an_error(tmp_path: Path):
 
 def test_markdown_reads_back(tmp_path: Path):
     folders = [run(tmp_path / str(seed), accuracy, seed=seed) for seed, accuracy in enumerate([0.70, 0.72])]
-    lines = compare_runs([*folders, run(tmp_path / "raw", 0.5, view="a|b")]).to_markdown().splitlines()
+    lines = compare_runs([*folders, run(tmp_path / "raw", 0.5, representation="a|b")]).to_markdown().splitlines()
     assert lines[0] == "| experiment | seeds | test/accuracy | test/fdr |"
     assert lines[1] == "|---|---:|---:|---:|"
-    assert lines[2] == "| view=artifact | 2 | 71.0 ± 1.4\u00a0% | 7.10 ± 0.14 |"
+    assert lines[2] == "| representation=artifact | 2 | 71.0 ± 1.4\u00a0% | 7.10 ± 0.14 |"
     # of one seed, the interval over images
-    assert lines[3] == "| view=a\\|b | 1 | 50.0\u00a0% (0.0 to 100.0\u00a0%) | 5.00 |"
+    assert lines[3] == "| representation=a\\|b | 1 | 50.0\u00a0% (0.0 to 100.0\u00a0%) | 5.00 |"
 
 
 def test_csv_holds_every_metric_in_full_precision(tmp_path: Path):
     folders = [run(tmp_path / str(seed), accuracy, seed=seed) for seed, accuracy in enumerate([1 / 3, 2 / 7])]
-    comparison = compare_runs([*folders, run(tmp_path / "raw", 0.5, view="raw")])
+    comparison = compare_runs([*folders, run(tmp_path / "raw", 0.5, representation="raw")])
     rows = list(csv.DictReader(io.StringIO(comparison.to_csv())))
     assert len(rows) == 6
-    row = next(row for row in rows if row["metric"] == "test/accuracy" and row["model.init_args.view"] == "artifact")
+    seen = "model.init_args.representation"
+    row = next(row for row in rows if row["metric"] == "test/accuracy" and row[seen] == "artifact")
     assert float(row["mean"]) == math.fsum([1 / 3, 2 / 7]) / 2
     assert float(row["std"]) == pytest.approx(np.std([1 / 3, 2 / 7], ddof=1), rel=1e-15)
     assert (row["low"], row["high"]) == ("", "")  # two seeds: a spread
-    alone = next(row for row in rows if row["metric"] == "test/accuracy" and row["model.init_args.view"] == "raw")
+    alone = next(row for row in rows if row["metric"] == "test/accuracy" and row[seen] == "raw")
     assert (alone["std"], float(alone["low"]), float(alone["high"])) == ("", 0.0, 1.0)
 
 
@@ -135,17 +136,17 @@ def test_metrics_can_be_chosen(tmp_path: Path):
 
 
 def test_html_page_holds_table_and_runs(tmp_path: Path):
-    comparison = compare_runs([run(tmp_path / "a", 0.7), run(tmp_path / "b", 0.5, view="raw")])
+    comparison = compare_runs([run(tmp_path / "a", 0.7), run(tmp_path / "b", 0.5, representation="raw")])
     comparison.write_html(tmp_path / "comparison.html")
     text = (tmp_path / "comparison.html").read_text()
-    for part in ("view=artifact", "70.0\u00a0%", "50.0\u00a0%", str(tmp_path / "b")):
+    for part in ("representation=artifact", "70.0\u00a0%", "50.0\u00a0%", str(tmp_path / "b")):
         assert part in text
 
 
 def test_fdr_of_other_conditions_is_flagged(tmp_path: Path):
-    same = [run(tmp_path / "a", 0.7), run(tmp_path / "b", 0.5, view="raw")]
+    same = [run(tmp_path / "a", 0.7), run(tmp_path / "b", 0.5, representation="raw")]
     assert not compare_runs(same).notes
-    notes = compare_runs([*same, run(tmp_path / "c", 0.5, view="random", n_per_half=50)]).notes
+    notes = compare_runs([*same, run(tmp_path / "c", 0.5, representation="random", n_per_half=50)]).notes
     assert notes == ["test/fdr was computed with n_per_half = 25, 50: these do not compare."]
 
 

@@ -20,7 +20,6 @@ from lightning_modules.reporting.figures import (
     ArtifactRow,
     artifact_rows,
     confusion_matrix,
-    image_grid,
     method_accuracy,
     per_source_accuracy,
     source_styles,
@@ -204,31 +203,6 @@ def test_training_curves_have_a_panel_per_metric_and_a_line_per_stage():
 # --- images
 
 
-def test_image_grid_shows_every_image_in_order():
-    images = np.zeros((5, 3, 8, 8), dtype=np.uint8)
-    shades = [40, 90, 140, 190, 240]
-    images[:] = np.array(shades)[:, None, None, None]
-    canvas = image_grid(images, columns=2).axes[0].images[0].get_array()
-    size = canvas.shape[1] // 2
-    found = [canvas[row * size + size // 2, column * size + size // 2, 0] for row in range(3) for column in range(2)]
-    assert found == pytest.approx([shade / 255 for shade in shades] + [1.0])
-
-
-def test_image_grid_takes_grey_and_torch():
-    images = torch.full((3, 1, 8, 8), 100, dtype=torch.uint8)
-    canvas = image_grid(images, columns=9).axes[0].images[0].get_array()
-    assert canvas.shape[1] == pytest.approx(3 * canvas.shape[0], abs=1)
-    assert canvas[10, 10].tolist() == pytest.approx([100 / 255] * 3)
-
-
-@pytest.mark.parametrize(
-    "images", [np.zeros((2, 3, 8, 8)), np.zeros((3, 8, 8), np.uint8), np.zeros((0, 3, 8, 8), np.uint8)]
-)
-def test_image_grid_refuses_what_is_no_stack_of_8_bit_images(images: NDArray[np.generic]):
-    with pytest.raises(ValueError, match="expected uint8"):
-        image_grid(images, columns=2)
-
-
 def row(source: str, artifact: float) -> ArtifactRow:
     images = torch.full((2, 3, 8, 8), 0.5)
     return ArtifactRow(source, images, images - artifact, torch.full((2, 3, 8, 8), artifact))
@@ -251,6 +225,17 @@ def test_artifact_rows_share_one_scale_with_white_at_zero():
     assert image.tolist() == pytest.approx([0.5] * 3)
     assert real.tolist() == pytest.approx([0.25] * 3)
     assert clipped(figure) == []
+
+
+def test_rows_of_artifacts_that_are_no_images_show_image_and_nearest_real():
+    rows = [
+        ArtifactRow(name, full.images, full.nearest, None) for name in ("real", "dcgan") for full in [row(name, 0.1)]
+    ]
+    figure = artifact_rows(rows)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["image", "nearest\nreal"] * 2
+    assert len(figure.axes) == 1  # no scale of colours
+    with pytest.raises(ValueError, match="dcgan"):
+        artifact_rows([row("real", 0.1), rows[1]])
 
 
 def test_artifact_rows_that_do_not_fit_are_refused():

@@ -88,7 +88,7 @@ def report(tmp_path: Path, evil: str = "") -> Page:
             Section(
                 "Provenance",
                 [
-                    Details(f"Configuration{evil}", f"model:\n  view: artifact{evil}"),
+                    Details(f"Configuration{evil}", f"model:\n  representation: artifact{evil}"),
                     Details("Versions", {"torch": "2.14", f"key{evil}": evil}),
                     Details("Rows", Table(["a"], [[1]])),
                 ],
@@ -112,7 +112,7 @@ def test_page_holds_what_it_was_given(tmp_path: Path):
         "Wilson.",
         "A line.",
         "How.",
-        "model:\n  view: artifact",
+        "model:\n  representation: artifact",
         "2.14",
     ):
         assert text in page.text

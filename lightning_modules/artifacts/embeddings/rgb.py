@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,7 +19,12 @@ class RGBEmbedding:
     name: str = "rgb"
     version: int = 1
     preprocessing: str = "none: RGB in [0, 1], native size, no crop, no normalisation"
+    arguments: Mapping[str, Any] = MappingProxyType({})
     eight_bit: bool = True
+
+    def to(self, device: torch.device) -> RGBEmbedding:
+        """Itself: it has no tensors."""
+        return self
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the images as they are.

@@ -1,12 +1,12 @@
 """The search of one block of queries by lower bounds.
 
-References lie in cells (``cells.py``), and pairs are excluded in ever finer sieves:
+References lie in cells (`pca_bounds.py`), and pairs are excluded step by step:
 
 1. In the cell whose box is nearest to a query, the pair with the smallest bound is evaluated exactly. Its distance
    limits how far the nearest neighbour can be.
 2. Cells whose box lies beyond the limit are left out.
-3. In the other cells one matrix product bounds all pairs by the leading axes (``screening.py``); pairs beyond the limit
-   are dropped.
+3. In the other cells one matrix product bounds all pairs by the leading axes (`lower_bounds.py`);
+   pairs beyond the limit are dropped.
 4. A bound from more axes drops most of the rest, and what is left is evaluated exactly, smallest bounds first.
 
 All bounds hold with the rounding of float32 included, so the answer is that of evaluating every pair.
@@ -18,9 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_modules.artifacts.search.candidates import GROUP, Pairs, flat_nonzero, group_minima, sieve
+from lightning_modules.artifacts.search.candidates import (
+    GROUP,
+    Candidates,
+    candidates_below,
+    flat_nonzero,
+    group_minima,
+)
 from lightning_modules.artifacts.search.index import QueryBlock, References, SearchMemory
-from lightning_modules.artifacts.search.lower_bounds import BANNED, FullScreen, LeadingScreen
+from lightning_modules.artifacts.search.lower_bounds import BANNED, FullDistances, LeadingBounds
 from lightning_modules.artifacts.search.pca_bounds import CELL, Projection
 from lightning_modules.artifacts.search.refinement import BoundsPruneTooLittle, Refinement, SearchReport
 
@@ -29,7 +35,7 @@ _ROWS, _TOGETHER = 2048, 32  # fewer queries than _ROWS take up to _TOGETHER cel
 
 
 class BoundedSearch:
-    """See the module.
+    """The search of a block by lower bounds (see the module).
 
     Args:
         references: The real points, with a projection.
@@ -52,10 +58,10 @@ class BoundedSearch:
         assert references.projection is not None
         self._projection: Projection = references.projection
         self._block, self._refinement, self._memory, self._report = block, refinement, memory, report
-        self._screen = LeadingScreen(block, self._projection, references.columns.count)
+        self._leading = LeadingBounds(block, self._projection, references.columns.count)
         cells = self._projection.cells
         self._start: list[int] = cells.start.tolist()
-        self._bounds = cells.bounds(self._screen.description, self._projection.leading_axes)
+        self._bounds = cells.bounds(self._leading.description, self._projection.leading_axes)
         self._buffer = torch.empty(max(len(block), _ROWS) * CELL, device=block.sums.device)
         # What the same queries would cost by the plain product, and the evaluations that neither search can avoid.
         self._product = float(len(block)) * len(references) * references.columns.count
@@ -75,39 +81,39 @@ class BoundedSearch:
             BoundsPruneTooLittle: The bounds exclude too little to be worth their cost.
         """
         self._limit_from_nearest_cells()
-        screen, refinement = self._screen, self._refinement
-        waiting: list[Pairs] = []
+        leading, refinement = self._leading, self._refinement
+        waiting: list[Candidates] = []
         held = 0
-        near = self._bounds <= refinement.threshold(screen.box_addend)[:, None]
+        near = self._bounds <= refinement.threshold(leading.box_addend)[:, None]
         # Few queries look at several cells at a time, so that products stay large enough to be efficient.
         together = max(1, min(_TOGETHER, _ROWS // len(near)))
-        threshold = refinement.threshold(screen.addend)
+        threshold = refinement.threshold(leading.addend)
         for done, (first, rows) in enumerate(_by_cell(near, together), start=1):
             values = self._values(first, min(first + together, len(self._start) - 1), rows)
             of_rows = threshold.index_select(0, rows)
-            for found in sieve(values, group_minima(values), of_rows, self._memory.pairs):
+            for found in candidates_below(values, group_minima(values), of_rows, self._memory.pairs):
                 refinement.count(len(found))
                 progress = min(1.0, done * together / near.shape[1])
                 if refinement.spent > self._unavoidable + self._product * (0.02 + 0.98 * progress):
                     raise BoundsPruneTooLittle
                 place = found.reference.add_(self._start[first])
-                waiting.append(Pairs(rows.index_select(0, found.query), place, found.value))
+                waiting.append(Candidates(rows.index_select(0, found.query), place, found.value))
                 held += len(found)
                 if held > self._memory.pairs:
                     self._refine(waiting)
-                    waiting, held, threshold = [], 0, refinement.threshold(screen.addend)
+                    waiting, held, threshold = [], 0, refinement.threshold(leading.addend)
         if waiting:
             self._refine(waiting)
 
-    def _refine(self, waiting: list[Pairs]) -> None:
-        self._refinement.refine_finer(Pairs.join(waiting), self._projection, self._screen)
+    def _refine(self, waiting: list[Candidates]) -> None:
+        self._refinement.refine_finer(Candidates.join(waiting), self._projection, self._leading)
 
     def _limit_from_nearest_cells(self) -> None:
         """Evaluate the k most promising references of each query's nearest cells."""
         k = self._refinement.best.distance.shape[1]
         nearest = torch.zeros_like(self._bounds, dtype=torch.bool)
         nearest.scatter_(1, self._bounds.topk(min(_NEAREST, self._bounds.shape[1]), 1, largest=False).indices, True)
-        promising: list[Pairs] = []
+        promising: list[Candidates] = []
         for cell, rows in _by_cell(nearest, 1):
             values = self._values(cell, cell + 1, rows, likely=True)
             if k == 1:
@@ -116,8 +122,8 @@ class BoundedSearch:
                 lowest = values.topk(min(k, values.shape[1]), 1, largest=False)
                 value, place = lowest.values.flatten(), lowest.indices.flatten()
                 rows = rows.repeat_interleave(lowest.values.shape[1])
-            promising.append(Pairs(rows, place + self._start[cell], value))
-        self._refinement.try_smallest(Pairs.join(promising), self._projection)
+            promising.append(Candidates(rows, place + self._start[cell], value))
+        self._refinement.try_smallest(Candidates.join(promising), self._projection)
 
     def _values(self, cell: int, end: int, rows: Tensor, likely: bool = False) -> Tensor:
         """Bounds of some queries in cells ``cell ... end - 1``, (rows, references); banned pairs are BANNED.
@@ -128,7 +134,7 @@ class BoundedSearch:
         """
         start, stop = self._start[cell], self._start[end]
         values = self._buffer[: len(rows) * (stop - start)].view(len(rows), stop - start)
-        self._screen.values(rows, start, stop, values, likely)
+        self._leading.values(rows, start, stop, values, likely)
         self._report.bounded += values.numel()
         first, last = self._banned_start[cell], self._banned_start[end]
         if first < last:
@@ -158,16 +164,7 @@ def _by_cell(chosen: Tensor, together: int) -> list[tuple[int, Tensor]]:
 
 
 class ProductSearch:
-    """See the module.
-
-    Args:
-        references: The real points.
-        block: The queries.
-        banned: Rows of the block and references, ``(b,)`` int64 each: pairs that may not be returned.
-        refinement: Where pairs go.
-        memory: Sizes of tiles and buffers.
-        report: Added to.
-    """
+    """The search of a block by the plain product, float32 distances of all pairs; arguments as `BoundedSearch`."""
 
     def __init__(
         self,
@@ -187,19 +184,19 @@ class ProductSearch:
         """Search."""
         count, total, device = len(self._block), len(self._references), self._block.sums.device
         width = min(self._memory.references, -(-total // GROUP) * GROUP)
-        screen = FullScreen(self._block, self._references, width)
+        full = FullDistances(self._block, self._references, width)
         all_values = torch.empty(count * width, device=device)
         all_minima = torch.empty(count * width // GROUP, device=device)
         for start in range(0, total, width):
             wide = min(width, -(-(total - start) // GROUP) * GROUP)
             values = all_values[: count * wide].view(count, wide)
             minima = all_minima[: count * wide // GROUP].view(count, -1)
-            screen.fill(start, values)
+            full.fill(start, values)
             self._ban(start, values)
             torch.amin(values.view(count, -1, GROUP), 2, out=minima)
             self._report.bounded += count * wide
-            self._tighten(screen, start, values, minima)
-            self._keep(screen, start, values, minima)
+            self._tighten(full, start, values, minima)
+            self._keep(full, start, values, minima)
 
     def _ban(self, start: int, values: Tensor) -> None:
         """Take pairs that may not be returned out of a tile."""
@@ -208,20 +205,20 @@ class ProductSearch:
         first, last = torch.searchsorted(reference, edges).tolist()
         values[query[first:last], reference[first:last] - start] = BANNED
 
-    def _tighten(self, screen: FullScreen, start: int, values: Tensor, minima: Tensor) -> None:
+    def _tighten(self, full: FullDistances, start: int, values: Tensor, minima: Tensor) -> None:
         """Evaluate the most promising pairs of a tile, so that the limits come down before others are looked at."""
         wanted = min(self._refinement.best.distance.shape[1], minima.shape[1])
         value, group = minima.topk(wanted, 1, largest=False) if wanted > 1 else minima.min(1, keepdim=True)
-        promising = value <= self._refinement.threshold(screen.addend)[:, None]
+        promising = value <= self._refinement.threshold(full.addend)[:, None]
         query, which = promising.nonzero(as_tuple=True)
         groups = group[query, which]
         rows = values.view(-1, GROUP).index_select(0, query * minima.shape[1] + groups)
         value, place = rows.min(1)
-        self._refinement.refine(Pairs(query, start + groups * GROUP + place, value), screen.addend)
+        self._refinement.refine(Candidates(query, start + groups * GROUP + place, value), full.addend)
 
-    def _keep(self, screen: FullScreen, start: int, values: Tensor, minima: Tensor) -> None:
+    def _keep(self, full: FullDistances, start: int, values: Tensor, minima: Tensor) -> None:
         """Evaluate the pairs of a tile that the limits do not exclude."""
-        threshold = self._refinement.threshold(screen.addend)
-        for found in sieve(values, minima, threshold, self._memory.pairs):
+        threshold = self._refinement.threshold(full.addend)
+        for found in candidates_below(values, minima, threshold, self._memory.pairs):
             self._refinement.count(len(found))
-            self._refinement.refine(Pairs(found.query, found.reference.add_(start), found.value), screen.addend)
+            self._refinement.refine(Candidates(found.query, found.reference.add_(start), found.value), full.addend)

@@ -1,4 +1,4 @@
-"""Lists of (query, reference) pairs."""
+"""Candidate pairs (query, reference), and the best k of each query so far."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 @dataclass
-class Pairs:
-    """Pairs with a value each.
+class Candidates:
+    """Pairs (query, reference) with a value each.
 
     Attributes:
         query: ``(p,)`` int64, rows of the block.
         reference: ``(p,)`` int64.
-        value: ``(p,)`` float32, the screen's value (see ``screening.Screen``).
+        value: ``(p,)`` float32, a bound or distance (see `lower_bounds.py`).
     """
 
     query: Tensor
@@ -26,19 +26,17 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.query)
 
-    def __getitem__(self, which: Tensor) -> Pairs:
+    def __getitem__(self, which: Tensor) -> Candidates:
         """Pairs at the given positions."""
-        return Pairs(*(part.index_select(0, which) for part in (self.query, self.reference, self.value)))
+        return Candidates(*(part.index_select(0, which) for part in (self.query, self.reference, self.value)))
 
     @staticmethod
-    def join(pairs: list[Pairs]) -> Pairs:
+    def join(pairs: list[Candidates]) -> Candidates:
         """One list of several, at least one."""
         if len(pairs) == 1:
             return pairs[0]
-        return Pairs(
-            torch.cat([part.query for part in pairs]),
-            torch.cat([part.reference for part in pairs]),
-            torch.cat([part.value for part in pairs]),
+        return Candidates(
+            *(torch.cat([getattr(part, name) for part in pairs]) for name in ("query", "reference", "value"))
         )
 
 
@@ -58,7 +56,7 @@ def group_minima(values: Tensor) -> Tensor:
     return values.view(len(values), -1, GROUP).amin(2)
 
 
-def sieve(values: Tensor, minima: Tensor, threshold: Tensor, most: int) -> Iterator[Pairs]:
+def candidates_below(values: Tensor, minima: Tensor, threshold: Tensor, most: int) -> Iterator[Candidates]:
     """Pairs (row, column) whose value is at most the row's threshold.
 
     Args:
@@ -74,11 +72,11 @@ def sieve(values: Tensor, minima: Tensor, threshold: Tensor, most: int) -> Itera
     groups = flat_nonzero(minima <= threshold[:, None])
     for piece in torch.split(groups, max(1, most // GROUP)):
         row = torch.div(piece, per_row, rounding_mode="floor")
-        candidates = values.view(-1, GROUP).index_select(0, piece)
-        found = flat_nonzero(candidates <= threshold.index_select(0, row)[:, None])
+        rows = values.view(-1, GROUP).index_select(0, piece)
+        found = flat_nonzero(rows <= threshold.index_select(0, row)[:, None])
         at = torch.div(found, GROUP, rounding_mode="floor")
         column = (piece - row * per_row).mul_(GROUP).index_select(0, at).add_(found % GROUP)
-        yield Pairs(row.index_select(0, at), column, candidates.view(-1).index_select(0, found))
+        yield Candidates(row.index_select(0, at), column, rows.view(-1).index_select(0, found))
 
 
 NONE = torch.iinfo(torch.int64).max
@@ -103,19 +101,9 @@ class TopK:
         return self.distance[:, -1]
 
     def merge(self, query: Tensor, index: Tensor, distance: Tensor) -> None:
-        """Take in evaluated pairs; pairs that are already known may come again.
-
-        Args:
-            query: ``(p,)`` int64, rows.
-            index: ``(p,)`` int64, references.
-            distance: ``(p,)`` float64 squared distances.
-        """
-        if len(query) == 0:
-            return
-        if self.distance.shape[1] == 1:
-            self._merge_one(query, index, distance)
-        else:
-            self._merge_many(query, index, distance)
+        """Take in evaluated pairs, some perhaps again: rows, references and squared distances, ``(p,)`` each."""
+        if len(query):
+            (self._merge_one if self.distance.shape[1] == 1 else self._merge_many)(query, index, distance)
 
     def _merge_one(self, query: Tensor, index: Tensor, distance: Tensor) -> None:
         old, known = self.distance[:, 0], self.index[:, 0]

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from lightning_modules.artifacts.search.index import QueryBlock, References
 
 _CHUNK = 64
-"""Products that sum exactly in float32: 64 x (4 x 255) x 255 < 2^24 (see columns.MAX_GROUP)."""
+"""Products that sum exactly in float32: 64 x (4 x 255) x 255 < 2^24 (see shared_coordinates.MAX_GROUP)."""
 
 
 _NUMBERS = 2**18  # per buffer: they stay in the cache
@@ -40,15 +40,7 @@ class ExactDistance:
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, query: Tensor, reference: Tensor) -> Tensor:
-        """Squared distances of pairs.
-
-        Args:
-            query: ``(p,)`` int64, rows of the block.
-            reference: ``(p,)`` int64.
-
-        Returns:
-            ``(p,)`` float64.
-        """
+        """Squared distances ``(p,)`` float64 of rows of the block and references, ``(p,)`` int64 each."""
         result = torch.empty(len(query), dtype=torch.float64, device=self._device)
         one = self._integer if self._block.on_grid else self._floating
         for start in range(0, len(query), self._rows):
@@ -82,15 +74,9 @@ class ExactDistance:
 
 
 def tree_sum(terms: Tensor) -> Tensor:
-    """Sum over the last dimension in a fixed order: halves are added until one number is left.
+    """Sums of rows ``(n, d)``, which are overwritten: halves are added until one number is left.
 
     Elementwise additions only, so that a row's sum is the same bits in any batch, thread count or device.
-
-    Args:
-        terms: ``(n, d)``; overwritten.
-
-    Returns:
-        ``(n,)``.
     """
     width = terms.shape[1]
     while width > 1:

@@ -21,7 +21,7 @@ from lightning_modules.artifacts.search.pca_bounds import (
     fit_axes,
     project,
 )
-from lightning_modules.artifacts.search.shared_coordinates import Columns
+from lightning_modules.artifacts.search.shared_coordinates import SharedCoordinates
 
 LEVELS = 255
 """Distances between 8-bit points are measured in steps of 1/255, in which they are integers."""
@@ -47,7 +47,7 @@ class References:
     """
 
     points: Tensor
-    columns: Columns
+    columns: SharedCoordinates
     centre: Tensor
     squares: Tensor
     reach: float
@@ -106,10 +106,10 @@ def on_grid(queries: Tensor) -> Tensor:
 
 
 def prepare(queries: Tensor, references: References, grid: bool, describe_them: bool) -> QueryBlock:
-    """Prepare a block of queries.
+    """Prepare a block of queries ``(n, D)`` float32.
 
     Args:
-        queries: ``(n, D)`` float32.
+        queries: The block.
         references: What they will be compared with.
         grid: True if all of them are 8-bit points and so are the references.
         describe_them: Compute the descriptions that the bounds need, if there is a projection.
@@ -187,7 +187,7 @@ Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
 
 
 def describe_references(
-    points: Tensor, columns: Columns, axes: int | None, memory_limit: int, allocate: Allocate
+    points: Tensor, columns: SharedCoordinates, axes: int | None, memory_limit: int, allocate: Allocate
 ) -> tuple[References, dict[str, Tensor]]:
     """Compute what a search needs.
 
@@ -262,7 +262,7 @@ def _describe_all(
         tensors["finer"][part] = finer[cells.order[part]]
 
 
-def assemble(points: Tensor, columns: Columns, tensors: dict[str, Tensor]) -> References:
+def assemble(points: Tensor, columns: SharedCoordinates, tensors: dict[str, Tensor]) -> References:
     """References of stored points and the tensors that :func:`describe_references` computed."""
     squares = tensors["squares"]
     reach, radius = (sqrt(float(largest)) for largest in squares.amax(0))

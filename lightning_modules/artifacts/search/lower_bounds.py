@@ -4,7 +4,7 @@ For short descriptions ``x`` of a query and ``y`` of a reference, ``||x - y||^2 
 written with the squared norm as one more coordinate the product *is* the bound, and no pass over the large matrix is
 spent on adding norms.
 
-Three screens: the leading principal axes (short vectors, a true bound), all columns (full vectors, the distance itself
+Three kinds: the leading principal axes (short vectors, a true bound), all columns (full vectors, the distance itself
 up to rounding), which is the fallback where the bound prunes nothing, and all columns of chosen pairs. Each has an
 ``addend`` ``(n,)`` float64: a reference whose squared distance is ``d`` has a value of at most ``d + addend``.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_modules.artifacts.search.candidates import Pairs
+from lightning_modules.artifacts.search.candidates import Candidates
 from lightning_modules.artifacts.search.index import QueryBlock, References
 from lightning_modules.artifacts.search.pca_bounds import Projection, bound_slack
 
@@ -33,7 +33,7 @@ def _slack(block: QueryBlock, radius: float, terms: int, columns: int) -> Tensor
     return slack + 2.0**-44 * (block.own + block.remainder)
 
 
-class LeadingScreen:
+class LeadingBounds:
     """Bounds from the leading axes of the projection.
 
     Attributes:
@@ -74,7 +74,7 @@ class LeadingScreen:
         torch.mm(chosen, self._references[first:last].to(rows.device).T, out=out)
 
 
-class FullScreen:
+class FullDistances:
     """Distances from all columns, in float32: the plain product.
 
     Args:
@@ -102,12 +102,7 @@ class FullScreen:
         self.addend = slack - block.remainder - block.norm.square()
 
     def fill(self, start: int, values: Tensor) -> None:
-        """Compute the values of references ``start ...``.
-
-        Args:
-            start: First reference.
-            values: ``(n, w)`` float32, filled; places beyond the last reference get BANNED.
-        """
+        """Fill ``values`` ``(n, w)`` with those of references ``start ...``; places beyond the last get BANNED."""
         references, width = self._references, values.shape[1]
         points = references.points[start : start + width]
         if len(points) < width:
@@ -126,7 +121,7 @@ class FullScreen:
                 values += torch.mm(self._queries[:, first:last], tile.T, out=self._partial)
 
 
-class PairScreen:
+class PairDistances:
     """Distances of chosen pairs in float32, a few alike queries at a time, which is far cheaper than exact ones.
 
     With ``c`` the centre, ``||r - c||^2 - 2 (r - c) . (q - c) = ||q - r||^2 - ||q - c||^2``. The product is summed in
@@ -160,13 +155,8 @@ class PairScreen:
         slack = _slack(block, references.radius, 0, count) + rounding * references.reach * block.norm
         self.addend = slack - block.remainder - block.norm.square()
 
-    def values(self, pairs: Pairs, rank: Tensor) -> Pairs:
-        """The same pairs with their values, in another order.
-
-        Args:
-            pairs: References by index.
-            rank: ``(n,)``, queries that are alike have ranks side by side.
-        """
+    def values(self, pairs: Candidates, rank: Tensor) -> Candidates:
+        """The pairs (references by index) with values, reordered: ``rank`` ``(n,)`` puts alike queries together."""
         pairs = pairs[torch.argsort(rank.index_select(0, pairs.query), stable=True)]
         queries, counts = torch.unique_consecutive(pairs.query, return_counts=True)
         column = torch.arange(len(queries), device=counts.device).remainder_(_ALIKE).repeat_interleave(counts)
@@ -179,7 +169,7 @@ class PairScreen:
             torch.take(products, place * products.shape[1] + which, out=out)
         squares = self._squares[:, 1].index_select(0, pairs.reference.to(self._squares.device)).to(inner.device)
         value = (inner - self._shift.index_select(0, pairs.query)).mul_(-2).add_(squares)
-        return Pairs(pairs.query, pairs.reference, value.float())
+        return Candidates(pairs.query, pairs.reference, value.float())
 
     def _products(self, index: Tensor, queries: Tensor) -> Tensor:
         """Every one of some references with every one of some queries, float64."""

@@ -1,4 +1,7 @@
-"""A short description of every point from which distances can be bounded from below.
+"""A k-d tree over PCA coordinates: cells with bounding boxes, and lower bounds of distances from a short description.
+
+A point's description is its coordinates along the leading principal axes, with the norm of the residual (what they
+leave out) as one more coordinate. References are divided into cells along the axes of largest spread.
 
 With ``A`` any linear map that never lengthens a vector (``||A|| <= 1``),
 
@@ -7,7 +10,7 @@ With ``A`` any linear map that never lengthens a vector (``||A|| <= 1``),
 where ``B = (I - A^T A)^(1/2)`` and hence ``||B x||^2 = ||x||^2 - ||A x||^2``. Nothing is asked of ``A`` but that it is
 a contraction, which is checked in float64, so the bound holds whatever the quality of the axes; that they are principal
 axes only makes it tight. Appending ``rho = ||B x||`` to ``A x`` makes the bound a plain squared distance between short
-vectors, and appending ``||.||^2`` makes it, up to a constant of the query, one matrix product (see ``screening.py``).
+vectors, and appending ``||.||^2`` makes it, up to a constant of the query, one matrix product (`lower_bounds.py`).
 """
 
 from __future__ import annotations
@@ -90,16 +93,7 @@ def project(
 
 
 def describe(projected: Tensor, squares: Tensor, leading: int) -> tuple[Tensor, Tensor]:
-    """Short descriptions of points.
-
-    Args:
-        projected: ``(n, K)`` float64, see :func:`project`.
-        squares: ``(n,)`` float64.
-        leading: L.
-
-    Returns:
-        ``(n, L + 1)`` leading and ``(n, K - L + 2)`` finer description, float64.
-    """
+    """Leading ``(n, L + 1)`` and finer ``(n, K - L + 2)`` descriptions, float64, of what :func:`project` gave."""
     first = (squares - projected[:, :leading].square().sum(1)).clamp_(min=0).sqrt_()[:, None]
     last = (squares - projected.square().sum(1)).clamp_(min=0).sqrt_()[:, None]
     return torch.cat([projected[:, :leading], first], 1), torch.cat([projected[:, leading:], last, first], 1)
@@ -207,15 +201,7 @@ class Cells:
         return len(self.start) - 1
 
     def bounds(self, description: Tensor, leading_axes: int) -> Tensor:
-        """Squared distances to the boxes.
-
-        Args:
-            description: ``(n, L + 1)`` float32, leading description of queries (see ``projection.py``).
-            leading_axes: L.
-
-        Returns:
-            ``(n, cells)`` float32.
-        """
+        """Squared distances ``(n, cells)`` to the boxes, by leading descriptions ``(n, L + 1)`` and L."""
         boxed = boxed_axes(description, leading_axes)
         low, high = self.low.to(description.device), self.high.to(description.device)
         total = description.new_zeros(len(description), len(self))
@@ -236,12 +222,7 @@ def boxed_axes(description: Tensor, leading_axes: int) -> Tensor:
 
 
 def divide(description: Tensor, leading_axes: int) -> Cells:
-    """Divide references into cells.
-
-    Args:
-        description: ``(N, L + 1)`` float32.
-        leading_axes: L.
-    """
+    """Divide references into cells by their leading descriptions ``(N, L + 1)`` float32 and L."""
     boxed = boxed_axes(description, leading_axes)
     finished, waiting = [], [torch.arange(len(boxed))]
     while waiting:

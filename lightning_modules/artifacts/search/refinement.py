@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_modules.artifacts.search.candidates import Pairs, TopK, flat_nonzero, rank_within
+from lightning_modules.artifacts.search.candidates import Candidates, TopK, flat_nonzero, rank_within
 from lightning_modules.artifacts.search.exact_distance import ExactDistance
 from lightning_modules.artifacts.search.index import QueryBlock, References, SearchMemory
-from lightning_modules.artifacts.search.lower_bounds import LeadingScreen, PairScreen
+from lightning_modules.artifacts.search.lower_bounds import LeadingBounds, PairDistances
 from lightning_modules.artifacts.search.pca_bounds import Projection
 
 _HIGHEST = 1e38  # threshold of a query without a limit: above any distance, below the value of a banned pair
@@ -51,9 +51,9 @@ class BoundsPruneTooLittle(Exception):
 class Refinement:
     """Limits of a block of queries, brought down by evaluating pairs exactly.
 
-    Pairs carry a *value*, and each screen an *addend* ``(n,)`` float64: a reference at the squared distance ``d`` has a
-    value of at most ``d + addend`` (see ``screening.py``), so a pair whose value exceeds limit plus addend is excluded
-    for certain.
+    Pairs carry a *value*, and each kind of bound an *addend* ``(n,)`` float64: a reference at the squared distance
+    ``d`` has a value of at most ``d + addend`` (`lower_bounds.py`), so a pair whose value exceeds limit plus addend is
+    certainly none.
 
     Args:
         references: The real points.
@@ -72,7 +72,7 @@ class Refinement:
     ) -> None:
         self._references, self._block, self._memory, self._report = references, block, memory, report
         self._exact = ExactDistance(references, block, memory.buffer)
-        self._screen: PairScreen | None = None
+        self._distances: PairDistances | None = None
         self.best = TopK(len(block), k, block.sums.device)
         self.spent = 0.0
         finer = 0 if references.projection is None else references.projection.finer.shape[1]
@@ -93,26 +93,15 @@ class Refinement:
         """What it costs to see pairs through to the end, in numbers of a matrix product."""
         return pairs * (self._finer_cost + self._exact_cost)
 
-    def refine(self, pairs: Pairs, addend: Tensor) -> None:
-        """Evaluate all pairs whose value does not exclude them, smallest values first.
-
-        Args:
-            pairs: References by index.
-            addend: Of the pairs' values.
-        """
+    def refine(self, pairs: Candidates, addend: Tensor) -> None:
+        """Evaluate all pairs (references by index) whose value does not exclude them, smallest values first."""
         pairs = self._within(pairs, addend)
         first = self._smallest(pairs)
         self._evaluate(pairs[flat_nonzero(first)])
         self._evaluate(self._within(pairs[flat_nonzero(~first)], addend))
 
-    def refine_finer(self, pairs: Pairs, projection: Projection, leading: LeadingScreen) -> None:
-        """The same with the finer bound and a comparison in float32 in between.
-
-        Args:
-            pairs: References by their place in the cells' order.
-            projection: Holds the finer descriptions.
-            leading: Gave the pairs' values.
-        """
+    def refine_finer(self, pairs: Candidates, projection: Projection, leading: LeadingBounds) -> None:
+        """The same for places in the cells' order, with the finer bound and a float32 comparison in between."""
         assert self._block.leading is not None
         assert self._block.finer is not None
         pairs = self._within(pairs, leading.addend)
@@ -129,10 +118,10 @@ class Refinement:
             pairs = pairs[flat_nonzero(~of_many)]
         self.refine(pairs, leading.finer_addend)
 
-    def _compare(self, pairs: Pairs, projection: Projection) -> None:
+    def _compare(self, pairs: Candidates, projection: Projection) -> None:
         """Compare pairs in float32, and evaluate those that this does not exclude; references by index."""
-        if self._screen is None:
-            self._screen = PairScreen(self._references, self._block, self._memory.buffer)
+        if self._distances is None:
+            self._distances = PairDistances(self._references, self._block, self._memory.buffer)
         self._report.compared += len(pairs)
         self.spent += len(pairs) * self._exact_cost
         # Queries whose nearest references so far lie in one cell have other near references in common as well.
@@ -140,33 +129,27 @@ class Refinement:
         rank = torch.empty_like(order)
         rank[order] = torch.arange(len(order), device=order.device)
         nearest = self.best.index[:, 0].clamp(max=len(order) - 1).to(order.device)
-        self.refine(self._screen.values(pairs, rank[nearest].to(pairs.query.device)), self._screen.addend)
+        self.refine(self._distances.values(pairs, rank[nearest].to(pairs.query.device)), self._distances.addend)
 
-    def _try_likely(self, pairs: Pairs, projection: Projection, own: Tensor, theirs: Tensor) -> None:
-        """Evaluate the k pairs of each query that are likely the nearest.
+    def _try_likely(self, pairs: Candidates, projection: Projection, own: Tensor, theirs: Tensor) -> None:
+        """Evaluate the k pairs of each query that are likely the nearest, by residuals ``(n,)`` and ``(N,)``.
 
         A bound takes the residuals to be parallel; those of images mostly are at right angles.
-
-        Args:
-            pairs: References by their place in the cells' order.
-            projection: Holds that order.
-            own: ``(n,)`` residuals of the queries.
-            theirs: ``(N,)`` residuals of the references.
         """
         products = theirs.index_select(0, pairs.reference.to(theirs.device)).to(own.device)
         products *= own.index_select(0, pairs.query)
         likely = torch.add(pairs.value, products, alpha=2)
-        self.try_smallest(Pairs(pairs.query, pairs.reference, likely), projection)
+        self.try_smallest(Candidates(pairs.query, pairs.reference, likely), projection)
 
-    def try_smallest(self, pairs: Pairs, projection: Projection) -> None:
+    def try_smallest(self, pairs: Candidates, projection: Projection) -> None:
         """Evaluate the k pairs of smallest value of each query; references by their place in the cells' order."""
         self._evaluate(self._by_index(pairs[flat_nonzero(self._smallest(pairs))], projection))
 
-    def _within(self, pairs: Pairs, addend: Tensor) -> Pairs:
+    def _within(self, pairs: Candidates, addend: Tensor) -> Candidates:
         """Pairs that the limits do not exclude."""
         return pairs[flat_nonzero(pairs.value <= self.threshold(addend).index_select(0, pairs.query))]
 
-    def _smallest(self, pairs: Pairs) -> Tensor:
+    def _smallest(self, pairs: Candidates) -> Tensor:
         """Which pairs have the k smallest values of their query: mask (p,)."""
         count, k = self.best.distance.shape
         if k == 1:
@@ -179,12 +162,12 @@ class Refinement:
         smallest[order] = rank_within(pairs.query[order]) < k
         return smallest
 
-    def _by_index(self, pairs: Pairs, projection: Projection) -> Pairs:
+    def _by_index(self, pairs: Candidates, projection: Projection) -> Candidates:
         order = projection.cells.order
         index = order.index_select(0, pairs.reference.to(order.device)).to(pairs.reference.device)
-        return Pairs(pairs.query, index, pairs.value)
+        return Candidates(pairs.query, index, pairs.value)
 
-    def _finer(self, pairs: Pairs, projection: Projection) -> Pairs:
+    def _finer(self, pairs: Candidates, projection: Projection) -> Candidates:
         """Replace the first bound by the one from all axes: exchange the first residual for axes and the last one."""
         assert self._block.finer is not None
         own, theirs = self._block.finer, projection.finer
@@ -196,9 +179,9 @@ class Refinement:
             difference.sub_(own.index_select(0, pairs.query[part])).square_()
             difference[:, -1].neg_()
             torch.add(pairs.value[part], difference.sum(1), out=value[part])
-        return Pairs(pairs.query, pairs.reference, value)
+        return Candidates(pairs.query, pairs.reference, value)
 
-    def _evaluate(self, pairs: Pairs) -> None:
+    def _evaluate(self, pairs: Candidates) -> None:
         known = (self.best.index.index_select(0, pairs.query) == pairs.reference[:, None]).any(1)
         pairs = pairs[flat_nonzero(~known)]
         self._report.evaluated += len(pairs)

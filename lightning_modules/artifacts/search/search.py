@@ -1,6 +1,6 @@
 """Exact nearest neighbours of any number of queries, in blocks that fit the memory.
 
-Each block is searched with lower bounds (``bounded_search.py``). A first, small block is a probe: where the bounds
+Each block is searched with lower bounds (``block_search.py``). A first, small block is a probe: where the bounds
 exclude too little to be worth their cost, the plain product takes over.
 """
 
@@ -20,18 +20,14 @@ from lightning_modules.artifacts.search.refinement import BoundsPruneTooLittle, 
 def banned_pairs(
     content_ids: Tensor, count: int, exclude: Tensor | None, exclude_index: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Exclusions as pairs, each once.
+    """Exclusions of ``count`` queries as pairs, each once: rows of queries and indices of references, ``(b,)`` each.
 
     Args:
-        content_ids: ``(R,)`` int64, of the references.
+        content_ids: ``(R,)`` int64, of the references; an id that several carry excludes all of them.
         count: Number of queries, N.
-        exclude: ``(N,)`` or ``(N, m)`` content ids, or None; negative ones mean nothing. An id that several references
-            carry excludes all of them.
+        exclude: ``(N,)`` or ``(N, m)`` content ids, or None; negative ones mean nothing.
         exclude_index: The same by index.
         device: Where the result goes.
-
-    Returns:
-        Rows of queries and indices of references, ``(b,)`` int64 each.
 
     Raises:
         ValueError: Shapes that do not fit the queries.

@@ -25,7 +25,7 @@ WORTHWHILE = 0.75
 
 
 @dataclass(frozen=True)
-class Columns:
+class SharedCoordinates:
     """Which stored column holds which coordinate.
 
     Attributes:
@@ -55,7 +55,7 @@ class Columns:
         object.__setattr__(self, "members", members)
 
     @classmethod
-    def identity(cls, dimensions: int, dtype: torch.dtype) -> Columns:
+    def identity(cls, dimensions: int, dtype: torch.dtype) -> SharedCoordinates:
         """Every coordinate in a column of its own."""
         return cls(torch.arange(dimensions), torch.zeros(dimensions, dtype=dtype))
 
@@ -98,15 +98,10 @@ class Columns:
         return total
 
     def remainder(self, queries: Tensor, centres: Tensor) -> Tensor:
-        """What the squared distance to every reference has in common, ``(n,)`` float64.
-
-        Args:
-            queries: ``(n, D)``.
-            centres: ``(n, C)`` float64, mean of the query over the coordinates of each column.
-        """
-        if self.is_identity:
-            return queries.new_zeros(len(queries), dtype=torch.float64)
+        """What the squared distances to all references have in common, ``(n,)``: of queries and their column means."""
         common = queries.new_zeros(len(queries), dtype=torch.float64)
+        if self.is_identity:
+            return common
         for coordinates in self.members:
             difference = queries.index_select(1, coordinates.to(queries.device)).double()
             common += difference.sub_(centres[:, : len(coordinates)]).square_().sum(1)
@@ -116,7 +111,7 @@ class Columns:
         return common + difference.sub_(value).square_().sum(1)
 
 
-def find_columns(points: Tensor, rows: int) -> Columns:
+def find_shared_coordinates(points: Tensor, rows: int) -> SharedCoordinates:
     """Find repeated and constant coordinates of 8-bit points.
 
     Args:
@@ -127,7 +122,7 @@ def find_columns(points: Tensor, rows: int) -> Columns:
         Columns that restore every one of the points exactly (checked), or the identity if merging would save little.
     """
     dimensions = points.shape[1]
-    whole = Columns.identity(dimensions, torch.uint8)
+    whole = SharedCoordinates.identity(dimensions, torch.uint8)
     few = points[:: max(1, len(points) // 64)][:64]
     if len(torch.unique(few, dim=1).T) > WORTHWHILE * dimensions:
         return whole
@@ -144,7 +139,7 @@ def find_columns(points: Tensor, rows: int) -> Columns:
     constant = low == high
     _, group = torch.unique(signature, dim=1, return_inverse=True)
     column = _number(group, constant)
-    columns = Columns(column, torch.where(constant, low, torch.zeros_like(low)))
+    columns = SharedCoordinates(column, torch.where(constant, low, torch.zeros_like(low)))
     if columns.count == 0 or columns.count > WORTHWHILE * dimensions:
         return whole
     for start in range(0, len(points), rows):

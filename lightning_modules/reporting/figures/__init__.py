@@ -1,6 +1,6 @@
 """Figures of a report, each a function that returns a matplotlib `Figure`."""
 
-from lightning_modules.reporting.figures.artifact_rows import ArtifactRow, artifact_rows, image_grid
+from lightning_modules.reporting.figures.artifact_rows import ArtifactRow, artifact_rows
 from lightning_modules.reporting.figures.bars import confusion_matrix, method_accuracy, per_source_accuracy
 from lightning_modules.reporting.figures.marked_pairs import TwinExample, difference_factor, shown_attacks, twin_rows
 from lightning_modules.reporting.figures.robustness import attack_strength, robustness_curves, training_curves
@@ -17,7 +17,6 @@ __all__ = [
     "attack_strength",
     "confusion_matrix",
     "difference_factor",
-    "image_grid",
     "method_accuracy",
     "per_source_accuracy",
     "robustness_curves",

@@ -1,4 +1,4 @@
-"""Pictures of images: sample sheets, and rows of image, nearest real and artifact."""
+"""Rows of image, nearest real and artifact."""
 
 from __future__ import annotations
 
@@ -28,44 +28,18 @@ class ArtifactRow:
         source: its name.
         images: `(M, 3, H, W)`, uint8 or float in [0, 1].
         nearest: `(M, 3, H, W)`, the nearest real of each image, uint8 or float in [0, 1].
-        artifacts: `(M, 3, H, W)` signed float, image minus nearest real (ManiFPT Sec. 3).
+        artifacts: `(M, C, H, W)` signed float, image minus nearest real (ManiFPT Sec. 3); None where it is no image.
     """
 
     source: str
     images: ArrayLike
     nearest: ArrayLike
-    artifacts: ArrayLike
-
-
-@styled
-def image_grid(images: ArrayLike, columns: int, *, cell: float = 0.62) -> Figure:
-    """Images side by side, row by row.
-
-    Args:
-        images: uint8 `(N, 3, H, W)` (or `(N, 1, H, W)`), N >= 1.
-        columns: images per row.
-        cell: inches per image.
-
-    Raises:
-        ValueError: not uint8, another shape, or no image.
-    """
-    pixels = _array(images)
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
-        raise ValueError(f"images are {pixels.dtype} {pixels.shape}; expected uint8 (N, 3, H, W) with N >= 1")
-    columns = min(columns, len(pixels))
-    rows = -(-len(pixels) // columns)
-    tiles = [_enlarged(np.moveaxis(np.repeat(image, 3 // len(image), axis=0), 0, -1) / 255) for image in pixels]
-    canvas, pitch = _canvas([tiles[row * columns : (row + 1) * columns] for row in range(rows)], [0] * columns)
-    figure = new_figure(columns * cell + 0.1, rows * cell * pitch[0] / pitch[1] + 0.1)
-    axes = figure.add_subplot()
-    axes.imshow(canvas, interpolation="none")
-    axes.set_axis_off()
-    return figure
+    artifacts: ArrayLike | None
 
 
 @styled
 def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
-    """For each source a row of triplets: image, nearest real, artifact.
+    """For each source a row of triplets: image, nearest real, artifact; or of pairs, where artifacts are no images.
 
     The signed artifact is averaged over channels and shown with a diverging map, white at 0, with one scale for the
     whole figure, stated beside it: the 99.5th percentile of all magnitudes shown.
@@ -79,31 +53,36 @@ def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
     """
     if not rows:
         raise ValueError("found no source to show; expected at least one ArtifactRow")
+    expected, drawn = _array(rows[0].images).shape, rows[0].artifacts is not None
     shown = []
     for row in rows:
-        images, nearest, artifacts = _unit(row.images), _unit(row.nearest), _array(row.artifacts).astype(np.float64)
+        images, nearest = _unit(row.images), _unit(row.nearest)
+        artifacts = np.zeros(expected) if row.artifacts is None else _array(row.artifacts).astype(np.float64)
+        fits = images.shape == nearest.shape == expected and len(expected) == 4
         if (
-            not images.shape == nearest.shape == artifacts.shape
-            or images.ndim != 4
-            or images.shape != shape_of(rows[0])
+            not fits
+            or (artifacts.shape[0], *artifacts.shape[2:]) != (expected[0], *expected[2:])
+            or (row.artifacts is not None) != drawn
         ):
             raise ValueError(
                 f"{row.source}: images {images.shape}, nearest {nearest.shape}, artifacts {artifacts.shape}; "
-                f"expected (M, 3, H, W) = {shape_of(rows[0])}, as of {rows[0].source}"
+                f"expected (M, 3, H, W) = {expected}, as of {rows[0].source}"
             )
         shown.append((images, nearest, artifacts.mean(axis=1)))
     magnitudes = np.concatenate([np.abs(artifacts).ravel() for _, _, artifacts in shown])
     limit = float(np.quantile(magnitudes, 0.995)) or 1.0
     scale = ScalarMappable(Normalize(-limit, limit), _DIVERGING)
-    per_row = shape_of(rows[0])[0]
+    columns = ["image", "nearest\nreal", "artifact"][: 3 if drawn else 2]
+    gaps = ([0] * (len(columns) - 1) + [_GAP]) * expected[0]
     tiles = []
     for images, nearest, artifacts in shown:
         line = []
         for image, real, artifact in zip(images, nearest, artifacts, strict=True):
             coloured = scale.to_rgba(artifact)[..., :3]
-            line += [_enlarged(np.moveaxis(image, 0, -1)), _enlarged(np.moveaxis(real, 0, -1)), _enlarged(coloured)]
+            parts = (np.moveaxis(image, 0, -1), np.moveaxis(real, 0, -1), coloured)
+            line += [_enlarged(part) for part in parts[: len(columns)]]
         tiles.append(line)
-    canvas, pitch = _canvas(tiles, [0, 0, _GAP] * per_row)
+    canvas, pitch = _canvas(tiles, gaps)
     cell = 0.62
     longest = max(len(row.source) for row in rows)
     inches = cell / pitch[1]
@@ -111,30 +90,22 @@ def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
     axes = figure.add_subplot()
     axes.imshow(canvas, interpolation="none")
     axes.set_yticks([pitch[0] * (row + 0.5) for row in range(len(rows))], [row.source for row in rows])
-    starts = np.cumsum(
-        [0]
-        + [
-            tile.shape[1] + gap
-            for tile, gap in zip(tiles[0], [_MARGIN, _MARGIN, _MARGIN + _GAP] * per_row, strict=True)
-        ]
-    )
+    starts = np.cumsum([0] + [tile.shape[1] + _MARGIN + gap for tile, gap in zip(tiles[0], gaps, strict=True)])
     centres = [start + tile.shape[1] / 2 for start, tile in zip(starts, tiles[0], strict=False)]
-    axes.set_xticks(centres, ["image", "nearest\nreal", "artifact"] * per_row, fontsize=7.5)
+    axes.set_xticks(centres, columns * expected[0], fontsize=7.5)
     axes.xaxis.tick_top()
     axes.tick_params(length=0, colors=MUTED, axis="x")
     axes.tick_params(length=0, axis="y")
     axes.spines[:].set_visible(False)
-    marks = [limit * part for part in (-1, -0.5, 0, 0.5, 1)]
-    bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 2.4 / (canvas.shape[0] * inches)), pad=0.015, aspect=18)
-    bar.set_ticks(marks, labels=[format_number(mark, 2) for mark in marks])
-    bar.set_label(f"{space} artifact, mean of channels\n(scale ±{format_number(limit, 2)}, same for all)", fontsize=8)
-    bar.outline.set_visible(False)
+    if drawn:
+        marks = [limit * part for part in (-1, -0.5, 0, 0.5, 1)]
+        bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 2.4 / (canvas.shape[0] * inches)), pad=0.015, aspect=18)
+        bar.set_ticks(marks, labels=[format_number(mark, 2) for mark in marks])
+        bar.set_label(
+            f"{space} artifact, mean of channels\n(scale ±{format_number(limit, 2)}, same for all)", fontsize=8
+        )
+        bar.outline.set_visible(False)
     return figure
-
-
-def shape_of(row: ArtifactRow) -> tuple[int, ...]:
-    """Shape of a row's images: `(M, 3, H, W)`."""
-    return _array(row.images).shape
 
 
 def _array(values: ArrayLike) -> NDArray[Any]:

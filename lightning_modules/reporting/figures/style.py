@@ -1,15 +1,20 @@
-"""One look for all figures: palette, fonts, and the colour and marker that stand for a source everywhere."""
+"""One look for all figures: palette, fonts, colour and marker of each source, labels beside points."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from numpy.typing import NDArray
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -96,3 +101,104 @@ def to_png(figure: Figure, dpi: int = 170) -> bytes:
     with mpl.rc_context(_SETTINGS):
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
+
+
+# --- labels beside points, each where it hides least
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the figure
+_LINE = 1.25  # height of a line of text, in font sizes
+# first choice first: right above, right below, left above, left below, above, below, right, left; then farther out
+_SIDES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
+_REACHES = (5.0, 13.0, 22.0, 32.0, 43.0)
+_LED_FROM = 13.0  # from this reach a thin line leads from the label to its point
+
+_LEADER = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+
+
+def label_points(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    lines: Sequence[Sequence[tuple[float, float]]] = (),
+    fontsize: float = 8,
+) -> list[Annotation]:
+    """Write a text beside each point, on the side where it covers fewest labels, points and lines.
+
+    Call it last: it needs the final limits, and draws the figure once to know where the points are.
+
+    Args:
+        figure: the figure of `axes`.
+        axes: where to write.
+        points: data coordinates.
+        texts: one a point, of one line; an empty text is left out.
+        lines: the drawn lines, each as its corners in data coordinates.
+        fontsize: in points.
+
+    Returns:
+        The annotations that were made.
+    """
+    figure.draw_without_rendering()
+    scale = 72 / figure.dpi
+    area = axes.get_window_extent()
+    frame = (area.x0 * scale, area.y0 * scale, area.x1 * scale, area.y1 * scale)
+    places = axes.transData.transform(np.asarray(points, dtype=float).reshape(-1, 2)) * scale  # (N, 2)
+    obstacles = [places, *(_along(axes.transData.transform(np.asarray(line, dtype=float)) * scale) for line in lines)]
+    dots = np.concatenate(obstacles)
+    taken: list[Box] = []
+    made = []
+    for point, place, text in zip(points, places, texts, strict=True):
+        if not text:
+            continue
+        width, height = 0.62 * fontsize * len(text), _LINE * fontsize
+        choices = [(x * reach, y * reach) for reach in _REACHES for x, y in _SIDES]
+        boxes = [_box(place, offset, width, height) for offset in choices]
+        costs = [_cost(box, dots, taken, frame) + 0.4 * (rank // len(_SIDES)) for rank, box in enumerate(boxes)]
+        best = int(np.argmin(costs))
+        taken.append(boxes[best])
+        x, y = choices[best]
+        made.append(
+            axes.annotate(
+                text,
+                point,
+                xytext=(x, y),
+                textcoords="offset points",
+                ha=("center", "left", "right")[int(np.sign(x))],
+                va=("center", "bottom", "top")[int(np.sign(y))],
+                fontsize=fontsize,
+                arrowprops=_LEADER if max(abs(x), abs(y)) >= _LED_FROM else None,
+                zorder=8,
+            )
+        )
+    return made
+
+
+def _along(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points every few units along a line of corners `(N, 2)`."""
+    steps = np.linspace(0, 1, 25)[:, None]
+    parts = [start + steps * (end - start) for start, end in itertools.pairwise(corners)]
+    return np.concatenate([corners, *parts])
+
+
+def _box(place: NDArray[np.float64], offset: tuple[float, float], width: float, height: float) -> Box:
+    x, y = place + np.asarray(offset)
+    left = x - width * (1 - np.sign(offset[0])) / 2
+    bottom = y - height * (1 - np.sign(offset[1])) / 2
+    return left, bottom, left + width, bottom + height
+
+
+def _cost(label: Box, dots: NDArray[np.float64], taken: Sequence[Box], frame: Box) -> float:
+    left, bottom, right, top = label
+    margin = 2.5
+    inside = (
+        (dots[:, 0] > left - margin)
+        & (dots[:, 0] < right + margin)
+        & (dots[:, 1] > bottom - margin)
+        & (dots[:, 1] < top + margin)
+    )
+    overlaps = sum(
+        left < box[2] + margin and box[0] < right + margin and bottom < box[3] + margin and box[1] < top + margin
+        for box in taken
+    )
+    outside = left < frame[0] or bottom < frame[1] or right > frame[2] or top > frame[3]
+    return float(inside.sum()) * 0.3 + 20.0 * overlaps + 50.0 * outside

@@ -25,9 +25,6 @@ def tsne(features: ArrayLike, *, seed: int = 0, perplexity: float = 30.0) -> NDA
         seed: of the optimisation.
         perplexity: about how many neighbours count; lowered for small N.
 
-    Returns:
-        `(N, 2)` float64.
-
     Raises:
         ValueError: fewer than five rows, another shape, or values that are not finite.
     """

@@ -9,17 +9,17 @@ import torch
 from reals_for_tests import brute_force, build, random_bytes, smooth_bytes
 
 from lightning_modules.artifacts import SearchReport
-from lightning_modules.artifacts.search.candidates import Pairs
+from lightning_modules.artifacts.search.candidates import Candidates
 from lightning_modules.artifacts.search.exact_distance import tree_sum
 from lightning_modules.artifacts.search.index import prepare
-from lightning_modules.artifacts.search.lower_bounds import FullScreen, LeadingScreen, PairScreen
+from lightning_modules.artifacts.search.lower_bounds import FullDistances, LeadingBounds, PairDistances
 from lightning_modules.artifacts.search.pca_bounds import bound_slack
-from lightning_modules.artifacts.search.shared_coordinates import MAX_GROUP, Columns, find_columns
+from lightning_modules.artifacts.search.shared_coordinates import MAX_GROUP, SharedCoordinates, find_shared_coordinates
 
 
 def test_grey_images_are_stored_once_and_their_border_not_at_all():
     images = smooth_bytes(300, size=10).flatten(1)
-    columns = find_columns(images, rows=64)
+    columns = find_shared_coordinates(images, rows=64)
     assert columns.count == 81
     assert set(columns.multiplicity.tolist()) == {3}
     assert torch.equal(columns.restore(columns.compress(images)), images)
@@ -28,18 +28,18 @@ def test_grey_images_are_stored_once_and_their_border_not_at_all():
 def test_columns_that_nearly_agree_are_not_merged():
     images = smooth_bytes(300, size=10).flatten(1)
     images[299, 155] ^= 1  # one pixel of one channel of the last image
-    columns = find_columns(images, rows=64)
+    columns = find_shared_coordinates(images, rows=64)
     assert columns.count == 82
     assert torch.equal(columns.restore(columns.compress(images)), images)
 
 
 def test_photographs_are_stored_as_they_are():
-    assert find_columns(random_bytes(100, 48), rows=64).is_identity
+    assert find_shared_coordinates(random_bytes(100, 48), rows=64).is_identity
 
 
 def test_many_equal_coordinates_are_split_into_groups():
     images = random_bytes(50, 3).repeat_interleave(torch.tensor([9, 1, 4]), 1)
-    columns = find_columns(images, rows=64)
+    columns = find_shared_coordinates(images, rows=64)
     assert columns.multiplicity.tolist() == sorted(columns.multiplicity.tolist(), reverse=True)
     assert int(columns.multiplicity.max()) <= MAX_GROUP
     assert int(columns.multiplicity.sum()) == 14
@@ -48,7 +48,7 @@ def test_many_equal_coordinates_are_split_into_groups():
 
 def test_squared_distance_splits_into_columns_and_remainder():
     references = smooth_bytes(200, size=8).flatten(1)
-    columns = find_columns(references, rows=64)
+    columns = find_shared_coordinates(references, rows=64)
     assert not columns.is_identity
     queries = random_bytes(20, 192, seed=3).double()
     centres = columns.sums(queries) / columns.multiplicity
@@ -60,9 +60,9 @@ def test_squared_distance_splits_into_columns_and_remainder():
 
 def test_damaged_columns_are_refused():
     with pytest.raises(ValueError, match="gaps"):
-        Columns(torch.tensor([0, 2, 2]), torch.zeros(3, dtype=torch.uint8))
+        SharedCoordinates(torch.tensor([0, 2, 2]), torch.zeros(3, dtype=torch.uint8))
     with pytest.raises(ValueError, match="not ordered"):
-        Columns(torch.tensor([0, 1, 1]), torch.zeros(3, dtype=torch.uint8))
+        SharedCoordinates(torch.tensor([0, 1, 1]), torch.zeros(3, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("kind", ["noise", "smooth", "constant"])
@@ -85,7 +85,7 @@ def test_bounds_never_exceed_the_distance(tmp_path, make):
     squared = torch.cdist(levels.double(), images.flatten(1).double()).square()
     ordered = squared[:, projection.cells.order]
 
-    leading = LeadingScreen(block, projection, references.columns.count)
+    leading = LeadingBounds(block, projection, references.columns.count)
     width = len(projection.leading)
     values = torch.empty(80, width)
     leading.values(torch.arange(80), 0, width, values)
@@ -97,7 +97,7 @@ def test_bounds_never_exceed_the_distance(tmp_path, make):
     for cell, (start, stop) in enumerate(zip(projection.cells.start[:-1], projection.cells.start[1:], strict=True)):
         assert (boxes[:, cell, None] <= ordered[:, start:stop] + leading.box_addend[:, None]).all()
 
-    full = FullScreen(block, references, 928)
+    full = FullDistances(block, references, 928)
     values = torch.empty(80, 928)
     full.fill(0, values)
     assert (values[:, :900].double() <= squared + full.addend[:, None]).all()
@@ -113,19 +113,19 @@ def test_compared_pairs_have_their_distance_up_to_the_slack(tmp_path, make, offs
     references = build(tmp_path / "m", make(600, *shape), axes=20)._references
     levels = make(30, *shape, seed=1).flatten(1).double() + offset
     block = prepare((levels / 255).float(), references, grid=offset == 0, describe_them=True)
-    screen = PairScreen(references, block, 2**16)  # so little memory that references come in several parts
+    distances = PairDistances(references, block, 2**16)  # so little memory that references come in several parts
     generator = torch.Generator().manual_seed(3)
     query = torch.randint(0, 30, (500,), generator=generator)
     reference = torch.randint(0, 600, (500,), generator=generator)
-    pairs = screen.values(Pairs(query, reference, torch.zeros(500)), torch.randperm(30, generator=generator))
+    pairs = distances.values(Candidates(query, reference, torch.zeros(500)), torch.randperm(30, generator=generator))
     assert sorted(zip(pairs.query.tolist(), pairs.reference.tolist(), strict=True)) == sorted(
         zip(query.tolist(), reference.tolist(), strict=True)
     )
     points = references.columns.restore(references.points).double()
     asked = (levels / 255).float().double()[pairs.query] * 255
     squared = (asked - points[pairs.reference]).square().sum(1)
-    gap = squared + screen.addend[pairs.query] - pairs.value.double()
-    slack = (screen.addend + block.remainder + block.norm.square())[pairs.query]
+    gap = squared + distances.addend[pairs.query] - pairs.value.double()
+    slack = (distances.addend + block.remainder + block.norm.square())[pairs.query]
     assert (gap >= 0).all()
     assert (gap <= 2.01 * slack).all()
     assert (slack < 0.01 * squared).all()
