@@ -8,22 +8,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules import artifacts
 from lightning_modules.artifacts import Manifold, NeighbourCache, View
+from lightning_modules.artifacts.manifold_files import MANIFEST
+from lightning_modules.callbacks import EvaluationReport, PredictionRows, TrivialBaselines
 from lightning_modules.common.files import check_folder
 from lightning_modules.common.random_streams import random_indices
-from lightning_modules.metrics import (
-    Estimate,
-    FrechetDistanceRatio,
-    SeedAccuracy,
-    attribution_estimates,
-    attribution_metrics,
-    scalars,
-)
+from lightning_modules.metrics.attribution import attribution_estimates, attribution_metrics, scalars
+from lightning_modules.metrics.fdr import FrechetDistanceRatio
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.seed_accuracy import SeedAccuracy
 from lightning_modules.networks import (
     AUTO,
     MAIN,
@@ -394,3 +393,23 @@ class Attributor(pl.LightningModule):
             self.manifold = Manifold.from_tensors(saved["manifold"], self.embedding)
         else:
             self.manifold = Manifold.open(saved["manifold_path"], self.embedding, expected_hash=saved["manifold_hash"])
+
+    # --- what the command line asks ----------------------------------------------------------------------------------
+
+    headlines = ("test/accuracy", "test/fdr")
+    """What a test prints, of what it measured; the report has the rest."""
+    checkpoint_entry = "attributor"
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The report of a test; trivial baselines add to its results before it is written."""
+        return [TrivialBaselines(), EvaluationReport()]
+
+    def prediction_rows(self, out: Path, plan: Any) -> Callback:
+        """What writes the JSON lines of `predict`."""
+        return PredictionRows(out)
+
+    def written_folders(self, purpose: str) -> dict[str, Path]:
+        """Folders that will be written to, by argument: manifolds are built in a training unless they are there."""
+        folder = self.hparams["manifold_dir"]
+        there = folder and any(Path(folder).glob(f"*/{MANIFEST}"))
+        return {"manifold_dir": Path(folder)} if purpose == "train" and folder and not there else {}

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Subset
 from datamodules.gm_index.audit import Leak
 from datamodules.images.indexed_images import PlannedImages, collate_images
 from lightning_modules.common.distributed import gather_by_index
-from lightning_modules.metrics import Estimate, balanced_accuracy, trivial_accuracies, trivial_features
-from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
+from lightning_modules.metrics.attribution import balanced_accuracy
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE, trivial_accuracies, trivial_features
 
 FEWEST_PER_SOURCE = 100
 """Images of each source at least, however large they are."""

@@ -14,18 +14,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_modules.common.files import remove_partials, write_text
 from lightning_modules.common.random_streams import stream_of
-from lightning_modules.generators.bundled.manifest import read_manifest, shipped_images
+from lightning_modules.generators.bundled.manifest import BLACK_BELOW, read_manifest, shipped_images
 from lightning_modules.generators.image_writing import blacken, generate_sources, image_path, write_png
 from lightning_modules.generators.protocol import Generator
 from lightning_modules.generators.small_networks.grey import FRAME
-
-BLACK_BELOW = 8
-"""8-bit values below this one are written as 0 in GM-Fashion.
-
-The garments stand on exact black. Most generators leave values of 1 to 5 there, and how many they leave names the
-source without a look at the garment: logistic regression on the counts of the 16 darkest values named 68 % of the
-test images of eight classes before all images got one ground.
-"""
 
 FACTS = ("upsampling", "downsampling", "normalisation", "non_linearity", "skip", "loss")
 

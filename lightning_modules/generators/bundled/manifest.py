@@ -11,12 +11,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from lightning_modules.generators.small_networks.grey import INNER_SIZE
-
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
-
-
 MANIFEST_NAME = "sources.yaml"
+BLACK_BELOW = 8
+"""8-bit values below this one are written as 0 in GM-Fashion.
+
+The garments stand on exact black. Most generators leave values of 1 to 5 there, and how many they leave names the
+source without a look at the garment: logistic regression on the counts of the 16 darkest values named 68 % of the
+test images of eight classes before all images got one ground.
+"""
 
 
 def read_manifest(folder: Path = WEIGHTS_FOLDER) -> dict[str, dict[str, Any]]:
@@ -52,6 +55,8 @@ def shipped_images(name: str, seed: int, folder: Path = WEIGHTS_FOLDER) -> NDArr
         KeyError: no such source.
         ValueError: the images are not the ones the manifest describes.
     """
+    from lightning_modules.generators.small_networks.grey import INNER_SIZE  # here: the manifest alone needs no torch
+
     images = manifest_entry(name, folder).get("images")
     if images is None or images["seed"] != seed:
         return np.zeros((0, INNER_SIZE, INNER_SIZE), dtype=np.uint8)

@@ -1,24 +1,15 @@
-"""Convert any readable checkpoint to our own file, or show what such a file holds.
-
-python -m lightning_modules.generators.checkpoints.convert network.pkl cats.safetensors --licence "non-commercial"
-python -m lightning_modules.generators.checkpoints.convert --show faces.safetensors
-"""
+"""Convert any readable checkpoint to our own file: what `evaluate.py convert` does."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lightning_modules.common.files import check_file, describe_place_error
-from lightning_modules.common.shipped import program
-from lightning_modules.generators.checkpoints.kinds import KINDS, build
+from lightning_modules.common.files import check_file
+from lightning_modules.generators.checkpoints.kinds import build
 from lightning_modules.generators.checkpoints.load import read_generator
-from lightning_modules.generators.checkpoints.own_file import read_manifest, write_generator
+from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 
 
@@ -58,35 +49,3 @@ def convert(
     if licence is not None:
         stored = replace(stored, origin={**stored.origin, "licence": licence})
     return write_generator(stored, out, half)
-
-
-def main(args: list[str] | None = None) -> dict[str, Any]:
-    """Run the command; prints the manifest and returns it."""
-    parser = argparse.ArgumentParser(
-        prog=program("convert"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "source", nargs="?", help="a .pt, .pkl, model.ckpt, diffusers folder, generator file, or hf://ORG/NAME"
-    )
-    parser.add_argument("out", nargs="?", type=Path, help="the new .safetensors file")
-    parser.add_argument("--kind", default="auto", choices=["auto", *sorted(KINDS)], help="what it must be")
-    parser.add_argument("--licence", help="a note on what may be done with the weights, kept in the file")
-    parser.add_argument("--half", action="store_true", help="store numbers in half precision: half the size, rounded")
-    parser.add_argument("--force", action="store_true", help="replace an output that is there")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="print the manifest of a generator file, no more")
-    given = parser.parse_args(args)
-    if (given.show is None) == (given.source is None) or (given.source is not None and given.out is None):
-        parser.error("give a source and an output, or --show and a file")
-    try:
-        if given.show is not None:
-            manifest = read_manifest(given.show)
-        else:
-            manifest = convert(given.source, given.out, given.kind, given.licence, given.half, given.force)
-    except (CheckpointError, OSError) as error:
-        sys.stderr.write(f"error: {describe_place_error(error) or error}\n")
-        raise SystemExit(2) from None
-    print(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=120), end="")
-    return manifest

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.common.files import file_hash
+from lightning_modules.common.shipped import program
 from lightning_modules.common.weights import without_prefixes
 from lightning_modules.generators.bundled.manifest import WEIGHTS_FOLDER, bundled_sources, read_manifest
 from lightning_modules.generators.checkpoints.families import CONDITIONAL, EXPECTED, refuse_known
@@ -179,7 +180,7 @@ def _recognise_file(path: Path) -> str:
     if isinstance(state, dict) and any(str(name).startswith("average.module.") for name in state):
         raise CheckpointError(
             f"{path.name}: found a training run of this project, expected the generator it made; write that with "
-            f"`python -m lightning_modules.zoo.export {path} OUT` and load the .safetensors in OUT"
+            f"`{program('export')} {path} OUT` and load the .safetensors in OUT"
         )
     inner = f", its state_dict with {_described(state)}" if isinstance(state, dict) else ""
     raise CheckpointError(f"{path.name}: found {_described(content)}{inner}; expected {EXPECTED}")
