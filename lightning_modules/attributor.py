@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -408,8 +409,9 @@ class Attributor(pl.LightningModule):
         """What writes the JSON lines of `predict`."""
         return PredictionRows(out)
 
-    def written_folders(self, purpose: str) -> dict[str, Path]:
+    @classmethod
+    def written_folders(cls, settings: Mapping[str, Any], purpose: str) -> dict[str, str]:
         """Folders that will be written to, by argument: manifolds are built in a training unless they are there."""
-        folder = self.hparams["manifold_dir"]
+        folder = settings.get("manifold_dir")
         there = folder and any(Path(folder).glob(f"*/{MANIFEST}"))
-        return {"manifold_dir": Path(folder)} if purpose == "train" and folder and not there else {}
+        return {"manifold_dir": folder} if purpose == "train" and folder and not there else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -376,7 +377,8 @@ class LatentFingerprint(pl.LightningModule):
         """What writes the JSON lines of `predict`."""
         return VerdictRows(out, plan.registry, plan.false_positive_rate, plan.combine, plan.show_bits)
 
-    def written_folders(self, purpose: str) -> dict[str, Path]:
+    @classmethod
+    def written_folders(cls, settings: Mapping[str, Any], purpose: str) -> dict[str, str]:
         """Folders that will be written to, by argument."""
-        folder = self.hparams["resume_decoding"]
-        return {"resume_decoding": Path(folder)} if folder else {}
+        folder = settings.get("resume_decoding")
+        return {"resume_decoding": folder} if folder else {}

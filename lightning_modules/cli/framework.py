@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,11 @@ class FrameworkCLI(LightningCLI):
                 )
             if config["out"]:
                 check_file(Path(config["out"]), "--out")
+        module, _, name = config["model"]["class_path"].rpartition(".")
+        find_folders = getattr(getattr(import_module(module), name), "written_folders", None)
+        if find_folders is not None:  # some are needed hours later
+            for option, folder in find_folders(config["model"].get("init_args") or {}, self.purpose).items():
+                check_folder(Path(folder), f"--model.init_args.{option}")
         self.keeps_run_folder = True
         if asked is not None:
             self.run_dir = asked
@@ -137,17 +143,14 @@ class FrameworkCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with the run folder's checkpoints and loggers, and write down what was run."""
-        folders = getattr(self.model, "written_folders", lambda purpose: {})
-        try:
-            for option, folder in folders(self.purpose).items():
-                check_folder(folder, f"--model.init_args.{option}")
-            if self.ckpt_path is not None:
+        if self.ckpt_path is not None:
+            try:
                 check_overrides(self.ckpt_path, self.purpose, self.model, self.datamodule, self.config)
-        except (ValueError, OSError):
-            if not self.config["run_dir"] and self.keeps_run_folder:
-                with suppress(OSError):  # an empty one was made for this run; of a resumed one it is full
-                    self.run_dir.rmdir()
-            raise
+            except ValueError:
+                if not self.config["run_dir"] and self.keeps_run_folder:
+                    with suppress(OSError):  # an empty one was made for this run; of a resumed one it is full
+                        self.run_dir.rmdir()
+                raise
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
             kwargs["logger"] = (

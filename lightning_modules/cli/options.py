@@ -7,6 +7,7 @@ checkpoints. Values, and keys that only a class knows, wait for the real parser 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -69,9 +70,7 @@ OPTIONS = (
     Option("resize", int | None, None, "scale the shorter side; default: as in training", _PREDICT),
     Option("reencode", str | None, None, "none, png or jpeg_95; default: as in training", _PREDICT),
     Option("registry", str | None, None, "users and keys to compare with (fingerprints only)", _PREDICT),
-    Option(
-        "false_positive_rate", float, 1e-6, "largest chance of naming anybody wrongly (fingerprints only)", _PREDICT
-    ),
+    Option("false_positive_rate", float, 1e-6, "chance of naming anybody wrongly (fingerprints only)", _PREDICT),
     Option("combine", bool, False, "one verdict more, over all images (fingerprints only)", _PREDICT),
     Option("show_bits", bool, False, "write decoded bits, which may equal a key (fingerprints only)", _PREDICT),
     Option("ckpt_path", str | None, None, "checkpoint file, run folder, or `last`"),
@@ -80,6 +79,8 @@ OPTIONS = (
     Option("checkpoint_every_n_epochs", int, 1, "how often last.ckpt is renewed"),
     Option("test_after_fit", bool, True, "evaluate on the test split afterwards"),
 )
+PIXEL_PATH = ("reencode", "center_crop", "resize")  # loose images take the path that the training images took
+_TRAINING = ("checkpoint_every_n_epochs", "test_after_fit")  # others take them too: a run's config has them
 _LIGHTNING = ("config", "help", "help_all", "print_config", "seed_everything", "trainer", "model", "data")
 _STAGES = ("fit", "validate", "test", "predict")  # subcommands of Lightning's own command line
 
@@ -115,6 +116,8 @@ def check_run(command: str, args: list[str]) -> list[str] | None:
             meant = program("train" if args[0] == "fit" else "test" if args[0] == "validate" else args[0])
             hint = f"type `{' '.join([meant, *args[1:]])}`"
         raise SystemExit(f"{program(command)}: found {args[0]!r}; {hint}")
+    if command == "predict":
+        args = _with_pixel_path(args)
     _check_names(args, command, {})
     try:
         args = with_found_configs(args)
@@ -135,9 +138,12 @@ def short_help(command: str) -> str:
         lines += ["Classes for model.class_path:", *_aligned(MODULES)]
         lines += ["and for data.class_path:", *_aligned(DATA_MODULES)]
     options = {"--config CONFIG": "YAML file: a path, or the name of one that ships"}
-    options |= {f"--{option.name}": option.help for option in options_of(command)}
+    shown = [option for option in options_of(command) if command == "train" or option.name not in _TRAINING]
+    options |= {f"--{option.name}": option.help for option in shown}
     options["--seed_everything"] = "seed of the run"
-    options["--trainer.KEY, --model.init_args.KEY, --data.init_args.KEY"] = "settings that the config leaves open"
+    options |= {
+        f"--{part}KEY": "a setting of the config" for part in ("trainer.", "model.init_args.", "data.init_args.")
+    }
     options["--print_config"] = "print the settings as a config and stop"
     lines += ["options:", *_aligned(options), ""]
     lines.append(f"The options of a class: {program(command)} --model.help CLASS (or --data.help); all: --help_all")
@@ -206,6 +212,19 @@ def _peek(args: list[str]) -> Any:
     for section in ("model", "data"):
         parser.add_argument(f"--{section}", f"--{section}.class_path")
     return parser.parse_known_args(args)[0]
+
+
+def _with_pixel_path(args: list[str]) -> list[str]:
+    """Take `--data.init_args.resize 32` and its like as `--resize 32`, which needs no data set that knows the key."""
+    options = re.compile(rf"--data\.init_args\.({'|'.join(PIXEL_PATH)})(=.*)?")
+    taken = list(args)
+    for position, arg in enumerate(args):
+        found = options.fullmatch(arg)
+        value = (found[2] or "").lstrip("=") if found else ""
+        value = value or (args[position + 1] if position + 1 < len(args) else "")
+        if found and value not in ("null", "None"):  # these ask for less than was done in training
+            taken[position] = f"--{found[1]}{found[2] or ''}"
+    return taken
 
 
 def _with_config(args: list[str], command: str) -> list[str]:

@@ -88,7 +88,7 @@ class Suggesting:
             message = re.sub(r"\s*- Expected a <class 'NoneType'>", "", message)
         if not self.exit_on_error:
             super().error(message, ex)  # type: ignore[misc]  # of the parser that this is mixed into
-        sys.stderr.write(f"{self.prog}: error: {message}\n(--help lists the options, --print_config shows a config)\n")
+        sys.stderr.write(f"{self.prog}: error: {message} (--help lists the options)\n")
         raise SystemExit(2)
 
 

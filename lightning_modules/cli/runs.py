@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from datamodules import ImageFilesDataModule
 from lightning_modules.callbacks.training_record import read_training_state
 from lightning_modules.cli.framework import FrameworkCLI
+from lightning_modules.cli.options import PIXEL_PATH
 from lightning_modules.common.shipped import program
-
-PIXEL_PATH = ("reencode", "center_crop", "resize")  # loose images take the path that the training images took
 
 
 def train(args: list[str]) -> dict[str, float]:
@@ -39,27 +37,14 @@ def test(args: list[str]) -> dict[str, float]:
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
 
 
-def _with_pixel_path(args: list[str]) -> list[str]:
-    """Take `--data.init_args.resize 32` and its like as `--resize 32`, which needs no data set that knows the key."""
-    options = re.compile(rf"--data\.init_args\.({'|'.join(PIXEL_PATH)})(=.*)?")
-    taken = list(args)
-    for position, arg in enumerate(args):
-        found = options.fullmatch(arg)
-        value = (found[2] or "").lstrip("=") if found else ""
-        value = value or (args[position + 1] if position + 1 < len(args) else "")
-        if found and value not in ("null", "None"):  # these ask for less than was done in training
-            taken[position] = f"--{found[1]}{found[2] or ''}"
-    return taken
-
-
 def predict(args: list[str]) -> Path:
     """Name the source of loose image files, or the user whose key they carry; returns the path of the JSON lines."""
-    cli = FrameworkCLI(_with_pixel_path(args), purpose="predict")
+    cli = FrameworkCLI(args, purpose="predict")
     out = (Path(cli.config["out"]) if cli.config["out"] else cli.run_dir / "predictions.jsonl").resolve()
     plan = cli.plan
     if getattr(cli.model, "checkpoint_entry", None) != plan.kind:  # `load_state_dict` would call it missing keys
         raise SystemExit(
-            f"{program('predict')}: found a config of {type(cli.model).__name__} with a checkpoint of an {plan.kind}; "
+            f"{program('predict')}: found a config of {type(cli.model).__name__} with the checkpoint of {plan.owner}; "
             "leave out --config, or name the one that the checkpoint was trained with"
         )
     seen = cli.datamodule.hparams if cli.datamodule is not None else {}

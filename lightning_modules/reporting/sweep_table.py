@@ -7,11 +7,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.trade_off import TradeOffPoint
 from lightning_modules.reporting.formatting import MISSING, format_estimate
+
+if TYPE_CHECKING:
+    from lightning_modules.reporting.figures.trade_off import TradeOffPoint
 
 CLEAN, ATTRIBUTION = "test/clean/bit_accuracy", "test/clean/attribution_accuracy"
 FID_OWN, FID_FLOOR = "test/quality/fid_own", "test/quality/fid_own_floor"
@@ -115,6 +117,8 @@ def trade_off_points(points: Sequence[SweepPoint], metric: str | None) -> tuple[
     Returns:
         The points, and the name of the setting along the lines; no point where none has both numbers.
     """
+    from lightning_modules.reporting.figures.trade_off import TradeOffPoint  # here: a table needs no matplotlib
+
     accuracy = metric or CLEAN
     drawn = [point for point in points if accuracy in point.metrics and FID_OWN in point.metrics]
     drawn = [point for point in drawn if all(math.isfinite(point.metrics[name].value) for name in (accuracy, FID_OWN))]

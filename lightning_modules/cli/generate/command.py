@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from lightning_modules.cli.parser import SuggestingParser, nearest_keys
-from lightning_modules.common.files import check_folder
+from lightning_modules.common.files import check_folder, describe_place_error
 from lightning_modules.common.shipped import program, with_found_configs
 from lightning_modules.generators.bundled.manifest import BLACK_BELOW
 
@@ -195,11 +195,10 @@ def _write(load: Callable[[], tuple[Any, list[str]]], folder: Path, n: int, seed
         generator, lines = load()
         check_reproducible(generator)
         check_image_folder(folder, describe_generation(generator, n, seed))
+        print(*lines, sep="\n", end="\n" * bool(lines))
+        write_image_folder(generator, folder, n, seed, processes)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"{PROG}: {error}") from error
-    for line in lines:
-        print(line)
-    write_image_folder(generator, folder, n, seed, processes)
+        raise SystemExit(f"{PROG}: {describe_place_error(error) or error}") from error
     return folder
 
 

@@ -199,7 +199,7 @@ def test_a_large_registry_is_read_in_linear_time(tmp_path):
 
 
 def test_the_command_itself_runs(users, fingerprint):
-    command = [sys.executable, "-m", "lightning_modules.fingerprints.users"]
+    command = [sys.executable, "evaluate.py", "users"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     shown = subprocess.run(
         [*command, "create", str(users), "alice"],
