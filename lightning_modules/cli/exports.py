@@ -29,7 +29,7 @@ def convert(args: list[str]) -> dict[str, Any]:
         parser.error("give a source and an output, or --show and a file")
     import yaml
 
-    from lightning_modules.generators.checkpoints import convert as conversion
+    from lightning_modules.generators.checkpoints import load
     from lightning_modules.generators.checkpoints.own_file import read_manifest
     from lightning_modules.generators.checkpoints.stored import CheckpointError
 
@@ -37,7 +37,7 @@ def convert(args: list[str]) -> dict[str, Any]:
         if given.show is not None:
             manifest = read_manifest(given.show)
         else:
-            manifest = conversion.convert(given.source, given.out, given.kind, given.licence, given.half, given.force)
+            manifest = load.convert(given.source, given.out, given.kind, given.licence, given.half, given.force)
     except (CheckpointError, OSError) as error:
         sys.stderr.write(f"error: {describe_place_error(error) or error}\n")
         raise SystemExit(2) from None

@@ -27,8 +27,14 @@ from lightning_modules.cli.run_folder import (
     run_folder_of,
     share_run_folder,
 )
-from lightning_modules.cli.run_record import AtomicCheckpoints, close_record, last_checkpoint, loggers, write_record
-from lightning_modules.cli.wandb_mode import choose_wandb_mode
+from lightning_modules.cli.run_record import (
+    AtomicCheckpoints,
+    choose_wandb_mode,
+    close_record,
+    last_checkpoint,
+    loggers,
+    write_record,
+)
 from lightning_modules.common.files import check_file, check_folder
 from lightning_modules.common.shipped import find_trained, program, with_found_configs
 from lightning_modules.reporting.findings import terminal_lines

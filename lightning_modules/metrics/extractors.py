@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.common.tables import Table, did_you_mean
 from lightning_modules.common.weights import read_state_dict
 from lightning_modules.metrics.fashion_cnn import FashionCNN, load_fashion_cnn
 
@@ -66,6 +67,17 @@ class FeatureExtractor(nn.Module):
         return features
 
 
+EXTRACTORS = Table(
+    "features",
+    {
+        "fashion_cnn": "lightning_modules.metrics.extractors:fashion_extractor",
+        "inception": "lightning_modules.metrics.extractors:inception_extractor",
+        "timm": "lightning_modules.metrics.extractors:timm_extractor",
+    },
+)
+"""What makes each extractor, from the part of the word behind the colon; a new one is one file and one line here."""
+
+
 def build_extractor(word: str) -> FeatureExtractor:
     """Build the extractor of a word (see the module's table).
 
@@ -73,35 +85,48 @@ def build_extractor(word: str) -> FeatureExtractor:
         ValueError: an unknown word or model, or weights that do not fit.
         FileNotFoundError: no such file, or no network to download over.
     """
-    kind, _, rest = word.partition(":")
-    if word == "fashion_cnn":
-        network = load_fashion_cnn()
-        return FeatureExtractor("fashion_cnn", network.num_features, _Garments(network))
-    if kind == "inception" and word != "inception:":
-        from lightning_modules.metrics.inception import load_inception  # imports torchvision
-
-        inception, name = load_inception(Path(rest) if rest else None)
-        return FeatureExtractor(name, inception.num_features, inception)
-    if kind == "timm" and rest:
-        model, _, path = rest.partition(":")
-        return timm_extractor(model, Path(path) if path else None)
-    raise ValueError(f"features are {word!r}; expected {WORDS}")
+    kind, colon, rest = word.partition(":")
+    if kind not in EXTRACTORS or (colon and not rest):
+        raise ValueError(
+            f"features are {word!r}; {did_you_mean(kind, EXTRACTORS)} expected {WORDS}".replace(";  ", "; ")
+        )
+    extractor: FeatureExtractor = EXTRACTORS.load(kind)(rest)
+    return extractor
 
 
-def timm_extractor(model_name: str, weights: Path | None = None) -> FeatureExtractor:
+def fashion_extractor(rest: str = "") -> FeatureExtractor:
+    """The classifier of Fashion-MNIST that ships; takes nothing behind its name."""
+    if rest:
+        raise ValueError(f"features are 'fashion_cnn:{rest}'; expected {WORDS}")
+    network = load_fashion_cnn()
+    return FeatureExtractor("fashion_cnn", network.num_features, _Garments(network))
+
+
+def inception_extractor(path: str = "") -> FeatureExtractor:
+    """InceptionV3 of 2015-12-05, from a local file or else downloaded."""
+    from lightning_modules.metrics.inception import load_inception  # imports torchvision
+
+    inception, name = load_inception(Path(path) if path else None)
+    return FeatureExtractor(name, inception.num_features, inception)
+
+
+def timm_extractor(model: str) -> FeatureExtractor:
     """Pooled features of any timm model, at the input size and scaling it was trained with (antialiased).
 
     Args:
-        model_name: timm's name.
-        weights: local file of the model's tensors; None takes timm's own from the hub.
+        model: timm's name, and behind a colon a local file of its tensors; else they come from the hub.
 
     Raises:
         ValueError: no such model, or weights that do not fit it.
         FileNotFoundError: no such file, or no hub.
     """
+    if not model:
+        raise ValueError(f"features are 'timm'; expected {WORDS}")
     import timm
     from timm.data.config import resolve_model_data_config
 
+    model_name, _, path = model.partition(":")
+    weights = Path(path) if path else None
     base = model_name.partition(".")[0]
     if not timm.is_model(base):
         near = timm.list_models(f"{base[:6]}*")[:5]

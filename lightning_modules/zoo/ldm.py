@@ -15,10 +15,12 @@ from torch import Tensor
 from lightning_modules.common.images import to_uint8
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.image_writing import save_sheet
-from lightning_modules.generators.latent_diffusion.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from lightning_modules.generators.latent_diffusion.quantisation import (
+from lightning_modules.generators.latent_diffusion.first_stage import (
+    PatchDiscriminator,
+    adaptive_weight,
     codebook_use,
     fill_codebook,
+    hinge_loss,
     quantise,
     restart_codes,
     straight_through,

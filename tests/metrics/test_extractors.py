@@ -49,7 +49,7 @@ def test_timm_model_from_a_local_file(weights: Path):
 def test_other_weights_have_another_name(weights: Path, tmp_path: Path):
     other = tmp_path / "other.pth"
     torch.save({name: value + 1 for name, value in torch.load(weights, weights_only=True).items()}, other)
-    assert timm_extractor(MODEL, other).name != timm_extractor(MODEL, weights).name
+    assert timm_extractor(f"{MODEL}:{other}").name != timm_extractor(f"{MODEL}:{weights}").name
 
 
 def test_stays_frozen():
@@ -76,10 +76,10 @@ def test_weights_that_do_not_fit_or_hold_code_are_refused(tmp_path: Path):
     path = tmp_path / "weights.pth"
     torch.save({"conv1.weight": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match=f"do not fit timm's {MODEL}"):
-        timm_extractor(MODEL, path)
+        timm_extractor(f"{MODEL}:{path}")
     torch.save({"conv1.weight": Path("somewhere")}, path)
     with pytest.raises(ValueError, match=f"do not fit timm's {MODEL}"):
-        timm_extractor(MODEL, path)
+        timm_extractor(f"{MODEL}:{path}")
 
 
 def test_without_a_hub_the_error_names_the_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

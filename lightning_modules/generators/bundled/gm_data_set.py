@@ -78,8 +78,8 @@ def build_gm_data_set(
         black_below: 8-bit values below this one become 0 in every image, generated or real; 0 changes none.
 
     Raises:
-        KeyError: a source that is not bundled.
-        ValueError: too few reals, a `black_below` outside 0 to 255, or `out` holds images made in another way.
+        ValueError: a source that is not bundled, too few reals, a `black_below` outside 0 to 255, or `out` holds images
+            made in another way.
     """
     for name, real in reals.items():
         if not 0 < real.n <= len(real.pictures):
@@ -135,12 +135,10 @@ def _describe(
         made = {"images": n, "seed": seed, "black_below": black_below}
         if not isinstance(generator, str):
             description[name] = {"family": name.partition("-")[0], **made}
-        elif generator in manifest:
-            entry = manifest[generator]
+        else:
+            entry = manifest[check_name("bundled source", generator, manifest)]
             known = ("family", *FACTS, "training_set", "licence", "sha256")
             description[name] = {**{key: entry[key] for key in known}, **made}
-        else:
-            raise KeyError(f"found no bundled source {generator!r}, expected one of {', '.join(sorted(manifest))}")
     for name, real in reals.items():
         facts = {"family": name.partition("-")[0], "origin": real.origin, "licence": real.licence}
         description[name] = {**facts, "images": real.n, "seed": seed, "black_below": black_below}

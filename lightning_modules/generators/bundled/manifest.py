@@ -11,6 +11,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from lightning_modules.common.tables import check_name
+
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 MANIFEST_NAME = "sources.yaml"
 BLACK_BELOW = 8
@@ -52,8 +54,7 @@ def shipped_images(name: str, seed: int, folder: Path = WEIGHTS_FOLDER) -> NDArr
         uint8 `(n, 28, 28)`, grey, without frame: samples 0 .. n-1 of that seed. n is 0 if none are shipped for it.
 
     Raises:
-        KeyError: no such source.
-        ValueError: the images are not the ones the manifest describes.
+        ValueError: no such source, or the images are not the ones the manifest describes.
     """
     from lightning_modules.generators.small_networks.grey import INNER_SIZE  # here: the manifest alone needs no torch
 
@@ -68,12 +69,10 @@ def manifest_entry(name: str, folder: Path) -> dict[str, Any]:
     """The manifest's entry of one source.
 
     Raises:
-        KeyError: no such source.
+        ValueError: no such source; names the nearest.
     """
     manifest = read_manifest(folder)
-    if name not in manifest:
-        raise KeyError(f"found no bundled source {name!r}, expected one of {', '.join(sorted(manifest))}")
-    return manifest[name]
+    return manifest[check_name("bundled source", name, manifest)]
 
 
 def read_checked(path: Path, expected: str) -> bytes:
