@@ -78,7 +78,7 @@ def run(args: list[str] | None = None, commands: tuple[str, ...] = tuple(COMMAND
         if checked is None:
             return None
         rest = checked
-    return COMMANDS.load(command)(rest)  # type: ignore[no-any-return]
+    return COMMANDS.load(command)(rest)
 
 
 def console() -> None:

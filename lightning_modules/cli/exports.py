@@ -56,7 +56,8 @@ def export(args: list[str]) -> None:
     out = _checked(parser, given.out)
     import torch
 
-    from lightning_modules.zoo.export import WEIGHTS_FOLDER, export
+    from lightning_modules.generators.bundled.manifest import WEIGHTS_FOLDER
+    from lightning_modules.zoo.export import export
 
     torch.set_num_threads(1)
     print(export(given.checkpoint, out or WEIGHTS_FOLDER, given.images, given.licence))
@@ -69,7 +70,8 @@ def export_classifier(args: list[str]) -> None:
     parser.add_argument("out", type=Path, nargs="?", help="folder of the weights; default: the shipped one")
     given = parser.parse_args(args)
     out = _checked(parser, given.out)
-    from lightning_modules.zoo.fashion_classifier import WEIGHTS_FOLDER, export
+    from lightning_modules.metrics.fashion_cnn import WEIGHTS_FOLDER
+    from lightning_modules.zoo.fashion_classifier import export
 
     print(export(given.checkpoint, out or WEIGHTS_FOLDER))
 

@@ -105,6 +105,7 @@ class FrameworkCLI(LightningCLI):
         named = config["ckpt_path"] and find_trained(config["ckpt_path"])
         self.ckpt_path = resolve_checkpoint(named, self.experiment, root, resumed)
         if self.purpose == "predict":
+            assert self.ckpt_path is not None  # `options.check_run` has seen to it
             try:
                 self.plan = plan_prediction(self.ckpt_path, config)
             except ValueError as error:

@@ -41,7 +41,8 @@ def predict(args: list[str]) -> Path:
     """Name the source of loose image files, or the user whose key they carry; returns the path of the JSON lines."""
     cli = FrameworkCLI(args, purpose="predict")
     out = (Path(cli.config["out"]) if cli.config["out"] else cli.run_dir / "predictions.jsonl").resolve()
-    plan = cli.plan
+    plan, checkpoint = cli.plan, cli.ckpt_path
+    assert checkpoint is not None
     if getattr(cli.model, "checkpoint_entry", None) != plan.kind:  # `load_state_dict` would call it missing keys
         raise SystemExit(
             f"{program('predict')}: found a config of {type(cli.model).__name__} with the checkpoint of {plan.owner}; "
@@ -59,10 +60,10 @@ def predict(args: list[str]) -> Path:
         **{key: value for key, value in path.items() if value is not None},
     )
     rows = cli.model.prediction_rows(out, plan)
-    cli.trainer.callbacks.append(rows)
+    cli.trainer.callbacks.append(rows)  # type: ignore[attr-defined]  # Lightning sets it elsewhere
     if cli.trainer.is_global_zero and (warning := plan.cannot_name()) is not None:
         sys.stderr.write(f"warning: {warning}\n")
-    training = read_training_state(cli.ckpt_path)
+    training = read_training_state(checkpoint)
     if cli.trainer.is_global_zero and training is not None and training.warning is not None:
         sys.stderr.write(f"warning: {training.warning}\n")
     cli.trainer.predict(

@@ -94,7 +94,7 @@ class StyleGAN2(GeneratorTraining):
                 f"found images of {real.shape[-1]} px, expected {self.generator.image_size}: set the model's "
                 "image_size to that of the images, a power of two, or resize the images"
             )
-        discriminator_optimiser, generator_optimiser = self.optimizers()
+        discriminator_optimiser, generator_optimiser = self.optimisers()
         update = self.updates
 
         with torch.no_grad():
@@ -128,7 +128,7 @@ class StyleGAN2(GeneratorTraining):
         generator = self.generator
         z = torch.randn(2, n, generator.z_dim, device=self.device)
         count = generator.synthesis.styles
-        first = generator.styles(generator.mapping(z[0]))
+        first: Tensor = generator.styles(generator.mapping(z[0]))
         share = self.hparams["style_mixing"]
         if share == 0.0:
             return first
@@ -161,4 +161,5 @@ class StyleGAN2(GeneratorTraining):
         lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
         self.path_length_mean.lerp_(lengths.detach().mean(), 0.01)
         self.log("train/path_length", self.path_length_mean)
-        return (lengths - self.path_length_mean).square().mean() * self.hparams["path_length"]
+        penalty: Tensor = (lengths - self.path_length_mean).square().mean() * self.hparams["path_length"]
+        return penalty

@@ -14,6 +14,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_modules.common.files import remove_partials, write_text
 from lightning_modules.common.random_streams import stream_of
+from lightning_modules.common.tables import check_name
 from lightning_modules.generators.bundled.manifest import BLACK_BELOW, read_manifest, shipped_images
 from lightning_modules.generators.image_writing import blacken, generate_sources, image_path, write_png
 from lightning_modules.generators.protocol import Generator
