@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.formatting import MISSING, format_estimate
+from lightning_modules.reporting.formatting import MISSING, format_estimate, markdown_rows
 
 if TYPE_CHECKING:
     from lightning_modules.reporting.figures.trade_off import TradeOffPoint
@@ -72,13 +72,16 @@ def sweep_markdown(points: Sequence[SweepPoint], title: str, metric: str | None)
     """
     columns = table_columns(points, metric)
     headings = [heading(name) for name in columns]
-    lines = [f"# {title}", "", _row(["point", *headings]), "|---|" + "---:|" * len(columns)]
+    rows = []
     for point in points:
         label = f"{point.label} (the config's own)" if point.mark else point.label
         shown = [_shown(name, point.metrics.get(name)) for name in columns]
-        lines.append(_row([label if point.metrics else f"{label}: {point.state}", *shown]))
+        rows.append([label if point.metrics else f"{label}: {point.state}", *shown])
     done = sum(bool(point.metrics) for point in points)
-    lines += [
+    lines = [
+        f"# {title}",
+        "",
+        *markdown_rows(["point", *headings], rows),
         "",
         f"{done} of {len(points)} points finished. Each cell: value (interval; n). {_intervals(points, columns)}",
     ]
@@ -158,10 +161,6 @@ def _intervals(points: Sequence[SweepPoint], columns: Sequence[str]) -> str:
     kinds = {point.metrics[name].interval for point in points for name in columns if name in point.metrics}
     named = sorted(kind for kind in kinds if kind != "none")
     return f"Intervals: {', '.join(named)}." if named else ""
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _cells(estimate: Estimate) -> list[Any]:

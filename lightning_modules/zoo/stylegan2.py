@@ -148,9 +148,9 @@ class StyleGAN2(GeneratorTraining):
         """Half of gamma times the squared gradient of the logits of real images, averaged over the batch."""
         real = real.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(self.discriminator(real).sum(), real, create_graph=True)
-        penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
+        penalty: Tensor = gradient.square().sum(dim=(1, 2, 3)).mean()
         self.log("train/r1", penalty)
-        return penalty * (self.hparams["r1"] / 2.0)
+        return penalty * float(self.hparams["r1"] / 2.0)
 
     def _path_length(self, n: int) -> Tensor:
         """Squared deviation of the lengths |J^T y| from their moving average (equation 4 of the paper)."""
