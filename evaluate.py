@@ -1,16 +1,9 @@
-"""Evaluate what train.py made, and all that belongs to it.
+"""Evaluate what train.py made, and all that belongs to it: `python evaluate.py --help` lists the commands.
 
-python evaluate.py test     --ckpt_path RUN [--config C] [overrides]     numbers, rows, figures, report of the test
-python evaluate.py predict  --ckpt_path RUN --images PATH [--out FILE]   JSON lines: source of each image (attributor),
-    [--registry users.json] [--combine true]                             or the user whose key it carries (fingerprint)
+python evaluate.py test     --ckpt_path RUN                              numbers, rows, figures, report of the test
+python evaluate.py predict  --ckpt_path RUN --images PATH                who made these images, or whose key they carry
 python evaluate.py generate --config configs/gm_fashion/quickstart.yaml  a GM data set from generators
-python evaluate.py generate --generator FILE --n 100 --out FOLDER        images of one generator
-python evaluate.py generate --fingerprint RUN --user NAME --n 100 --out FOLDER         those with a user's key in them
-python evaluate.py compare  RUN RUN ... [--out FOLDER]                   runs in one table, mean and spread over seeds
-python evaluate.py sweep    --config configs/sweeps/bits.yaml            a W&B sweep file, run here: table and figure
-python evaluate.py fid      FOLDER... --reals FOLDER [--features F]      Frechet distance of each source to reals
-python evaluate.py codecs   [--images FOLDER]                            the differentiable JPEG against the real one
-python evaluate.py sheets   OUT [SOURCE ...]                             a sheet of images of each source
+python evaluate.py compare  RUN RUN ...                                  runs in one table
 
 The last line printed is the folder (predict: the file) of the results.
 """

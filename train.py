@@ -9,22 +9,22 @@ The last line printed is the run's folder.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
+from lightning_modules.cli.entry import TRAIN, run
 from lightning_modules.cli.errors import run_command
 
 
-def main(args: list[str] | None = None) -> dict[str, float]:
+def main(args: list[str] | None = None) -> Any:
     """Fit, then test where the module has a test step.
 
     Args:
         args: Command line without the program name; None for the process's own.
 
     Returns:
-        The logged metrics of the run by name.
+        The logged metrics of the run by name; None where only help was asked for.
     """
-    from lightning_modules.cli.commands import train  # here, so that the processes that it starts choose what they load
-
-    return train(sys.argv[1:] if args is None else args)
+    return run([TRAIN, *(sys.argv[1:] if args is None else args)])
 
 
 if __name__ == "__main__":

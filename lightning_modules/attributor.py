@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_modules.artifacts.manifold_files import MANIFEST
+from lightning_modules.callbacks import AttributionReport, PredictionRows, TrivialBaselines
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
 from lightning_modules.evaluation.attribution import AttributionEvaluation
@@ -297,3 +301,24 @@ class Attributor(pl.LightningModule):
         self._fitted = True
         self.training_files = saved.get("training_files", self.training_files)  # earlier versions wrote none
         self.representations.load_checkpoint(saved)
+
+    # --- what the command line asks ----------------------------------------------------------------------------------
+
+    headlines = ("test/accuracy", "test/fdr")
+    """What a test prints, of what it measured; the report has the rest."""
+    checkpoint_entry = "attributor"
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The report of a test; trivial baselines add to its results before it is written."""
+        return [TrivialBaselines(), AttributionReport()]
+
+    def prediction_rows(self, out: Path, plan: Any) -> Callback:
+        """What writes the JSON lines of `predict`."""
+        return PredictionRows(out)
+
+    @classmethod
+    def written_folders(cls, settings: Mapping[str, Any], purpose: str) -> dict[str, str]:
+        """Folders that will be written to, by argument: manifolds are built in a training unless they are there."""
+        folder = (settings.get("manifold") or {}).get("dir")
+        there = folder and any(Path(folder).glob(f"*/{MANIFEST}"))
+        return {"manifold.dir": folder} if purpose == "train" and folder and not there else {}

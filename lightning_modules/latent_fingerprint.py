@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lightning_modules.attacks import image_seeds, make_attack, make_attacks
+from lightning_modules.callbacks import FingerprintReport, VerdictRows
 from lightning_modules.common.images import eight_bit
 from lightning_modules.evaluation.fingerprint import (
     FingerprintEvaluation,
@@ -30,7 +33,7 @@ from lightning_modules.fingerprints.marked_generator import take_noise
 from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import content_hash
-from lightning_modules.metrics import Estimate
+from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.networks import warmup_cosine
 
 
@@ -348,3 +351,34 @@ class LatentFingerprint(pl.LightningModule):
     def _read(self, path: Path) -> None:
         self.fingerprint = read_fingerprint(path, content_hash(self.generator.state_dict()))
         self.options = take_noise(self.generator, self.fingerprint, self.hparams["options"])
+
+    # --- what the command line asks ----------------------------------------------------------------------------------
+
+    headlines = (
+        "test/clean/bit_accuracy",
+        "test/clean/attribution_accuracy",
+        "test/clean/tpr_at_1e-6",
+        "test/quality/fid_before",
+        "test/quality/fid_after",
+    )
+    """What a test prints, of what it measured; the report has the rest."""
+    checkpoint_entry = "fingerprint"
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image in pixels."""
+        return int(self.generator.image_size)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The report of a test."""
+        return [FingerprintReport()]
+
+    def prediction_rows(self, out: Path, plan: Any) -> Callback:
+        """What writes the JSON lines of `predict`."""
+        return VerdictRows(out, plan.registry, plan.false_positive_rate, plan.combine, plan.show_bits)
+
+    @classmethod
+    def written_folders(cls, settings: Mapping[str, Any], purpose: str) -> dict[str, str]:
+        """Folders that will be written to, by argument."""
+        folder = settings.get("resume_decoding")
+        return {"resume_decoding": folder} if folder else {}

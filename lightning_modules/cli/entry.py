@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from importlib.metadata import version
 
 from lightning_modules.cli.errors import run_command
+from lightning_modules.cli.options import check_run
 from lightning_modules.common.shipped import CONSOLE, program
-from lightning_modules.common.tables import did_you_mean
+from lightning_modules.common.tables import Table, did_you_mean
 
 TRAIN = "train"
-COMMANDS = {
-    TRAIN: (
-        "lightning_modules.cli.commands:train",
-        "fit what a config names: an attributor, a fingerprint, a generator",
-    ),
-    "test": ("lightning_modules.cli.commands:test", "numbers, rows, figures and report of a trained run"),
-    "predict": ("lightning_modules.cli.commands:predict", "the source of each image, or the user whose key it carries"),
-    "generate": (
-        "lightning_modules.cli.commands:generate",
-        "images of a generator, with a user's key, or a GM data set",
-    ),
-    "compare": ("lightning_modules.cli.commands:compare", "runs in one table, mean and spread over seeds"),
-    "sweep": ("lightning_modules.cli.commands:sweep", "a W&B sweep file, run here: table and figure"),
-    "users": (
-        "lightning_modules.fingerprints.users.__main__:main",
-        "create, import, list, merge, export users and keys",
-    ),
-    "convert": ("lightning_modules.generators.checkpoints.convert:main", "a checkpoint to one safetensors file"),
-    "export": ("lightning_modules.zoo.export:main", "a trained small generator to a bundled source"),
-    "export_classifier": ("lightning_modules.zoo.fashion_classifier:main", "a trained classifier to its weights' file"),
-    "fid": ("lightning_modules.cli.image_folders:fid", "Frechet distance of each source to held-out reals"),
-    "sheets": ("lightning_modules.cli.image_folders:sheets", "sheets of images of each source"),
-    "codecs": ("lightning_modules.cli.image_folders:codecs", "the differentiable JPEG beside real codecs"),
+COMMANDS = Table(
+    "command",
+    {
+        TRAIN: "lightning_modules.cli.runs:train",
+        "test": "lightning_modules.cli.runs:test",
+        "predict": "lightning_modules.cli.runs:predict",
+        "generate": "lightning_modules.cli.generate.command:generate",
+        "compare": "lightning_modules.cli.compare:compare",
+        "sweep": "lightning_modules.cli.sweep.command:sweep",
+        "users": "lightning_modules.cli.users:users",
+        "convert": "lightning_modules.cli.exports:convert",
+        "export": "lightning_modules.cli.exports:export",
+        "export_classifier": "lightning_modules.cli.exports:export_classifier",
+        "fid": "lightning_modules.cli.image_commands:fid",
+        "sheets": "lightning_modules.cli.image_commands:sheets",
+        "codecs": "lightning_modules.cli.image_commands:codecs",
+    },
+)
+"""The function that runs each command; it takes the arguments behind the command's name."""
+RUNS = (TRAIN, "test", "predict")
+"""Those whose options are Lightning's."""
+ABOUT = {
+    TRAIN: "fit what a config names: an attributor, a fingerprint, a generator",
+    "test": "numbers, rows, figures and report of a trained run",
+    "predict": "the source of each image, or the user whose key it carries",
+    "generate": "images of a generator, with a user's key, or a GM data set",
+    "compare": "runs in one table, mean and spread over seeds",
+    "sweep": "a W&B sweep file, run here: table and figure",
+    "users": "create, import, list, merge, export users and keys",
+    "convert": "a checkpoint to one safetensors file",
+    "export": "a trained small generator to a bundled source",
+    "export_classifier": "a trained classifier to its weights' file",
+    "fid": "Frechet distance of each source to held-out reals",
+    "sheets": "sheets of images of each source",
+    "codecs": "the differentiable JPEG beside real codecs",
 }
-"""What runs each command, as `module:function`, and what it does."""
 
 
 def run(args: list[str] | None = None, commands: tuple[str, ...] = tuple(COMMANDS)) -> object:
@@ -61,8 +72,13 @@ def run(args: list[str] | None = None, commands: tuple[str, ...] = tuple(COMMAND
         if args[0] == TRAIN:
             hint = "train.py is what trains"
         raise SystemExit(f"{started}: unknown command {args[0]!r}: {hint}")
-    module, _, function = COMMANDS[args[0]][0].partition(":")
-    return getattr(import_module(module), function)(args[1:])
+    command, *rest = args
+    if command in RUNS:
+        checked = check_run(command, rest)
+        if checked is None:
+            return None
+        rest = checked
+    return COMMANDS.load(command)(rest)
 
 
 def console() -> None:
@@ -72,7 +88,7 @@ def console() -> None:
 
 def _usage(started: str, commands: tuple[str, ...]) -> str:
     width = max(map(len, commands)) + 2
-    lines = [f"  {name:{width}}{COMMANDS[name][1]}" for name in commands]
+    lines = [f"  {name:{width}}{ABOUT[name]}" for name in commands]
     return "\n".join(
         [
             f"usage: {started} COMMAND ...",

@@ -1,32 +1,26 @@
-"""The LightningCLI that train.py and evaluate.py share."""
+"""The LightningCLI that train, test and predict share; it knows no task."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import platform
 import sys
 from contextlib import suppress
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+import yaml
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
-from datamodules.images.pixel_path import Reencode
-from lightning_modules.artifacts.manifold_files import MANIFEST
-from lightning_modules.callbacks import AttributionReport, FingerprintReport, TrivialBaselines
-from lightning_modules.callbacks.training_record import TrainingRecord, training_behind
+from lightning_modules.callbacks.training_record import TrainingRecord
+from lightning_modules.cli.options import options_of
 from lightning_modules.cli.overrides import StepsOfResumedTraining, check_overrides
-from lightning_modules.cli.parser import SuggestingParser
-from lightning_modules.cli.prediction_plan import FALSE_POSITIVE_RATE, plan_prediction
+from lightning_modules.cli.parser import Suggesting
+from lightning_modules.cli.prediction_plan import plan_prediction
 from lightning_modules.cli.run_folder import (
     experiment_name,
     new_run_folder,
@@ -34,49 +28,32 @@ from lightning_modules.cli.run_folder import (
     run_folder_of,
     share_run_folder,
 )
-from lightning_modules.cli.wandb_mode import choose_wandb_mode
-from lightning_modules.common.files import check_file, check_folder, write_bytes, write_text
+from lightning_modules.cli.run_record import (
+    AtomicCheckpoints,
+    choose_wandb_mode,
+    close_record,
+    last_checkpoint,
+    loggers,
+    write_record,
+)
+from lightning_modules.common.files import check_file, check_folder
 from lightning_modules.common.shipped import find_trained, program, with_found_configs
-from lightning_modules.latent_fingerprint import LatentFingerprint
-from lightning_modules.reporting.findings import fdr_conditions, trivial_finding, warnings_of
-from lightning_modules.reporting.formatting import format_estimate
-from lightning_modules.reporting.run_files import write_json
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "pytorch-lightning",
-    "torchmetrics",
-    "timm",
-    "kornia",
-    "diffusers",
-    "numpy",
-    "scikit-learn",
-    "wandb",
-)
-
-HEADLINES = (
-    "test/accuracy",
-    "test/fdr",
-    "test/clean/bit_accuracy",
-    "test/clean/attribution_accuracy",
-    "test/clean/tpr_at_1e-6",
-    "test/quality/fid_before",
-    "test/quality/fid_after",
-)
-"""What a test prints, of what it measured; the report has the rest."""
+from lightning_modules.reporting.findings import terminal_lines
+from lightning_modules.representations.settings import current_config
 
 
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that replace the last one when they are whole: a full disk leaves the one before."""
+class SuggestingLightningParser(Suggesting, LightningArgumentParser):
+    """LightningCLI's parser that suggests keys."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write one; Lightning's own writer copies it to its place, where the copy can end half way."""
-        if "://" in str(path):
-            return super().save_checkpoint(checkpoint, path, storage_options)
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        return write_bytes(Path(path), buffer.getbuffer())
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parse a config; a run of an older version has its settings translated."""
+        try:
+            config = yaml.safe_load(content)
+        except yaml.YAMLError:
+            config = None  # what is wrong with it is said below
+        if (current := current_config(config)) is not config:
+            content = yaml.safe_dump(current, sort_keys=False)
+        return super().parse_string(content, *args, **kwargs)
 
 
 class FrameworkCLI(LightningCLI):
@@ -108,7 +85,7 @@ class FrameworkCLI(LightningCLI):
                 save_config_callback=None,  # written once, into the run folder
                 trainer_defaults={"use_distributed_sampler": False},  # ours repeat nothing
                 seed_everything_default=0,
-                parser_class=SuggestingParser,
+                parser_class=SuggestingLightningParser,
                 parser_kwargs={
                     "prog": program(purpose),
                     "allow_abbrev": False,  # half a key is a typing error, not a key
@@ -125,55 +102,9 @@ class FrameworkCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Options of a run beside Lightning's own."""
-        if self.purpose == "predict":
-            parser.add_argument("--images", type=str, required=True, help="image file, folder or glob")
-            parser.add_argument(
-                "--out", type=str | None, default=None, help="JSON lines; default: in a new folder below runs/predict"
-            )
-            parser.add_argument(
-                "--skip_unreadable",
-                type=bool,
-                default=False,
-                help="go on without images that cannot be used; their rows say why",
-            )
-            parser.add_argument(
-                "--center_crop",
-                type=int | None,
-                default=None,
-                help="cut out the central square; default: as in training",
-            )
-            parser.add_argument(
-                "--resize", type=int | None, default=None, help="scale the shorter side; default: as in training"
-            )
-            parser.add_argument(
-                "--reencode",
-                type=Reencode | None,
-                default=None,
-                help="put images through a codec; default: as in training",
-            )
-            parser.add_argument(
-                "--registry", type=str | None, default=None, help="users and keys to compare with (fingerprints only)"
-            )
-            parser.add_argument(
-                "--false_positive_rate",
-                type=float,
-                default=FALSE_POSITIVE_RATE,
-                help="largest chance of naming any user for an image without key (fingerprints only)",
-            )
-            parser.add_argument(
-                "--combine", type=bool, default=False, help="one verdict more, over all images (fingerprints only)"
-            )
-            parser.add_argument(
-                "--show_bits",
-                type=bool,
-                default=False,
-                help="write decoded bits, which may equal a user's key, into a file of yours alone (fingerprints only)",
-            )
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint file, run folder, or `last`")
-        parser.add_argument("--run_dir", type=str | None, default=None, help="folder of this run; default: a new one")
-        parser.add_argument("--runs_dir", type=str, default="runs", help="folder of all runs")
-        parser.add_argument("--checkpoint_every_n_epochs", type=int, default=1, help="how often last.ckpt is renewed")
-        parser.add_argument("--test_after_fit", type=bool, default=True, help="evaluate on the test split afterwards")
+        for option in options_of(self.purpose):
+            given = {"required": True} if option.default is ... else {"default": option.default}
+            parser.add_argument(f"--{option.name}", type=option.kind, help=option.help, **given)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and complete the trainer's settings before anything is built."""
@@ -186,6 +117,7 @@ class FrameworkCLI(LightningCLI):
         named = config["ckpt_path"] and find_trained(config["ckpt_path"])
         self.ckpt_path = resolve_checkpoint(named, self.experiment, root, resumed)
         if self.purpose == "predict":
+            assert self.ckpt_path is not None  # `options.check_run` has seen to it
             try:
                 self.plan = plan_prediction(self.ckpt_path, config)
             except ValueError as error:
@@ -197,7 +129,11 @@ class FrameworkCLI(LightningCLI):
                 )
             if config["out"]:
                 check_file(Path(config["out"]), "--out")
-        self._check_option_places()
+        module, _, name = config["model"]["class_path"].rpartition(".")
+        find_folders = getattr(getattr(import_module(module), name), "written_folders", None)
+        if find_folders is not None:  # some are needed hours later
+            for option, folder in find_folders(config["model"].get("init_args") or {}, self.purpose).items():
+                check_folder(Path(folder), f"--model.init_args.{option}")
         self.keeps_run_folder = True
         if asked is not None:
             self.run_dir = asked
@@ -218,19 +154,11 @@ class FrameworkCLI(LightningCLI):
         config["trainer"]["default_root_dir"] = str(self.run_dir)
         always: list[Callback] = []
         if self.purpose == "train" and config["trainer"]["enable_checkpointing"] is not False:
-            always.append(self._last_checkpoint())
+            always.append(last_checkpoint(self.run_dir, config["checkpoint_every_n_epochs"]))
         if self.purpose == "train" and self.ckpt_path is not None:
             always.append(StepsOfResumedTraining(then=self.record))
         self.trainer_defaults["callbacks"] = always
         torch.set_float32_matmul_precision("highest")
-
-    def _check_option_places(self) -> None:
-        """Refuse folders of the module that cannot be written to, some of which are needed hours later."""
-        places = {"model.init_args.resume_decoding": True, "model.init_args.manifold.dir": self.purpose == "train"}
-        for key, needed in places.items():
-            folder = self.config.get(key)
-            if needed and folder and not any(Path(folder).glob(f"*/{MANIFEST}")):  # manifolds that are there are read
-                check_folder(Path(folder), f"--{key}")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with the run folder's checkpoints and loggers, and write down what was run."""
@@ -244,9 +172,10 @@ class FrameworkCLI(LightningCLI):
                 raise
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
-            kwargs["logger"] = False if self.purpose == "predict" else self._loggers()
-        reports = [FingerprintReport()] if isinstance(self.model, LatentFingerprint) else _attribution_reports()
-        self.trainer_defaults["callbacks"] += [TrainingRecord(), *reports]
+            kwargs["logger"] = (
+                False if self.purpose == "predict" else loggers(self.run_dir, self.experiment, self.purpose)
+            )
+        self.trainer_defaults["callbacks"].append(TrainingRecord())
         if getattr(self.model, "needs_gradients", False):
             kwargs["inference_mode"] = False  # tensors made in inference mode can never have gradients
         trainer = super().instantiate_trainer(**kwargs)
@@ -258,51 +187,14 @@ class FrameworkCLI(LightningCLI):
             self.record()
         return trainer
 
-    def _last_checkpoint(self) -> Callback:
-        return ModelCheckpoint(
-            dirpath=self.run_dir / "checkpoints",
-            filename="last",
-            enable_version_counter=False,
-            save_top_k=1,
-            every_n_epochs=self.config["checkpoint_every_n_epochs"],
-            save_on_train_epoch_end=True,
-            save_last=False,
-        )
-
-    def _loggers(self) -> list[Logger]:
-        return [
-            CSVLogger(self.run_dir, name="", version="logs"),
-            WandbLogger(
-                project="manifold-fingerprints",
-                name=f"{self.experiment}/{self.run_dir.name}",
-                group=self.experiment,
-                job_type=self.purpose,
-                save_dir=self.run_dir,
-            ),
-        ]
-
     def finish(self) -> None:
         """Write how far the training had come, close the W&B run, print the main numbers and where everything lies."""
         if not self.trainer.is_global_zero:
             return
-        training = training_behind(self.trainer)
-        provenance = self.run_dir / "provenance.json"
-        write_json(provenance, {**json.loads(provenance.read_text()), "training": training})
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                if training is not None:
-                    told = {f"training/{name}": value for name, value in training.to_json().items()}
-                    logger.experiment.summary.update(told)
-                logger.experiment.finish()  # so that its file is whole
+        training = close_record(self.run_dir, self.trainer)
         results = getattr(self.model, "results", {})
-        for name in [name for name in HEADLINES if name in results]:
-            shown = format_estimate(results[name], percent=name.endswith(("accuracy", "tpr_at_1e-6")))
-            conditions = f"; {fdr_conditions(results)}" if name == "test/fdr" else ""
-            print(f"{name}: {shown}, n = {results[name].n:,}{conditions}")
-        if (finding := trivial_finding(results)) is not None:
-            print(finding)
-        for warning in warnings_of(results, training):
-            print(f"warning: {warning}")
+        for line in terminal_lines(results, getattr(self.model, "headlines", ()), training):
+            print(line)
         print(self.run_dir)
 
     def record(self) -> None:
@@ -310,27 +202,8 @@ class FrameworkCLI(LightningCLI):
         if self.recorded or not self.trainer.is_global_zero or not self.keeps_run_folder:
             return
         self.recorded = True
-        config = self.run_dir / "config.yaml"
         described = self.config.clone()
-        described["run_dir"] = described["ckpt_path"] = None  # of this run alone; the command is kept below
-        resolved = self.parser.dump(described, skip_unset=False)
-        if config.is_file() and config.read_text() != resolved:
-            earlier = len(list(self.run_dir.glob("config.*.yaml"))) + 1
-            config.rename(self.run_dir / f"config.{earlier}.yaml")  # what earlier parts of this run were run with
-        write_text(config, resolved)
-        write_json(
-            self.run_dir / "provenance.json",
-            {
-                "command": [*program(self.purpose).split(), *self.arguments],
-                "purpose": self.purpose,
-                "experiment": self.experiment,
-                "python": platform.python_version(),
-                "machine": f"{platform.system()} {platform.machine()}",
-                "threads": torch.get_num_threads(),
-                "packages": {package: version(package) for package in PACKAGES},
-            },
-        )
-
-
-def _attribution_reports() -> list[Callback]:
-    return [TrivialBaselines(), AttributionReport()]  # the first adds to what the second writes
+        described["run_dir"] = described["ckpt_path"] = None  # of this run alone; the command is kept
+        settings = self.parser.dump(described, skip_unset=False)
+        command = [*program(self.purpose).split(), *self.arguments]
+        write_record(self.run_dir, settings, command, self.purpose, self.experiment)

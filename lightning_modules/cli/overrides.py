@@ -48,7 +48,7 @@ def check_overrides(
     if purpose != "train" and len(set(own) - set(module.hparams)) > len(own) / 2:
         return  # of a module of another class, which loading it says
     if purpose != "train":
-        free = getattr(module, "CHANGEABLE_IN_EVALUATION", frozenset())
+        free: frozenset[str] = getattr(module, "CHANGEABLE_IN_EVALUATION", frozenset())
         found = _differences("model.init_args.", own, dict(module.hparams), free)
         remedy = "leave it out: a test and a prediction use what was trained"
     else:
@@ -106,7 +106,7 @@ def _data_differences(
     own = stored.get("datamodule_hyper_parameters")
     if data is None or not own:
         return []
-    free = getattr(data, "CHANGEABLE_ON_RESUME", frozenset())
+    free: frozenset[str] = getattr(data, "CHANGEABLE_ON_RESUME", frozenset())
     trainer, earlier = config["trainer"], before.get("trainer", {})
     changed = [name for name in STEPS_PER_EPOCH if name in earlier and _plain(earlier[name]) != _plain(trainer[name])]
     if changed or not stored.get("lr_schedulers"):

@@ -1,16 +1,18 @@
-"""A LightningCLI parser whose complaint about an unknown key names the nearest valid one."""
+"""Parsers whose complaint about a mistake is one line that names the nearest valid word."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
-import yaml
-from pytorch_lightning.cli import LightningArgumentParser
+import jsonargparse
 
-from lightning_modules.representations.settings import current_config
+from lightning_modules.common.shipped import program
+from lightning_modules.common.tables import did_you_mean
 
 _UNKNOWN = re.compile(
     r"[Uu]nrecognized arguments: --(?P<argument>[\w.]+)"
@@ -19,9 +21,10 @@ _UNKNOWN = re.compile(
     r"|does not accept option ['\"](?P<member>[\w.]+)"
 )
 _SUGGESTED = re.compile(r"unknown key '.*$", re.MULTILINE)
+_CHOICE = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<choices>.*)\)")
 
 
-def nearest_keys(key: str, candidates: list[str]) -> list[str]:
+def nearest_keys(key: str, candidates: Iterable[str]) -> list[str]:
     """Up to three candidates that look like ``key``, the best first; the last dotted part decides."""
     by_leaf: dict[str, str] = {}
     for candidate in candidates:
@@ -30,18 +33,45 @@ def nearest_keys(key: str, candidates: list[str]) -> list[str]:
     return [by_leaf[match] for match in near]
 
 
-class SuggestingParser(LightningArgumentParser):
-    """LightningCLI's parser with one line for an unknown key: what was found, and the nearest valid key."""
+def unknown_key(key: str, candidates: Iterable[str]) -> str:
+    """The complaint about an unknown key."""
+    near = nearest_keys(key, candidates)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see --help for the keys there are"
+    return f"unknown key '{key}': {hint}"
 
-    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
-        """Parse a config; a run of an older version has its settings translated."""
-        try:
-            config = yaml.safe_load(content)
-        except yaml.YAMLError:
-            config = None  # what is wrong with it is said below
-        if (current := current_config(config)) is not config:
-            content = yaml.safe_dump(current, sort_keys=False)
-        return super().parse_string(content, *args, **kwargs)
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command that reads no config: options in full, a mistake in one line with status 2.
+
+    Args:
+        command: name of the command, or the whole beginning of its usage line where it has commands of its own.
+        description: what it does.
+    """
+
+    def __init__(self, command: str = "", description: str | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("prog", program(command))
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(description=description, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with status 2."""
+        if (choice := _CHOICE.search(message)) is not None:
+            choices = re.findall(r"'([^']*)'", choice["choices"])
+            hint = did_you_mean(choice["given"], choices, f"expected one of {', '.join(choices)}")
+            message = f"unknown {message.partition(':')[0].removeprefix('argument ')} {choice['given']!r}: {hint}"
+        elif (unknown := _UNKNOWN.search(message)) is not None:
+            options = [option.lstrip("-") for action in self._actions for option in action.option_strings]
+            message = unknown_key(str(unknown["argument"]), options)
+        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        raise SystemExit(2)
+
+
+class Suggesting:
+    """Part of a jsonargparse parser: one line for an unknown key, what was found and the nearest valid key."""
+
+    prog: str
+    exit_on_error: bool
+    _actions: list[argparse.Action]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and leave with status 2 (a nested parser raises, and the outer one reports)."""
@@ -51,14 +81,16 @@ class SuggestingParser(LightningArgumentParser):
         elif unknown is not None:
             key = next(name for name in unknown.groups() if name)
             valid = [action.dest for action in self._actions if action.dest not in ("help", "print_config")]
-            near = nearest_keys(key, valid)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see --help for the keys there are"
-            message = f"unknown key '{key}': {hint}"
+            message = unknown_key(key, valid)
         elif "required: " in message and "model" in message:
             message += "; name an experiment with --config, such as configs/quickstart.yaml"
         elif "Expected a <class 'NoneType'>" in message:  # the other half of "a datamodule or null" says nothing
             message = re.sub(r"\s*- Expected a <class 'NoneType'>", "", message)
         if not self.exit_on_error:
-            super().error(message, ex)
-        sys.stderr.write(f"{self.prog}: error: {message}\n(--help lists the options, --print_config shows a config)\n")
+            super().error(message, ex)  # type: ignore[misc]  # of the parser that this is mixed into
+        sys.stderr.write(f"{self.prog}: error: {message} (--help lists the options)\n")
         raise SystemExit(2)
+
+
+class SuggestingParser(Suggesting, jsonargparse.ArgumentParser):
+    """A jsonargparse parser that suggests keys."""

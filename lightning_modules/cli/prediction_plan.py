@@ -49,6 +49,11 @@ class PredictionPlan:
     combine: bool = False
     show_bits: bool = False
 
+    @property
+    def owner(self) -> str:
+        """What the checkpoint is of, in words."""
+        return f"{'an' if self.kind == 'attributor' else 'a'} {self.kind}"
+
     def cannot_name(self) -> str | None:
         """Why no image whatever could be attributed at this rate, for a warning; None where one can be."""
         if self.registry is None or not len(self.registry.users):

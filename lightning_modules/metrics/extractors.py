@@ -13,7 +13,7 @@ Every extractor is given 8-bit images, for a distance between sources is one bet
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.common.files import file_hash
-from lightning_modules.common.tables import Table
+from lightning_modules.common.tables import Table, did_you_mean
 from lightning_modules.common.weights import read_state_dict
 from lightning_modules.metrics.fashion_cnn import FashionCNN, load_fashion_cnn
 
@@ -76,7 +75,7 @@ EXTRACTORS = Table(
         "timm": "lightning_modules.metrics.extractors:timm_extractor",
     },
 )
-"""What builds each kind of extractor from the rest of its word (after the first colon); a new one is one line here."""
+"""What makes each extractor, from the part of the word behind the colon; a new one is one file and one line here."""
 
 
 def build_extractor(word: str) -> FeatureExtractor:
@@ -86,53 +85,53 @@ def build_extractor(word: str) -> FeatureExtractor:
         ValueError: an unknown word or model, or weights that do not fit.
         FileNotFoundError: no such file, or no network to download over.
     """
-    kind, _, rest = word.partition(":")
-    try:
-        build: Callable[[str], FeatureExtractor] = EXTRACTORS.load(kind)
-        if word.endswith(":"):
-            raise ValueError(f"found features {word!r}; nothing stands behind the colon")
-    except ValueError as error:
-        raise ValueError(f"{error} (there are {WORDS})") from error
-    return build(rest)
+    kind, colon, rest = word.partition(":")
+    if kind not in EXTRACTORS or (colon and not rest):
+        raise ValueError(
+            f"features are {word!r}; {did_you_mean(kind, EXTRACTORS)} expected {WORDS}".replace(";  ", "; ")
+        )
+    extractor: FeatureExtractor = EXTRACTORS.load(kind)(rest)
+    return extractor
 
 
-def fashion_extractor(rest: str) -> FeatureExtractor:
-    """Penultimate features of the classifier of garments that ships; there is nothing to choose."""
+def fashion_extractor(rest: str = "") -> FeatureExtractor:
+    """The classifier of Fashion-MNIST that ships; takes nothing behind its name."""
     if rest:
-        raise ValueError(f"found features 'fashion_cnn:{rest}', expected fashion_cnn alone: its weights ship")
+        raise ValueError(f"features are 'fashion_cnn:{rest}'; expected {WORDS}")
     network = load_fashion_cnn()
     return FeatureExtractor("fashion_cnn", network.num_features, _Garments(network))
 
 
-def inception_extractor(rest: str) -> FeatureExtractor:
-    """InceptionV3 from a local file, or downloaded where `rest` is empty."""
+def inception_extractor(path: str = "") -> FeatureExtractor:
+    """InceptionV3 of 2015-12-05, from a local file or else downloaded."""
     from lightning_modules.metrics.inception import load_inception  # imports torchvision
 
-    inception, name = load_inception(Path(rest) if rest else None)
+    inception, name = load_inception(Path(path) if path else None)
     return FeatureExtractor(name, inception.num_features, inception)
 
 
-def timm_extractor(rest: str) -> FeatureExtractor:
+def timm_extractor(model: str) -> FeatureExtractor:
     """Pooled features of any timm model, at the input size and scaling it was trained with (antialiased).
 
     Args:
-        rest: timm's name of the model; or name and, after a colon, a local file of its tensors in place of the hub's.
+        model: timm's name, and behind a colon a local file of its tensors; else they come from the hub.
 
     Raises:
         ValueError: no such model, or weights that do not fit it.
         FileNotFoundError: no such file, or no hub.
     """
+    if not model:
+        raise ValueError(f"features are 'timm'; expected {WORDS}")
     import timm
     from timm.data.config import resolve_model_data_config
 
-    model_name, _, weights = rest.partition(":")
+    model_name, _, path = model.partition(":")
+    weights = Path(path) if path else None
     base = model_name.partition(".")[0]
     if not timm.is_model(base):
-        near = timm.list_models(f"{base[:6]}*")[:5] if base else []
-        raise ValueError(
-            f"timm has no model {model_name!r}; names that begin alike: {', '.join(near) or 'none'} (there are {WORDS})"
-        )
-    network, name = _timm_from_file(model_name, Path(weights)) if weights else _timm_from_hub(model_name)
+        near = timm.list_models(f"{base[:6]}*")[:5]
+        raise ValueError(f"timm has no model {model_name!r}; names that begin alike: {', '.join(near) or 'none'}")
+    network, name = _timm_from_hub(model_name) if weights is None else _timm_from_file(model_name, weights)
     settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     network.reset_classifier(0)
     return FeatureExtractor(f"timm_{name}", network.num_features, _Scaled(network, settings))
@@ -202,4 +201,6 @@ def _timm_from_file(model_name: str, weights: Path) -> tuple[Any, str]:
             f"weights {weights} do not fit timm's {model_name} ({str(error).splitlines()[0]}); expected a state dict "
             "or safetensors of exactly this model, tensors alone"
         ) from error
-    return network, f"{model_name.partition('.')[0]}_{file_hash(weights)[:8]}"
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return network, f"{model_name.partition('.')[0]}_{digest[:8]}"

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri, stdtrit
-from scipy.stats import binom
 
 _RESERVED = ("value", "low", "high", "n", "interval")
 
@@ -182,6 +181,7 @@ def match_p_value(matching: int, bits: int) -> float:
     """
     if not 0 <= matching <= bits:
         raise ValueError(f"found {matching} matching of {bits} bits, expected 0 to {bits}")
+    binom = _binomial()
     return float(binom.sf(matching - 1, bits, 0.5))
 
 
@@ -196,6 +196,7 @@ def bits_needed(bits: int, false_positive_rate: float, users: int = 1) -> int | 
     """
     if not 0.0 < false_positive_rate < 1.0:
         raise ValueError(f"found false-positive rate {false_positive_rate}, expected a number between 0 and 1")
+    binom = _binomial()
     p_values = binom.sf(np.arange(bits + 1) - 1, bits, 0.5) * users
     enough = np.flatnonzero(p_values <= false_positive_rate)
     return int(enough[0]) if len(enough) else None
@@ -220,6 +221,14 @@ def alone_at_the_top(bits: int, users: int) -> NDArray[np.float64]:
     """
     if users < 2:
         raise ValueError(f"found {users} users to identify one among, expected at least 2")
+    binom = _binomial()
     tails = binom.sf(np.arange(bits + 1) - 1, bits, 0.5)
     with np.errstate(divide="ignore"):  # log(0) at k = 0, where every other matches as well
         return np.asarray(np.exp((users - 1) * np.log1p(-tails)), dtype=np.float64)
+
+
+def _binomial() -> Any:
+    """Scipy's distribution, imported late: it takes a second, which commands that only read estimates do not pay."""
+    from scipy.stats import binom
+
+    return binom

@@ -14,7 +14,7 @@ features, fitted on training images and scored on test images:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,13 +149,3 @@ def _fit_and_name(seen: Features, known: NDArray[np.int64], asked: Features) -> 
     with threadpool_limits(1):
         named: NDArray[np.int64] = make_pipeline(StandardScaler(), regression).fit(seen, known).predict(asked)
     return named
-
-
-def best_trivial(results: Mapping[str, Estimate]) -> tuple[str, Estimate] | None:
-    """The entry `test/trivial/NAME/accuracy` of the greatest value, with its NAME; None where there is none."""
-    prefix, suffix = "test/trivial/", "/accuracy"
-    names = [name for name in results if name.startswith(prefix) and name.endswith(suffix)]
-    if not names:
-        return None
-    best = max(names, key=lambda name: results[name].value)
-    return best.removeprefix(prefix).removesuffix(suffix), results[best]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_modules.common.files import write_bytes
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE, best_trivial
+from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
 from lightning_modules.reporting.figures import (
     ArtifactRow,
     artifact_rows,
@@ -26,7 +26,7 @@ from lightning_modules.reporting.figures import (
     training_curves,
     tsne_figure,
 )
-from lightning_modules.reporting.findings import TrainingState, fdr_conditions, warnings_of
+from lightning_modules.reporting.findings import TrainingState, best_trivial, fdr_conditions, warnings_of
 from lightning_modules.reporting.formatting import format_percent
 from lightning_modules.reporting.page import (
     Block,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.metrics.intervals import Estimate, mean_and_std
-from lightning_modules.reporting.formatting import MISSING, format_estimate, format_spread
+from lightning_modules.reporting.formatting import MISSING, format_estimate, format_spread, markdown_rows
 from lightning_modules.reporting.page import Cell, Details, Section, Summary, Table, render_report
 from lightning_modules.reporting.runs import SEED, Run, read_runs
 
@@ -105,10 +105,11 @@ class Comparison:
         """`to_table` as a Markdown table, notes below it."""
         table = self.to_table(patterns)
         lines = [
-            "| " + " | ".join(_escaped(str(cell)) for cell in cells) + " |" for cells in (table.columns, *table.rows)
+            *markdown_rows(table.columns, table.rows),
+            "",
+            table.caption,
+            *(f"Note: {note}" for note in self.notes),
         ]
-        lines.insert(1, "|---|" + "---:|" * (len(table.columns) - 1))
-        lines += ["", table.caption, *(f"Note: {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
     def to_csv(self, patterns: Sequence[str] | None = ("*",)) -> str:
@@ -159,14 +160,14 @@ def compare_runs(run_folders: Iterable[Path | str]) -> Comparison:
     notes: list[str] = []
     for run in read_runs([Path(folder) for folder in run_folders]):
         same = groups.setdefault(json.dumps(run.settings, sort_keys=True, default=str), [])
-        twin = next((other for other in same if other.seed == run.seed), None)
-        if twin is None:
+        first = next((other for other in same if other.seed == run.seed), None)
+        if first is None:
             same.append(run)
-        elif twin.folder.resolve() == run.folder.resolve() or _equal(twin.metrics, run.metrics):
-            notes.append(f"{run.folder} repeats {twin.folder} (same settings, seed and numbers) and is counted once.")
+        elif first.folder.resolve() == run.folder.resolve() or _equal(first.metrics, run.metrics):
+            notes.append(f"{run.folder} repeats {first.folder} (same settings, seed and numbers) and is counted once.")
         else:
             raise ValueError(
-                f"{twin.folder} and {run.folder} have the same settings and {SEED} {run.seed}, but different numbers; "
+                f"{first.folder} and {run.folder} have the same settings and {SEED} {run.seed}, but different numbers; "
                 "give one of them, or find out why they differ"
             )
     members = list(groups.values())
@@ -263,7 +264,3 @@ def _shown(name: str, spread: Spread | None, seeds: int) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_modules.metrics import Estimate, best_trivial
+from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.formatting import format_estimate, format_interval, format_number, format_percent
 
 
@@ -59,6 +59,16 @@ class TrainingState:
         if not isinstance(entry, dict) or set(entry) != set(cls.__dataclass_fields__):
             return None
         return cls(**entry)
+
+
+def best_trivial(results: Mapping[str, Estimate]) -> tuple[str, Estimate] | None:
+    """The entry `test/trivial/NAME/accuracy` of the greatest value, with its NAME; None where there is none."""
+    prefix, suffix = "test/trivial/", "/accuracy"
+    names = [name for name in results if name.startswith(prefix) and name.endswith(suffix)]
+    if not names:
+        return None
+    best = max(names, key=lambda name: results[name].value)
+    return best.removeprefix(prefix).removesuffix(suffix), results[best]
 
 
 def fdr_conditions(results: Mapping[str, Estimate]) -> str:
@@ -122,3 +132,17 @@ def warnings_of(results: Mapping[str, Estimate], training: TrainingState | None)
         fdr_warning(results),
     ]
     return [sentence for sentence in told if sentence is not None]
+
+
+def terminal_lines(
+    results: Mapping[str, Estimate], headlines: Sequence[str], training: TrainingState | None
+) -> list[str]:
+    """What a test prints of its results: the headlines that it has, the best trivial feature, the warnings."""
+    lines = []
+    for name in [name for name in headlines if name in results]:
+        shown = format_estimate(results[name], percent=name.endswith(("accuracy", "tpr_at_1e-6")))
+        conditions = f"; {fdr_conditions(results)}" if name == "test/fdr" else ""
+        lines.append(f"{name}: {shown}, n = {results[name].n:,}{conditions}")
+    if (finding := trivial_finding(results)) is not None:
+        lines.append(finding)
+    return lines + [f"warning: {warning}" for warning in warnings_of(results, training)]

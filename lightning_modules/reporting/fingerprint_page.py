@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lightning_modules.common.files import write_bytes
-from lightning_modules.metrics import Estimate
+from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.figures import (
     TwinExample,
     difference_factor,

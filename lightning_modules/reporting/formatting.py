@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 from lightning_modules.metrics.intervals import Estimate
 
@@ -64,3 +65,11 @@ def format_spread(mean: float | None, std: float | None, *, percent: bool = Fals
     if percent:
         return f"{100 * mean:.1f} ± {format_percent(std)}"
     return f"{format_number(mean)} ± {format_number(std, 2)}"
+
+
+def markdown_rows(columns: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table, its first column to the left and the others to the right."""
+    head, *body = (
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |" for cells in (columns, *rows)
+    )
+    return [head, "|---|" + "---:|" * (len(columns) - 1), *body]

@@ -12,14 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-from matplotlib.figure import Figure
 
 from lightning_modules.common.files import write_text
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.style import to_png
 from lightning_modules.reporting.formatting import (
     MISSING,
     format_interval,
@@ -27,6 +25,9 @@ from lightning_modules.reporting.formatting import (
     format_percent,
     interval_name,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 Cell = str | int | float | Estimate | None
@@ -151,9 +152,14 @@ class FigureBlock:
 
     @functools.cached_property
     def _png(self) -> bytes:
-        if isinstance(self.figure, Figure):
+        if isinstance(self.figure, Path):
+            content = self.figure.read_bytes()
+        elif isinstance(self.figure, bytes):
+            content = self.figure
+        else:
+            from lightning_modules.reporting.figures.style import to_png  # here: a page of tables needs no matplotlib
+
             return to_png(self.figure)
-        content = self.figure if isinstance(self.figure, bytes) else self.figure.read_bytes()
         if not content.startswith(_PNG):
             raise ValueError(f"the figure {self.caption!r} is no PNG image; give a matplotlib figure or PNG bytes")
         return content

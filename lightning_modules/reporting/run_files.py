@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,51 +31,6 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for row in rows:
             file.write(json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of `write_jsonl`."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-
-
-def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows with the same columns as Parquet, atomically.
-
-    Raises:
-        ValueError: the rows differ in their columns, or there are none.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    rows = list(rows)
-    if not rows:
-        raise ValueError(f"found no rows to write to {path}; a table without rows has no columns")
-    columns = list(rows[0])
-    for number, row in enumerate(rows):
-        if set(row) != set(columns):
-            raise ValueError(
-                f"row {number} has columns {sorted(row)}, the first row {sorted(columns)}; expected the same"
-            )
-    table = pyarrow.table({column: [row[column] for row in rows] for column in columns})
-    with atomic_file(path) as partial:
-        pyarrow.parquet.write_table(table, partial)
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write per-image rows in the format that the suffix of `path` names: `.jsonl` or `.parquet`.
-
-    Raises:
-        ValueError: another suffix.
-    """
-    writers: dict[str, Callable[[Path, Iterable[Mapping[str, Any]]], None]] = {
-        ".jsonl": write_jsonl,
-        ".parquet": write_parquet,
-    }
-    if Path(path).suffix not in writers:
-        raise ValueError(
-            f"{path}: per-image rows are written as .jsonl or .parquet, not {Path(path).suffix or 'neither'}"
-        )
-    writers[Path(path).suffix](path, rows)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Estimate]) -> None:

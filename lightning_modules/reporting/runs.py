@@ -59,8 +59,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         except (OSError, ValueError) as error:
             problems.append(str(error))
     if problems:
-        listed = "\n".join(f"- {problem}" for problem in problems)
-        raise ValueError(f"{len(problems)} of {len(folders)} folders cannot be compared:\n{listed}")
+        raise ValueError(f"{len(problems)} of {len(folders)} folders cannot be compared: {'; '.join(problems)}")
     if not runs:
         raise ValueError("found no run folder to compare; name at least one")
     return runs

@@ -7,11 +7,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.trade_off import TradeOffPoint
-from lightning_modules.reporting.formatting import MISSING, format_estimate
+from lightning_modules.reporting.formatting import MISSING, format_estimate, markdown_rows
+
+if TYPE_CHECKING:
+    from lightning_modules.reporting.figures.trade_off import TradeOffPoint
 
 CLEAN, ATTRIBUTION = "test/clean/bit_accuracy", "test/clean/attribution_accuracy"
 FID_OWN, FID_FLOOR = "test/quality/fid_own", "test/quality/fid_own_floor"
@@ -70,13 +72,16 @@ def sweep_markdown(points: Sequence[SweepPoint], title: str, metric: str | None)
     """
     columns = table_columns(points, metric)
     headings = [heading(name) for name in columns]
-    lines = [f"# {title}", "", _row(["point", *headings]), "|---|" + "---:|" * len(columns)]
+    rows = []
     for point in points:
         label = f"{point.label} (the config's own)" if point.mark else point.label
         shown = [_shown(name, point.metrics.get(name)) for name in columns]
-        lines.append(_row([label if point.metrics else f"{label}: {point.state}", *shown]))
+        rows.append([label if point.metrics else f"{label}: {point.state}", *shown])
     done = sum(bool(point.metrics) for point in points)
-    lines += [
+    lines = [
+        f"# {title}",
+        "",
+        *markdown_rows(["point", *headings], rows),
         "",
         f"{done} of {len(points)} points finished. Each cell: value (interval; n). {_intervals(points, columns)}",
     ]
@@ -115,6 +120,8 @@ def trade_off_points(points: Sequence[SweepPoint], metric: str | None) -> tuple[
     Returns:
         The points, and the name of the setting along the lines; no point where none has both numbers.
     """
+    from lightning_modules.reporting.figures.trade_off import TradeOffPoint  # here: a table needs no matplotlib
+
     accuracy = metric or CLEAN
     drawn = [point for point in points if accuracy in point.metrics and FID_OWN in point.metrics]
     drawn = [point for point in drawn if all(math.isfinite(point.metrics[name].value) for name in (accuracy, FID_OWN))]
@@ -154,10 +161,6 @@ def _intervals(points: Sequence[SweepPoint], columns: Sequence[str]) -> str:
     kinds = {point.metrics[name].interval for point in points for name in columns if name in point.metrics}
     named = sorted(kind for kind in kinds if kind != "none")
     return f"Intervals: {', '.join(named)}." if named else ""
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _cells(estimate: Estimate) -> list[Any]:

@@ -63,7 +63,8 @@ class BetaVAE(GeneratorTraining):
         reconstruction = F.binary_cross_entropy_with_logits(logits, images, reduction="sum") / len(images)
         divergence = kl_to_standard_normal(mean, log_variance).mean()
         self.log_dict({"train/reconstruction": reconstruction, "train/kl": divergence}, prog_bar=True)
-        return reconstruction + self.hparams["beta"] * divergence
+        bound: Tensor = reconstruction + self.hparams["beta"] * divergence
+        return bound
 
     def on_train_batch_end(self, *_: object) -> None:
         """Follow the decoder with its average."""

@@ -52,7 +52,7 @@ class DCGAN(GeneratorTraining):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update the discriminator, then the generator on the same fakes."""
         real = self.grey_images(batch)
-        discriminator_optimiser, generator_optimiser = self.optimizers()
+        discriminator_optimiser, generator_optimiser = self.optimisers()
         fake = self.generator(torch.randn(len(real), self.generator.latent_dim, device=self.device))
 
         # -log D(real) - log(1 - D(fake)), written with softplus of logits

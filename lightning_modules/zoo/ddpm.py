@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lightning_modules.zoo.training import GeneratorTraining
@@ -52,7 +53,7 @@ class DDPM(GeneratorTraining):
         super().__init__(DDPMGenerator(channels, layers_per_block, training_steps, sampling_steps), ema_decay)
         self.save_hyperparameters()
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a linear warm-up."""
         optimiser = torch.optim.AdamW(self.generator.parameters(), lr=self.hparams["learning_rate"], weight_decay=0.0)
         warmup = self.hparams["warmup"]

@@ -1,11 +1,7 @@
-"""Turn a training checkpoint into a bundled source: weights, manifest entry, and images where sampling is slow.
-
-python -m lightning_modules.zoo.export CKPT [OUT] [--images N] [--licence MIT]
-"""
+"""Turn a training checkpoint into a bundled source: weights, manifest entry, and images where sampling is slow."""
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import sys
@@ -17,12 +13,11 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import save as save_safetensors
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_modules import zoo
 from lightning_modules.callbacks.training_record import read_training_state
-from lightning_modules.common.files import PlaceError, check_folder, write_bytes, write_text
-from lightning_modules.common.shipped import program
+from lightning_modules.common.files import write_bytes, write_text
 from lightning_modules.generators.bundled.load import load_bundled
 from lightning_modules.generators.bundled.manifest import MANIFEST_NAME, WEIGHTS_FOLDER
 from lightning_modules.generators.checkpoints.own_file import write_generator
@@ -123,19 +118,3 @@ def _update_manifest(out: Path, source: str, entry: dict[str, Any]) -> None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def main(args: list[str] | None = None) -> None:
-    """Command line of `export`."""
-    parser = argparse.ArgumentParser(prog=program("export"), description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, help="checkpoints/last.ckpt of a run folder")
-    parser.add_argument("out", type=Path, nargs="?", default=WEIGHTS_FOLDER, help="folder of weights and manifest")
-    parser.add_argument("--images", type=int, default=0, help=f"samples to ship as well, a multiple of {BLOCK}")
-    parser.add_argument("--licence", default="MIT", help="licence of the weights")
-    arguments = parser.parse_args(args)
-    try:
-        check_folder(arguments.out, "OUT, the second argument")
-    except PlaceError as error:
-        parser.error(str(error))
-    torch.set_num_threads(1)
-    print(export(arguments.checkpoint, arguments.out, arguments.images, arguments.licence))

@@ -1,11 +1,7 @@
-"""Training of the classifier whose features measure Frechet distances between garments, and its export.
-
-python -m lightning_modules.zoo.fashion_classifier RUN/checkpoints/last.ckpt [OUT]
-"""
+"""Training of the classifier whose features measure Frechet distances between garments, and its export."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -19,8 +15,7 @@ from torch import Tensor
 
 from datamodules.images.image_io import to_tensor
 from datamodules.real import RealSet, load_real_set
-from lightning_modules.common.files import PlaceError, check_folder, write_bytes, write_text
-from lightning_modules.common.shipped import program
+from lightning_modules.common.files import write_bytes, write_text
 from lightning_modules.metrics.fashion_cnn import CLASSES, WEIGHTS_FOLDER, FashionCNN, load_fashion_cnn
 
 
@@ -143,17 +138,3 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, test_set: str = "fashio
 
 def _describe(entry: dict[str, Any], out: Path) -> None:
     write_text(out / "fashion_cnn.yaml", yaml.safe_dump(entry, sort_keys=False))
-
-
-def main(args: list[str] | None = None) -> None:
-    """Command line of `export`."""
-    name = program("export_classifier")
-    parser = argparse.ArgumentParser(prog=name, description="Write the weights of a trained Fashion-MNIST classifier.")
-    parser.add_argument("checkpoint", type=Path, help="checkpoints/last.ckpt of a run folder")
-    parser.add_argument("out", type=Path, nargs="?", default=WEIGHTS_FOLDER, help="folder of the weights")
-    arguments = parser.parse_args(args)
-    try:
-        check_folder(arguments.out, "OUT, the second argument")
-    except PlaceError as error:
-        parser.error(str(error))
-    print(export(arguments.checkpoint, arguments.out))

@@ -15,10 +15,12 @@ from torch import Tensor
 from lightning_modules.common.images import to_uint8
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.image_writing import save_sheet
-from lightning_modules.generators.latent_diffusion.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from lightning_modules.generators.latent_diffusion.quantisation import (
+from lightning_modules.generators.latent_diffusion.first_stage import (
+    PatchDiscriminator,
+    adaptive_weight,
     codebook_use,
     fill_codebook,
+    hinge_loss,
     quantise,
     restart_codes,
     straight_through,
@@ -119,6 +121,9 @@ class LatentDiffusion(GeneratorTraining):
         "loss": "denoising squared error (v) on latents of a vector-quantised autoencoder",
     }
     generator_arguments = ()
+    signal: Tensor
+    counts: Tensor
+    latent_scale: Tensor
 
     def __init__(
         self,
@@ -201,7 +206,7 @@ class LatentDiffusion(GeneratorTraining):
     def first_stage_update(self, images: Tensor) -> None:
         """Reconstruct images `(n, 3, 32, 32)` in [-1, 1] (Esser et al. 2021, section 3.1)."""
         stage, update = self.generator.first_stage, self.updates
-        optimiser, discriminator_optimiser, _ = self.optimizers()
+        optimiser, discriminator_optimiser, _ = self.optimisers()
         progress = update / self.hparams["first_stage_updates"]
         rate = min(1.0, (update + 1) / self.hparams["warmup"]) * (1 + math.cos(math.pi * progress)) / 2
         for one in (optimiser, discriminator_optimiser):
@@ -239,7 +244,7 @@ class LatentDiffusion(GeneratorTraining):
 
     def unet_update(self, images: Tensor) -> None:
         """Predict v of noised latents (Salimans & Ho 2022, App. D)."""
-        optimiser = self.optimizers()[2]
+        optimiser = self.optimisers()[2]
         first = self.hparams["first_stage_updates"]
         optimiser.param_groups[0]["lr"] = self.hparams["learning_rate"] * min(
             1.0, (self.updates - first + 1) / self.hparams["warmup"]

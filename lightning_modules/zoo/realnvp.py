@@ -7,6 +7,7 @@ from itertools import islice
 from typing import ClassVar
 
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lightning_modules.generators.small_networks.realnvp import DIM, RealNVPGenerator
@@ -54,7 +55,7 @@ class RealNVP(GeneratorTraining):
         super().__init__(RealNVPGenerator(leading, couplings, hidden, temperature), ema_decay)
         self.save_hyperparameters()
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with a linear warm-up."""
         # fused: with dense layers this wide the plain update takes a third of a step
         optimiser = torch.optim.Adam(self.generator.parameters(), lr=self.hparams["learning_rate"], fused=True)
@@ -66,7 +67,7 @@ class RealNVP(GeneratorTraining):
         """Take the principal axes from the first training images, unless a checkpoint brought them."""
         if self.updates:
             return
-        batches = islice(iter(self.trainer.train_dataloader), AXES_BATCHES)
+        batches = islice(self.trainer.train_dataloader or (), AXES_BATCHES)
         images = torch.cat([self.dequantise(self.grey_images(batch)).flatten(1) for batch in batches])
         if len(images) < 2 * DIM:
             raise ValueError(f"found {len(images)} images for the principal axes, expected at least {2 * DIM}")
@@ -81,7 +82,7 @@ class RealNVP(GeneratorTraining):
         images = self.dequantise(self.grey_images(batch))
         nats = -self.generator.log_likelihood(images).mean()
         # the density is over [0, 1): a level is 1/256 wide, which adds 8 bits per pixel
-        bits = nats / (DIM * math.log(2)) + 8
+        bits: Tensor = nats / (DIM * math.log(2)) + 8
         self.log("train/bits_per_dim", bits, prog_bar=True)
         return bits
 

@@ -94,7 +94,7 @@ class StyleGAN2(GeneratorTraining):
                 f"found images of {real.shape[-1]} px, expected {self.generator.image_size}: set the model's "
                 "image_size to that of the images, a power of two, or resize the images"
             )
-        discriminator_optimiser, generator_optimiser = self.optimizers()
+        discriminator_optimiser, generator_optimiser = self.optimisers()
         update = self.updates
 
         with torch.no_grad():
@@ -128,7 +128,7 @@ class StyleGAN2(GeneratorTraining):
         generator = self.generator
         z = torch.randn(2, n, generator.z_dim, device=self.device)
         count = generator.synthesis.styles
-        first = generator.styles(generator.mapping(z[0]))
+        first: Tensor = generator.styles(generator.mapping(z[0]))
         share = self.hparams["style_mixing"]
         if share == 0.0:
             return first
@@ -148,9 +148,9 @@ class StyleGAN2(GeneratorTraining):
         """Half of gamma times the squared gradient of the logits of real images, averaged over the batch."""
         real = real.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(self.discriminator(real).sum(), real, create_graph=True)
-        penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
+        penalty: Tensor = gradient.square().sum(dim=(1, 2, 3)).mean()
         self.log("train/r1", penalty)
-        return penalty * (self.hparams["r1"] / 2.0)
+        return penalty * float(self.hparams["r1"] / 2.0)
 
     def _path_length(self, n: int) -> Tensor:
         """Squared deviation of the lengths |J^T y| from their moving average (equation 4 of the paper)."""
@@ -161,4 +161,5 @@ class StyleGAN2(GeneratorTraining):
         lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
         self.path_length_mean.lerp_(lengths.detach().mean(), 0.01)
         self.log("train/path_length", self.path_length_mean)
-        return (lengths - self.path_length_mean).square().mean() * self.hparams["path_length"]
+        penalty: Tensor = (lengths - self.path_length_mean).square().mean() * self.hparams["path_length"]
+        return penalty

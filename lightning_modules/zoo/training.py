@@ -37,12 +37,20 @@ class GeneratorTraining(pl.LightningModule):
     """The hyperparameters that the generator's constructor takes; the others belong to its training."""
 
     kind: ClassVar[str] = ""
-    """Kind of generator file the source ships as (`checkpoints.kinds`); empty for the small grey networks."""
+    """Kind of generator file the source ships as (`checkpoints.stored.KINDS`); empty for the small grey networks."""
+
+    generator: Any
+    average: Any
 
     def __init__(self, generator: nn.Module, ema_decay: float) -> None:
         super().__init__()
         self.generator = generator
-        self.average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
+        average = get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]  # torch's own
+        self.average = AveragedModel(generator, multi_avg_fn=average).requires_grad_(False)
+
+    def optimisers(self) -> Any:
+        """The optimisers, whose number Lightning's own type leaves open."""
+        return self.optimizers()
 
     def stored(self) -> StoredGenerator:
         """The averaged generator as plain data, for a generator file; only where `kind` is set."""

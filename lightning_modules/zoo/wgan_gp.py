@@ -61,7 +61,7 @@ class WGANGP(GeneratorTraining):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update the critic, and the generator when it is its turn."""
         real = self.grey_images(batch)
-        critic_optimiser, generator_optimiser = self.optimizers()
+        critic_optimiser, generator_optimiser = self.optimisers()
         latents = torch.randn(len(real), self.generator.latent_dim, device=self.device)
         with torch.no_grad():
             fake = self.generator(latents)

@@ -12,7 +12,7 @@ from attributor_runs import PowerCutError, main_weights, write_config
 import evaluate
 import train
 from lightning_modules.attributor import Attributor
-from lightning_modules.metrics import proportion
+from lightning_modules.metrics.intervals import proportion
 
 
 def test_it_learns_far_above_chance(trained):

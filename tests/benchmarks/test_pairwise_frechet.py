@@ -18,7 +18,7 @@ import torch
 from measuring import interleaved, ratio
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from lightning_modules.metrics import GaussianFactor, pairwise_frechet
+from lightning_modules.metrics.frechet import GaussianFactor, pairwise_frechet
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.timeout(3600)]
 

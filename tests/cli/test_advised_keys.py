@@ -11,9 +11,10 @@ import pytest
 
 import datamodules
 from datamodules.images.problems import DISTANCES, GM_DATA, PREDICTION, REALS, REALS_OF_OTHERS, Kind
-from lightning_modules.cli import image_folders
+from lightning_modules.cli import image_commands
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.generate.command import write_data_set
+from lightning_modules.cli.options import OPTIONS
 from lightning_modules.cli.parser import SuggestingParser
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +44,8 @@ def test_settings_of_every_problem_exist_where_it_is_printed(capsys):
     """Each reader's advice, as it is spelled, against what its commands take."""
     readers = {
         PREDICTION: [options_of_predict(), arguments_of(datamodules.ImageFilesDataModule)],
-        DISTANCES: [options_of(image_folders.fid, capsys)],
-        REALS: [arguments_of(datamodules.RealImagesDataModule), options_of(image_folders.sheets, capsys)],
+        DISTANCES: [options_of(image_commands.fid, capsys)],
+        REALS: [arguments_of(datamodules.RealImagesDataModule), options_of(image_commands.sheets, capsys)],
         REALS_OF_OTHERS: [arguments_of(datamodules.SampleNumbersDataModule), arguments_of(write_data_set)],
         GM_DATA: [arguments_of(datamodules.GMDataModule)],
     }
@@ -88,6 +89,7 @@ def test_every_option_that_any_message_names_is_one_that_some_command_takes():
     modules += [ast.parse((ROOT / name).read_text()) for name in ("train.py", "evaluate.py")]
     known = {"version"}  # of the entry point itself
     known |= {"dest"}  # of the converter that ships with stylegan2-ada-pytorch
+    known |= {option.name for option in OPTIONS} | {"help_all", "KEY", "init_args"}  # of the short help
     known |= {"config", "help", "print_config", "trainer", "model", "data", "seed_everything", "options"}
     for tree in modules:
         for node in ast.walk(tree):

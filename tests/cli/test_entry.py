@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import resource
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import evaluate
-from lightning_modules.cli import entry
+from lightning_modules.cli import entry, options
 from lightning_modules.cli.errors import run_command
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +37,8 @@ def test_help_and_a_mistyped_command_load_neither_torch_nor_lightning():
 
 @pytest.mark.parametrize("name", entry.COMMANDS)
 def test_every_command_exists(name):
-    module, _, function = entry.COMMANDS[name][0].partition(":")
-    assert callable(getattr(import_module(module), function))
+    assert callable(entry.COMMANDS.load(name))
+    assert name in entry.ABOUT
 
 
 @pytest.mark.parametrize(("typed", "hint"), [("generat", "did you mean generate"), ("train", "train.py is what")])
@@ -46,6 +47,53 @@ def test_evaluate_says_what_is_meant(typed, hint, capsys):
         run_command(lambda: evaluate.main([typed]))
     assert left.value.code == 2
     assert f"evaluate.py: unknown command '{typed}': {hint}" in capsys.readouterr().err
+
+
+SECONDS = 2.0  # of processor time; importing Lightning takes five to ten
+QUICK = [
+    *((f"evaluate.py {name} --help", 0, "usage: ") for name in entry.COMMANDS if name != entry.TRAIN),
+    ("train.py --help", 0, "lightning_modules.latent_fingerprint.LatentFingerprint"),
+    ("train.py fit --config a.yaml", 2, "type `train.py --config a.yaml`"),
+    ("train.py test --ckpt_path last", 2, "type `evaluate.py test --ckpt_path last`"),
+    ("train.py --confg x", 2, "unknown key 'confg': did you mean config?"),
+    ("train.py --trainer.max_step 3", 2, "unknown key 'trainer.max_step': did you mean trainer.max_steps"),
+    ("train.py --config quickstart.yaml --model.init_args.learnin_rate 1", 2, "did you mean learning_rate?"),
+    (
+        "train.py --model lightning_modules.zoo.DCGAN --model.init_args.learning_rat 1",
+        2,
+        "'learning_rat': did you mean",
+    ),
+    ("train.py --config quickstrat.yaml", 2, "did you mean quickstart.yaml"),
+    ("evaluate.py test", 2, "--ckpt_path is needed"),
+    ("evaluate.py predict --ckpt_path nowhere", 2, "no file nowhere"),
+    ("evaluate.py users creat", 2, "did you mean create?"),
+    ("evaluate.py compare x --metric x", 2, "did you mean metrics?"),
+    ("evaluate.py compare nowhere", 2, "nowhere is no folder"),
+    ("evaluate.py fid a --reals b --feature c", 2, "unknown key 'feature': did you mean features?"),
+    ("evaluate.py generate --generatr x", 2, "did you mean generator?"),
+    ("evaluate.py sweep --config nowhere.yaml", 2, "found no config nowhere.yaml"),
+]
+
+
+@pytest.mark.parametrize(("line", "status", "said"), QUICK, ids=[line for line, _, _ in QUICK])
+def test_help_and_mistakes_answer_at_once(line, status, said):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, *line.split()], capture_output=True, text=True, check=False, cwd=ROOT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == status, done.stderr
+    assert said in " ".join((done.stdout + done.stderr).split())
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS
+
+
+def test_the_lists_of_commands_and_of_classes_fit_on_one_screen_and_name_what_there_is():
+    usage = entry._usage("evaluate.py", tuple(name for name in entry.COMMANDS if name != entry.TRAIN)).splitlines()
+    assert len(usage) <= 24
+    for help_text in ("\n".join(usage), options.short_help("train"), options.short_help("predict")):
+        assert max(map(len, help_text.splitlines())) <= 120
+    for path in (*options.MODULES, *options.DATA_MODULES):
+        module, _, name = path.rpartition(".")
+        assert isinstance(getattr(import_module(module), name), type)
+        assert options._arguments_of(path)
 
 
 def test_commands_of_other_modules_are_reached_and_keep_their_status(tmp_path, capsys):

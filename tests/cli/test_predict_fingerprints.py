@@ -248,5 +248,5 @@ def test_keys_are_read_from_python_as_the_command_reads_them(run, tmp_path):
 
 def test_a_config_of_another_module_is_refused(run, tmp_path):
     users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
-    with pytest.raises(SystemExit, match="found a config of Attributor with a checkpoint of LatentFingerprint"):
+    with pytest.raises(SystemExit, match="found a config of Attributor with the checkpoint of a fingerprint"):
         predict(run, "--config", "configs/quickstart.yaml", "--run_dir", str(tmp_path / "r"), registry=users)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_modules.cli.wandb_mode import choose_wandb_mode
+from lightning_modules.cli.run_record import choose_wandb_mode
 
 AGENT = {"WANDB_SWEEP_ID": "abc12345", "NETRC": "/nowhere"}
 NETRC = "machine {} login user password {}\n"

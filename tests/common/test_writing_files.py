@@ -18,7 +18,7 @@ from datamodules.gm_index.fact_cache import write_parquet as write_index
 from datamodules.gm_index.splits import SplitRule, write_split_file
 from lightning_modules.artifacts import Manifold, NeighbourCache, build_embedding
 from lightning_modules.artifacts.manifold_files import create_tensor
-from lightning_modules.cli.framework import AtomicCheckpoints
+from lightning_modules.cli.run_record import AtomicCheckpoints
 from lightning_modules.common.files import (
     PlaceError,
     atomic_file,
@@ -32,7 +32,7 @@ from lightning_modules.common.files import (
 from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.image_writing import save_sheet, write_png
-from lightning_modules.reporting.run_files import write_json, write_jsonl, write_parquet
+from lightning_modules.reporting.run_files import write_json, write_jsonl
 
 NUMBERS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 ROWS = [{"file": f"{number}.png", "value": float(number)} for number in range(2000)]
@@ -43,7 +43,6 @@ WRITERS = {
     "bytes": lambda path: write_bytes(path, bytes(10_000)),
     "json": lambda path: write_json(path, ROWS),
     "rows.jsonl": lambda path: write_jsonl(path, ROWS),
-    "rows.parquet": lambda path: write_parquet(path, ROWS),
     "index.parquet": lambda path: write_index(path, FRAME, {"a": "b"}),
     "split.json": lambda path: write_split_file(path, FRAME, SplitRule(0, 0.7, 0.1, 0.2, 0.5, None, None)),
     "split.parquet": lambda path: write_split_file(path, FRAME, SplitRule(0, 0.7, 0.1, 0.2, 0.5, None, None)),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_registry import write_small_fingerprint
 
-from lightning_modules.fingerprints.users.__main__ import create_users
+from lightning_modules.fingerprints.users.manage import create_users
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_modules.cli.users import users as main
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.fingerprint_file import write_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
-from lightning_modules.fingerprints.users.__main__ import main
 
 BITS = 16
 

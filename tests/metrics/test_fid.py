@@ -15,7 +15,7 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from lightning_modules.common.images import checked_uint8, to_uint8
-from lightning_modules.metrics import FrechetImageDistance
+from lightning_modules.metrics.fid import FrechetImageDistance
 
 REAL, FAKE = noise(60, 1), noise(45, 2, brightness=0.2)
 

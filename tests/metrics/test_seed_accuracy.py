@@ -8,7 +8,8 @@ import pytest
 import torch
 from gloo_processes import in_processes
 
-from lightning_modules.metrics import SeedAccuracy, proportion
+from lightning_modules.metrics.intervals import proportion
+from lightning_modules.metrics.seed_accuracy import SeedAccuracy
 
 
 def answers(accuracies: list[float], n: int = 960, seed: int = 0, alike: bool = False):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from lightning_modules.metrics import Estimate, best_trivial, trivial_accuracies, trivial_features
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.trivial_features import trivial_accuracies, trivial_features
+from lightning_modules.reporting.findings import best_trivial
 
 NAMES = ["gan-a", "real-b"]
 FEATURES = ["extreme_values", "colour_histogram", "spectrum", "together"]

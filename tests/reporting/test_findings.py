@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lightning_modules.metrics import Estimate
+from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.findings import (
     TrainingState,
     fdr_conditions,

@@ -1,22 +1,23 @@
-"""`evaluate.py generate`: images of one generator, with a user's key or without, or a GM data set of several."""
+"""`evaluate.py generate`: images of one generator, with a user's key or without, or a GM data set of several.
+
+The signatures of the three `write_*` functions are the options; what they need is imported when they run.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from datamodules.images.problems import REALS_OF_OTHERS
-from datamodules.real import load_real_set
-from lightning_modules.cli.generate.fingerprinted import write_fingerprinted_images
-from lightning_modules.cli.generate.images import PROG, write_images
 from lightning_modules.cli.parser import SuggestingParser, nearest_keys
-from lightning_modules.common.files import check_folder
-from lightning_modules.common.shipped import with_found_configs
-from lightning_modules.generators.bundled.gm_data_set import BLACK_BELOW, Reals, build_gm_data_set
+from lightning_modules.common.files import check_folder, describe_place_error
+from lightning_modules.common.shipped import program, with_found_configs
+from lightning_modules.generators.bundled.manifest import BLACK_BELOW
 
+PROG = program("generate")
 DESCRIPTION = """Write images: of one generator (key `generator`), those with a user's key in them (keys `fingerprint`
 and `user`), or a GM data set (key `sources`).
 
@@ -68,9 +69,17 @@ def write_data_set(
     Returns:
         The folder.
     """
+    from datamodules.images.problems import REALS_OF_OTHERS
+    from datamodules.real import load_real_set
+    from lightning_modules.generators.bundled.gm_data_set import Reals, build_gm_data_set
+
     size = {"center_crop": reals_center_crop, "resize": reals_resize}
-    held_out = load_real_set(reals, reals_root, "test", **size, reader=REALS_OF_OTHERS)
-    training = load_real_set(reals, reals_root, "train", **size, reader=REALS_OF_OTHERS)
+    held_out, training = (
+        load_real_set(
+            reals, reals_root, split, center_crop=reals_center_crop, resize=reals_resize, reader=REALS_OF_OTHERS
+        )
+        for split in ("test", "train")
+    )
     taken = "".join(f", {name} {side} px" for name, side in size.items() if side is not None)
     folder = Path(out)
     build_gm_data_set(
@@ -93,6 +102,103 @@ def write_data_set(
         use_shipped_images=use_shipped_images,
         black_below=black_below,
     )
+    return folder
+
+
+def write_images(
+    out: str,
+    generator: str,
+    n: int,
+    seed: int = 0,
+    kind: str = "auto",
+    options: dict[str, Any] | None = None,
+    processes: int = 1,
+) -> Path:
+    """Write `<out>/0000000.png` and so on, and `<out>/generation.json`, which says what made them.
+
+    Args:
+        out: Folder of the images.
+        generator: A checkpoint (.pt, .pkl, model.ckpt, diffusers folder, .safetensors), a bundled source's name, or a
+            repository of the Hugging Face hub (ORG/NAME, or hf://ORG/NAME[@REVISION][/FILE]).
+        n: Number of images.
+        seed: Of the latents.
+        kind: What the checkpoint must be, `stylegan2` or `latent_diffusion`; `auto` for either.
+        options: How images are sampled, such as `truncation: 0.7` or `steps: 50`.
+        processes: Processes that share the sampling.
+
+    Returns:
+        The folder.
+    """
+    from lightning_modules.generators.bundled.load import load_named
+
+    def load() -> tuple[Any, list[str]]:
+        loaded = load_named(generator, kind, options or {})
+        return loaded, list(getattr(loaded, "report", ()))
+
+    return _write(load, Path(out), n, seed, processes)
+
+
+def write_fingerprinted_images(
+    out: str,
+    n: int,
+    fingerprint: str | None = None,
+    user: str | None = None,
+    registry: str = "users.json",
+    generator: str | None = None,
+    seed: int = 0,
+    kind: str = "auto",
+    options: dict[str, Any] | None = None,
+    processes: int = 1,
+) -> Path:
+    """Write images that carry a user's key, `<out>/0000000.png` and so on, and `<out>/generation.json`.
+
+    The record names the user and the fingerprint, never the key. Give each user's batch a seed of its own: images of
+    one seed differ from user to user by their keys alone, so users who compare theirs see what the keys change.
+
+    Args:
+        out: Folder of the images.
+        n: Number of images.
+        fingerprint: File of the fingerprint, or a run folder that holds its `fingerprint.safetensors`.
+        user: Id of the user whose key the images carry.
+        registry: File of users and keys; `evaluate.py users create` makes one.
+        generator: The fingerprint's generator: a checkpoint, a bundled source's name, or a repository of the hub; None
+            for the one whose name the fingerprint holds.
+        seed: Of the latents; use another for each user's batch.
+        kind: What the checkpoint must be, `stylegan2` or `latent_diffusion`; `auto` for either.
+        options: How images are sampled, such as `truncation: 0.7` or `steps: 50`, where it is not as the fingerprint
+            says; noise maps are the fingerprint's.
+        processes: Processes that share the sampling.
+
+    Returns:
+        The folder.
+    """
+    from lightning_modules.cli.generate.fingerprinted import load_marked
+
+    def load() -> tuple[Any, list[str]]:
+        marked = load_marked(fingerprint, user, registry, generator, kind, options or {})
+        key = f"key of {marked.fingerprint.bits} bits, fingerprint {marked.fingerprint.id[:12]}"
+        return marked, [*getattr(marked.unmarked, "report", ()), f"user {marked.user} of {registry}: {key}"]
+
+    return _write(load, Path(out), n, seed, processes)
+
+
+def _write(load: Callable[[], tuple[Any, list[str]]], folder: Path, n: int, seed: int, processes: int) -> Path:
+    """Write the images of the generator that `load` gives, after the lines that it tells about it."""
+    from lightning_modules.generators.image_folder import check_image_folder, describe_generation, write_image_folder
+    from lightning_modules.generators.image_writing import check_reproducible
+
+    try:  # a mistake of input is known before the first image
+        if n < 1 or processes < 1:
+            raise ValueError(f"found n={n} and processes={processes}, expected at least 1 of each")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"found seed {seed}, expected 0 <= seed < 2**64")
+        generator, lines = load()
+        check_reproducible(generator)
+        check_image_folder(folder, describe_generation(generator, n, seed))
+        print(*lines, sep="\n", end="\n" * bool(lines))
+        write_image_folder(generator, folder, n, seed, processes)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{PROG}: {describe_place_error(error) or error}") from error
     return folder
 
 
@@ -120,17 +226,16 @@ def generate(args: list[str]) -> Path:
                 "and `sources` (a data set); give one of them, or a --config of configs/generate or configs/gm_fashion"
             )
     command: Callable[..., Path] = write_data_set
-    if marks:
-        command = write_fingerprinted_images
-    elif "generator" in keys:
-        command = write_images
+    if named and "sources" not in keys:
+        command = write_fingerprinted_images if marks else write_images
     parser = SuggestingParser(prog=PROG, description=command.__doc__ if named else DESCRIPTION, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="config")
     parser.add_function_arguments(command)
     settings = parser.parse_args(args)
     settings.pop("config", None)
     check_folder(Path(settings["out"]), "--out")
-    return command(**settings.as_dict())
+    print(out := command(**settings.as_dict()))
+    return out
 
 
 def _keys(args: list[str]) -> tuple[set[str], bool]:

@@ -1,4 +1,4 @@
-"""Fingerprinted images of one user: what `evaluate.py generate` does with the keys `fingerprint` and `user`."""
+"""The generator of one user: what `evaluate.py generate` makes of the keys `fingerprint`, `user` and `registry`."""
 
 from __future__ import annotations
 
@@ -9,70 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.cli.generate.images import PROG, check_numbers, load_named
 from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import read_fingerprint
 from lightning_modules.fingerprints.marked_generator import MarkedGenerator, take_noise
 from lightning_modules.fingerprints.users.key_registry import read_registry
 from lightning_modules.fingerprints.users.names import shown_name
+from lightning_modules.generators.bundled.load import load_named
 from lightning_modules.generators.checkpoints.own_file import content_hash
-from lightning_modules.generators.image_folder import check_image_folder, describe_generation, write_image_folder
-from lightning_modules.generators.image_writing import check_reproducible
 
 FILE_NAME = "fingerprint.safetensors"
-
-
-def write_fingerprinted_images(
-    out: str,
-    n: int,
-    fingerprint: str | None = None,
-    user: str | None = None,
-    registry: str = "users.json",
-    generator: str | None = None,
-    seed: int = 0,
-    kind: str = "auto",
-    options: dict[str, Any] | None = None,
-    processes: int = 1,
-) -> Path:
-    """Write images that carry a user's key, `<out>/0000000.png` and so on, and `<out>/generation.json`.
-
-    The record names the user and the fingerprint, never the key. Give each user's batch a seed of its own: images of
-    one seed differ from user to user by their keys alone, so users who compare theirs see what the keys change.
-
-    Args:
-        out: Folder of the images.
-        n: Number of images.
-        fingerprint: File of the fingerprint, or a run folder that holds its `fingerprint.safetensors`.
-        user: Id of the user whose key the images carry.
-        registry: File of users and keys; `evaluate.py users create` makes one.
-        generator: The fingerprint's generator: a checkpoint, a bundled source's name, or a repository of the hub; None
-            for the one whose name the fingerprint holds.
-        seed: Of the latents; use another for each user's batch.
-        kind: What the checkpoint must be, `stylegan2` or `latent_diffusion`; `auto` for either.
-        options: How images are sampled, such as `truncation: 0.7` or `steps: 50`, where it is not as the fingerprint
-            says; noise maps are the fingerprint's.
-        processes: Processes that share the sampling.
-
-    Returns:
-        The folder.
-    """
-    folder = Path(out)
-    try:  # a mistake of input is known before the first image
-        check_numbers(n, seed, processes)
-        marked = load_marked(fingerprint, user, registry, generator, kind, options or {})
-        check_reproducible(marked)
-        check_image_folder(folder, describe_generation(marked, n, seed))
-        for line in getattr(marked.unmarked, "report", ()):
-            print(line)
-        print(
-            f"user {marked.user} of {registry}: key of {marked.fingerprint.bits} bits, fingerprint "
-            f"{marked.fingerprint.id[:12]}"
-        )
-        write_image_folder(marked, folder, n, seed, processes)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{PROG}: {error}") from error
-    return folder
 
 
 def load_marked(
@@ -83,7 +29,7 @@ def load_marked(
     kind: str = "auto",
     options: dict[str, Any] | None = None,
 ) -> MarkedGenerator:
-    """Load a generator that puts a user's key into its images; arguments as of `write_fingerprinted_images`.
+    """Load a generator that puts a user's key into its images; arguments as of `command.write_fingerprinted_images`.
 
     Raises:
         ValueError: no fingerprint or user given, a file that is missing or cannot be used, a registry of keys for

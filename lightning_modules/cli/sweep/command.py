@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.cli.framework import FrameworkCLI
-from lightning_modules.cli.sweep.file import Choice, Sweep, SweepError, read_sweep
+from lightning_modules.cli.parser import CommandParser
+from lightning_modules.cli.sweep.file import Sweep, SweepError, read_sweep
 from lightning_modules.cli.sweep.points import Point, command_of, program_arguments, program_words, sweep_points
 from lightning_modules.cli.sweep.runs import PointRun, run_points
 from lightning_modules.common.files import check_folder, write_bytes, write_text
 from lightning_modules.common.shipped import find_config, program
-from lightning_modules.reporting.figures.style import to_png
-from lightning_modules.reporting.figures.trade_off import trade_off_figure
 from lightning_modules.reporting.run_files import read_metrics
 from lightning_modules.reporting.sweep_table import (
     CLEAN,
@@ -52,7 +50,7 @@ def sweep(args: list[str]) -> Path:
     asked, further = _parse(args)
     try:
         file = read_sweep(Path(find_config(asked.config)))
-        points = sweep_points(file, asked.count, asked.seed)
+        points = sweep_points(file)
         if asked.processes < 1:
             raise SweepError(f"found --processes {asked.processes}, expected at least 1")
         commands = [[*command_of(file, point), *further] for point in points]
@@ -94,6 +92,9 @@ def write_results(out: Path, results: list[SweepPoint], file: Sweep) -> None:
     drawn, along = trade_off_points(results, file.metric)
     figure = out / "trade_off.png"
     if drawn:
+        from lightning_modules.reporting.figures.style import to_png
+        from lightning_modules.reporting.figures.trade_off import trade_off_figure
+
         name = heading(file.metric or CLEAN)
         counts = " / ".join(f"{count:,}" for count in sorted({point.quality.n for point in drawn}))
         quality = f"FID of marked to unmarked images, n = {counts}"  # the distance depends on n
@@ -105,29 +106,29 @@ def write_results(out: Path, results: list[SweepPoint], file: Sweep) -> None:
 
 
 def _parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog=PROG, description=DESCRIPTION, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("sweep", DESCRIPTION)
     parser.add_argument("-c", "--config", required=True, help="a W&B sweep file, such as configs/sweeps/bits.yaml")
     parser.add_argument("--out", help="folder of the sweep; default: runs/sweeps/NAME OF THE FILE")
     parser.add_argument("--processes", type=int, default=1, help="points that run at the same time (default: 1)")
-    parser.add_argument("--count", type=int, help="points of a random sweep; default: its run_cap")
-    parser.add_argument("--seed", type=int, default=0, help="of a random sweep (default: 0)")
     parser.add_argument("--dry_run", action="store_true", help="check everything, print the commands, run nothing")
     return parser.parse_known_args(args)
 
 
-class _Parsed(FrameworkCLI):
-    """Parses what train.py would, and builds nothing."""
+def _settings(arguments: list[str]) -> Any:
+    """What train.py would be told, by its parser; nothing is built."""
+    from lightning_modules.cli.framework import FrameworkCLI
 
-    def before_instantiate_classes(self) -> None:
-        """No run folder."""
+    class Parsed(FrameworkCLI):
+        def before_instantiate_classes(self) -> None:
+            pass
 
-    def instantiate_classes(self) -> None:
-        """No trainer, no module, no data."""
+        def instantiate_classes(self) -> None:
+            pass
 
-    def _set_seed(self) -> None:
-        pass
+        def _set_seed(self) -> None:
+            pass
+
+    return Parsed(arguments, purpose="sweep").config
 
 
 def _check_arguments(file: Sweep, points: list[Point], commands: list[list[str]]) -> dict[str, Any] | None:
@@ -140,17 +141,15 @@ def _check_arguments(file: Sweep, points: list[Point], commands: list[list[str]]
     if program_words(file) == (file.program,) and Path(file.program).resolve() != TRAIN:
         return None
     for command in commands:
-        _Parsed(program_arguments(file, command), purpose="sweep")
+        _settings(program_arguments(file, command))
     bare = [word for word in program_arguments(file, commands[0]) if word not in points[0].arguments]
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            config = _Parsed(bare, purpose="sweep").config
+            config = _settings(bare)
     except SystemExit:
         return None  # the parameters give what a run cannot be without, such as its config
     found = {path: config.get(".".join(path)) for path in file.parameters}
-    fixed = {
-        path: entry.values[0] for path, entry in file.parameters.items() if isinstance(entry, Choice) and entry.fixed
-    }
+    fixed = {path: entry.values[0] for path, entry in file.parameters.items() if entry.fixed}
     if None in found.values() or any(found[path] != value for path, value in fixed.items()):
         return None
     return {name: found[path] for path, name in file.varying().items()}

@@ -1,13 +1,12 @@
 """A W&B sweep file, read and checked before anything runs.
 
 The file's meaning is W&B's, so that `wandb sweep FILE` accepts the same file: `method`, `program`, `command`, `metric`
-and `parameters`, each with `value`, `values`, `min` and `max`, or `parameters` of its own. What needs W&B's server is
-refused with a reason.
+and `parameters`, each with `value`, `values` or `parameters` of its own. Grids are walked here; random and Bayesian
+sweeps are for W&B's server, and refused with that reason.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from lightning_modules.cli.parser import nearest_keys
 
 COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 """What W&B runs where a file has no `command`."""
-DISTRIBUTIONS = ("uniform", "log_uniform_values", "int_uniform")
 _KEYS = (
-    "program", "method", "parameters", "command", "metric", "run_cap", "name", "description", "project", "entity",
-    "early_terminate",
+    "program", "method", "parameters", "command", "metric", "name", "description", "project", "entity",
 )  # fmt: skip
-_PARAMETER_KEYS = ("value", "values", "probabilities", "distribution", "min", "max", "parameters")
+_PARAMETER_KEYS = ("value", "values", "parameters")
+_SERVER_KEYS = ("probabilities", "distribution", "min", "max")
 _METRIC_KEYS = ("name", "goal", "target")
 _MACRO = re.compile(r"\$\{([^}]*)\}")
 
@@ -40,23 +38,12 @@ class Choice:
 
     Attributes:
         values: at least one.
-        probabilities: of each value in a random sweep; None where all are alike.
         fixed: whether the file gives a `value`, no list; a list of one is part of a point's name, so that the list can
             grow and the point keeps its folder.
     """
 
     values: tuple[Any, ...]
-    probabilities: tuple[float, ...] | None = None
     fixed: bool = False
-
-
-@dataclass(frozen=True)
-class Range:
-    """A number drawn from `low` to `high`: one of `DISTRIBUTIONS`."""
-
-    distribution: str
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -66,27 +53,23 @@ class Sweep:
     Attributes:
         path: where it was read.
         program: the script that every point runs.
-        method: `grid` or `random`.
         metric: name of the metric that the sweep is about; None where the file has none.
         command: words of a point's command, with W&B's macros.
         parameters: what varies and what is fixed, by path: `("model.init_args.sigma",)`, longer where it is nested.
-        run_cap: most points of a random sweep; None where the file does not say.
     """
 
     path: Path
     program: str
-    method: str
     metric: str | None
     command: tuple[str, ...]
-    parameters: Mapping[tuple[str, ...], Choice | Range]
-    run_cap: int | None
+    parameters: Mapping[tuple[str, ...], Choice]
 
     def varying(self) -> dict[tuple[str, ...], str]:
-        """Parameters that the file gives lists or ranges for, by path, with the last dotted part as name.
+        """Parameters that the file gives lists for, by path, with the last dotted part as name.
 
         Where two names would be alike, all of the path is the name.
         """
-        varying = [path for path, entry in self.parameters.items() if isinstance(entry, Range) or not entry.fixed]
+        varying = [path for path, entry in self.parameters.items() if not entry.fixed]
         ends = [path[-1].rpartition(".")[2] for path in varying]
         return {path: end if ends.count(end) == 1 else ".".join(path) for path, end in zip(varying, ends, strict=True)}
 
@@ -112,35 +95,27 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _checked(path: Path, content: dict[str, Any]) -> Sweep:
-    _known(content, _KEYS, "")
+    _known(content, (*_KEYS, "run_cap", "early_terminate"), "")
     program, method = content.get("program"), content.get("method")
     if not isinstance(program, str) or not program:
         raise SweepError(f"found program {program!r}, expected the script to run: `program: train.py`")
-    if method == "bayes":
+    if method in ("bayes", "random") or content.get("early_terminate"):
+        what = "early_terminate" if content.get("early_terminate") else f"method {method}"
         raise SweepError(
-            "method bayes chooses each point by the results of earlier ones, which W&B's server does: start it with "
-            "`wandb sweep` and `wandb agent`, or use grid or random here"
+            f"{what} needs W&B's server: start the file with `wandb sweep` and `wandb agent`, or list the values of a "
+            "grid here"
         )
-    if method not in ("grid", "random"):
-        raise SweepError(f"found method {method!r}, expected grid or random")
-    if content.get("early_terminate"):
-        raise SweepError(
-            "early_terminate is done by W&B's server; remove it here, or start the file with `wandb sweep`"
-        )
-    run_cap = content.get("run_cap")
-    if run_cap is not None and (not isinstance(run_cap, int) or isinstance(run_cap, bool) or run_cap < 1):
-        raise SweepError(f"found run_cap {run_cap!r}, expected a whole number from 1 on")
+    if method != "grid":
+        raise SweepError(f"found method {method!r}, expected grid")
     found = content.get("parameters")
     if not isinstance(found, dict) or not found:
         raise SweepError(f"found parameters {found!r}, expected a mapping: `model.init_args.sigma: {{values: [1, 2]}}`")
     return Sweep(
         path,
         program,
-        method,
         _metric(content.get("metric")),
         _command(content.get("command", list(COMMAND))),
-        _parameters(found, (), method),
-        run_cap,
+        _parameters(found, ()),
     )
 
 
@@ -178,68 +153,30 @@ def _command(found: Any) -> tuple[str, ...]:
     return words
 
 
-def _parameters(found: dict[Any, Any], above: tuple[str, ...], method: str) -> dict[tuple[str, ...], Choice | Range]:
-    parameters: dict[tuple[str, ...], Choice | Range] = {}
+def _parameters(found: dict[Any, Any], above: tuple[str, ...]) -> dict[tuple[str, ...], Choice]:
+    parameters: dict[tuple[str, ...], Choice] = {}
     for name, entry in found.items():
         path = (*above, str(name))
         if not isinstance(entry, dict):
             raise SweepError(f"parameter {'.'.join(path)} is {entry!r}, expected `value: {entry!r}` below its name")
-        _known(entry, _PARAMETER_KEYS, f"parameters.{'.'.join(path)}.")
+        _known(entry, (*_PARAMETER_KEYS, *_SERVER_KEYS), f"parameters.{'.'.join(path)}.")
         if isinstance(entry.get("parameters"), dict) and entry["parameters"]:
             if len(entry) > 1:
                 raise SweepError(f"parameter {'.'.join(path)} has both parameters and values of its own")
-            parameters |= _parameters(entry["parameters"], path, method)
+            parameters |= _parameters(entry["parameters"], path)
         else:
-            parameters[path] = _parameter(entry, ".".join(path), method)
+            parameters[path] = _parameter(entry, ".".join(path))
     return parameters
 
 
-def _parameter(entry: dict[str, Any], name: str, method: str) -> Choice | Range:
-    kinds = [kind for kind in ("value", "values", "min") if kind in entry]
-    if len(kinds) != 1 or ("min" in entry) != ("max" in entry):
-        raise SweepError(f"parameter {name} has {sorted(entry)}, expected one of value, values, or min and max")
-    if kinds[0] == "value":
+def _parameter(entry: dict[str, Any], name: str) -> Choice:
+    if drawn := [key for key in _SERVER_KEYS if key in entry]:
+        raise SweepError(f"parameter {name} has {' and '.join(drawn)}, which a grid cannot walk: list its values")
+    if len(entry) != 1:
+        raise SweepError(f"parameter {name} has {sorted(entry)}, expected one of value and values")
+    if "value" in entry:
         return Choice((entry["value"],), fixed=True)
-    if kinds[0] == "values":
-        return _choice(entry, name)
-    if method == "grid":
-        raise SweepError(f"parameter {name} has min and max, which a grid cannot walk: list its values")
-    return _range(entry, name)
-
-
-def _choice(entry: dict[str, Any], name: str) -> Choice:
-    values, probabilities = entry["values"], entry.get("probabilities")
+    values = entry.get("values")
     if not isinstance(values, list) or not values:
         raise SweepError(f"parameter {name} has values {values!r}, expected a list with at least one")
-    if probabilities is None:
-        return Choice(tuple(values))
-    if (
-        not isinstance(probabilities, list)
-        or len(probabilities) != len(values)
-        or not all(_number(share) and share >= 0 for share in probabilities)
-        or not math.isclose(sum(probabilities), 1.0, abs_tol=1e-6)
-    ):
-        raise SweepError(f"parameter {name} has probabilities {probabilities!r}, expected one per value, of sum 1")
-    return Choice(tuple(values), tuple(probabilities))
-
-
-def _range(entry: dict[str, Any], name: str) -> Range:
-    low, high = entry["min"], entry["max"]
-    if not _number(low) or not _number(high) or not low < high:
-        raise SweepError(
-            f"parameter {name} has min {low!r} and max {high!r}, expected numbers, min below max (write 1.0e-3: YAML "
-            "reads 1e-3 as text)"
-        )
-    whole = isinstance(low, int) and isinstance(high, int)
-    distribution = entry.get("distribution", "int_uniform" if whole else "uniform")
-    if distribution not in DISTRIBUTIONS:
-        raise SweepError(f"parameter {name} has distribution {distribution!r}, expected {', '.join(DISTRIBUTIONS)}")
-    if distribution == "int_uniform" and not whole:
-        raise SweepError(f"parameter {name} is int_uniform with min {low} and max {high}, expected whole numbers")
-    if distribution == "log_uniform_values" and low <= 0:
-        raise SweepError(f"parameter {name} is log_uniform_values with min {low}, expected a min above 0")
-    return Range(distribution, low, high)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return Choice(tuple(values))

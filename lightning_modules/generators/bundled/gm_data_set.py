@@ -14,18 +14,11 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_modules.common.files import remove_partials, write_text
 from lightning_modules.common.random_streams import stream_of
-from lightning_modules.generators.bundled.manifest import read_manifest, shipped_images
+from lightning_modules.common.tables import check_name
+from lightning_modules.generators.bundled.manifest import BLACK_BELOW, read_manifest, shipped_images
 from lightning_modules.generators.image_writing import blacken, generate_sources, image_path, write_png
 from lightning_modules.generators.protocol import Generator
 from lightning_modules.generators.small_networks.grey import FRAME
-
-BLACK_BELOW = 8
-"""8-bit values below this one are written as 0 in GM-Fashion.
-
-The garments stand on exact black. Most generators leave values of 1 to 5 there, and how many they leave names the
-source without a look at the garment: logistic regression on the counts of the 16 darkest values named 68 % of the
-test images of eight classes before all images got one ground.
-"""
 
 FACTS = ("upsampling", "downsampling", "normalisation", "non_linearity", "skip", "loss")
 
@@ -86,8 +79,8 @@ def build_gm_data_set(
         black_below: 8-bit values below this one become 0 in every image, generated or real; 0 changes none.
 
     Raises:
-        KeyError: a source that is not bundled.
-        ValueError: too few reals, a `black_below` outside 0 to 255, or `out` holds images made in another way.
+        ValueError: a source that is not bundled, too few reals, a `black_below` outside 0 to 255, or `out` holds images
+            made in another way.
     """
     for name, real in reals.items():
         if not 0 < real.n <= len(real.pictures):
@@ -143,12 +136,10 @@ def _describe(
         made = {"images": n, "seed": seed, "black_below": black_below}
         if not isinstance(generator, str):
             description[name] = {"family": name.partition("-")[0], **made}
-        elif generator in manifest:
-            entry = manifest[generator]
+        else:
+            entry = manifest[check_name("bundled source", generator, manifest)]
             known = ("family", *FACTS, "training_set", "licence", "sha256")
             description[name] = {**{key: entry[key] for key in known}, **made}
-        else:
-            raise KeyError(f"found no bundled source {generator!r}, expected one of {', '.join(sorted(manifest))}")
     for name, real in reals.items():
         facts = {"family": name.partition("-")[0], "origin": real.origin, "licence": real.licence}
         description[name] = {**facts, "images": real.n, "seed": seed, "black_below": black_below}

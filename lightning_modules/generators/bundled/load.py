@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
 
+from lightning_modules.common.tables import Table
 from lightning_modules.generators.bundled.manifest import (
     WEIGHTS_FOLDER,
     bundled_sources,
@@ -19,13 +19,16 @@ from lightning_modules.generators.bundled.manifest import (
 from lightning_modules.generators.checkpoints.load import load_generator
 from lightning_modules.generators.small_networks.grey import FramedGenerator, GreyGenerator
 
-NETWORKS = {
-    "gan-dcgan": "lightning_modules.generators.small_networks.dcgan:DCGANGenerator",
-    "gan-wgan-gp": "lightning_modules.generators.small_networks.wgan_gp:WGANGPGenerator",
-    "vae-beta-vae": "lightning_modules.generators.small_networks.beta_vae:BetaVAEDecoder",
-    "flow-realnvp": "lightning_modules.generators.small_networks.realnvp:RealNVPGenerator",
-    "score-ddpm": "lightning_modules.generators.small_networks.ddpm:DDPMGenerator",
-}
+NETWORKS = Table(
+    "small network",
+    {
+        "gan-dcgan": "lightning_modules.generators.small_networks.dcgan:DCGANGenerator",
+        "gan-wgan-gp": "lightning_modules.generators.small_networks.wgan_gp:WGANGPGenerator",
+        "vae-beta-vae": "lightning_modules.generators.small_networks.beta_vae:BetaVAEDecoder",
+        "flow-realnvp": "lightning_modules.generators.small_networks.realnvp:RealNVPGenerator",
+        "score-ddpm": "lightning_modules.generators.small_networks.ddpm:DDPMGenerator",
+    },
+)
 """Where the network of each source is defined; a manifest names a source of this table and can name no other code.
 
 Sources that are not in the table are stored as generator files (`checkpoints.own_file`), which any user of
@@ -41,15 +44,12 @@ def load_bundled(name: str, folder: Path = WEIGHTS_FOLDER) -> GreyGenerator:
         folder: folder with the manifest and the weights.
 
     Raises:
-        KeyError: no such source.
-        ValueError: the weights are not the ones the manifest describes.
+        ValueError: no such source, or weights that are not the ones the manifest describes.
         RuntimeError: the weights do not fit the network.
     """
     entry = manifest_entry(name, folder)
     content = read_checked(folder / entry["weights"], entry["sha256"])
     if "arguments" not in entry:  # a generator file, which says itself what to build
-        from lightning_modules.generators.checkpoints.load import load_generator
-
         return FramedGenerator(load_generator(folder / entry["weights"])).freeze()
     network = build_network(name, entry["arguments"])
     # stored in half precision to keep the repository small; computed in single precision
@@ -62,12 +62,9 @@ def build_network(name: str, arguments: dict[str, Any]) -> GreyGenerator:
     """Build the untrained network of a source of `NETWORKS`; imports only that network's module.
 
     Raises:
-        KeyError: no network of that name.
+        ValueError: no network of that name.
     """
-    if name not in NETWORKS:
-        raise KeyError(f"found source {name!r} in the manifest, expected one of {', '.join(sorted(NETWORKS))}")
-    module, attribute = NETWORKS[name].split(":")
-    network: GreyGenerator = getattr(importlib.import_module(module), attribute)(**arguments)
+    network: GreyGenerator = NETWORKS.load(name)(**arguments)
     return network
 
 

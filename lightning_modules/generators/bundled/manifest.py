@@ -11,12 +11,17 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from lightning_modules.generators.small_networks.grey import INNER_SIZE
+from lightning_modules.common.tables import check_name
 
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
-
-
 MANIFEST_NAME = "sources.yaml"
+BLACK_BELOW = 8
+"""8-bit values below this one are written as 0 in GM-Fashion.
+
+The garments stand on exact black. Most generators leave values of 1 to 5 there, and how many they leave names the
+source without a look at the garment: logistic regression on the counts of the 16 darkest values named 68 % of the
+test images of eight classes before all images got one ground.
+"""
 
 
 def read_manifest(folder: Path = WEIGHTS_FOLDER) -> dict[str, dict[str, Any]]:
@@ -49,9 +54,10 @@ def shipped_images(name: str, seed: int, folder: Path = WEIGHTS_FOLDER) -> NDArr
         uint8 `(n, 28, 28)`, grey, without frame: samples 0 .. n-1 of that seed. n is 0 if none are shipped for it.
 
     Raises:
-        KeyError: no such source.
-        ValueError: the images are not the ones the manifest describes.
+        ValueError: no such source, or the images are not the ones the manifest describes.
     """
+    from lightning_modules.generators.small_networks.grey import INNER_SIZE  # here: the manifest alone needs no torch
+
     images = manifest_entry(name, folder).get("images")
     if images is None or images["seed"] != seed:
         return np.zeros((0, INNER_SIZE, INNER_SIZE), dtype=np.uint8)
@@ -63,12 +69,10 @@ def manifest_entry(name: str, folder: Path) -> dict[str, Any]:
     """The manifest's entry of one source.
 
     Raises:
-        KeyError: no such source.
+        ValueError: no such source; names the nearest.
     """
     manifest = read_manifest(folder)
-    if name not in manifest:
-        raise KeyError(f"found no bundled source {name!r}, expected one of {', '.join(sorted(manifest))}")
-    return manifest[name]
+    return manifest[check_name("bundled source", name, manifest)]
 
 
 def read_checked(path: Path, expected: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.generators.checkpoints.safe_pickle.machine import PickledObject
+from lightning_modules.generators.checkpoints.safe_pickle import PickledObject
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 
 EXPECTED = (

@@ -1,9 +1,8 @@
-"""One loader for every format: says what a file is by its content, reads it strictly, builds the generator."""
+"""One loader for every format: recognises a file by its content, reads it strictly, builds or converts a generator."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -13,35 +12,50 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.common.files import file_hash
+from lightning_modules.common.files import check_file, file_hash
+from lightning_modules.common.shipped import program
+from lightning_modules.common.tables import Table, check_name
 from lightning_modules.common.weights import without_prefixes
 from lightning_modules.generators.bundled.manifest import WEIGHTS_FOLDER, bundled_sources, read_manifest
 from lightning_modules.generators.checkpoints.families import CONDITIONAL, EXPECTED, refuse_known
 from lightning_modules.generators.checkpoints.hub import Fetched, fetch, hub_name
-from lightning_modules.generators.checkpoints.kinds import KINDS, CheckpointGenerator, build
-from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import PickledObject, read_tensor_pickle, shown
-from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator, file_type
+from lightning_modules.generators.checkpoints.own_file import write_generator
+from lightning_modules.generators.checkpoints.safe_pickle import PickledObject, read_tensor_pickle, shown
+from lightning_modules.generators.checkpoints.stored import (
+    KINDS,
+    CheckpointError,
+    CheckpointGenerator,
+    StoredGenerator,
+    build,
+    file_type,
+)
 from lightning_modules.generators.latent_diffusion.diffusers_weights import weight_files
 
-READERS = {
-    "rosinality": "lightning_modules.generators.stylegan2.read_rosinality:read_rosinality",
-    "stylegan2-ada-pytorch": "lightning_modules.generators.stylegan2.read_nvidia:read_nvidia",
-    "compvis": "lightning_modules.generators.latent_diffusion.compvis:read_compvis",
-    "diffusers": "lightning_modules.generators.latent_diffusion.diffusers_folder:read_diffusers",
-    "own": "lightning_modules.generators.checkpoints.own_file:read_own",
-}
+READERS = Table(
+    "checkpoint format",
+    {
+        "rosinality": "lightning_modules.generators.stylegan2.read_rosinality:read_rosinality",
+        "stylegan2-ada-pytorch": "lightning_modules.generators.stylegan2.read_nvidia:read_nvidia",
+        "compvis": "lightning_modules.generators.latent_diffusion.compvis:read_compvis",
+        "diffusers": "lightning_modules.generators.latent_diffusion.diffusers_folder:read_diffusers",
+        "own": "lightning_modules.generators.checkpoints.own_file:read_own",
+    },
+)
 """The reader of each format."""
 
 _log = logging.getLogger(__name__)
 
 
-def load_generator(path: str | Path, kind: str = "auto", **options: Any) -> CheckpointGenerator:
+def load_generator(
+    path: str | Path, kind: str = "auto", *, reader: str = "auto", **options: Any
+) -> CheckpointGenerator:
     """Load a generator from any checkpoint that can be read; nothing in the file is ever run.
 
     Args:
         path: a checkpoint file or folder; the name of a bundled source that is a generator file; or a repository of
             the Hugging Face hub, `hf://ORG/NAME[@REVISION][/FILE]` or `ORG/NAME` where no such path is here.
         kind: `auto`, or the kind it must be: `stylegan2` or `latent_diffusion`.
+        reader: a key of `READERS`; `auto` to recognise the format by the content.
         options: how images are sampled (`noise`, `truncation`; `steps`, `eta`, `guidance`), and what the reader of the
             format takes (`config` of a model.ckpt; `prompts`, `prompt_embeddings` of a text-conditional folder).
 
@@ -53,7 +67,7 @@ def load_generator(path: str | Path, kind: str = "auto", **options: Any) -> Chec
             damaged or holds code, a tensor that is missing, left over or misshapen, or another kind than asked for.
         ValueError: an option that the generator does not have.
     """
-    stored, rest = _read(path, kind, options)
+    stored, rest = _read(path, kind, options, reader)
     generator = build(stored)
     for line in stored.report:
         _log.info("%s: %s", stored.origin["file"], line)
@@ -86,17 +100,21 @@ def recognise(path: Path) -> str:
     return _recognise_folder(path) if path.is_dir() else _recognise_file(path)
 
 
-def _read(path: str | Path, kind: str, options: Mapping[str, Any]) -> tuple[StoredGenerator, dict[str, Any]]:
+def _read(
+    path: str | Path, kind: str, options: Mapping[str, Any], reader: str = "auto"
+) -> tuple[StoredGenerator, dict[str, Any]]:
     """What is stored, and the options that its reader does not take; of a local checkpoint or one of the hub."""
-    if kind != "auto" and kind not in KINDS:
-        raise CheckpointError(f"found kind {kind!r}, expected auto, {' or '.join(sorted(KINDS))}")
+    try:
+        check_name("kind", kind, ["auto", *KINDS])
+        check_name("reader", reader, ["auto", *READERS])
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     found = _find(path, options)
     place = found if isinstance(found, Path) else found.path
     try:
-        module, name = READERS[recognise(place)].split(":")
-        reader: Callable[..., StoredGenerator] = getattr(importlib.import_module(module), name)
-        taken = set(inspect.signature(reader).parameters) - {"path"}
-        stored = reader(place, **{key: value for key, value in options.items() if key in taken})
+        read: Callable[..., StoredGenerator] = READERS.load(recognise(place) if reader == "auto" else reader)
+        taken = set(inspect.signature(read).parameters) - {"path"}
+        stored = read(place, **{key: value for key, value in options.items() if key in taken})
     except CheckpointError as error:
         if isinstance(found, Path):
             raise
@@ -179,7 +197,7 @@ def _recognise_file(path: Path) -> str:
     if isinstance(state, dict) and any(str(name).startswith("average.module.") for name in state):
         raise CheckpointError(
             f"{path.name}: found a training run of this project, expected the generator it made; write that with "
-            f"`python -m lightning_modules.zoo.export {path} OUT` and load the .safetensors in OUT"
+            f"`{program('export')} {path} OUT` and load the .safetensors in OUT"
         )
     inner = f", its state_dict with {_described(state)}" if isinstance(state, dict) else ""
     raise CheckpointError(f"{path.name}: found {_described(content)}{inner}; expected {EXPECTED}")
@@ -210,3 +228,41 @@ def _described(value: Any) -> str:
         names = ", ".join(shown(key).strip("'") for key in list(value)[:8])
         return f"{len(value)} entries ({names}{', ...' if len(value) > 8 else ''})"
     return value.class_name if isinstance(value, PickledObject) else type(value).__name__
+
+
+def convert(
+    source: str | Path,
+    out: Path,
+    kind: str = "auto",
+    licence: str | None = None,
+    half: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Read a checkpoint, build its generator to be sure that everything fits, and write it to our own file.
+
+    Args:
+        source: anything `load_generator` takes.
+        out: the new file, `.safetensors`.
+        kind: `auto`, or the kind it must be.
+        licence: a note on what may be done with the weights, kept in the manifest.
+        half: store the numbers in half precision.
+        force: replace a file that is there.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        CheckpointError: a source that cannot be read, or an output that cannot be written.
+    """
+    if out.suffix != ".safetensors":
+        raise CheckpointError(f"found the output {out}, expected a name that ends in .safetensors")
+    if not out.parent.is_dir():
+        raise CheckpointError(f"found no folder {out.parent} for the output; make it first")
+    if out.exists() and not force:
+        raise CheckpointError(f"found {out} there already; choose another name, or replace it with --force")
+    check_file(out, "OUT, the second argument")
+    stored = read_generator(source, kind)
+    build(stored)
+    if licence is not None:
+        stored = replace(stored, origin={**stored.origin, "licence": licence})
+    return write_generator(stored, out, half)

@@ -19,8 +19,12 @@ from torch import Tensor
 from lightning_modules.common.files import atomic_file
 from lightning_modules.common.weights import without_prefixes
 from lightning_modules.generators.checkpoints.families import family_of
-from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import refuse_other_types
-from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator, file_type
+from lightning_modules.generators.checkpoints.stored import (
+    CheckpointError,
+    StoredGenerator,
+    file_type,
+    refuse_other_types,
+)
 
 FORMAT = "manifold-fingerprints generator"
 VERSION = 1

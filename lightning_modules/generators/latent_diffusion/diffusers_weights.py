@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_modules.common.weights import without_prefixes
-from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import read_tensor_pickle, refuse_other_types
-from lightning_modules.generators.checkpoints.stored import CheckpointError
+from lightning_modules.generators.checkpoints.safe_pickle import read_tensor_pickle
+from lightning_modules.generators.checkpoints.stored import CheckpointError, refuse_other_types
 from lightning_modules.generators.latent_diffusion.renaming import Rename, keep, to_linear
 
 

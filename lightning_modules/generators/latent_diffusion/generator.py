@@ -15,8 +15,7 @@ from lightning_modules.generators.latent_diffusion.denoiser import (
     make_denoiser,
     make_scheduler,
 )
-from lightning_modules.generators.latent_diffusion.first_stage import FirstStage
-from lightning_modules.generators.latent_diffusion.quantisation import quantise
+from lightning_modules.generators.latent_diffusion.first_stage import FirstStage, quantise
 
 OPTIONS = ("steps", "eta", "guidance", "batch")
 

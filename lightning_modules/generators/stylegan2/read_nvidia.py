@@ -10,8 +10,7 @@ import torch
 
 from lightning_modules.common.weights import without_prefixes
 from lightning_modules.generators.checkpoints.families import refuse_other_families
-from lightning_modules.generators.checkpoints.safe_pickle.machine import PickledObject
-from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import module_tensors, read_tensor_pickle
+from lightning_modules.generators.checkpoints.safe_pickle import PickledObject, module_tensors, read_tensor_pickle
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.stylegan2.checkpoint_tensors import NO_MAPS, ForeignTensors, measured_mean
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator

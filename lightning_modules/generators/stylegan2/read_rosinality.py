@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules.common.weights import NESTED, without_prefixes
 from lightning_modules.generators.checkpoints.families import refuse_known
-from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import read_tensor_pickle
+from lightning_modules.generators.checkpoints.safe_pickle import read_tensor_pickle
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.stylegan2.checkpoint_tensors import NO_MAPS, ForeignTensors, measured_mean
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator

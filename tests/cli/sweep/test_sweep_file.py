@@ -1,8 +1,7 @@
-"""Sweep files: what is refused, which points a grid and a random sweep have, and that W&B would run the same."""
+"""Sweep files: what is refused, which points a grid has, and that W&B would run the same."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -33,24 +32,23 @@ def sweep_of(tmp_path: Path, **changes):
     ("changes", "message"),
     [
         ({"program": None}, "found program None, expected the script"),
-        ({"method": "bayes"}, "bayes chooses each point by the results .* W&B's server"),
-        ({"method": "gird"}, "found method 'gird', expected grid or random"),
+        ({"method": "bayes"}, "method bayes needs W&B's server"),
+        ({"method": "random"}, "method random needs W&B's server"),
+        ({"method": "gird"}, "found method 'gird', expected grid"),
         ({"paramters": {}}, "unknown key 'paramters': did you mean parameters"),
         ({"parameters": None}, "found parameters None"),
         ({"parameters": {"a": 3}}, "parameter a is 3, expected `value: 3`"),
         ({"parameters": {"a": {"vales": [3]}}}, "unknown key 'parameters.a.vales': did you mean values or value"),
         ({"parameters": {"a": {"values": []}}}, "parameter a has values \\[\\]"),
-        ({"parameters": {"a": {"value": 1, "values": [1]}}}, "expected one of value, values, or min and max"),
-        ({"parameters": {"a": {"min": 1}}}, "expected one of value, values, or min and max"),
+        ({"parameters": {"a": {"value": 1, "values": [1]}}}, "expected one of value and values"),
         ({"parameters": {"a": {"min": 1, "max": 2}}}, "which a grid cannot walk"),
         ({"parameters": {"a": {"b": {"value": 1}}}}, "unknown key 'parameters.a.b'"),
         ({"parameters": {"a": {"parameters": {"b": {"values": 1}}}}}, "parameter a.b has values 1"),
-        ({"early_terminate": {"type": "hyperband"}}, "early_terminate is done by W&B's server"),
+        ({"early_terminate": {"type": "hyperband"}}, "early_terminate needs W&B's server"),
         ({"command": ["${program}"]}, r"found 0 times \$\{args\}"),
         ({"command": ["${program}", "${args_json}"]}, r"found \$\{args_json\} in command"),
         ({"metric": "accuracy"}, "found metric 'accuracy'"),
         ({"metric": {"name": "a", "goal": "max"}}, "found metric.goal 'max'"),
-        ({"run_cap": 0}, "found run_cap 0"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_key_and_what_it_should_be(tmp_path, changes, message):
@@ -58,22 +56,6 @@ def test_a_wrong_file_is_refused_with_the_key_and_what_it_should_be(tmp_path, ch
         sweep_of(tmp_path, **changes)
     assert str(found.value).startswith(str(tmp_path / "sweep.yaml"))
     assert "\n" not in str(found.value)
-
-
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        ({"min": 2, "max": 1}, "expected numbers, min below max"),
-        ({"min": "1e-3", "max": 1}, "write 1.0e-3"),
-        ({"min": 0, "max": 1, "distribution": "normal"}, "expected uniform, log_uniform_values, int_uniform"),
-        ({"min": 0, "max": 1.5, "distribution": "int_uniform"}, "expected whole numbers"),
-        ({"min": 0, "max": 1.5, "distribution": "log_uniform_values"}, "expected a min above 0"),
-        ({"values": [1, 2], "probabilities": [0.5, 0.6]}, "expected one per value, of sum 1"),
-    ],
-)
-def test_a_wrong_range_is_refused(tmp_path, entry, message):
-    with pytest.raises(SweepError, match=message):
-        sweep_of(tmp_path, method="random", parameters={"a": entry})
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", b"\xff\xfe"])
@@ -105,8 +87,6 @@ def test_a_grid_has_every_combination_once_and_the_arguments_that_an_agent_of_wa
     assert len({point.folder for point in points}) == 6
     repeated = sweep_of(tmp_path, parameters={"a": {"values": [1, 1, 2]}})
     assert [point.label for point in sweep_points(repeated)] == ["a=1", "a=2"]
-    with pytest.raises(SweepError, match="--count is for"):
-        sweep_points(repeated, count=1)
 
 
 def test_parameters_that_end_alike_keep_their_whole_names_and_odd_values_make_safe_folders(tmp_path):
@@ -115,33 +95,6 @@ def test_parameters_that_end_alike_keep_their_whole_names_and_odd_values_make_sa
     assert points[0].label == "model.size=a/b, data.size=1"
     assert len({point.folder for point in points}) == 4
     assert not any("/" in point.folder or " " in point.folder for point in points)
-
-
-def test_random_points_follow_from_seed_and_position_and_keep_to_their_ranges(tmp_path):
-    parameters = {
-        "rate": {"min": 1.0e-4, "max": 1.0e-1, "distribution": "log_uniform_values"},
-        "whole": {"min": 1, "max": 3},
-        "share": {"min": 0.0, "max": 1.0},
-        "kind": {"values": ["x", "y", "never"], "probabilities": [0.5, 0.5, 0.0]},
-    }
-    sweep = sweep_of(tmp_path, method="random", parameters=parameters, run_cap=300)
-    points = sweep_points(sweep)
-    assert sweep_points(sweep, count=10) == points[:10]
-    assert sweep_points(sweep, count=10, seed=1) != points[:10]
-    column = {name: [point.settings[name] for point in points] for name in parameters}
-    assert {"x", "y"} == set(column["kind"])
-    assert {1, 2, 3} == set(column["whole"])
-    assert 0.4 < sum(column["share"]) / 300 < 0.6
-    logs = [math.log10(rate) for rate in column["rate"]]
-    assert -4 <= min(logs) < -3.8
-    assert -1.2 < max(logs) <= -1
-    assert -2.7 < sum(logs) / 300 < -2.3
-    fewer = sweep_of(tmp_path, method="random", parameters={"whole": parameters["whole"]})
-    assert sweep_points(fewer, count=1)[0].settings["whole"] == column["whole"][0]
-    with pytest.raises(SweepError, match="say how many points"):
-        sweep_points(fewer)
-    with pytest.raises(SweepError, match="found --seed -1"):
-        sweep_points(fewer, count=1, seed=-1)
 
 
 def test_a_command_takes_environment_variables_and_says_which_one_is_missing(tmp_path, monkeypatch):

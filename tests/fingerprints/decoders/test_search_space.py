@@ -14,7 +14,7 @@ from lightning_modules.fingerprints.decoders.registry import make_decoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator
-from lightning_modules.generators.latent_diffusion.quantisation import quantise
+from lightning_modules.generators.latent_diffusion.first_stage import quantise
 
 BITS = 4
 UNET = {

@@ -15,11 +15,12 @@ import pytest
 import torch
 from small_registry import BITS, private, refused, write_small_fingerprint
 
+from lightning_modules.cli.users import users as main
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
-from lightning_modules.fingerprints.users.__main__ import create_users, main
 from lightning_modules.fingerprints.users.key_registry import Registry, changing_registry, read_registry, write_registry
 from lightning_modules.fingerprints.users.keys import hamming_distance, key_to_text
+from lightning_modules.fingerprints.users.manage import create_users
 
 ROOT = Path(__file__).parents[3]
 
@@ -198,7 +199,7 @@ def test_a_large_registry_is_read_in_linear_time(tmp_path):
 
 
 def test_the_command_itself_runs(users, fingerprint):
-    command = [sys.executable, "-m", "lightning_modules.fingerprints.users"]
+    command = [sys.executable, "evaluate.py", "users"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     shown = subprocess.run(
         [*command, "create", str(users), "alice"],

@@ -175,11 +175,11 @@ def test_weights_of_another_shape_are_refused(tmp_path):
 
 
 def test_an_unknown_source_is_answered_with_the_known_ones(tmp_path):
-    with pytest.raises(KeyError, match="gan-dcgan"):
+    with pytest.raises(ValueError, match="gan-dcgan"):
         load_bundled("gan-biggan")
     (tmp_path / MANIFEST_NAME).write_text(yaml.safe_dump({"os-system": read_manifest()["vae-beta-vae"]}))
     shutil.copy(WEIGHTS_FOLDER / read_manifest()["vae-beta-vae"]["weights"], tmp_path)
-    with pytest.raises(KeyError, match="expected one of"):  # a manifest cannot name code of its own
+    with pytest.raises(ValueError, match="expected one of"):  # a manifest cannot name code of its own
         load_bundled("os-system", tmp_path)
 
 

@@ -131,7 +131,7 @@ def test_too_few_reals_and_unknown_sources_are_told_before_anything_is_written(s
     short = {"real-noise": Reals(reals["real-noise"].pictures, 11, "noise", "CC0-1.0")}
     with pytest.raises(ValueError, match="found 10 images in noise, asked for 11"):
         build(tmp_path / "set", sources, short)
-    with pytest.raises(KeyError, match="gan-dcgan"):
+    with pytest.raises(ValueError, match="gan-dcgan"):
         build(tmp_path / "set", ["gan-biggan"], reals)
     assert not (tmp_path / "set").exists()
 

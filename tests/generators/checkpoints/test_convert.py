@@ -9,8 +9,8 @@ import torch
 import yaml
 from public_files import nvidia_state, write_nvidia
 
+from lightning_modules.cli.exports import convert as main
 from lightning_modules.generators import load_generator
-from lightning_modules.generators.checkpoints.convert import main
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import read_manifest
-from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import read_tensor_pickle
+from lightning_modules.generators.checkpoints.safe_pickle import read_tensor_pickle
 from lightning_modules.generators.checkpoints.stored import CheckpointError, file_type
 
 
@@ -60,5 +60,5 @@ def test_an_old_pickle_that_looks_like_text_is_read(tmp_path):
 def test_a_training_run_of_ours_is_answered_with_the_command_that_exports_it(tmp_path):
     path = tmp_path / "last.ckpt"
     torch.save({"epoch": 1, "state_dict": {"average.module.synthesis.constant": torch.zeros(1)}}, path)
-    with pytest.raises(CheckpointError, match=r"found a training run of this project.*zoo\.export .*last\.ckpt OUT"):
+    with pytest.raises(CheckpointError, match=r"found a training run of this project.*export .*last\.ckpt OUT"):
         load_generator(path)

@@ -16,8 +16,8 @@ from seeded import seeded_tensor
 
 from lightning_modules.cli.generate.command import generate
 from lightning_modules.generators import load_generator
-from lightning_modules.generators.checkpoints.convert import convert
 from lightning_modules.generators.checkpoints.hub import HubName, hub_name
+from lightning_modules.generators.checkpoints.load import convert
 from lightning_modules.generators.checkpoints.own_file import read_manifest
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator

@@ -21,10 +21,9 @@ from seeded import seeded_tensor
 
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints import load as load_module
-from lightning_modules.generators.checkpoints.kinds import build
 from lightning_modules.generators.checkpoints.load import read_generator, recognise
 from lightning_modules.generators.checkpoints.own_file import write_generator
-from lightning_modules.generators.checkpoints.stored import CheckpointError
+from lightning_modules.generators.checkpoints.stored import CheckpointError, build
 from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator
 from lightning_modules.generators.protocol import Generator
 
@@ -152,7 +151,7 @@ def test_the_kind_may_be_demanded(written):
     assert load_generator(path, kind="stylegan2").kind == "stylegan2"
     with pytest.raises(CheckpointError, match="found a stylegan2 generator, expected latent_diffusion"):
         load_generator(path, kind="latent_diffusion")
-    with pytest.raises(CheckpointError, match="found kind 'gan', expected auto, latent_diffusion or stylegan2"):
+    with pytest.raises(CheckpointError, match="found kind 'gan'; expected one of auto, stylegan2, latent_diffusion"):
         load_generator(path, kind="gan")
 
 
@@ -261,7 +260,7 @@ def test_arguments_that_do_not_fit_are_refused(stored):
         build(replace(stored, arguments={**stored.arguments, "image_size": 33}))
     with pytest.raises(CheckpointError, match=r"describe no stylegan2 generator: .*colour"):
         build(replace(stored, arguments={**stored.arguments, "colour": 1}))
-    with pytest.raises(CheckpointError, match="found the kind 'os:system', expected one of latent_diffusion"):
+    with pytest.raises(CheckpointError, match="found kind of generator 'os:system'; expected one of stylegan2"):
         build(replace(stored, kind="os:system"))
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.generators.latent_diffusion.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from lightning_modules.generators.latent_diffusion.quantisation import codebook_use, fill_codebook, restart_codes
+from lightning_modules.generators.latent_diffusion.first_stage import (
+    PatchDiscriminator,
+    adaptive_weight,
+    codebook_use,
+    fill_codebook,
+    hinge_loss,
+    restart_codes,
+)
 
 
 def test_filled_codes_are_latents_and_distinct():

@@ -10,8 +10,8 @@ from diffusers import DDIMScheduler
 from seeded import seeded_tensor
 
 from lightning_modules.common.random_streams import standard_normal_latents
-from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator, quantisation
-from lightning_modules.generators.latent_diffusion.quantisation import nearest_codes, quantise, straight_through
+from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator, first_stage
+from lightning_modules.generators.latent_diffusion.first_stage import nearest_codes, quantise, straight_through
 from lightning_modules.generators.protocol import Generator
 
 
@@ -108,7 +108,7 @@ def test_nearest_codes_in_parts(monkeypatch):
     )
     expected = (vectors[:, None] - codebook).square().sum(-1).argmin(dim=1)
     assert torch.equal(nearest_codes(vectors, codebook), expected)
-    monkeypatch.setattr(quantisation, "SEARCH_SIZE", 120)
+    monkeypatch.setattr(first_stage, "SEARCH_SIZE", 120)
     assert torch.equal(nearest_codes(vectors, codebook), expected)
     assert nearest_codes(vectors[:0], codebook).shape == (0,)
 

@@ -62,7 +62,7 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)[:200]
 
 
-class Damaged(ValueError):
+class CorruptPickleError(ValueError):
     """A stream of opcodes that no pickler writes."""
 
 
@@ -140,7 +140,7 @@ class PickleMachine:
                 elif name not in SKIPPED:
                     handler = getattr(self, f"_op_{name.lower()}", None)
                     if handler is None:
-                        raise Damaged(f"the opcode {name} has no place in a checkpoint")
+                        raise CorruptPickleError(f"the opcode {name} has no place in a checkpoint")
                     handler(argument)
             return self._pop()
         except CheckpointError:
@@ -155,7 +155,7 @@ class PickleMachine:
 
     def _pop(self) -> Any:
         if not self._stack or (self._marks and len(self._stack) <= self._marks[-1]):
-            raise Damaged("a value is taken that was never put")
+            raise CorruptPickleError("a value is taken that was never put")
         return self._stack.pop()
 
     def _pop_to_mark(self) -> list[Any]:
@@ -166,12 +166,12 @@ class PickleMachine:
 
     def _top(self) -> Any:
         if not self._stack or (self._marks and len(self._stack) <= self._marks[-1]):
-            raise Damaged("a value is used that was never put")
+            raise CorruptPickleError("a value is used that was never put")
         return self._stack[-1]
 
     def _op_mark(self, _: Any) -> None:
         if len(self._marks) >= MAX_NESTING:
-            raise Damaged(f"more than {MAX_NESTING} containers inside one another")
+            raise CorruptPickleError(f"more than {MAX_NESTING} containers inside one another")
         self._marks.append(len(self._stack))
 
     def _op_pop_mark(self, _: Any) -> None:
@@ -188,7 +188,7 @@ class PickleMachine:
 
     def _op_stop(self, _: Any) -> None:
         if len(self._stack) != 1 or self._marks:
-            raise Damaged("the pickle ends with values left over")
+            raise CorruptPickleError("the pickle ends with values left over")
 
     # --- memo
 
@@ -242,7 +242,7 @@ class PickleMachine:
         if isinstance(target, PickledObject):
             target = target.elements
         if type(target) is not list:
-            raise Damaged(f"elements are appended to a {type(target).__name__}")
+            raise CorruptPickleError(f"elements are appended to a {type(target).__name__}")
         target.extend(values)
 
     def _op_empty_set(self, _: Any) -> None:
@@ -251,7 +251,7 @@ class PickleMachine:
     def _op_additems(self, _: Any) -> None:
         values, target = self._pop_to_mark(), self._top()
         if type(target) is not set:
-            raise Damaged(f"members are added to a {type(target).__name__}")
+            raise CorruptPickleError(f"members are added to a {type(target).__name__}")
         target.update(map(as_key, values))
 
     def _op_frozenset(self, _: Any) -> None:
@@ -277,7 +277,7 @@ class PickleMachine:
         if isinstance(target, PickledObject):
             target = target.items
         if type(target) is not dict or len(values) % 2:
-            raise Damaged(f"items are set on a {type(target).__name__}")
+            raise CorruptPickleError(f"items are set on a {type(target).__name__}")
         for i in range(0, len(values), 2):
             target[as_key(values[i])] = values[i + 1]
 
@@ -290,7 +290,7 @@ class PickleMachine:
     def _op_stack_global(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
         if type(name) is not str or type(module) is not str:
-            raise Damaged("a global is named by something that is no text")
+            raise CorruptPickleError("a global is named by something that is no text")
         self._stack.append(self._vocabulary.resolve(PickledGlobal(module, name)))
 
     def _op_ext1(self, code: int) -> None:
@@ -303,7 +303,7 @@ class PickleMachine:
     def _op_reduce(self, _: Any) -> None:
         arguments, target = self._pop(), self._pop()
         if type(arguments) is not tuple:
-            raise Damaged(f"something is called with a {type(arguments).__name__} as its arguments")
+            raise CorruptPickleError(f"something is called with a {type(arguments).__name__} as its arguments")
         self._stack.append(self._vocabulary.construct(target, arguments))
 
     _op_newobj = _op_reduce
@@ -311,7 +311,7 @@ class PickleMachine:
     def _op_newobj_ex(self, _: Any) -> None:
         keywords, arguments, target = self._pop(), self._pop(), self._pop()
         if keywords:
-            raise Damaged("an object is made with keyword arguments")
+            raise CorruptPickleError("an object is made with keyword arguments")
         self._stack.append(self._vocabulary.construct(target, tuple(arguments)))
 
     def _op_inst(self, argument: str) -> None:
@@ -341,14 +341,14 @@ def as_key(value: Any) -> Any:
     """Return a dict key or set member unchanged, if it is one whose hash is cheap: a scalar or a flat tuple of them.
 
     Raises:
-        Damaged: anything else; the hash of nested tuples can take for ever or exhaust the stack.
+        CorruptPickleError: anything else; the hash of nested tuples can take for ever or exhaust the stack.
     """
     members = value if type(value) is tuple else (value,)
     for member in members:
         if not isinstance(member, (str, bytes, int, float, complex, type(None), PickledGlobal)) and not _is_dtype(
             member
         ):
-            raise Damaged(f"a {type(member).__name__} is used as a key")
+            raise CorruptPickleError(f"a {type(member).__name__} is used as a key")
     return value
 
 

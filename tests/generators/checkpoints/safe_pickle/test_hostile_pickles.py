@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import module_tensors, read_tensor_pickle
+from lightning_modules.generators.checkpoints.safe_pickle import module_tensors, read_tensor_pickle
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 
 

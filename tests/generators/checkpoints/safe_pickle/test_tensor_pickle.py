@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import io
 import pickle
+import re
 from collections import OrderedDict, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_modules.generators.checkpoints.safe_pickle.tensor_pickle import (
+from lightning_modules.generators.checkpoints import safe_pickle
+from lightning_modules.generators.checkpoints.safe_pickle import (
     PickledGlobal,
     PickledObject,
     module_tensors,
@@ -126,3 +129,10 @@ def test_files_of_python_2_are_read(tmp_path):
     (tmp_path / "a.pt").write_bytes(old)
     assert torch.load(io.BytesIO(old), weights_only=False)["weight"].tolist() == [1.5, -2.0]
     assert read_tensor_pickle(tmp_path / "a.pt")["weight"].tolist() == [1.5, -2.0]
+
+
+def test_nothing_outside_the_package_imports_a_file_of_it():
+    root = Path(safe_pickle.__file__).parents[3]
+    inner = re.compile(r"safe_pickle\.(files|globals|machine)\b")
+    others = [path for path in root.rglob("*.py") if path.parent.name != "safe_pickle"]
+    assert not [path for path in others if inner.search(path.read_text())]

@@ -1,34 +1,22 @@
-"""Register users and their keys, list them, look one up, join registries, write them as tables.
+"""Register users and their keys, join registries, write them as tables: what `evaluate.py users` does.
 
-python evaluate.py users create users.json alice bob --fingerprint faces.safetensors
-python evaluate.py users import users.json keys.csv
-python evaluate.py users list users.json
-python evaluate.py users show users.json alice
-python evaluate.py users merge office-a.json office-b.json --out users.json
-python evaluate.py users export users.json keys.csv
-python evaluate.py users reseal users.json
-
-Keys are secrets. Only `show` prints one; registries and exported tables can be read by their owner alone, and a key
-once given to a user is never replaced. A registry holds a checksum: one that was changed by hand or damaged is refused,
-until it is restored or, after a change that was meant, sealed anew. Several processes may register users at once: they
-take turns by a lock on `.<registry>.lock`.
+Keys are secrets: registries and exported tables can be read by their owner alone, and a key once given to a user is
+never replaced. A registry holds a checksum: one that was changed by hand or damaged is refused, until it is restored
+or, after a change that was meant, sealed anew. Several processes may register users at once: they take turns by a lock
+on `.<registry>.lock`.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
-import stat
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lightning_modules.common.files import describe_place_error, write_bytes
+from lightning_modules.common.files import write_bytes
 from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
@@ -278,103 +266,3 @@ def _problem(
     if (line := keys.get(key_to_text(bits))) is not None:
         return f"found the key of line {line} again, expected one of their own"
     return None
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command."""
-    given = _parser().parse_args(args)
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *_where, **_how: _tell(f"warning: {message}")
-        try:
-            _run(given)
-        except FingerprintError as error:
-            _tell(f"error: {error}")
-            raise SystemExit(2) from None
-        except OSError as error:
-            _tell(f"error: {describe_place_error(error) or error}")
-            raise SystemExit(2) from None
-
-
-def _run(given: argparse.Namespace) -> None:
-    if given.command == "create":
-        registry = create_users(given.registry, given.names, given.fingerprint, given.minimum_distance)
-        print(f"registered {_count(len(given.names))}; {given.registry.name} holds {_count(len(registry.users))}")
-    elif given.command == "import":
-        if given.table.is_file() and given.table.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            _tell(f"warning: others can read the keys in {given.table}: chmod 600, or remove it after")
-        registry = import_users(given.registry, given.table, given.fingerprint)
-        print(f"{given.registry.name} holds {_count(len(registry.users))}")
-    elif given.command == "merge":
-        registry = merge_users(given.registry, given.out)
-        print(f"{given.out.name} holds {_count(len(registry.users))}")
-    elif given.command == "export":
-        registry = export_users(given.registry, given.table)
-        _tell(f"warning: {given.table} holds keys, which are secrets; remove it when it has served")
-        print(f"wrote {_count(len(registry.users))} to {given.table.name}")
-    elif given.command == "reseal":
-        registry = reseal_users(given.registry)
-        print(f"{given.registry.name} has a new checksum, for {_count(len(registry.users))} as they stand there")
-    elif given.command == "list":
-        registry = read_registry(given.registry)
-        print("".join(f"{name}\n" for name in registry.names), end="")
-        known = f" for fingerprint {registry.fingerprint[:12]} of {registry.generator_name}"
-        belongs = known if registry.fingerprint else ""
-        _tell(f"{_count(len(registry.users))}, keys of {registry.bits} bits{belongs}")
-    else:
-        key = key_to_text(read_registry(given.registry).key_of(given.name))
-        _tell("warning: this key is a secret; whoever knows it can put this user's key into images")
-        print(key)
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-
-
-def _count(users: int) -> str:
-    return "1 user" if users == 1 else f"{users} users"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program("users"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, about in (
-        ("create", "register users with new random keys"),
-        ("import", "register users with keys of their own"),
-        ("list", "print the names of all users"),
-        ("show", "print the key of one user"),
-        ("merge", "join registries of one fingerprint into a new one"),
-        ("export", "write all users and keys as a table that `import` reads"),
-        ("reseal", "give a registry that was changed by hand, on purpose, a new checksum"),
-    ):
-        command = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
-        if name == "merge":
-            command.add_argument("registry", type=Path, nargs="+", help="the registries' files")
-            command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the registry to write")
-        else:
-            command.add_argument("registry", type=Path, help="the registry's file")
-        if name == "create":
-            command.add_argument("names", nargs="+", metavar="name", help="ids of the users")
-            command.add_argument(
-                "--minimum_distance", type=int, default=0, metavar="BITS", help="bits in which keys must differ"
-            )
-        if name == "import":
-            command.add_argument("table", type=Path, help="CSV file of lines user,key or user,key,check")
-        if name == "export":
-            command.add_argument("table", type=Path, help="the CSV file to write")
-        if name in ("create", "import"):
-            command.add_argument(
-                "--fingerprint", type=Path, metavar="FILE", help="the fingerprint; needed to begin a registry"
-            )
-        if name == "show":
-            command.add_argument("name", help="id of the user")
-    return parser
-
-
-if __name__ == "__main__":
-    main()

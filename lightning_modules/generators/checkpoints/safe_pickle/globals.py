@@ -1,7 +1,8 @@
-"""The globals a checkpoint may mention: what tensors and containers are made of, and inert records."""
+"""The globals a checkpoint may mention: what tensors, arrays and containers are made of, and inert records."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sized
 from typing import Any
@@ -11,23 +12,135 @@ import torch
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.safe_pickle.machine import (
-    Damaged,
+    CorruptPickleError,
     PickledGlobal,
     PickledObject,
     as_key,
     shown,
 )
-from lightning_modules.generators.checkpoints.safe_pickle.numbers import (
-    TENSOR_CONSTRUCTORS,
-    NumpyType,
-    Unreadable,
-    empty_array,
-    fill_array,
-    from_buffer,
-    rebuild_from_type,
-    scalar,
-)
 from lightning_modules.generators.checkpoints.stored import CheckpointError
+
+NUMBER = re.compile(r"[<>=|]?([biufc]\d{1,2}|\?)")
+OVERLAPPING_ELEMENTS = 2**24
+"""A tensor that names the same number many times may have this many elements, or as many as its storage."""
+
+
+class Unreadable(ValueError):
+    """Something that is no tensor and no plain data; the message is a noun phrase that says what."""
+
+
+class NumpyType:
+    """A numpy number type under construction."""
+
+    def __init__(self, code: str) -> None:
+        if not NUMBER.fullmatch(code):
+            raise Unreadable(f"numpy dtype {code!r}")
+        self.dtype = np.dtype(code)
+
+    def set_order(self, state: Any) -> None:
+        """Set the byte order from the state that numpy pickles."""
+        if state[1] not in ("<", ">", "|", "="):
+            raise CorruptPickleError(f"a numpy type has the byte order {shown(state[1])}")
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+def strided(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """View a storage as a tensor.
+
+    Args:
+        storage: one-dimensional tensor of all its elements.
+        offset: first element.
+        size: shape.
+        stride: steps in elements.
+
+    Raises:
+        Unreadable: the view reaches outside the storage.
+        CorruptPickleError: arguments of the wrong kind.
+    """
+    if not isinstance(storage, Tensor) or storage.dim() != 1:
+        raise CorruptPickleError("a tensor is made of something that is no storage")
+    numbers = (offset, *size, *stride)
+    if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise CorruptPickleError(f"a tensor has offset {shown(offset)}, size {shown(size)} and stride {shown(stride)}")
+    elements = math.prod(size)
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if elements else offset
+    if (elements and last >= storage.numel()) or elements > max(storage.numel(), OVERLAPPING_ELEMENTS):
+        raise Unreadable(
+            f"a tensor of size {tuple(size)} and stride {tuple(stride)} from element {offset} of a storage of "
+            f"{storage.numel()} elements, which it reaches outside of"
+        )
+    return storage.as_strided(size, stride, offset)
+
+
+def _rebuild_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    return strided(storage, offset, tuple(size), tuple(stride))
+
+
+def _rebuild_parameter(data: Any, *_: Any) -> Any:
+    if not isinstance(data, Tensor):
+        raise CorruptPickleError("a parameter is made of something that is no tensor")
+    return data
+
+
+def rebuild_from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
+    """A tensor of a subclass, or with attributes: the tensor alone."""
+    inner = TENSOR_CONSTRUCTORS.get(str(function)) if isinstance(function, PickledGlobal) else None
+    if inner is None:
+        raise Unreadable(f"a tensor made by {shown(function)}")
+    return inner(*arguments)
+
+
+def fill_array(array: np.ndarray[Any, Any], state: Any) -> None:
+    """Give an array of `empty_array` its type, shape and numbers, from the state that numpy pickles.
+
+    Raises:
+        Unreadable: another number of bytes than the shape needs.
+        CorruptPickleError: a state of the wrong kind.
+    """
+    _, shape, number, column_order, content = state
+    content = content.encode("latin1") if isinstance(content, str) else content
+    _check_array(content, number, shape)
+    # numpy's own method, given a number type and exactly as many bytes as its shape needs
+    array.__setstate__((1, tuple(shape), number.dtype, bool(column_order), bytes(content)))  # type: ignore[arg-type]
+
+
+def empty_array(*_: Any) -> np.ndarray[Any, Any]:
+    """An array to be filled."""
+    return np.empty(0, dtype=np.uint8)
+
+
+def _check_array(content: Any, number: Any, shape: Any) -> None:
+    if not isinstance(number, NumpyType) or not isinstance(content, (bytes, bytearray)):
+        raise CorruptPickleError("a numpy value has no number type or no bytes")
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise CorruptPickleError(f"a numpy array has the shape {shown(shape)}")
+    if len(content) != math.prod(shape) * number.dtype.itemsize:
+        raise Unreadable(f"a numpy value of shape {tuple(shape)} and type {number.dtype} in {len(content)} bytes")
+
+
+def scalar(number: Any, content: Any) -> Any:
+    """A numpy number as python's own."""
+    content = content.encode("latin1") if isinstance(content, str) else content
+    _check_array(content, number, ())
+    return np.frombuffer(content, dtype=number.dtype)[0].item()
+
+
+def from_buffer(content: Any, number: Any, shape: Any, order: str = "C", axes: Any = None) -> np.ndarray[Any, Any]:
+    """An array from its numbers in memory order."""
+    _check_array(content, number, shape)
+    flat = np.frombuffer(content, dtype=number.dtype)
+    array = flat.reshape(shape, order="F" if order == "F" else "C")
+    return (array if axes is None else array.transpose(axes)).copy(order="K")
+
+
+TENSOR_CONSTRUCTORS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+}
+"""Functions that give tensors, by the name the file knows them under."""
+
 
 STORAGES = {
     "torch.FloatStorage": torch.float32,
@@ -118,14 +231,14 @@ class CheckpointGlobals:
 
         Raises:
             CheckpointError: no global, or arguments that describe nothing readable.
-            Damaged: the same.
+            CorruptPickleError: the same.
         """
         if not isinstance(target, PickledGlobal):
-            raise Damaged(f"a {type(target).__name__} is called")
+            raise CorruptPickleError(f"a {type(target).__name__} is called")
         constructor = self._constructors.get(str(target))
         if constructor is None:
             if str(target) in STORAGES:
-                raise Damaged(f"{target} is called")
+                raise CorruptPickleError(f"{target} is called")
             return PickledObject(str(target), arguments)
         sized = [argument for argument in arguments if isinstance(argument, Sized) and not isinstance(argument, Tensor)]
         self._budget -= sum(map(len, sized))
@@ -144,7 +257,7 @@ class CheckpointGlobals:
 
         Raises:
             CheckpointError: a state that does not fit.
-            Damaged: any other target, or a state of the wrong kind.
+            CorruptPickleError: any other target, or a state of the wrong kind.
         """
         if isinstance(target, NumpyType):
             target.set_order(state)
@@ -154,26 +267,26 @@ class CheckpointGlobals:
             except Unreadable as error:
                 raise self._refusal(error) from error
         else:
-            raise Damaged(f"attributes are set on a {type(target).__name__}")
+            raise CorruptPickleError(f"attributes are set on a {type(target).__name__}")
 
 
 def _reconstruct_persistent(meta: Any, *_: Any) -> PickledObject:
     # the key module_src holds source code, which is dropped here
     name, state = meta.get("class_name"), meta.get("state")
     if not isinstance(name, str):
-        raise Damaged("an object has no class name")
+        raise CorruptPickleError("an object has no class name")
     return PickledObject(name, state={} if state is None else state)
 
 
 def _reconstruct_object(kind: Any, *_: Any) -> Any:
     if not isinstance(kind, PickledGlobal):
-        raise Damaged("an object is made of something that is no class")
+        raise CorruptPickleError("an object is made of something that is no class")
     return {} if str(kind) in ("dnnlib.util.EasyDict", "builtins.dict") else PickledObject(str(kind))
 
 
 def _device(kind: Any, index: Any = None) -> str:
     if not isinstance(kind, str) or not (index is None or isinstance(index, int)):
-        raise Damaged("a device is named by something that is no text")
+        raise CorruptPickleError("a device is named by something that is no text")
     return kind if index is None else f"{kind}:{index}"
 
 
@@ -200,7 +313,7 @@ def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
 
 def _bytes(*arguments: Any) -> bytes:
     if arguments and not isinstance(arguments[0], (str, bytes)):
-        raise Damaged("bytes are made of something else")
+        raise CorruptPickleError("bytes are made of something else")
     return _encode(*arguments) if arguments and isinstance(arguments[0], str) else b"".join(arguments[:1])
 
 

@@ -1,0 +1,263 @@
+"""The command line of train, test and predict, known without Lightning: options, short help, mistakes.
+
+Importing Lightning takes seconds, so what can be told without it is told first: unknown options, missing configs and
+checkpoints. Values, and keys that only a class knows, wait for the real parser (`framework`).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_modules.cli.parser import CommandParser, unknown_key
+from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
+from lightning_modules.common.shipped import PACKAGE, find_trained, program, with_found_configs
+
+MODULES = {
+    "lightning_modules.attributor.Attributor": "names the source of an image",
+    "lightning_modules.latent_fingerprint.LatentFingerprint": "puts keys into a generator's images, reads them back",
+    "lightning_modules.zoo.BetaVAE": "a small generator: variational autoencoder",
+    "lightning_modules.zoo.DCGAN": "a small GAN",
+    "lightning_modules.zoo.DDPM": "a small diffusion model",
+    "lightning_modules.zoo.LatentDiffusion": "a small latent diffusion model",
+    "lightning_modules.zoo.RealNVP": "a small flow",
+    "lightning_modules.zoo.StyleGAN2": "a small StyleGAN2",
+    "lightning_modules.zoo.WGANGP": "a small Wasserstein GAN",
+    "lightning_modules.zoo.fashion_classifier.FashionClassifier": "whose features measure Frechet distances",
+}
+"""What can be trained, for `train.py --help`."""
+DATA_MODULES = {
+    "datamodules.GMDataModule": "a folder of images for each source (GM data set)",
+    "datamodules.RealImagesDataModule": "a set of real images",
+    "datamodules.SampleNumbersDataModule": "numbers of samples, for fingerprints",
+}
+"""The data they are trained on."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option beside Lightning's own.
+
+    Attributes:
+        name: without the dashes.
+        kind: type of its value.
+        default: its default; `...` where it must be given.
+        help: what it does.
+        commands: those that have it.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+    commands: tuple[str, ...] = ("train", "test", "predict", "sweep")
+
+
+_PREDICT = ("predict",)
+OPTIONS = (
+    Option("images", str, ..., "image file, folder or glob", _PREDICT),
+    Option("out", str | None, None, "JSON lines; default: in a new folder below runs/predict", _PREDICT),
+    Option("skip_unreadable", bool, False, "go on without images that cannot be used; their rows say why", _PREDICT),
+    Option("center_crop", int | None, None, "cut out the central square; default: as in training", _PREDICT),
+    Option("resize", int | None, None, "scale the shorter side; default: as in training", _PREDICT),
+    Option("reencode", str | None, None, "none, png or jpeg_95; default: as in training", _PREDICT),
+    Option("registry", str | None, None, "users and keys to compare with (fingerprints only)", _PREDICT),
+    Option("false_positive_rate", float, 1e-6, "chance of naming anybody wrongly (fingerprints only)", _PREDICT),
+    Option("combine", bool, False, "one verdict more, over all images (fingerprints only)", _PREDICT),
+    Option("show_bits", bool, False, "write decoded bits, which may equal a key (fingerprints only)", _PREDICT),
+    Option("ckpt_path", str | None, None, "checkpoint file, run folder, or `last`"),
+    Option("run_dir", str | None, None, "folder of this run; default: a new one"),
+    Option("runs_dir", str, "runs", "folder of all runs"),
+    Option("checkpoint_every_n_epochs", int, 1, "how often last.ckpt is renewed"),
+    Option("test_after_fit", bool, True, "evaluate on the test split afterwards"),
+)
+PIXEL_PATH = ("reencode", "center_crop", "resize")  # loose images take the path that the training images took
+_TRAINING = ("checkpoint_every_n_epochs", "test_after_fit")  # others take them too: a run's config has them
+_LIGHTNING = ("config", "help", "help_all", "print_config", "seed_everything", "trainer", "model", "data")
+_STAGES = ("fit", "validate", "test", "predict")  # subcommands of Lightning's own command line
+
+
+def options_of(command: str) -> list[Option]:
+    """The options of a command."""
+    return [option for option in OPTIONS if command in option.commands]
+
+
+def check_run(command: str, args: list[str]) -> list[str] | None:
+    """Find what is wrong with a command line before Lightning is imported.
+
+    Args:
+        command: `train`, `test` or `predict`.
+        args: what follows the command's name.
+
+    Returns:
+        The arguments for the real parser, completed with the config of the run that a checkpoint comes from; None where
+        the short help was asked for and has been printed.
+
+    Raises:
+        SystemExit: the message of a mistake.
+        FileNotFoundError: no such checkpoint.
+    """
+    if {"-h", "--help"} & set(args):
+        print(short_help(command))
+        return None
+    if "--help_all" in args:
+        return ["--help"]
+    if args and not args[0].startswith("-"):
+        hint = f"expected options, such as `{program(command)} --config configs/quickstart.yaml`"
+        if command == "train" and args[0] in _STAGES:
+            meant = program("train" if args[0] == "fit" else "test" if args[0] == "validate" else args[0])
+            hint = f"type `{' '.join([meant, *args[1:]])}`"
+        raise SystemExit(f"{program(command)}: found {args[0]!r}; {hint}")
+    if command == "predict":
+        args = _with_pixel_path(args)
+    _check_names(args, command, {})
+    try:
+        args = with_found_configs(args)
+    except FileNotFoundError as error:
+        raise SystemExit(f"{program(command)}: {error}") from error
+    if command != "train":
+        args = _with_config(args, command)
+    known = _peek(args)
+    _check_names(args, command, {section: _class_of(section, known) for section in ("model", "data")})
+    return args
+
+
+def short_help(command: str) -> str:
+    """What the command takes, on one screen."""
+    needed = {"train": "--config CONFIG", "test": "--ckpt_path RUN", "predict": "--ckpt_path RUN --images PATH"}
+    lines = [f"usage: {program(command)} {needed[command]} [--KEY VALUE ...]", ""]
+    if command == "train":
+        lines += ["Classes for model.class_path:", *_aligned(MODULES)]
+        lines += ["and for data.class_path:", *_aligned(DATA_MODULES)]
+    options = {"--config CONFIG": "YAML file: a path, or the name of one that ships"}
+    shown = [option for option in options_of(command) if command == "train" or option.name not in _TRAINING]
+    options |= {f"--{option.name}": option.help for option in shown}
+    options["--seed_everything"] = "seed of the run"
+    options |= {
+        f"--{part}KEY": "a setting of the config" for part in ("trainer.", "model.init_args.", "data.init_args.")
+    }
+    options["--print_config"] = "print the settings as a config and stop"
+    lines += ["options:", *_aligned(options), ""]
+    lines.append(f"The options of a class: {program(command)} --model.help CLASS (or --data.help); all: --help_all")
+    return "\n".join(lines)
+
+
+def _aligned(rows: Mapping[str, str]) -> list[str]:
+    width = min(58, max(map(len, rows))) + 2
+    return [f"  {name:{width}}{about}".rstrip() for name, about in rows.items()]
+
+
+def _check_names(args: list[str], command: str, classes: Mapping[str, str | None]) -> None:
+    """Refuse options that there cannot be; `classes` has the class paths of `model` and `data` where they are known."""
+    plain = [*_LIGHTNING, *(option.name for option in options_of(command))]
+    for name in [arg[2:].partition("=")[0].rstrip("+") for arg in args if arg.startswith("--")]:
+        section, _, rest = name.partition(".")
+        key = rest.removeprefix("init_args.").partition(".")[0]
+        known: Sequence[str] = ()
+        if section not in plain:
+            known, name = plain, section
+        elif section == "trainer":
+            known = [f"trainer.{each}" for each in _arguments_of("pytorch_lightning.trainer.trainer.Trainer")]
+            name = f"trainer.{key}" if key else ""
+        elif section in classes and key not in ("help", "class_path", "init_args", "dict_kwargs"):
+            known, name = _arguments_of(classes[section] or ""), key
+        if name and known and name not in known:
+            raise SystemExit(f"{program(command)}: error: {unknown_key(name, known)}")
+
+
+@cache
+def _arguments_of(class_path: str) -> tuple[str, ...]:
+    """Arguments of a class, read from its source without importing it; empty where that does not tell."""
+    module, _, name = class_path.rpartition(".")
+    path = _source(module)
+    if path is None:
+        return ()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            for made in node.body:
+                if isinstance(made, ast.FunctionDef) and made.name == "__init__" and made.args.kwarg is None:
+                    return tuple(each.arg for each in (*made.args.args[1:], *made.args.kwonlyargs))
+        elif isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names] and node.module:
+            return _arguments_of(f"{node.module}.{name}")
+    return ()
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module of this project or of Lightning."""
+    first, *below = module.split(".")
+    if first in ("lightning_modules", "datamodules"):
+        folder = PACKAGE.parent / first
+    elif first == "pytorch_lightning" and (found := find_spec(first)) is not None and found.origin is not None:
+        folder = Path(found.origin).parent
+    else:
+        return None
+    place = folder.joinpath(*below)
+    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+
+
+def _peek(args: list[str]) -> Any:
+    """The few options that decide where a run's config lies, and the classes given on the command line."""
+    parser = CommandParser("train", add_help=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("--runs_dir", default="runs")
+    for section in ("model", "data"):
+        parser.add_argument(f"--{section}", f"--{section}.class_path")
+    return parser.parse_known_args(args)[0]
+
+
+def _with_pixel_path(args: list[str]) -> list[str]:
+    """Take `--data.init_args.resize 32` and its like as `--resize 32`, which needs no data set that knows the key."""
+    options = re.compile(rf"--data\.init_args\.({'|'.join(PIXEL_PATH)})(=.*)?")
+    taken = list(args)
+    for position, arg in enumerate(args):
+        found = options.fullmatch(arg)
+        value = (found[2] or "").lstrip("=") if found else ""
+        value = value or (args[position + 1] if position + 1 < len(args) else "")
+        if found and value not in ("null", "None"):  # these ask for less than was done in training
+            taken[position] = f"--{found[1]}{found[2] or ''}"
+    return taken
+
+
+def _with_config(args: list[str], command: str) -> list[str]:
+    """Complete the arguments with the config of the run that the checkpoint comes from, where no config is given."""
+    known = _peek(args)
+    if known.ckpt_path is None:
+        raise SystemExit(
+            f"{program(command)}: --ckpt_path is needed: a checkpoint, a run folder, or `last` with --config"
+        )
+    if known.config:
+        return args
+    if known.ckpt_path == "last":
+        raise SystemExit(f"{program(command)}: --ckpt_path last needs --config, which names the experiment")
+    checkpoint = resolve_checkpoint(find_trained(known.ckpt_path), "", Path(known.runs_dir), None)
+    assert checkpoint is not None
+    config = run_folder_of(checkpoint) / "config.yaml"
+    if not config.is_file():
+        raise SystemExit(f"{program(command)}: no {config} beside the checkpoint; name the config with --config")
+    return ["--config", str(config), *args]
+
+
+def _class_of(section: str, known: Any) -> str | None:
+    """The class that the command line or else the last config names; None where that is no plain matter."""
+    given = getattr(known, section)
+    if given is not None:
+        return given if "." in given else None
+    for config in reversed(known.config):
+        try:
+            content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return None  # the real parser says what is wrong with it
+        found = content.get(section) if isinstance(content, dict) else None
+        if found:
+            path = found.get("class_path") if isinstance(found, dict) else found
+            return path if isinstance(path, str) else None
+    return None

@@ -1,0 +1,76 @@
+"""What train, test and predict do with a checked command line (`options.check_run`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from datamodules import ImageFilesDataModule
+from lightning_modules.callbacks.training_record import read_training_state
+from lightning_modules.cli.framework import FrameworkCLI
+from lightning_modules.cli.options import PIXEL_PATH
+from lightning_modules.common.shipped import program
+
+
+def train(args: list[str]) -> dict[str, float]:
+    """Fit, then test where the module has a test step; returns the logged metrics of the run by name."""
+    cli = FrameworkCLI(args, purpose="train")
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
+    cli.record()  # a training that had no step left is tested with what is asked for now
+    if cli.trainer.max_epochs == 0:  # a fingerprint without a trained decoder is a run like any other
+        cli.trainer.save_checkpoint(cli.run_dir / "checkpoints" / "last.ckpt")
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    if cli.config["test_after_fit"] and is_overridden("test_step", cli.model):
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        metrics |= {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    cli.finish()
+    return metrics
+
+
+def test(args: list[str]) -> dict[str, float]:
+    """Evaluate a checkpoint on the test split; returns the logged metrics by name."""
+    cli = FrameworkCLI(args, purpose="test")
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True, verbose=False)
+    cli.finish()
+    return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+
+
+def predict(args: list[str]) -> Path:
+    """Name the source of loose image files, or the user whose key they carry; returns the path of the JSON lines."""
+    cli = FrameworkCLI(args, purpose="predict")
+    out = (Path(cli.config["out"]) if cli.config["out"] else cli.run_dir / "predictions.jsonl").resolve()
+    plan, checkpoint = cli.plan, cli.ckpt_path
+    assert checkpoint is not None
+    if getattr(cli.model, "checkpoint_entry", None) != plan.kind:  # `load_state_dict` would call it missing keys
+        raise SystemExit(
+            f"{program('predict')}: found a config of {type(cli.model).__name__} with the checkpoint of {plan.owner}; "
+            "leave out --config, or name the one that the checkpoint was trained with"
+        )
+    seen = cli.datamodule.hparams if cli.datamodule is not None else {}
+    path = {key: seen.get(key) if cli.config[key] is None else cli.config[key] for key in PIXEL_PATH}
+    files = ImageFilesDataModule(
+        images=cli.config["images"],
+        image_size=plan.image_size or cli.model.image_size,
+        skip_unreadable=cli.config["skip_unreadable"],
+        trained_on=plan.trained_on,
+        left_out_file=str(out.with_name(f"{out.stem}.left_out.jsonl")),  # of these predictions alone
+        **{key: seen[key] for key in ("batch_size", "num_workers") if key in seen},
+        **{key: value for key, value in path.items() if value is not None},
+    )
+    rows = cli.model.prediction_rows(out, plan)
+    cli.trainer.callbacks.append(rows)  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+    if cli.trainer.is_global_zero and (warning := plan.cannot_name()) is not None:
+        sys.stderr.write(f"warning: {warning}\n")
+    training = read_training_state(checkpoint)
+    if cli.trainer.is_global_zero and training is not None and training.warning is not None:
+        sys.stderr.write(f"warning: {training.warning}\n")
+    cli.trainer.predict(
+        cli.model, datamodule=files, return_predictions=False, ckpt_path=cli.ckpt_path, weights_only=True
+    )
+    if cli.trainer.is_global_zero:
+        if summary := getattr(rows, "summary", ""):
+            print(summary)
+        print(out)
+    return out
