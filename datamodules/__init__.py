@@ -1,4 +1,4 @@
-"""Everything that brings data: real sets, GM data sets, loose files. Of ``lightning_modules`` it imports ``common`` alone."""
+"""Everything that brings data: real sets, GM data sets, loose files. It imports of ``lightning_modules`` only ``common``."""
 
 from datamodules.gm import GMDataModule
 from datamodules.image_files import ImageFilesDataModule

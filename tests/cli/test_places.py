@@ -15,7 +15,6 @@ from lightning_modules.cli import entry
 from lightning_modules.cli.errors import run_command
 from lightning_modules.common.files import PlaceError
 from lightning_modules.common.shipped import TRAINED
-from lightning_modules.fingerprints.users.__main__ import create_users
 from lightning_modules.fingerprints.users.manage import create_users
 from lightning_modules.representations.settings import ManifoldSettings
 
