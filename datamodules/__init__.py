@@ -1,4 +1,4 @@
-"""Everything that brings data: real sets, GM data sets, loose files. It imports of ``lightning_modules`` only ``common``."""
+"""Everything that brings data: real sets, GM data sets, loose files. Imports ``common`` alone of ``lightning_modules``."""
 
 from datamodules.gm import GMDataModule
 from datamodules.image_files import ImageFilesDataModule
