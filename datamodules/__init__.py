@@ -1,4 +1,4 @@
-"""Everything that brings data: real sets, GM data sets, loose files. Imports ``common`` alone of ``lightning_modules``."""
+"""Everything that brings data: real sets, GM data sets, loose files. Of the package, it imports ``common`` alone."""
 
 from datamodules.gm import GMDataModule
 from datamodules.image_files import ImageFilesDataModule
