@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_modules.attacks.base import Attack, Parameter, checked_strength, parse_draw
+from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, checked_strength, parse_draw
 from lightning_modules.common.random_streams import draw_streams
+
+_PAPER: Spec = {"kernel": [3, 7, 9, 16, 25], "sigma": [0.5, 1.0, 1.5, 2.0]}
 
 
 def gaussian_taps(taps: int, sigma: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
@@ -118,6 +120,19 @@ class Blur(Attack):
     """
 
     kind = "blur"
+    presets: ClassVar[Mapping[str, Spec]] = {
+        "paper": _PAPER,
+        "paper-strongest": {"kernel": 25, "sigma": 2.0},
+        "paper-scaled": {**_PAPER, "reference_size": 256},  # the paper's images have 256 px
+        "paper-enlarged": {**_PAPER, "reference_size": 256, "scaling": "image"},
+    }
+    curve = Curve(
+        title="Blur",
+        axis="standard deviation in pixels",
+        argument="sigma",
+        meaning="standard deviation in pixels, kernel reaching 4 of them",
+        strengths=("0.25", "0.5", "0.75", "1", "1.5", "2"),
+    )
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from lightning_modules.callbacks.attribution_rows import skipped_rows
 from lightning_modules.common.distributed import gather_rows
 from lightning_modules.common.files import write_bytes
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
-from lightning_modules.fingerprints.users.key_registry import Registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 from lightning_modules.fingerprints.users.keys import key_to_text
 from lightning_modules.fingerprints.users.verdicts import Verdict, attribute, bits_needed, combine
 from lightning_modules.reporting.run_files import write_jsonl
@@ -52,7 +52,7 @@ class VerdictRows(Callback):
     def __init__(
         self,
         out: Path,
-        registry: Registry,
+        registry: KeyRegistry,
         false_positive_rate: float = 1e-6,
         combined: bool = False,
         show_bits: bool = False,

@@ -226,7 +226,7 @@ class FrameworkCLI(LightningCLI):
 
     def _check_option_places(self) -> None:
         """Refuse folders of the module that cannot be written to, some of which are needed hours later."""
-        places = {"model.init_args.resume_decoding": True, "model.init_args.manifold_dir": self.purpose == "train"}
+        places = {"model.init_args.decoder.cache": True, "model.init_args.manifold_dir": self.purpose == "train"}
         for key, needed in places.items():
             folder = self.config.get(key)
             if needed and folder and not any(Path(folder).glob(f"*/{MANIFEST}")):  # manifolds that are there are read

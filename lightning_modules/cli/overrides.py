@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback
 
 from lightning_modules.cli.prediction_plan import read_checkpoint
 from lightning_modules.cli.run_folder import run_folder_of
+from lightning_modules.fingerprints.settings import current_hyper_parameters
 
 STEPS_PER_EPOCH = ("devices", "num_nodes", "accumulate_grad_batches", "limit_train_batches", "overfit_batches")
 """Settings of the trainer that change how many steps an epoch has, as the batch size does."""
@@ -43,11 +44,11 @@ def check_overrides(
         ValueError: names every such setting with the checkpoint's value and the one asked for; or no checkpoint.
     """
     stored = read_checkpoint(checkpoint)
-    own = stored.get("hyper_parameters", {})
+    own = current_hyper_parameters(stored.get("hyper_parameters", {}))
     if purpose != "train" and len(set(own) - set(module.hparams)) > len(own) / 2:
         return  # of a module of another class, which loading it says
     if purpose != "train":
-        free = getattr(module, "CHANGEABLE_IN_EVALUATION", frozenset())
+        free: frozenset[str] = getattr(module, "CHANGEABLE_IN_EVALUATION", frozenset())
         found = _differences("model.init_args.", own, dict(module.hparams), free)
         remedy = "leave it out: a test and a prediction use what was trained"
     else:
@@ -90,13 +91,20 @@ class StepsOfResumedTraining(Callback):
         self.then()
 
 
-def _differences(prefix: str, stored: Mapping[str, Any], asked: Mapping[str, Any], free: frozenset[str]) -> list[str]:
-    return [
-        f"found {prefix}{name} {_shown(stored[name])} in the checkpoint, asked for {_shown(asked[name])}"
-        for name in sorted(asked)
-        if name in stored and not name.startswith("_") and name not in free
-        if _plain(stored[name]) != _plain(asked[name])
-    ]
+def _differences(
+    prefix: str, stored: Mapping[str, Any], asked: Mapping[str, Any], free: frozenset[str], group: str = ""
+) -> list[str]:
+    """Settings that differ and are not free, in words; of a group of settings, those within it."""
+    found = []
+    for name in sorted(asked):
+        if name not in stored or name.startswith("_") or group + name in free:
+            continue
+        was, now = _plain(stored[name]), _plain(asked[name])
+        if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
+            found += _differences(prefix, was, now, free, f"{group}{name}.")
+        elif was != now:
+            found.append(f"found {prefix}{group}{name} {_shown(was)} in the checkpoint, asked for {_shown(now)}")
+    return found
 
 
 def _data_differences(
@@ -105,7 +113,7 @@ def _data_differences(
     own = stored.get("datamodule_hyper_parameters")
     if data is None or not own:
         return []
-    free = getattr(data, "CHANGEABLE_ON_RESUME", frozenset())
+    free: frozenset[str] = getattr(data, "CHANGEABLE_ON_RESUME", frozenset())
     trainer, earlier = config["trainer"], before.get("trainer", {})
     changed = [name for name in STEPS_PER_EPOCH if name in earlier and _plain(earlier[name]) != _plain(trainer[name])]
     if changed or not stored.get("lr_schedulers"):

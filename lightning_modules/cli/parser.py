@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import yaml
 from pytorch_lightning.cli import LightningArgumentParser
+
+from lightning_modules.fingerprints.settings import current_config
 
 _UNKNOWN = re.compile(
     r"[Uu]nrecognized arguments: --(?P<argument>[\w.]+)"
@@ -29,6 +32,16 @@ def nearest_keys(key: str, candidates: list[str]) -> list[str]:
 
 class SuggestingParser(LightningArgumentParser):
     """LightningCLI's parser with one line for an unknown key: what was found, and the nearest valid key."""
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parse a config; a run of an older version has its settings translated."""
+        try:
+            config = yaml.safe_load(content)
+        except yaml.YAMLError:
+            config = None  # what is wrong with it is said below
+        if (current := current_config(config)) is not config:
+            content = yaml.safe_dump(current, sort_keys=False)
+        return super().parse_string(content, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and leave with status 2 (a nested parser raises, and the outer one reports)."""

@@ -15,6 +15,7 @@ from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.marked_images import MarkedImages, runs
+from lightning_modules.fingerprints.settings import TestSettings
 from lightning_modules.generators.bundled.load import load_named
 from lightning_modules.generators.protocol import Generator
 from lightning_modules.metrics.fingerprint_scores import NEGATIVES, FingerprintScores
@@ -26,12 +27,12 @@ SHOWN = 6
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A marked image, its unmarked twin and what attacks left of it, `(3, H, W)` each in [0, 1]."""
+class ExampleImages:
+    """An unmarked image, the marked one of the same latent and what attacks left of it, `(3, H, W)` in [0, 1]."""
 
     index: int
-    image: Tensor
-    twin: Tensor
+    unmarked: Tensor
+    marked: Tensor
     attacked: dict[str, Tensor]
 
 
@@ -41,7 +42,7 @@ class FingerprintEvaluation:
     Args:
         stream: makes marked images by number.
         decoder: reads them; it is given images alone.
-        attacks: names, sets of names or mappings, evaluated with the real codec; clean images come first always.
+        attacks: names, sets of names, mappings or the path of a list, with the real codec; clean images come first.
         other: generator of the negatives from elsewhere, by path or bundled name.
         seed: of attacks and of the keys that negatives are compared with.
         negatives: images of each kind of negative.
@@ -52,7 +53,7 @@ class FingerprintEvaluation:
         self,
         stream: MarkedImages,
         decoder: KeyDecoder,
-        attacks: Sequence[str | Mapping[str, Any]],
+        attacks: str | Sequence[str | Mapping[str, Any]],
         other: str | None,
         seed: int,
         negatives: int,
@@ -63,7 +64,7 @@ class FingerprintEvaluation:
         self.other = None if other is None else load_other(other, stream.generator.image_size)
         self.wrong_per_image = -(-negatives // marked)
         self.negatives = negatives
-        self.shown: list[Shown] = []
+        self.examples: list[ExampleImages] = []
 
     @property
     def names(self) -> list[str]:
@@ -73,8 +74,9 @@ class FingerprintEvaluation:
     def marked(self, samples: Tensor, index: Tensor, scores: FingerprintScores) -> list[dict[str, Any]]:
         """Make, attack and decode marked images of numbers `(n,)`; returns their rows."""
         made = self.stream.make(samples)
-        images, twins = eight_bit(made.images), eight_bit(self.stream.generator.synthesize(made.latents))
-        scores.update_pairs(images, twins)
+        images = eight_bit(made.images)
+        unmarked = eight_bit(self.stream.generator.synthesize(made.latents))
+        scores.update_pairs(images, unmarked)
         scores.update_set("marked", images, index)
         seeds = image_seeds(self.seed, samples)
         seen = {"clean": images} | {name: attack.real(images, seeds) for name, attack in self.attacks.items()}
@@ -88,11 +90,10 @@ class FingerprintEvaluation:
                 row["matching_bits"][name] = count
         self._wrong_keys(clean, index, scores)
         for position in range(len(images)):
-            if len(self.shown) < SHOWN:
-                attacked_images = {name: attacked[position].cpu() for name, attacked in seen.items() if name != "clean"}
-                self.shown.append(
-                    Shown(int(index[position]), images[position].cpu(), twins[position].cpu(), attacked_images)
-                )
+            if len(self.examples) < SHOWN:
+                left = {name: attacked[position].cpu() for name, attacked in seen.items() if name != "clean"}
+                pair = unmarked[position].cpu(), images[position].cpu()
+                self.examples.append(ExampleImages(int(index[position]), *pair, left))
         return rows
 
     def negative(self, kind: str, batch: dict[str, Tensor], scores: FingerprintScores) -> None:
@@ -135,19 +136,19 @@ class FingerprintEvaluation:
 
 
 def make_scores(
-    hparams: Mapping[str, Any], evaluation: FingerprintEvaluation, parts: Sequence[str], equal: int
+    settings: TestSettings, evaluation: FingerprintEvaluation, parts: Sequence[str], equal: int
 ) -> FingerprintScores:
     """The metrics of an evaluation.
 
     Args:
-        hparams: settings of the LatentFingerprint.
+        settings: of the test.
         evaluation: what it measures.
         parts: kinds of images that the data brings; without unmarked and real ones there is no Frechet distance.
         equal: images of each set that enter a Frechet distance.
     """
-    features = hparams["features"] if {"unmarked", "real"} <= set(parts) else None
-    judged = hparams["perceptual"]
-    perceptual = None if judged is None else (f"perceptual_{judged['name']}", make_loss(**judged))
+    features = settings.features if {"unmarked", "real"} <= set(parts) else None
+    loss = settings.perceptual
+    perceptual = None if loss is None else (f"perceptual_{loss['name']}", make_loss(**loss))
     bits = evaluation.stream.fingerprint.bits
     return FingerprintScores(bits, evaluation.names, features, perceptual, equal)
 
@@ -180,6 +181,6 @@ def load_other(name: str, size: int) -> Generator:
     if other.image_size != size:
         raise ValueError(
             f"found an other generator of {other.image_size} px, expected {size} px; choose one of that size, or none "
-            "with --model.init_args.other_generator null"
+            "with --model.init_args.test.other_generator null"
         )
     return other

@@ -13,7 +13,7 @@ from lightning_modules.generators.protocol import Generator
 
 
 @dataclass(frozen=True)
-class Marked:
+class MarkedBatch:
     """Fingerprinted samples.
 
     Attributes:
@@ -49,7 +49,7 @@ class MarkedImages:
         self.bank = bank
 
     @torch.no_grad()
-    def make(self, samples: Tensor) -> Marked:
+    def make(self, samples: Tensor) -> MarkedBatch:
         """Make the images of sample numbers int64 `(n,)`."""
         device = self.fingerprint.mean.device
         latents = self._latents(samples).to(device)
@@ -57,7 +57,7 @@ class MarkedImages:
         marked = self.fingerprint.embed(latents, keys)
         along = (latents - self.fingerprint.mean) @ self.fingerprint.other_axes.T
         alpha = along / self.fingerprint.other_deviation.clamp_min(1e-6)
-        return Marked(self.generator.synthesize(marked), keys, latents, alpha)
+        return MarkedBatch(self.generator.synthesize(marked), keys, latents, alpha)
 
     def _latents(self, samples: Tensor) -> Tensor:
         if self.fingerprint.latent_prior == "gaussian":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from coloured_images import some_seeds
 
-from lightning_modules.attacks import make_attack, make_attacks, read_attacks
+from lightning_modules.attacks import make_attack, make_attacks
 
 SEEDS = some_seeds(3).numpy()
 
@@ -113,4 +113,11 @@ def test_a_set_there_is_not_is_refused():
 def test_a_file_that_lists_no_attacks_is_refused(tmp_path, text, message):
     (tmp_path / "attacks.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_attacks(tmp_path / "attacks.yaml")
+        make_attacks(str(tmp_path / "attacks.yaml"))
+
+
+def test_a_file_lists_attacks_for_a_set_and_within_one(tmp_path):
+    (tmp_path / "attacks.yaml").write_text("[paper, {kind: jpeg, name: mine, quality: 7}]")
+    listed = [*make_attacks("paper"), "mine"]
+    assert list(make_attacks(str(tmp_path / "attacks.yaml"))) == listed
+    assert list(make_attacks([str(tmp_path / "attacks.yaml"), "jpeg_50"])) == [*listed, "jpeg_50"]

@@ -16,9 +16,15 @@ from lightning_modules.latent_fingerprint import LatentFingerprint
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (["--model.init_args.learning_rate", "0.5"], "found model.init_args.learning_rate .* asked for 0.5"),
-        (["--model.init_args.sigma", "7"], "found model.init_args.sigma .* asked for 7.0"),
-        (["--model.init_args.start", "other.ckpt"], "found model.init_args.start null in the checkpoint"),
+        (
+            ["--model.init_args.training.learning_rate", "0.5"],
+            "found model.init_args.training.learning_rate .* asked for 0.5",
+        ),
+        (["--model.init_args.key.sigma", "7"], "found model.init_args.key.sigma .* asked for 7.0"),
+        (
+            ["--model.init_args.training.start", "other.ckpt"],
+            "found model.init_args.training.start null in the checkpoint",
+        ),
         (["--data.init_args.train_images", "160"], "found data.init_args.train_images"),
     ],
 )
@@ -32,11 +38,14 @@ def test_a_resumed_training_refuses_what_it_would_not_use(run, override, message
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (["--model.init_args.sigma", "7"], "found model.init_args.sigma .* use what was trained"),
-        (["--model.init_args.bits", "4", "--model.init_args.shift", "-4"], "model.init_args.bits 8 .*shift"),
-        (["--model.init_args.backbone", "resnet18"], "found model.init_args.backbone"),
-        (["--model.init_args.decoder", "hybrid", "--model.init_args.decoder_options", "{iterations: 1}"], None),
-        (["--model.init_args.test_attacks", "[paper-noise]", "--model.init_args.learning_rate", "0.5"], None),
+        (["--model.init_args.key.sigma", "7"], "found model.init_args.key.sigma .* use what was trained"),
+        (
+            ["--model.init_args.key.bits", "4", "--model.init_args.key.shift", "-4"],
+            "model.init_args.key.bits 8 .*shift",
+        ),
+        (["--model.init_args.training.backbone", "resnet18"], "found model.init_args.training.backbone"),
+        (["--model.init_args.decoder.name", "hybrid", "--model.init_args.decoder.options", "{iterations: 1}"], None),
+        (["--model.init_args.test.attacks", "[paper-noise]", "--model.init_args.training.learning_rate", "0.5"], None),
     ],
 )
 def test_a_test_refuses_what_is_not_what_was_trained(run, override, message, tmp_path):

@@ -33,7 +33,7 @@ from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.users.key_registry import (
-    Registry,
+    KeyRegistry,
     changing_registry,
     read_registry,
     write_registry,
@@ -46,7 +46,7 @@ HEADERS = (["user", "key"], ["user", "key", "check"])
 
 def create_users(
     path: Path, names: Sequence[str], fingerprint: Path | None = None, minimum_distance: int = 0
-) -> Registry:
+) -> KeyRegistry:
     """Register users with new random keys: all of them, or none.
 
     Args:
@@ -71,7 +71,7 @@ def create_users(
     return registry
 
 
-def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Registry:
+def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> KeyRegistry:
     """Register the users of a table with the keys it gives them: all of them, or none.
 
     Args:
@@ -112,7 +112,7 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Re
     return registry
 
 
-def merge_users(paths: Sequence[Path], out: Path) -> Registry:
+def merge_users(paths: Sequence[Path], out: Path) -> KeyRegistry:
     """Join registries of one fingerprint into a new one: all their users, or nothing.
 
     A user who stands in several with one key is taken once.
@@ -133,7 +133,7 @@ def merge_users(paths: Sequence[Path], out: Path) -> Registry:
     if len(parts) < 2:
         raise FingerprintError(f"found {len(parts)} registry to merge, expected at least two different ones")
     first, begun = paths[0], parts[paths[0]]
-    merged = Registry(begun.bits, {}, begun.fingerprint, begun.generator_name)
+    merged = KeyRegistry(begun.bits, {}, begun.fingerprint, begun.generator_name)
     came_from: dict[str, Path] = {}
     problems = []
     for path, part in parts.items():
@@ -161,7 +161,7 @@ def merge_users(paths: Sequence[Path], out: Path) -> Registry:
     return merged
 
 
-def _conflict(merged: Registry, came_from: dict[str, Path], path: Path, user: str, key: Tensor) -> str:
+def _conflict(merged: KeyRegistry, came_from: dict[str, Path], path: Path, user: str, key: Tensor) -> str:
     """Why a user of `path` cannot be joined; empty for one who can."""
     if user in merged.users:
         return f"user {user!r} has one key in {came_from[user]} and another in {path}"
@@ -173,7 +173,7 @@ def _conflict(merged: Registry, came_from: dict[str, Path], path: Path, user: st
     return "" if owner is None else f"users {owner!r} of {came_from[owner]} and {user!r} of {path} hold one key"
 
 
-def export_users(path: Path, table: Path) -> Registry:
+def export_users(path: Path, table: Path) -> KeyRegistry:
     """Write all users and keys as a CSV file that `import_users` reads, for its owner alone.
 
     Args:
@@ -198,7 +198,7 @@ def export_users(path: Path, table: Path) -> Registry:
     return registry
 
 
-def reseal_users(path: Path) -> Registry:
+def reseal_users(path: Path) -> KeyRegistry:
     """Take a registry as it is, whatever its checksum says, and give it a new one.
 
     Returns:
@@ -219,7 +219,7 @@ def _refuse_existing(path: Path) -> None:
         raise FingerprintError(f"found no folder {path.parent} for {path.name}; make it first")
 
 
-def _belongs(registry: Registry) -> str:
+def _belongs(registry: KeyRegistry) -> str:
     whose = f"the fingerprint {registry.fingerprint[:12]} of {registry.generator_name}"
     return f"{whose if registry.fingerprint else 'any fingerprint'} with keys of {registry.bits} bits"
 
@@ -251,7 +251,7 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _problem(
-    registry: Registry, fields: list[str], names: NameIndex, users: dict[str, int], keys: dict[str, int]
+    registry: KeyRegistry, fields: list[str], names: NameIndex, users: dict[str, int], keys: dict[str, int]
 ) -> str | None:
     """What is wrong with a line, without its text: whoever swaps the columns has a key where a name is expected."""
     if not 2 <= len(fields) <= 3:

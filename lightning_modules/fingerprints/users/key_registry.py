@@ -33,7 +33,7 @@ SHOWN_NAMES = 8
 
 
 @dataclass
-class Registry:
+class KeyRegistry:
     """Users and their keys, in order of registration.
 
     Attributes:
@@ -169,7 +169,7 @@ class Registry:
         names.add(user)
 
 
-def write_registry(registry: Registry, path: Path) -> None:
+def write_registry(registry: KeyRegistry, path: Path) -> None:
     """Write a registry with its checksum, atomically, readable by its owner only."""
     content = {
         "format": FORMAT,
@@ -193,7 +193,7 @@ def _checksum(content: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(rest, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def read_registry(path: Path, fingerprint: Fingerprint | None = None) -> Registry:
+def read_registry(path: Path, fingerprint: Fingerprint | None = None) -> KeyRegistry:
     """Read a registry; what is odd but harmless is warned of.
 
     Args:
@@ -214,7 +214,7 @@ def read_registry(path: Path, fingerprint: Fingerprint | None = None) -> Registr
     return registry
 
 
-def _read(path: Path, fingerprint: Fingerprint | None = None, check: bool = True) -> Registry:
+def _read(path: Path, fingerprint: Fingerprint | None = None, check: bool = True) -> KeyRegistry:
     """A registry; `check` compares the checksum."""
     if not path.is_file():
         raise FingerprintError(f"found no registry {path}; register a user first")
@@ -232,7 +232,7 @@ def _read(path: Path, fingerprint: Fingerprint | None = None, check: bool = True
     return registry
 
 
-def _parse(content: dict[str, Any], path: Path, check: bool) -> Registry:
+def _parse(content: dict[str, Any], path: Path, check: bool) -> KeyRegistry:
     if content["format"] != FORMAT or content["version"] not in (VERSION, WITHOUT_CHECKSUM):
         raise FingerprintError(f"found no registry of version {VERSION} or {WITHOUT_CHECKSUM}")
     sealed = content["version"] == VERSION or "checksum" in content
@@ -242,7 +242,7 @@ def _parse(content: dict[str, Any], path: Path, check: bool) -> Registry:
             "from a copy, or, where you changed it yourself and have made sure of every name and key, run "
             f"`{program('users')} reseal {shlex.quote(str(path))}`"
         )
-    registry = Registry(int(content["bits"]), {}, content["fingerprint"], content["generator_name"])
+    registry = KeyRegistry(int(content["bits"]), {}, content["fingerprint"], content["generator_name"])
     registry.sealed = sealed
     pairs = []
     for user, text in content["users"].items():
@@ -277,7 +277,7 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _check_fits(registry: Registry, fingerprint: Fingerprint, path: Path) -> None:
+def _check_fits(registry: KeyRegistry, fingerprint: Fingerprint, path: Path) -> None:
     """Keys for another fingerprint would be set and searched for without a word, and never be found."""
     if registry.bits != fingerprint.bits:
         raise FingerprintError(
@@ -293,7 +293,7 @@ def _check_fits(registry: Registry, fingerprint: Fingerprint, path: Path) -> Non
 
 
 @contextmanager
-def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check: bool = True) -> Iterator[Registry]:
+def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check: bool = True) -> Iterator[KeyRegistry]:
     """Read a registry, let the caller change it, write it; nothing is written if the caller fails.
 
     Processes that change one registry at once take turns, so that none overwrites what another added: the whole change
@@ -320,7 +320,7 @@ def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check:
         fcntl.flock(lock, fcntl.LOCK_EX)
         remove_partials(path.parent, path.name)
         if fingerprint is not None and not path.exists():
-            registry = Registry(fingerprint.bits, {}, fingerprint.id, fingerprint.generator_name)
+            registry = KeyRegistry(fingerprint.bits, {}, fingerprint.id, fingerprint.generator_name)
         else:
             registry = _read(path, fingerprint, check)
         yield registry
