@@ -33,6 +33,12 @@ def nearest_keys(key: str, candidates: list[str]) -> list[str]:
 class SuggestingParser(LightningArgumentParser):
     """LightningCLI's parser with one line for an unknown key: what was found, and the nearest valid key."""
 
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        """Parse arguments; jsonargparse hands a null within a group of settings on as Python writes it."""
+        if isinstance(args, list):
+            args = [f"{word[:-4]}null" if word.endswith("=None") else word for word in args]
+        return super().parse_args(args, *others, **kwargs)
+
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
         """Parse a config; a run of an older version has its settings translated."""
         try:

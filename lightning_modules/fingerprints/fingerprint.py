@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_modules.fingerprints.layouts import PlacedAxes
+from lightning_modules.fingerprints.settings import PRIORS
 from lightning_modules.generators.checkpoints.own_file import content_hash
 
-PRIORS = ("projected", "gaussian")
 DESCRIPTIVE = ("generator_name", "sampling")
 """Fields that do not decide where keys lie."""
 

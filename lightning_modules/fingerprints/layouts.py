@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LAYOUTS = ("flat", "repeated", "per_channel")
+from lightning_modules.fingerprints.settings import LAYOUTS
+
 REPEATS = 3
 
 

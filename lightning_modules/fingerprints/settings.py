@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from lightning_modules.common.tables import check_name
-from lightning_modules.fingerprints.fingerprint import PRIORS
-from lightning_modules.fingerprints.layouts import LAYOUTS
+
+LAYOUTS = ("flat", "repeated", "per_channel")
+PRIORS = ("projected", "gaussian")
 
 
 @dataclass(frozen=True)

@@ -47,16 +47,9 @@ HEADERS = (["user", "key"], ["user", "key", "check"])
 def create_users(
     path: Path, names: Sequence[str], fingerprint: Path | None = None, minimum_distance: int = 0
 ) -> KeyRegistry:
-    """Register users with new random keys: all of them, or none.
+    """Register users with new random keys, which differ in so many bits at least: all of them, or none.
 
-    Args:
-        path: the registry; begun if it is not there.
-        names: ids of the users.
-        fingerprint: file of the fingerprint that the keys are for; a new registry needs it and belongs to it.
-        minimum_distance: bits in which each new key must differ from every other key.
-
-    Returns:
-        The registry as written.
+    A registry that is not there is begun for the fingerprint, a file or a folder that holds one.
 
     Raises:
         FingerprintError: a user who is registered, no such key, or a registry or fingerprint that cannot be used.
@@ -75,13 +68,10 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Ke
     """Register the users of a table with the keys it gives them: all of them, or none.
 
     Args:
-        path: the registry; begun if it is not there.
+        path: the registry; begun for the fingerprint if it is not there.
         table: CSV file in UTF-8 of lines `user,key`, the key as hexadecimal or as 0s and 1s, or `user,key,check` as
             `export_users` writes them; empty lines and a first line that names the columns are passed over.
-        fingerprint: file of the fingerprint that the keys are for; a new registry needs it and belongs to it.
-
-    Returns:
-        The registry as written.
+        fingerprint: file of the fingerprint that the keys are for.
 
     Raises:
         FingerprintError: bad lines, all of them named by number and none repeated, since they hold keys; or a registry
@@ -113,16 +103,9 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Ke
 
 
 def merge_users(paths: Sequence[Path], out: Path) -> KeyRegistry:
-    """Join registries of one fingerprint into a new one: all their users, or nothing.
+    """Join at least two registries of one fingerprint into a new file: all their users, or nothing.
 
     A user who stands in several with one key is taken once.
-
-    Args:
-        paths: the registries, at least two.
-        out: the file to write; it must not be there yet.
-
-    Returns:
-        The registry as written.
 
     Raises:
         FingerprintError: registries of different fingerprints; a user with two keys, users of different registries who
@@ -174,15 +157,9 @@ def _conflict(merged: KeyRegistry, came_from: dict[str, Path], path: Path, user:
 
 
 def export_users(path: Path, table: Path) -> KeyRegistry:
-    """Write all users and keys as a CSV file that `import_users` reads, for its owner alone.
+    """Write all users and keys as a new CSV file that `import_users` reads, for its owner alone.
 
-    Args:
-        path: the registry.
-        table: the file to write; it must not be there yet. Its column `check` tells whether a line that is typed or
-            copied is right.
-
-    Returns:
-        The registry that was read.
+    Its column `check` tells whether a line that is typed or copied is right.
 
     Raises:
         FingerprintError: the table is there already, or a registry that cannot be used.
@@ -200,9 +177,6 @@ def export_users(path: Path, table: Path) -> KeyRegistry:
 
 def reseal_users(path: Path) -> KeyRegistry:
     """Take a registry as it is, whatever its checksum says, and give it a new one.
-
-    Returns:
-        The registry as written.
 
     Raises:
         FingerprintError: a registry that cannot be used for another reason.
