@@ -145,23 +145,9 @@ def make_fingerprint(
     centred: bool = False,
     sampling: Mapping[str, Any] | None = None,
 ) -> Fingerprint:
-    """Bring fitted axes into the form that is stored.
+    """Bring fitted axes into the form that is stored; arguments are those of `place_key` and `Fingerprint`.
 
-    Args:
-        placed: from `place_key`.
-        sigma: strength of the key, in units of the latent.
-        shift: as given to `place_key`.
-        layout: as given to `place_key`.
-        generator: content hash of the generator.
-        generator_name: its file, or the name of a bundled source.
-        latent_prior: one of `PRIORS`.
-        noise: noise mode shared by embedding and attribution.
-        kept: most axes outside the key to keep one by one; of the others only the mean variance is kept.
-        centred: whether a bit's two values lie on both sides of the mean.
-        sampling: how the generator sampled the latents that the axes were fitted to, plain values.
-
-    Returns:
-        The fingerprint.
+    Of the axes outside the key so many are `kept` one by one, of the others only the mean variance.
 
     Raises:
         ValueError: a strength of zero or less, or an unknown prior.

@@ -29,15 +29,7 @@ def sample_bank(generator: Any, size: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def fit_fingerprint(generator: Any, name: str, key: KeySettings, seed: int, banked: Tensor) -> Fingerprint:
-    """Fit a fingerprint to latents of the generator.
-
-    Args:
-        generator: the frozen generator.
-        name: what it was loaded by.
-        key: where keys are to lie.
-        seed: of the experiment.
-        banked: from `sample_bank`; these latents are not sampled again.
-    """
+    """Fit a fingerprint to latents of a generator that was loaded by `name`; those of `sample_bank` are given."""
 
     def natural() -> Iterator[Tensor]:  # anew for each pass over the latents
         return natural_latents(generator, key.fit_latents, seed, banked)
@@ -75,12 +67,7 @@ def natural_latents(generator: Any, fitted: int, seed: int, banked: Tensor) -> I
 
 
 def checkpoint_fingerprint(checkpoint: Mapping[str, Any], generator: Any, name: str) -> Fingerprint:
-    """The fingerprint that a checkpoint carries, if it belongs to a generator.
-
-    Args:
-        checkpoint: what a training of LatentFingerprint left.
-        generator: the frozen generator.
-        name: of that generator, for people.
+    """The fingerprint that a checkpoint of LatentFingerprint carries, if it belongs to the generator of that name.
 
     Raises:
         FingerprintError: as `stored_fingerprint`, or a fingerprint of another generator.

@@ -76,13 +76,9 @@ def negative_metrics(
 
 
 def key_estimates(metrics: MetricCollection) -> dict[str, Estimate]:
-    """Every number of `key_metrics` or `negative_metrics` with its interval. All processes must call it together.
+    """Every number of `key_metrics` or `negative_metrics` with its interval, by its name in the collection.
 
-    Args:
-        metrics: what either made, updated with all images.
-
-    Returns:
-        The estimates under the names of the collection, its prefix before them.
+    All processes must call it together.
     """
     members = cast(dict[str, MatchingBits | KeyCrossEntropy | KeyCalibrationError], dict(metrics.items()))
     return {name: metric.estimate() for name, metric in members.items()}

@@ -190,16 +190,7 @@ def _passed(holds: object) -> str | None:
 
 
 def fingerprint_headlines(results: Results, attacks: Sequence[str], bits: int) -> list[Headline]:
-    """Accuracy without attack and under the worst, true-positive rate, FID.
-
-    Args:
-        results: metrics by name, `test/<attack>/...` and `test/quality/...`.
-        attacks: names of the attacks.
-        bits: length m of a key.
-
-    Returns:
-        Those headlines whose numbers are there.
-    """
+    """Accuracy without attack and under the worst, true-positive rate, FID: those whose numbers are there."""
     headlines = []
     if (clean := results.get("test/clean/bit_accuracy")) is not None:
         headlines.append(Headline.of("Bit accuracy", clean, percent=True, note="no attack; chance 50 %"))

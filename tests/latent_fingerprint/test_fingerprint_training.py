@@ -220,3 +220,19 @@ def test_a_checkpoint_of_another_version_is_refused(generator, tmp_path):
     del content["fingerprint"]["centred"]
     with pytest.raises(FingerprintError, match=r"another version of this project \(its fingerprint differs in centred"):
         LatentFingerprint(generator, **grouped(SMALL)).on_load_checkpoint(content)
+
+
+def test_a_checkpoint_of_settings_side_by_side_is_read_as_one_of_today(generator, tmp_path):
+    """As version 0.1 wrote it."""
+    first = LatentFingerprint(generator, **grouped(SMALL | {"key.centred": True}))
+    fit(first, tmp_path).save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    groups = {name: content["hyper_parameters"].pop(name) for name in ("key", "training", "decoder", "test")}
+    stored = {**groups["key"], **groups["training"], "decoder": "amortised", "decoder_options": None}
+    content["hyper_parameters"] |= stored
+    torch.save(content, tmp_path / "earlier.ckpt")
+    again = LatentFingerprint.load_from_checkpoint(tmp_path / "earlier.ckpt", weights_only=True)
+    assert again.key == first.key
+    assert again.hparams == first.hparams
+    for name, value in first.network.named_parameters():
+        assert torch.equal(again.network.get_parameter(name), value), name

@@ -69,31 +69,20 @@ class InversionSettings:
 
 @dataclass
 class Rows:
-    """The variables of all rows still in the race, and Adam's moments.
+    """The variables of all rows still in the race, and Adam's moments, after `step` updates."""
 
-    Attributes:
-        image: int64 `(r,)`, which image a row belongs to.
-        values: float32 `(r, k + m)`: alpha, then the key's logits.
-        first: float32 `(r, k + m)`, Adam's first moment.
-        second: float32 `(r, k + m)`, Adam's second moment.
-        loss: float32 `(r,)` at the last update.
-        best: float32 `(r,)`, least loss so far.
-        waited: int64 `(r,)`, updates since the loss last fell.
-        step: updates made; the same for all rows.
-    """
-
-    image: Tensor
-    values: Tensor
-    first: Tensor
-    second: Tensor
-    loss: Tensor
-    best: Tensor
-    waited: Tensor
+    image: Tensor  # int64 (r,), which image a row belongs to
+    values: Tensor  # float32 (r, k + m): alpha, then the key's logits
+    first: Tensor  # float32 (r, k + m), Adam's first moment
+    second: Tensor  # float32 (r, k + m), Adam's second moment
+    loss: Tensor  # float32 (r,) at the last update
+    best: Tensor  # float32 (r,), least loss so far
+    waited: Tensor  # int64 (r,), updates since the loss last fell
     step: int = 0
 
     def take(self, index: Tensor) -> Rows:
         """The rows of an index, as copies."""
-        return _rows_of({name: getattr(self, name)[index] for name in ROW_TENSORS}, self.step)
+        return Rows(**{name: getattr(self, name)[index] for name in ROW_TENSORS}, step=self.step)
 
 
 ROW_TENSORS = ("image", "values", "first", "second", "loss", "best", "waited")
@@ -142,11 +131,7 @@ class InversionDecoder:
     def survivors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Where the restarts that are kept to the end arrive, for a search that goes on from all of them.
 
-        Args:
-            images: `(n, 3, H, W)` in [0, 1].
-
-        Returns:
-            Alpha `(n, s, k)` in the units of the search and key logits `(n, s, m)`.
+        Returns alpha `(n, s, k)` in the units of the search and key logits `(n, s, m)`.
         """
         kept = [restarts for step, restarts in self.settings.survivors if step < self.settings.steps]
         count = kept[-1] if kept else self.settings.starts
@@ -278,14 +263,10 @@ def latin_hypercube(starts: int, axes: int, seed: int) -> Tensor:
     return torch.from_numpy(2.0 * points - 1.0).float()
 
 
-def _rows_of(tensors: dict[str, Tensor], step: int) -> Rows:
-    return Rows(**tensors, step=step)
-
-
 def _joined(groups: list[Rows]) -> Rows:
     """Rows of several groups as one, at the last group's step."""
     joined = {name: torch.cat([getattr(group, name) for group in groups]) for name in ROW_TENSORS}
-    return _rows_of(joined, groups[-1].step)
+    return Rows(**joined, step=groups[-1].step)
 
 
 def _best_rows(rows: Rows, restarts: int) -> Rows:

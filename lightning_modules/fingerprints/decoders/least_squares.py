@@ -91,16 +91,13 @@ class LeastSquaresSettings:
 
 
 class StepResult(NamedTuple):
-    """Where the steps on one Jacobian have led: values `(n, k + m)`, features `(n, c, p)`, damping `(n,)`.
+    """Where the steps on one Jacobian have led."""
 
-    And the precision of the values `(n, k + m, k + m)` and the relative fall of the cost `(n,)`.
-    """
-
-    values: Tensor
-    made: Tensor
-    damping: Tensor
-    precision: Tensor
-    fell: Tensor
+    values: Tensor  # (n, k + m)
+    made: Tensor  # features (n, c, p)
+    damping: Tensor  # (n,)
+    precision: Tensor  # of the values, (n, k + m, k + m)
+    fell: Tensor  # relative fall of the cost (n,)
 
 
 class LeastSquaresDecoder:

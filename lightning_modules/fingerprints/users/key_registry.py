@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shlex
 import stat
 import warnings
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from lightning_modules.common.files import check_file, remove_partials, write_bytes
@@ -63,11 +62,9 @@ class KeyRegistry:
         return list(self.users)
 
     def create(self, user: str, minimum_distance: int = 0) -> None:
-        """Register a user with a new random key.
+        """Register a user, whose id is kept in Unicode's NFC, with a new random key.
 
-        Args:
-            user: id of the user; kept in Unicode's NFC.
-            minimum_distance: bits in which the key must differ from every other, so that users cannot be confused.
+        So many bits at least are to differ from every other key, so that users cannot be confused.
 
         Raises:
             FingerprintError: a user of that id or of one that looks like it is registered, or no such key can be found.
@@ -194,11 +191,7 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def read_registry(path: Path, fingerprint: Fingerprint | None = None) -> KeyRegistry:
-    """Read a registry; what is odd but harmless is warned of.
-
-    Args:
-        path: file that `write_registry` wrote.
-        fingerprint: what it is to be used with; None does not check.
+    """Read a registry, to be used with a fingerprint where one is given; what is odd but harmless is warned of.
 
     Raises:
         FingerprintError: no such file, damaged or changed since it was written, a name in it twice, keys of another
@@ -316,8 +309,7 @@ def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check:
         raise FingerprintError(
             f"found no registry {path}; check the name, or begin one for a fingerprint with --fingerprint FILE"
         )
-    with os.fdopen(os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path.with_name(f".{path.name}.lock"), mode=0o600):
         remove_partials(path.parent, path.name)
         if fingerprint is not None and not path.exists():
             registry = KeyRegistry(fingerprint.bits, {}, fingerprint.id, fingerprint.generator_name)

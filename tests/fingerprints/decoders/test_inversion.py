@@ -159,7 +159,7 @@ def test_a_simulated_attack_meets_every_synthesis(generator, fingerprint, marked
 
     run = decoder(generator, fingerprint, attack=attack, steps=3, draws=2, starts=2)
     run.decode(marked[0] * 0.9)
-    assert len(seen) == 2 * (3 + 1)  # the last pair judges the result
+    assert len(seen) == 2 * (3 + 1)  # the last pair is of the result
     assert len({tuple(seeds.tolist()) for seeds in seen[:6]}) == 6
 
 
