@@ -14,14 +14,10 @@ from torchmetrics import MeanMetric
 
 from lightning_modules.attacks import image_seeds, make_attack, make_attacks
 from lightning_modules.common.images import eight_bit
-from lightning_modules.evaluation.fingerprint import (
-    FingerprintEvaluation,
-    check_reals,
-    load_other,
-    make_scores,
-)
+from lightning_modules.evaluation.fingerprint import FingerprintEvaluation, check_reals, load_other, make_scores
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.build import build_decoder, build_network, calibrate_network, take_network
+from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
 from lightning_modules.fingerprints.decoders.registry import DECODERS, check_decoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
@@ -95,7 +91,7 @@ class LatentFingerprint(pl.LightningModule):
         groups = {"key": asdict(self.key), "training": asdict(self.training_settings)}
         groups |= {"decoder": asdict(self.decoder), "test": asdict(self.test_settings)}
         self.save_hyperparameters({**named, **groups, "stream_seed": stream_seed})
-        self.generator_name, self.kind, self.given_options, self.file = generator, kind, options, fingerprint
+        self.generator_name, self.given_options, self.file = generator, options, fingerprint
         self.stream_seed = stream_seed
         # in a tuple, so that neither checkpoints nor optimisers see a network that is never trained
         self._frozen = (load_generator(generator, kind, **(options or {})),)
@@ -112,7 +108,7 @@ class LatentFingerprint(pl.LightningModule):
         make_attacks(self.test_settings.attacks or [])  # an unknown name is an error now, not after the training
         self.results: dict[str, Estimate] = {}
         self.rows: list[dict[str, Any]] = []
-        self.network = build_network(self.key, self.training_settings, self.generator, self.fingerprint)
+        self.network = self._made_network()
         self.val_scores = torch.nn.ModuleDict({name: MeanMetric() for name in ("clean", "attacked")})
 
     @property
@@ -126,12 +122,9 @@ class LatentFingerprint(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **changes: Any) -> LatentFingerprint:
-        """As Lightning's; a checkpoint of an older version has its settings translated.
-
-        A setting of a group is changed with the whole group.
-        """
+        """As Lightning's, also for checkpoints of an older version; a setting is changed with its whole group."""
         stored = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
-        settings = current_hyper_parameters(stored["hyper_parameters"])
+        settings = current_hyper_parameters(stored.get("hyper_parameters", {}))
         module: LatentFingerprint = super().load_from_checkpoint(checkpoint_path, *args, **{**settings, **changes})
         return module
 
@@ -144,7 +137,7 @@ class LatentFingerprint(pl.LightningModule):
         """
         self._require_file()
         self.generator.to(self.device)
-        self._check_reals()  # what the test alone needs is looked at before the training, not after
+        check_reals(self._data, self.generator.image_size)  # what the test alone needs is looked at before the training
         other = self.test_settings.other_generator
         if other is not None and "other_generator" in getattr(self._data, "test_parts", list)():
             load_other(other, self.generator.image_size)
@@ -155,31 +148,23 @@ class LatentFingerprint(pl.LightningModule):
         if self.fingerprint is None:
             self.fingerprint = self._fitted(bank)
         self.fingerprint = self.fingerprint.to(self.device)
-        self.training_stream = MarkedImages(
-            self.generator, self.fingerprint, self.stream_seed, bank if len(bank) else None
-        )
+        banked = bank if len(bank) else None
+        self.training_stream = MarkedImages(self.generator, self.fingerprint, self.stream_seed, banked)
         if self.trainer.is_global_zero:
-            folder = Path(self.trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_fingerprint(self.fingerprint, folder / "fingerprint.safetensors")
+            write_fingerprint(self.fingerprint, Path(self.trainer.default_root_dir) / "fingerprint.safetensors")
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and half a cosine."""
-        optimiser = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self.training_settings.learning_rate,
-            weight_decay=self.training_settings.weight_decay,
-        )
+        rate, decay = self.training_settings.learning_rate, self.training_settings.weight_decay
+        optimiser = torch.optim.AdamW(self.network.parameters(), lr=rate, weight_decay=decay)
         schedule = warmup_cosine(optimiser, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of the bits and squared error of alpha, on marked and attacked images."""
         marked, images = self._marked(batch, self.training_stream)
-        progress = self.global_step / max(
-            1.0, self.training_settings.curriculum * self.trainer.estimated_stepping_batches
-        )
-        attack = self.attack.at_strength(min(1.0, progress))
+        growing = self.training_settings.curriculum * self.trainer.estimated_stepping_batches  # steps
+        attack = self.attack.at_strength(min(1.0, self.global_step / max(1.0, growing)))
         with torch.no_grad():
             images = attack.differentiable(images, image_seeds(self.stream_seed, batch["sample"]))
         logits, alpha = self.network(images)
@@ -219,18 +204,13 @@ class LatentFingerprint(pl.LightningModule):
         Raises:
             ValueError: Nothing to read keys with, or settings that do not fit each other.
         """
-        data, asked = self._data, self.test_settings
-        self.parts: list[str] = data.test_parts()
-        self._check_reals()
-        marked, negatives = data.hparams["test_images"], data.hparams["negative_images"]
+        asked, sizes = self.test_settings, self._data.hparams
+        self.parts: list[str] = self._data.test_parts()
+        check_reals(self._data, self.generator.image_size)
+        marked, negatives = sizes["test_images"], sizes["negative_images"]
+        other = asked.other_generator if "other_generator" in self.parts else None
         self.evaluation = FingerprintEvaluation(
-            self._fresh(),
-            self.key_decoder(),
-            asked.attacks or [],
-            asked.other_generator if "other_generator" in self.parts else None,
-            self.stream_seed,
-            negatives,
-            marked,
+            self._fresh(), self.key_decoder(), asked.attacks or [], other, self.stream_seed, negatives, marked
         )
         self.scores = make_scores(asked, self.evaluation, self.parts, min(marked, negatives // 2)).to(self.device)
         self.rows = []
@@ -266,11 +246,7 @@ class LatentFingerprint(pl.LightningModule):
             ValueError: Nothing to read keys with: no trained network for a decoder that needs one.
         """
         fingerprint = self._require_fingerprint()
-
-        def again() -> Any:
-            return load_generator(self.generator_name, self.kind, **(self.options or {}))
-
-        return build_decoder(self.decoder, self.generator, again, self.options, fingerprint, self.network, self.device)
+        return build_decoder(self.decoder, self.generator, self.options, fingerprint, self.network, self.device)
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -297,9 +273,10 @@ class LatentFingerprint(pl.LightningModule):
         self.fingerprint = carried
         self.options = take_noise(self.generator, self.fingerprint, self.given_options)
         if unsized:  # the network was made before its fingerprint was known
-            self.network = build_network(self.key, self.training_settings, self.generator, self.fingerprint).to(
-                self.device
-            )
+            self.network = self._made_network().to(self.device)
+
+    def _made_network(self) -> KeyNetwork:
+        return build_network(self.key, self.training_settings, self.generator, self.fingerprint)
 
     def _marked(self, batch: dict[str, Tensor], stream: MarkedImages) -> tuple[MarkedBatch, Tensor]:
         """Marked samples and their images as 8-bit files hold them."""
@@ -333,11 +310,6 @@ class LatentFingerprint(pl.LightningModule):
     def _require_file(self) -> None:
         if self.file is not None and self.fingerprint is None:
             self._read(Path(self.file))  # it was not there before, and its absence is an error now
-
-    def _check_reals(self) -> None:
-        reals = getattr(self._data, "reals", None)
-        if reals is not None:
-            check_reals(reals[0]["image"], self.generator.image_size)
 
     def _read(self, path: Path) -> None:
         self.fingerprint = read_fingerprint(path, content_hash(self.generator.state_dict()))

@@ -138,13 +138,9 @@ class FingerprintEvaluation:
 def make_scores(
     settings: TestSettings, evaluation: FingerprintEvaluation, parts: Sequence[str], equal: int
 ) -> FingerprintScores:
-    """The metrics of an evaluation.
+    """The metrics of an evaluation; without unmarked and real parts there is no Frechet distance.
 
-    Args:
-        settings: of the test.
-        evaluation: what it measures.
-        parts: kinds of images that the data brings; without unmarked and real ones there is no Frechet distance.
-        equal: images of each set that enter a Frechet distance.
+    So many images of each set, an `equal` number, enter a Frechet distance.
     """
     features = settings.features if {"unmarked", "real"} <= set(parts) else None
     loss = settings.perceptual
@@ -153,13 +149,16 @@ def make_scores(
     return FingerprintScores(bits, evaluation.names, features, perceptual, equal)
 
 
-def check_reals(real: Tensor, size: int) -> None:
-    """Refuse reals, of which one `(3, H, W)` is given, of another size than the generator's images.
+def check_reals(data: Any, size: int) -> None:
+    """Refuse a datamodule whose reals, if it has any, have not `size` pixels on both sides.
 
     Raises:
-        ValueError: it has not `size` pixels on both sides.
+        ValueError: they have another size.
     """
-    height, width = real.shape[1:]
+    reals = getattr(data, "reals", None)
+    if reals is None:
+        return
+    height, width = reals[0]["image"].shape[1:]
     if (height, width) != (size, size):
         raise ValueError(
             f"found reals of {height}x{width} px, expected {size}x{size} px as the generator's images; choose reals "
@@ -168,14 +167,10 @@ def check_reals(real: Tensor, size: int) -> None:
 
 
 def load_other(name: str, size: int) -> Generator:
-    """Load the generator of the negatives from elsewhere.
-
-    Args:
-        name: path of a checkpoint or bundled name.
-        size: pixels on a side that its images must have.
+    """Load the generator of the negatives from elsewhere, by the path of a checkpoint or a bundled name.
 
     Raises:
-        ValueError: no such generator, or images of another size.
+        ValueError: no such generator, or images that have not `size` pixels on a side.
     """
     other: Generator = load_named(name, "auto", {})
     if other.image_size != size:

@@ -94,14 +94,9 @@ class Fingerprint:
         return latents - (latents - self.mean) @ axes.T @ axes
 
     def embed(self, latents: Tensor, keys: Tensor) -> Tensor:
-        """Set keys in latents, whose own part along the key axes is dropped; differentiable in both.
+        """Set keys in latents `(n, d)`, whose own part along the key axes is dropped; differentiable in both.
 
-        Args:
-            latents: `(n, d)`.
-            keys: `(n, m)` or `(1, m)`: bool, or numbers in [0, 1] while a key is being searched for.
-
-        Returns:
-            Latents `(n, d)`.
+        Keys are `(n, m)` or `(1, m)`: bool, or numbers in [0, 1] while a key is being searched for.
 
         Raises:
             ValueError: latents or keys of another width.
@@ -118,13 +113,9 @@ class Fingerprint:
         return self.sigma * (keys - self.centre) @ self.key_axes.sum(dim=0)
 
     def gaussian_latents(self, normals: Tensor) -> Tensor:
-        """Latents of the Gaussian prior without key, `alpha ~ N(0, s^2)` along the axes outside the key.
+        """Latents `(n, d)` of the Gaussian prior without key, `alpha ~ N(0, s^2)` along the axes outside the key.
 
-        Args:
-            normals: independent standard normal values `(n, d)`, as `standard_normal_latents` draws them.
-
-        Returns:
-            Latents `(n, d)`.
+        They follow from independent standard normal values `(n, d)`, as `standard_normal_latents` draws them.
         """
         along = normals @ self.other_axes.T  # standard normal coordinates, for orthonormal axes
         kept = along @ self.other_axes

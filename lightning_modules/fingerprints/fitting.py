@@ -29,11 +29,19 @@ def sample_bank(generator: Any, size: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def fit_fingerprint(generator: Any, name: str, key: KeySettings, seed: int, banked: Tensor) -> Fingerprint:
-    """Fit a fingerprint to latents of a generator that was loaded by `name`; those of `sample_bank` are given."""
+    """Fit a fingerprint to latents of a generator that was loaded by `name`; those `banked` are not sampled again."""
 
     def natural() -> Iterator[Tensor]:  # anew for each pass over the latents
-        return natural_latents(generator, key.fit_latents, seed, banked)
+        for start in range(0, key.fit_latents, FIT_BATCH):
+            stop = min(start + FIT_BATCH, key.fit_latents)
+            if stop <= len(banked):
+                yield banked[start:stop]
+            else:
+                yield generator.sample_latents(stop - start, seed + 1, start)
 
+    # of one of the hub with the commit, since its main branch may move
+    pinned = getattr(generator, "origin", {}).get("hub")
+    reproducible_name = str(pinned) if pinned is not None and hub_name(name) is not None else name
     channels = getattr(generator, "latent_shape", (1,))[0]
     return make_fingerprint(
         place_key(natural, generator.latent_dim, key.bits, key.shift, key.layout, channels),
@@ -41,29 +49,13 @@ def fit_fingerprint(generator: Any, name: str, key: KeySettings, seed: int, bank
         key.shift,
         key.layout,
         content_hash(generator.state_dict()),
-        _reproducible_name(name, generator),
+        reproducible_name,
         key.latent_prior,
         str(getattr(generator, "noise", "")),
         KEPT_AXES,
         key.centred,
         getattr(generator, "sampling", {}),
     )
-
-
-def _reproducible_name(name: str, generator: Any) -> str:
-    """The name a generator is loaded by; of one of the hub with the commit, since its main branch may move."""
-    pinned = getattr(generator, "origin", {}).get("hub")
-    return str(pinned) if pinned is not None and hub_name(name) is not None else name
-
-
-def natural_latents(generator: Any, fitted: int, seed: int, banked: Tensor) -> Iterator[Tensor]:
-    """Latents that the axes are fitted to, in batches; those of the bank are not sampled again."""
-    for start in range(0, fitted, FIT_BATCH):
-        stop = min(start + FIT_BATCH, fitted)
-        if stop <= len(banked):
-            yield banked[start:stop]
-        else:
-            yield generator.sample_latents(stop - start, seed + 1, start)
 
 
 def checkpoint_fingerprint(checkpoint: Mapping[str, Any], generator: Any, name: str) -> Fingerprint:

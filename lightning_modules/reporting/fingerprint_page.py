@@ -61,19 +61,18 @@ _CURVES = {
 
 @dataclass(frozen=True)
 class FingerprintResults:
-    """What the page shows. No part of it holds a key.
+    """What the page shows; no part of it holds a key.
 
     Attributes:
         results: Metrics by name, `test/<attack>/...`, `test/negatives/<kind>/...`, `test/quality/...`; any may be
             missing, and is left out of the page.
         attacks: Names of the attacks in the order shown, `clean` first.
         examples: Unmarked and marked images of one latent each.
-        settings: Hyper-parameters of the module.
+        settings: Hyper-parameters of the module, by dotted name.
         fingerprint: What is public of it: `bits`, `shift`, `sigma`, `centred`, `layout`, `latent_prior`,
             `generator_name`.
         data: What the data say of themselves, by name.
-        decoder: Name of what read the keys.
-        loss: Name of what it minimised.
+        decoder: What read the keys; `loss` is what it minimised.
         training: How far the training had come; None where that is not known.
     """
 

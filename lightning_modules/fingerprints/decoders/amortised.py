@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder
 from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
 
 
@@ -20,7 +18,7 @@ class AmortisedSettings:
     batch: int = 256
 
 
-class AmortisedDecoder:
+class AmortisedDecoder(NamedDecoder):
     """Decodes keys by a trained network.
 
     Args:
@@ -28,10 +26,8 @@ class AmortisedDecoder:
         batch: images computed together.
     """
 
-    settings_class: ClassVar[type] = AmortisedSettings
-    preset: ClassVar[Mapping[str, Any]] = {}
-    needs_network: ClassVar[bool] = True
-    simulates_attacks: ClassVar[bool] = False
+    settings_class = AmortisedSettings
+    needs_network = True
 
     def __init__(self, network: KeyNetwork, batch: int = 256) -> None:
         self.network = network.eval()

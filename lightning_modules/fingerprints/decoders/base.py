@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ class DecoderParts:
     attack: SimulatedAttack | None = None
 
 
-class NamedDecoder(KeyDecoder, Protocol):
+class NamedDecoder(ABC):
     """A decoder that settings can name (`registry.DECODERS`).
 
     Attributes:
@@ -86,27 +87,26 @@ class NamedDecoder(KeyDecoder, Protocol):
     """
 
     settings_class: ClassVar[type]
-    preset: ClassVar[Mapping[str, Any]]
-    needs_network: ClassVar[bool]
-    simulates_attacks: ClassVar[bool]
+    preset: ClassVar[Mapping[str, Any]] = {}
+    needs_network: ClassVar[bool] = False
+    simulates_attacks: ClassVar[bool] = False
 
     @classmethod
+    @abstractmethod
     def build(cls, parts: DecoderParts, settings: Any) -> KeyDecoder:
         """Make the decoder from its parts and an instance of `settings_class`."""
-        ...
+
+    @abstractmethod
+    def decode(self, images: Tensor) -> KeyEstimate:
+        """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
 
 
 class CachedDecoder:
     """Decodes batch by batch and keeps each answer under the content of its images.
 
-    An answer is found again whatever order or command asks for it, as long as images, decoder and their settings are
-    the same. Files hold decoded keys, so the folder can be read by its owner alone.
-
-    Args:
-        decoder: what decodes.
-        folder: where answers are kept; made if absent.
-        identity: all that the answers depend on beside the images: decoder, settings, generator, fingerprint.
-        batch: images of one file.
+    An answer is found again whatever order or command asks for it, as long as images, decoder and `identity` are the
+    same: all that answers depend on beside the images. Files hold decoded keys, so the folder can be read by its owner
+    alone; each has the answers of one `batch`.
     """
 
     def __init__(self, decoder: KeyDecoder, folder: Path, identity: str, batch: int = 16) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,7 @@ def build_network(
 
 
 def take_network(network: KeyNetwork, checkpoint: Path) -> None:
-    """Begin with the network of another training.
-
-    Args:
-        network: what takes its weights.
-        checkpoint: file that a training of LatentFingerprint left.
+    """Begin with the network of another training of LatentFingerprint, which left the checkpoint.
 
     Raises:
         FileNotFoundError: no such file.
@@ -64,9 +61,7 @@ def take_network(network: KeyNetwork, checkpoint: Path) -> None:
 def calibrate_network(network: KeyNetwork, answers: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """Calibrate a network on the validation images of all processes.
 
-    Args:
-        network: the network.
-        answers: for each batch of this process logits `(n, m)`, keys `(n, m)` and errors of alpha `(n, k)`.
+    Each batch of this process gave logits `(n, m)`, keys `(n, m)` and errors of alpha `(n, k)`.
     """
     logits, keys, errors = (torch.cat(part) for part in zip(*answers, strict=True))
     network.calibrate(*(gather_tensors(part) for part in (logits, keys, errors)))
@@ -75,7 +70,6 @@ def calibrate_network(network: KeyNetwork, answers: Sequence[tuple[Tensor, Tenso
 def build_decoder(
     settings: DecoderSettings,
     generator: Any,
-    reload: Callable[[], Any],
     options: Mapping[str, Any] | None,
     fingerprint: Fingerprint,
     network: KeyNetwork,
@@ -83,17 +77,11 @@ def build_decoder(
 ) -> KeyDecoder:
     """Make the decoder for test and predict; one that caches its answers where `settings.cache` names a folder.
 
-    Args:
-        settings: what to read keys with.
-        generator: the frozen generator.
-        reload: loads another copy of it, which reads keys where the settings name a noise: marked images keep theirs.
-        options: how it samples, the fingerprint's noise among them.
-        fingerprint: where keys lie.
-        network: the trained network.
-        device: where to decode.
+    `options` say how the generator samples. Where the settings name another noise, a copy of the generator reads keys:
+    marked images keep theirs.
     """
     if settings.noise is not None:
-        generator = reload()
+        generator = deepcopy(generator)
         generator.configure(noise=settings.noise)
     generator.to(device)
     loss = make_loss(**settings.image_loss).to(device)

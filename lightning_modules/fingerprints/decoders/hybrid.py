@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
-from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyDecoder, KeyEstimate
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyDecoder, KeyEstimate, NamedDecoder
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, InversionSettings
 from lightning_modules.fingerprints.decoders.least_squares import (
     LeastSquaresDecoder,
@@ -33,27 +33,17 @@ class StartDecoder(Protocol):
         ...
 
 
-class HybridDecoder:
+class HybridDecoder(NamedDecoder):
     """Searches by least squares from a start and keeps whichever explains the image better.
 
-    One loss ranks both answers as a saved image would show them: their alpha with their bits, synthesised.
-
-    Args:
-        start: what gives the start: a trained network, or a descent.
-        search: least squares in `space`.
-        space: what it searches.
-        generator: the frozen generator.
-        fingerprint: its fingerprint, on its device.
-        loss: ranks both answers.
-        alpha_error: variance of the start's alpha `(k,)`, where it is known from images that the start was measured
-            on: the search then takes the start's bits and alpha for what is known beforehand.
-        batch: images synthesised together.
+    One loss ranks both answers as a saved image would show them: their alpha with their bits, synthesised. With
+    `alpha_error`, the variance `(k,)` of the start's alpha as measured on other images, the search takes the start's
+    bits and alpha for what is known beforehand.
     """
 
-    settings_class: ClassVar[type] = LeastSquaresSettings
+    settings_class = LeastSquaresSettings
     preset: ClassVar[Mapping[str, Any]] = {"iterations": 10, "tolerance": 1e-2, "stop_log_odds": 100.0}
-    needs_network: ClassVar[bool] = True
-    simulates_attacks: ClassVar[bool] = False
+    needs_network = True
 
     def __init__(
         self,
@@ -109,27 +99,17 @@ class HybridDecoder:
         return fingerprint.embed(latents, bits)
 
 
-class RestartedDecoder:
+class RestartedDecoder(NamedDecoder):
     """Searches by least squares from every restart that a short descent leaves, and keeps the one of least residual.
 
     A descent of few steps tells good restarts from bad ones badly, and the best of them often leads to a wrong valley;
-    the residual that least squares leave tells far better.
-
-    Args:
-        descent: a whitened inversion.
-        search: least squares from its restarts.
-        generator: the frozen generator.
-        fingerprint: its fingerprint, on its device.
-        loss: of the answer, for the estimate.
-        batch: images synthesised together.
+    the residual that least squares leave tells far better. The loss is that of the estimate.
     """
 
-    settings_class: ClassVar[type] = LeastSquaresSettings
+    settings_class = LeastSquaresSettings
     preset: ClassVar[Mapping[str, Any]] = dict(
         iterations=15, survivors=((2, 6), (5, 3)), tolerance=1e-3, stop_log_odds=1000.0
     )
-    needs_network: ClassVar[bool] = False
-    simulates_attacks: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -163,12 +143,7 @@ class RestartedDecoder:
 
 
 class EncoderStarts:
-    """The starts that a generator's own encoder gives: its latents of the images.
-
-    Args:
-        generator: a generator with `encode`.
-        fingerprint: its fingerprint, on its device.
-    """
+    """The starts that a generator's own `encode` gives: its latents of the images."""
 
     def __init__(self, generator: Generator, fingerprint: Fingerprint) -> None:
         self.generator, self.fingerprint = generator, fingerprint

@@ -6,17 +6,16 @@ still in the race are computed. The target's features are computed once, the gen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, SimulatedAttack
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder, SimulatedAttack
 from lightning_modules.fingerprints.decoders.losses import ImageLoss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 
@@ -88,7 +87,7 @@ class Rows:
 ROW_TENSORS = ("image", "values", "first", "second", "loss", "best", "waited")
 
 
-class InversionDecoder:
+class InversionDecoder(NamedDecoder):
     """Decodes keys by optimisation, restarts chosen by their loss alone.
 
     Args:
@@ -99,10 +98,8 @@ class InversionDecoder:
         attack: post-processing to simulate on what is synthesised, where the attributor knows or guesses it.
     """
 
-    settings_class: ClassVar[type] = InversionSettings
-    preset: ClassVar[Mapping[str, Any]] = {}
-    needs_network: ClassVar[bool] = False
-    simulates_attacks: ClassVar[bool] = True
+    settings_class = InversionSettings
+    simulates_attacks = True
 
     def __init__(
         self,

@@ -171,14 +171,9 @@ class LeastSquaresDecoder:
     def _search(
         self, images: Tensor, values: Tensor, centre: Tensor, weight: Tensor, odds: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Search from all starts of some images, and choose.
+        """Search from all starts `(n s, k + m)` of images `(n, 3, H, W)`, image by image, and choose.
 
-        Args:
-            images: `(n, 3, H, W)`.
-            values: starts `(n s, k + m)`, those of one image one after the other.
-            centre: what is known of them beforehand `(n s, k + m)`.
-            weight: how surely `(n s, k + m)`.
-            odds: log odds of the bits `(n s, m)`.
+        What is known of the values beforehand has a centre and a weight `(n s, k + m)`, that of the bits `odds`.
 
         Returns:
             Values found `(n, k + m)`, evidence of the bits `(n, m)` and mean squared residual `(n,)`.
@@ -321,16 +316,11 @@ DRAWS = 256
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A smooth map to images and the spread of what is put into it.
+    """A smooth map of latents `(n, d)` to images and the spread of what is put into it.
 
     A vector-quantised decoder is piecewise constant, so no search can follow its slopes; the decoder behind the
     quantisation is smooth. A key is then looked for in the codes, which are latent plus quantisation error, and the
-    deviation of each coordinate grows by that error's.
-
-    Attributes:
-        synthesize: `(n, d)` to images `(n, 3, H, W)`.
-        fingerprint: the fingerprint, with deviations of this space.
-        widening: `(k,)`, its deviations over the latents'.
+    deviation of each coordinate grows by that error's, by the factors `widening` `(k,)`.
     """
 
     synthesize: Callable[[Tensor], Tensor]

@@ -291,12 +291,8 @@ def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check:
 
     Processes that change one registry at once take turns, so that none overwrites what another added: the whole change
     is made under a lock on the file `.<name>.lock` beside it. The system frees that lock when its holder ends, however
-    it ends; the empty file stays.
-
-    Args:
-        path: the registry.
-        fingerprint: what its keys are for, and what a registry that is not there yet is begun for.
-        check: whether its checksum must fit; without, the registry is taken as it is and gets a new one.
+    it ends; the empty file stays. A registry that is not there yet is begun for the fingerprint. Without `check` its
+    checksum need not fit, and it gets a new one.
 
     Raises:
         FingerprintError: as `read_registry`; no such folder; or no registry and no fingerprint to begin one for.

@@ -35,16 +35,13 @@ def family_p_value(p_value: float, users: int) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What decoded bits say about a registry.
+    """What decoded bits say about a registry, at the false-positive rate that it keeps to.
 
     Attributes:
         user: the best matching user where the match is convincing, else None: no verdict.
         best_user: the best matching user in any case; None for an empty registry.
-        matching_bits: bits that match that user's key.
-        bits: length of the key.
         p_value: chance of so good a match with that user's key alone.
         family_p_value: chance of so good a match with any user's key, by Bonferroni.
-        false_positive_rate: the rate the verdict keeps to.
     """
 
     user: str | None
@@ -66,9 +63,6 @@ def attribute(bits: Tensor, names: Sequence[str], keys: Tensor, false_positive_r
         names: the n users.
         keys: their keys, bool `(n, m)`.
         false_positive_rate: largest chance, over all users together, of naming anybody for an image without key.
-
-    Returns:
-        The verdict.
 
     Raises:
         ValueError: keys of another length, or a rate outside (0, 1).
