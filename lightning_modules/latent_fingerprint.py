@@ -16,11 +16,15 @@ from lightning_modules.attacks import image_seeds, make_attack, make_attacks
 from lightning_modules.common.images import eight_bit
 from lightning_modules.evaluation.fingerprint import FingerprintEvaluation, check_reals, load_other, make_scores
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
-from lightning_modules.fingerprints.decoders.build import build_decoder, build_network, calibrate_network, take_network
-from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
-from lightning_modules.fingerprints.decoders.registry import DECODERS, check_decoder
+from lightning_modules.fingerprints.decoders.key_network import (
+    KeyNetwork,
+    build_network,
+    calibrate_network,
+    take_network,
+)
+from lightning_modules.fingerprints.decoders.registry import DECODERS, build_decoder, check_decoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
+from lightning_modules.fingerprints.fingerprint_file import read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.fitting import checkpoint_fingerprint, fit_fingerprint, sample_bank
 from lightning_modules.fingerprints.layouts import check_layout
 from lightning_modules.fingerprints.marked_generator import take_noise
@@ -264,13 +268,8 @@ class LatentFingerprint(pl.LightningModule):
                 than the file that the settings name.
         """
         unsized = self.fingerprint is None and self.file is not None
-        carried = checkpoint_fingerprint(checkpoint, self.generator, self.generator_name)
-        if self.fingerprint is not None and self.file and self.fingerprint.id != carried.id:
-            raise FingerprintError(
-                f"found the fingerprint {self.fingerprint.id[:12]} in {self.file}, expected that of "
-                f"the checkpoint, {carried.id[:12]}; leave out the file, or begin a new training with it"
-            )
-        self.fingerprint = carried
+        read = None if self.file is None else self.fingerprint
+        self.fingerprint = checkpoint_fingerprint(checkpoint, self.generator, self.generator_name, read, self.file)
         self.options = take_noise(self.generator, self.fingerprint, self.given_options)
         if unsized:  # the network was made before its fingerprint was known
             self.network = self._made_network().to(self.device)

@@ -58,11 +58,13 @@ def fit_fingerprint(generator: Any, name: str, key: KeySettings, seed: int, bank
     )
 
 
-def checkpoint_fingerprint(checkpoint: Mapping[str, Any], generator: Any, name: str) -> Fingerprint:
-    """The fingerprint that a checkpoint of LatentFingerprint carries, if it belongs to the generator of that name.
+def checkpoint_fingerprint(
+    checkpoint: Mapping[str, Any], generator: Any, name: str, read: Fingerprint | None = None, file: str | None = None
+) -> Fingerprint:
+    """The fingerprint that a checkpoint carries, if it belongs to the generator and is that of the file, if any.
 
     Raises:
-        FingerprintError: as `stored_fingerprint`, or a fingerprint of another generator.
+        FingerprintError: as `stored_fingerprint`, a fingerprint of another generator, or another than the file's.
     """
     fingerprint = stored_fingerprint(checkpoint)
     found = content_hash(generator.state_dict())
@@ -71,6 +73,11 @@ def checkpoint_fingerprint(checkpoint: Mapping[str, Any], generator: Any, name: 
             f"found the generator {name} with hash {found[:12]}, expected that of the checkpoint's fingerprint, "
             f"{fingerprint.generator[:12]} ({fingerprint.generator_name}); name the generator that the fingerprint "
             "was made for"
+        )
+    if read is not None and read.id != fingerprint.id:
+        raise FingerprintError(
+            f"found the fingerprint {read.id[:12]} in {file}, expected that of the checkpoint, {fingerprint.id[:12]}; "
+            "leave out the file, or begin a new training with it"
         )
     return fingerprint
 

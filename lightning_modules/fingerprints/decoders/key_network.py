@@ -1,15 +1,21 @@
-"""The network that reads keys, and its calibration."""
+"""The network that reads keys: how it is made for a fingerprint, what it begins with, its calibration."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.common.distributed import gather_tensors
+from lightning_modules.common.weights import read_state_dict
+from lightning_modules.fingerprints.fingerprint import Fingerprint
+from lightning_modules.fingerprints.fitting import axes_outside
+from lightning_modules.fingerprints.settings import KeySettings, TrainingSettings
 from lightning_modules.networks import SourceNetwork
 
 
@@ -104,3 +110,46 @@ def fit_temperature(logits: Tensor, keys: Tensor) -> float:
         a, b = high - golden * (high - low), low + golden * (high - low)
         low, high = (low, b) if entropy(a) < entropy(b) else (a, high)
     return float(torch.exp(torch.tensor((low + high) / 2.0)))
+
+
+def build_network(
+    key: KeySettings, training: TrainingSettings, generator: Any, fingerprint: Fingerprint | None
+) -> KeyNetwork:
+    """Make the network for a fingerprint, or for the one that the settings ask for."""
+    bits = key.bits if fingerprint is None else fingerprint.bits
+    # before a checkpoint brings its fingerprint the settings may ask for more bits than there are axes
+    axes = max(0, axes_outside(generator, key, fingerprint))
+    return KeyNetwork(bits, axes, training.backbone, training.stem, training.weights, generator.image_size)
+
+
+def take_network(network: KeyNetwork, checkpoint: Path) -> None:
+    """Begin with the network of another training of LatentFingerprint, which left the checkpoint.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not readable, no network in it, or one of another form: keys, axes or backbone differ.
+    """
+    if not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"found no file {checkpoint}, expected a checkpoint of a training to start with; check `training.start`"
+        )
+    state = read_state_dict(checkpoint, ("network",))
+    stored = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+    own = network.state_dict()
+    for name, value in own.items():
+        found = tuple(stored[name].shape) if name in stored else None
+        if found != tuple(value.shape):
+            raise ValueError(
+                f"{checkpoint}: found {name} of shape {found}, expected {tuple(value.shape)}; begin with a network of "
+                "the same bits, axes, backbone and stem, or anew with --model.init_args.training.start null"
+            )
+    network.load_state_dict({name: stored[name] for name in own})
+
+
+def calibrate_network(network: KeyNetwork, answers: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Calibrate a network on the validation images of all processes.
+
+    Each batch of this process gave logits `(n, m)`, keys `(n, m)` and errors of alpha `(n, k)`.
+    """
+    logits, keys, errors = (torch.cat(part) for part in zip(*answers, strict=True))
+    network.calibrate(*(gather_tensors(part) for part in (logits, keys, errors)))

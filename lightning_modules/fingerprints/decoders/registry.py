@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from copy import deepcopy
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from lightning_modules.attacks import make_attack
 from lightning_modules.common.tables import Table, check_name
-from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyDecoder
+from lightning_modules.fingerprints.decoders.base import CachedDecoder, DecoderParts, KeyDecoder
+from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
+from lightning_modules.fingerprints.decoders.losses import make_loss
+from lightning_modules.fingerprints.fingerprint import Fingerprint
+from lightning_modules.fingerprints.settings import DecoderSettings
+from lightning_modules.generators.checkpoints.own_file import content_hash
 
 _HERE = "lightning_modules.fingerprints.decoders"
 DECODERS = Table(
@@ -53,3 +63,38 @@ def make_decoder(name: str, parts: DecoderParts, options: Mapping[str, Any] | No
         settings["survivors"] = tuple((int(step), int(starts)) for step, starts in settings["survivors"])
     decoder: KeyDecoder = kind.build(parts, kind.settings_class(**settings))
     return decoder
+
+
+def build_decoder(
+    settings: DecoderSettings,
+    generator: Any,
+    options: Mapping[str, Any] | None,
+    fingerprint: Fingerprint,
+    network: KeyNetwork,
+    device: torch.device,
+) -> KeyDecoder:
+    """Make the decoder for test and predict; one that caches its answers where `settings.cache` names a folder.
+
+    `options` say how the generator samples. Where the settings name another noise, a copy of the generator reads keys:
+    marked images keep theirs.
+    """
+    if settings.noise is not None:
+        generator = deepcopy(generator)
+        generator.configure(noise=settings.noise)
+    generator.to(device)
+    loss = make_loss(**settings.image_loss).to(device)
+    simulated = None if settings.simulate is None else make_attack(settings.simulate).differentiable
+    parts = DecoderParts(generator, fingerprint.to(device), network, loss, simulated)
+    decoder = make_decoder(settings.name, parts, settings.options)
+    if settings.cache is None:
+        return decoder
+    identity = repr(
+        [
+            content_hash(network.state_dict()),
+            replace(settings, cache=None),
+            DECODERS.load(settings.name).preset,
+            options,  # a StyleGAN2 renders with their noise
+            fingerprint.id,
+        ]
+    )
+    return CachedDecoder(decoder, Path(settings.cache), identity)

@@ -208,5 +208,5 @@ def test_an_unknown_parameter_ends_the_sweep_before_it_starts_and_names_the_near
     )
     with pytest.raises(SystemExit):
         evaluate.main(["sweep", "--config", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out")])
-    assert "evaluate.py sweep: error: unknown key 'sigmaa': did you mean sigma?" in capsys.readouterr().err
+    assert "evaluate.py sweep: error: unknown key 'sigmaa': did you mean key.sigma?" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
