@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ PRESETS = {
 """What each preset is (section 4 of the paper)."""
 
 
-@cache
 def preset_specs() -> dict[str, dict[str, Spec]]:
     """The attacks of every preset by kind, and last the mixture of them all."""
     kinds = {kind: ATTACKS.load(kind).presets for kind in ATTACKS}
@@ -48,7 +46,6 @@ def preset_specs() -> dict[str, dict[str, Spec]]:
     return specs
 
 
-@cache
 def curves() -> dict[str, Curve]:
     """The robustness curves by kind of attack, in the order shown."""
     found = {kind: ATTACKS.load(kind).curve for kind in ATTACKS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,11 +11,11 @@ from smooth_generator import BITS, Smooth, smooth_fingerprint
 from lightning_modules.common.images import to_uint8
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
-from lightning_modules.fingerprints.decoders.base import DecoderParts
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder
 from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, HybridDecoder, RestartedDecoder
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder
 from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
-from lightning_modules.fingerprints.decoders.losses import make_loss
+from lightning_modules.fingerprints.decoders.losses import LOSSES, ImageLoss, make_loss
 from lightning_modules.fingerprints.decoders.registry import DECODERS, check_decoder, make_decoder
 
 SHORT = {"amortised": {"batch": 2}, "hybrid": {}, "inversion": {}, "paper": {"starts": 6, "steps": 150}}
@@ -159,3 +159,39 @@ def test_the_network_alone_never_asks_the_generator(network):
     decoder = build("amortised", generator, network)
     generator.synthesize = None
     assert torch.isnan(decoder.decode(images).loss).all()
+
+
+@dataclass(frozen=True)
+class GuessSettings:
+    answer: float = 1.0
+
+
+class Guess(NamedDecoder):
+    """A decoder of another file, with all that belongs to it."""
+
+    settings_class = GuessSettings
+
+    def __init__(self, bits, answer):
+        self.bits, self.answer = bits, answer
+
+    @classmethod
+    def build(cls, parts, settings):
+        return cls(parts.fingerprint.bits, settings.answer)
+
+    def decode(self, images):
+        return KeyEstimate(torch.full((len(images), self.bits), self.answer), torch.zeros(len(images)))
+
+
+class Brightness(ImageLoss):
+    def features(self, images):
+        return [images.mean(dim=(1, 2, 3))[:, None]]
+
+
+def test_a_new_decoder_or_loss_is_a_class_and_a_line_of_its_table(monkeypatch, generator, network):
+    monkeypatch.setitem(DECODERS.members, "guess", f"{__name__}:Guess")
+    monkeypatch.setitem(LOSSES.members, "brightness", f"{__name__}:Brightness")
+    images = marked(generator)[2]
+    assert build("guess", generator, network, {"answer": -2.0}).decode(images).logits.unique().tolist() == [-2.0]
+    with pytest.raises(ValueError, match="option of the decoder guess 'anser'; did you mean answer"):
+        build("guess", generator, network, {"anser": -2.0})
+    assert make_loss("brightness")(images, images).tolist() == [0.0] * len(images)
