@@ -28,7 +28,7 @@ from lightning_modules.fingerprints.fingerprint_file import read_fingerprint, wr
 from lightning_modules.fingerprints.fitting import checkpoint_fingerprint, fit_fingerprint, sample_bank
 from lightning_modules.fingerprints.layouts import check_layout
 from lightning_modules.fingerprints.marked_generator import take_noise
-from lightning_modules.fingerprints.marked_images import MarkedBatch, MarkedImages
+from lightning_modules.fingerprints.marked_images import MarkedImages
 from lightning_modules.fingerprints.settings import (
     DecoderSettings,
     KeySettings,
@@ -166,7 +166,8 @@ class LatentFingerprint(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of the bits and squared error of alpha, on marked and attacked images."""
-        marked, images = self._marked(batch, self.training_stream)
+        marked = self.training_stream.make(batch["sample"])
+        images = eight_bit(marked.images)
         growing = self.training_settings.curriculum * self.trainer.estimated_stepping_batches  # steps
         attack = self.attack.at_strength(min(1.0, self.global_step / max(1.0, growing)))
         with torch.no_grad():
@@ -186,7 +187,8 @@ class LatentFingerprint(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Bit accuracy on 8-bit images, clean and under the training's attack with the real codec."""
-        marked, images = self._marked(batch, self._fresh())
+        marked = self._fresh().make(batch["sample"])
+        images = eight_bit(marked.images)
         attacked = self.attack.real(images, image_seeds(self.stream_seed, batch["sample"]))
         for name, seen in (("clean", images), ("attacked", attacked)):
             logits, alpha = self.network(seen)
@@ -203,11 +205,7 @@ class LatentFingerprint(pl.LightningModule):
     # --- test and predict --------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
-        """Build decoder and metrics.
-
-        Raises:
-            ValueError: Nothing to read keys with, or settings that do not fit each other.
-        """
+        """Build decoder and metrics; ValueError where nothing can read keys, or settings do not fit each other."""
         asked, sizes = self.test_settings, self._data.hparams
         self.parts: list[str] = self._data.test_parts()
         check_reals(self._data, self.generator.image_size)
@@ -244,11 +242,7 @@ class LatentFingerprint(pl.LightningModule):
         return {**kept, "logits": estimate.logits, "loss": estimate.loss}
 
     def key_decoder(self) -> KeyDecoder:
-        """The decoder that the settings name, of images `(n, 3, H, W)` in [0, 1] on this module's device.
-
-        Raises:
-            ValueError: Nothing to read keys with: no trained network for a decoder that needs one.
-        """
+        """The decoder that the settings name, on this module's device; ValueError without the network it needs."""
         fingerprint = self._require_fingerprint()
         return build_decoder(self.decoder, self.generator, self.options, fingerprint, self.network, self.device)
 
@@ -276,11 +270,6 @@ class LatentFingerprint(pl.LightningModule):
 
     def _made_network(self) -> KeyNetwork:
         return build_network(self.key, self.training_settings, self.generator, self.fingerprint)
-
-    def _marked(self, batch: dict[str, Tensor], stream: MarkedImages) -> tuple[MarkedBatch, Tensor]:
-        """Marked samples and their images as 8-bit files hold them."""
-        marked = stream.make(batch["sample"])
-        return marked, eight_bit(marked.images)
 
     def _fresh(self) -> MarkedImages:
         """Marked images whose latents are sampled anew."""

@@ -176,18 +176,13 @@ class Draw:
 
 
 def parse_draw(what: str, value: object, minimum: float, maximum: float, unit: str, *, whole: bool = False) -> Draw:
-    """Read a parameter as YAML gives it.
+    """Read a parameter as YAML gives it: a number, a list of numbers, or `{uniform: [low, high]}`.
 
-    Args:
-        what: its name in messages, for example `noise.std`.
-        value: a number, a list of numbers, or `{uniform: [low, high]}`.
-        minimum: least value allowed.
-        maximum: greatest value allowed.
-        unit: said in messages.
-        whole: values must be whole numbers; a uniform range is then refused.
+    Messages name it as `what`, `noise.std` for example, with its unit. Values lie in [minimum, maximum]; where they
+    must be whole numbers, a uniform range is refused.
 
     Raises:
-        ValueError: anything else, or a value outside [minimum, maximum].
+        ValueError: anything else.
     """
     uniform = isinstance(value, Mapping)
     listed: Any = value.get("uniform") if isinstance(value, Mapping) and set(value) == {"uniform"} else value

@@ -30,14 +30,9 @@ class MarkedBatch:
 
 
 class MarkedImages:
-    """Makes fingerprinted images of one generator.
+    """Makes fingerprinted images of one generator; the seed is that of latents and keys.
 
-    Args:
-        generator: the frozen generator.
-        fingerprint: its fingerprint, on its device.
-        seed: of latents and keys.
-        bank: natural latents `(b, d)` to take the latents from instead of sampling each anew, where sampling is slow;
-            sample i has row i mod b.
+    With a bank of natural latents `(b, d)`, for generators that sample slowly, sample i has row i mod b of it.
     """
 
     def __init__(

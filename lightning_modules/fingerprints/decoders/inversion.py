@@ -137,15 +137,12 @@ class InversionDecoder(NamedDecoder):
         return values[:, :, : self.axes], values[:, :, self.axes :]
 
     def refine(self, images: Tensor, alpha: Tensor, logits: Tensor) -> KeyEstimate:
-        """Decode from given starts.
+        """Decode from given starts: the restart of least loss of each image.
 
         Args:
             images: `(n, 3, H, W)` in [0, 1].
             alpha: `(n, starts, k)`, in standard deviations where the search is whitened, else in the latent's units.
             logits: key logits `(n, starts, m)`, or anything that expands to it.
-
-        Returns:
-            The estimate of the restart of least loss of each image.
         """
         return self._estimate(*self._descend(images, alpha, logits))
 

@@ -51,15 +51,10 @@ def difference_factor(examples: Sequence[MarkedPair]) -> int:
 def marked_pair_rows(
     examples: Sequence[MarkedPair], attacks: Sequence[str] = (), *, factor: float | None = None
 ) -> Figure:
-    """For each example a row: unmarked, marked, their difference, the marked image after each attack.
+    """For each example a row: unmarked, marked, their difference, the marked image after each attack, in order.
 
-    The difference is marked minus unmarked, times a factor that the column's title states, around mid-grey, and cut to
-    [0, 1]: grey is no change.
-
-    Args:
-        examples: the rows, images of one size.
-        attacks: whose results to show, in order.
-        factor: of the difference; by default `difference_factor`.
+    The difference is marked minus unmarked, times a factor (by default `difference_factor`) that the column's title
+    states, around mid-grey, and cut to [0, 1]: grey is no change.
 
     Raises:
         ValueError: no example, images of different sizes, or an attack that an example lacks.
