@@ -238,7 +238,8 @@ def test_a_mistyped_decoder_or_option_ends_in_one_line(run, tmp_path, option, ca
 def test_keys_are_read_from_python_as_the_command_reads_them(run, tmp_path):
     users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
     rows, _ = predict(run, "--run_dir", str(tmp_path / "r"), registry=users)
-    module = LatentFingerprint.load_from_checkpoint(run / "run" / "checkpoints" / "last.ckpt", decoder="amortised")
+    checkpoint = run / "run" / "checkpoints" / "last.ckpt"
+    module = LatentFingerprint.load_from_checkpoint(checkpoint, decoder={"name": "amortised"})
     files = sorted((run / "images").glob("*.png"))
     images = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255 for file in files])
     bits = module.key_decoder().decode(images).bits
