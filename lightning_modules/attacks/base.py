@@ -1,10 +1,10 @@
-"""The contract of every attack: two faces of the same draw, and a strength."""
+"""The contract of every attack: an exact 8-bit and a differentiable implementation, random parameters, a strength."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,12 +17,39 @@ from lightning_modules.common.images import eight_bit, to_uint8
 MARGIN = 0.02  # how far beyond [0, 1] an image may reach: 5 grey levels of overshoot, far less than [-1, 1] images do
 
 
+Spec = dict[str, Any]
+"""An attack as YAML writes it: `kind` and the arguments of its class."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The robustness curve of a kind of attack, over the NUMBER of the names `KIND_NUMBER`.
+
+    Attributes:
+        title: of its panel.
+        axis: label of the strength, with its unit.
+        argument: of the attack's options that the number is.
+        meaning: of the number, for messages.
+        strengths: those of the set `grid-KIND`, as they stand in names.
+        weaker_is_larger: whether a larger number leaves more of the image.
+        fixed: the other options.
+    """
+
+    title: str
+    axis: str
+    argument: str
+    meaning: str
+    strengths: tuple[str, ...]
+    weaker_is_larger: bool = False
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Attack(ABC):
     """Something that happens to an image, with parameters that the image's own seed draws.
 
-    Both faces take images float32 `(n, 3, H, W)`, RGB, in [0, 1], and seeds int64 `(n,)`, one per image
-    (`streams.image_seeds`), and give float32 images of the same shape on the same device. They use the same parameters
-    and the same noise for the same seed, whatever the batch, its order, the rank or the device.
+    Two implementations share these parameters. Both take images float32 `(n, 3, H, W)`, RGB, in [0, 1], and seeds int64
+    `(n,)`, one per image (`image_seeds`), and give float32 images of the same shape on the same device. They use the
+    same parameters and the same noise for the same seed, whatever the batch, its order, the rank or the device.
 
     - `real`, also called by `attack(images, seeds)`: rounds to 8 bits, attacks, rounds to 8 bits, as saved files do;
       computed on the CPU, in float64 and through the real codec, one image independent of the others: the same bytes
@@ -31,14 +58,23 @@ class Attack(ABC):
       may change with the batch, as those of a convolution do. For training and inside an inversion.
 
     Attributes:
-        kind: name of the class in the registry.
+        kind: name of the class in the table of attacks.
+        presets: its options in the presets that it is part of.
+        curve: its robustness curve; None for an attack without one number as its strength.
         name: what it was asked for by (`jpeg_50`, `paper-blur`); names rows and log keys.
     """
 
     kind: ClassVar[str]
+    presets: ClassVar[Mapping[str, Spec]] = {}
+    curve: ClassVar[Curve | None] = None
 
     def __init__(self) -> None:
         self.name = self.kind
+
+    @classmethod
+    def from_options(cls, options: Spec, make: Callable[[str | Mapping[str, Any]], Attack]) -> Self:
+        """Make the attack from the options that YAML gives; `make` makes those it consists of."""
+        return cls(**options)
 
     def __call__(self, images: Tensor, seeds: Tensor) -> Tensor:
         """Attack as a saved file is attacked: the same as `real`."""
@@ -140,18 +176,13 @@ class Draw:
 
 
 def parse_draw(what: str, value: object, minimum: float, maximum: float, unit: str, *, whole: bool = False) -> Draw:
-    """Read a parameter as YAML gives it.
+    """Read a parameter as YAML gives it: a number, a list of numbers, or `{uniform: [low, high]}`.
 
-    Args:
-        what: its name in messages, for example `noise.std`.
-        value: a number, a list of numbers, or `{uniform: [low, high]}`.
-        minimum: least value allowed.
-        maximum: greatest value allowed.
-        unit: said in messages.
-        whole: values must be whole numbers; a uniform range is then refused.
+    Messages name it as `what`, `noise.std` for example, with its unit. Values lie in [minimum, maximum]; where they
+    must be whole numbers, a uniform range is refused.
 
     Raises:
-        ValueError: anything else, or a value outside [minimum, maximum].
+        ValueError: anything else.
     """
     uniform = isinstance(value, Mapping)
     listed: Any = value.get("uniform") if isinstance(value, Mapping) and set(value) == {"uniform"} else value

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,24 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_modules.attacks.base import Attack, Parameter, checked_strength, parse_draw
+from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, checked_strength, parse_draw
 from lightning_modules.common.random_streams import draw_streams
+
+_PAPER: Spec = {"kernel": [3, 7, 9, 16, 25], "sigma": [0.5, 1.0, 1.5, 2.0]}
 
 
 def gaussian_taps(taps: int, sigma: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
     """Sample `exp(-(x - c)^2 / 2 sigma^2)` and normalise it to sum 1, one row per sigma.
 
     An odd kernel has its taps at `-r .. r` and c = 0. An even one of k taps has them at `-k/2 + 1 .. k/2`, and its
-    centre c = `shift` lies between two of them; it is given in a window of k + 1 taps whose first is zero, so that
-    every window is odd and no library's anchor for even ones matters.
-
-    Args:
-        taps: kernel size k in pixels, at least 1.
-        sigma: standard deviations in pixels `(n,)`, at least 0; 0 gives the unit impulse.
-        shift: centre of an even kernel, 0.5 for the symmetric one; unused for an odd one.
+    centre c = `shift` (0.5 for the symmetric one) lies between two of them; it is given in a window of k + 1 taps whose
+    first is zero, so that every window is odd and no library's anchor for even ones matters.
 
     Returns:
-        float64 `(n, k)` for odd k, `(n, k + 1)` for even k.
+        float64 `(n, k)` for odd k, `(n, k + 1)` for even k; a sigma of 0 pixels gives the unit impulse.
     """
     even = taps % 2 == 0
     offsets = np.arange(-(taps // 2), taps // 2 + 1, dtype=np.float64)
@@ -45,19 +42,12 @@ def gaussian_taps(taps: int, sigma: NDArray[np.float64], shift: float) -> NDArra
 
 
 def taps_of_enlarged(weights: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
-    """Give the taps that do to an image what `weights` do to it when it is `factor` times larger.
+    """Give the taps `(n, k')`, k' odd, that do to an image what `weights` `(n, k)`, k odd, do when it is enlarged.
 
     Enlarge by repeating each pixel f times, correlate, and average each block of f: together one correlation of the
     small image. Of the f^2 pairs of positions in two blocks d apart, f - |t - d f| lie t apart, so that tap d is
     `sum over t of weights(t) max(0, 1 - |t / f - d|)`: every tap is shared by its two neighbours on the coarse grid.
-    The same formula serves factors that are not whole.
-
-    Args:
-        weights: float64 `(n, k)`, k odd.
-        factor: at least 1.
-
-    Returns:
-        float64 `(n, k')`, k' odd, rows with the same sums.
+    The same formula serves factors of at least 1 that are not whole.
     """
     reach = weights.shape[1] // 2
     fine = np.arange(-reach, reach + 1)[:, None] / factor
@@ -118,6 +108,19 @@ class Blur(Attack):
     """
 
     kind = "blur"
+    presets: ClassVar[Mapping[str, Spec]] = {
+        "paper": _PAPER,
+        "paper-strongest": {"kernel": 25, "sigma": 2.0},
+        "paper-scaled": {**_PAPER, "reference_size": 256},  # the paper's images have 256 px
+        "paper-enlarged": {**_PAPER, "reference_size": 256, "scaling": "image"},
+    }
+    curve = Curve(
+        title="Blur",
+        axis="standard deviation in pixels",
+        argument="sigma",
+        meaning="standard deviation in pixels, kernel reaching 4 of them",
+        strengths=("0.25", "0.5", "0.75", "1", "1.5", "2"),
+    )
 
     def __init__(
         self,

@@ -45,13 +45,7 @@ class Agreement:
 def compare_codecs(
     images: Tensor, qualities: Sequence[int] = QUALITIES, subsamplings: Sequence[str] = SUBSAMPLINGS
 ) -> list[Agreement]:
-    """Compress the images both ways and compare.
-
-    Args:
-        images: float32 `(n, 3, H, W)` in [0, 1]; rounded to 8 bits first.
-        qualities: JPEG qualities.
-        subsamplings: of the real codec.
-    """
+    """Compress images float32 `(n, 3, H, W)` in [0, 1], rounded to 8 bits first, both ways and compare."""
     clean = eight_bit(images).cpu()
     seeds = torch.zeros(len(images), dtype=torch.int64)  # the quality is fixed: nothing is drawn
     rows = []

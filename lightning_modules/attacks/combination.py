@@ -1,17 +1,17 @@
-"""Blur, noise and JPEG, one after the other on every image: the paper's combined attack."""
+"""Attacks made of others: none, one after the other (the paper's combined attack), or one of several by chance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, checked_strength
+from lightning_modules.attacks.base import Attack, Curve, Spec, checked_strength
 from lightning_modules.attacks.blur import Blur
 from lightning_modules.attacks.jpeg import Jpeg
 from lightning_modules.attacks.noise import Noise
@@ -22,6 +22,7 @@ class Identity(Attack):
     """Leave the images as they are; `real` still rounds them to 8 bits."""
 
     kind = "identity"
+    presets: ClassVar[Mapping[str, Spec]] = {name: {} for name in Blur.presets}
 
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
         """Give no parameters: there are none."""
@@ -54,10 +55,34 @@ class Combination(Attack):
     """
 
     kind = "combination"
+    presets: ClassVar[Mapping[str, Spec]] = {
+        name: {"blur": Blur.presets[name], "noise": Noise.presets[name], "jpeg": Jpeg.presets[name]}
+        for name in Blur.presets
+    }
+    curve = Curve(
+        title="Combination",
+        axis="share of paper-strongest",
+        argument="strength",
+        meaning="share of paper-strongest, 0 to 1",
+        strengths=("0.1", "0.25", "0.5", "0.75", "1"),
+        fixed=presets["paper-strongest"],
+    )
 
     def __init__(self, blur: Blur, noise: Noise, jpeg: Jpeg) -> None:
         super().__init__()
         self.stages: tuple[Attack, ...] = (blur, noise, jpeg)
+
+    @classmethod
+    def from_options(cls, options: Spec, make: Callable[[str | Mapping[str, Any]], Attack]) -> Self:
+        """Make the stages from mappings of their arguments.
+
+        Raises:
+            ValueError: a stage that is no mapping, or of another kind.
+        """
+        for stage, value in options.items():
+            if not isinstance(value, Mapping) or value.get("kind", stage) != stage:
+                raise ValueError(f"combination.{stage}: found {value!r}, expected the arguments of {stage} as a dict")
+        return super().from_options({stage: make({"kind": stage, **options[stage]}) for stage in options}, make)
 
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
         """Give the parameters of the stages: `blur.sigma`, `blur.kernel`, `noise.std`, `jpeg.quality`."""
@@ -108,6 +133,11 @@ class Mixture(Attack):
         self.attacks = tuple(attacks)
         self.ends = np.cumsum(share) / np.sum(share)  # attack i is chosen below ends[i]
 
+    @classmethod
+    def from_options(cls, options: Spec, make: Callable[[str | Mapping[str, Any]], Attack]) -> Self:
+        """Make the attacks to choose from, names or mappings."""
+        return super().from_options({**options, "attacks": [make(member) for member in options["attacks"]]}, make)
+
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
         """Give `attack`, int64 `(n,)`: positions in `attacks`."""
         uniform = draw_streams(seeds, self.kind, uniforms=1)[0][:, 0]
@@ -131,12 +161,12 @@ class Mixture(Attack):
         self,
         images: Tensor,
         seeds: NDArray[np.int64],
-        face: Callable[[Attack], Callable[[Tensor, NDArray[np.int64]], Tensor]],
+        implementation: Callable[[Attack], Callable[[Tensor, NDArray[np.int64]], Tensor]],
     ) -> Tensor:
         drawn = self.draw(seeds, min(images.shape[-2:]))["attack"]
         attacked = torch.empty_like(images)
         for position in np.unique(drawn):
             chosen = np.flatnonzero(drawn == position)
             where = torch.from_numpy(chosen).to(images.device)
-            attacked[where] = face(self.attacks[position])(images[where], seeds[chosen])
+            attacked[where] = implementation(self.attacks[position])(images[where], seeds[chosen])
         return attacked

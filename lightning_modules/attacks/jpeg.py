@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from io import BytesIO
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, Parameter, checked_strength, parse_draw
+from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, checked_strength, parse_draw
 from lightning_modules.common.images import to_uint8
 from lightning_modules.common.random_streams import draw_streams
 
 SUBSAMPLINGS = ("4:2:0", "4:4:4")
+_PAPER: Spec = {"quality": [80, 70, 60, 50]}
 
 
 class Jpeg(Attack):
@@ -38,6 +40,20 @@ class Jpeg(Attack):
     """
 
     kind = "jpeg"
+    presets: ClassVar[Mapping[str, Spec]] = {
+        "paper": _PAPER,
+        "paper-scaled": _PAPER,
+        "paper-enlarged": _PAPER,
+        "paper-strongest": {"quality": 50},
+    }
+    curve = Curve(
+        title="JPEG",
+        axis="quality",
+        argument="quality",
+        meaning="quality, a whole number from 1 to 100",
+        strengths=("95", "90", "80", "70", "60", "50", "30", "10"),
+        weaker_is_larger=True,
+    )
 
     def __init__(self, quality: Parameter, subsampling: str = "4:2:0") -> None:
         super().__init__()

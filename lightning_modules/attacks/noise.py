@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, Parameter, checked_strength, parse_draw
+from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, checked_strength, parse_draw
 from lightning_modules.common.random_streams import draw_streams
+
+_PAPER: Spec = {"std": {"uniform": [0.0, 0.1]}}
 
 
 class Noise(Attack):
@@ -27,6 +30,19 @@ class Noise(Attack):
     """
 
     kind = "noise"
+    presets: ClassVar[Mapping[str, Spec]] = {
+        "paper": _PAPER,
+        "paper-scaled": _PAPER,
+        "paper-enlarged": _PAPER,
+        "paper-strongest": {"std": 0.1},
+    }
+    curve = Curve(
+        title="Noise",
+        axis="standard deviation (images in [0, 1])",
+        argument="std",
+        meaning="standard deviation in [0, 1] image units",
+        strengths=("0.01", "0.02", "0.05", "0.1", "0.15", "0.2"),
+    )
 
     def __init__(self, std: Parameter) -> None:
         super().__init__()

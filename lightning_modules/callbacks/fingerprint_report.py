@@ -12,8 +12,9 @@ from pytorch_lightning.loggers import WandbLogger
 from lightning_modules.callbacks.training_record import training_behind
 from lightning_modules.callbacks.wandb_results import send_to_wandb
 from lightning_modules.common.distributed import gather_rows
-from lightning_modules.reporting.fingerprint_page import FingerprintResults, TwinExample, write_fingerprint_page
+from lightning_modules.reporting.fingerprint_page import FingerprintResults, MarkedPair, write_fingerprint_page
 from lightning_modules.reporting.run_files import write_jsonl, write_metrics
+from lightning_modules.reporting.runs import flat_settings
 
 PUBLIC = ("bits", "shift", "sigma", "centred", "layout", "latent_prior", "generator_name")
 
@@ -33,19 +34,17 @@ class FingerprintReport(Callback):
         folder = Path(trainer.default_root_dir)
         write_metrics(folder / "metrics.json", module.results)
         write_jsonl(folder / "rows.jsonl", rows)
-        examples = [
-            TwinExample(shown.index, shown.twin, shown.image, shown.attacked) for shown in module.evaluation.shown
-        ]
+        examples = [MarkedPair(*vars(example).values()) for example in module.evaluation.examples]
         shown = FingerprintResults(
             results=module.results,
             attacks=module.evaluation.names,
             examples=examples,
-            settings=dict(module.hparams),
+            settings=flat_settings(module.hparams),
             fingerprint={name: getattr(module.fingerprint, name) for name in PUBLIC},
             data=trainer.datamodule.describe(),  # type: ignore[attr-defined]
-            decoder=module.describe_decoder(),
+            decoder=str(module.decoder),
             training=training_behind(trainer),
-            loss=str((module.hparams["loss"] or {"name": "pixels"})["name"]),
+            loss=str(module.decoder.image_loss["name"]),
         )
         figures = write_fingerprint_page(folder, shown)
         for logger in trainer.loggers:

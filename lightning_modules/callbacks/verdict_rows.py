@@ -18,7 +18,7 @@ from lightning_modules.callbacks.attribution_rows import skipped_rows
 from lightning_modules.common.distributed import gather_rows
 from lightning_modules.common.files import write_bytes
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
-from lightning_modules.fingerprints.users.key_registry import Registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 from lightning_modules.fingerprints.users.keys import key_to_text
 from lightning_modules.fingerprints.users.verdicts import Verdict, attribute, bits_needed, combine
 from lightning_modules.reporting.run_files import write_jsonl
@@ -52,7 +52,7 @@ class VerdictRows(Callback):
     def __init__(
         self,
         out: Path,
-        registry: Registry,
+        registry: KeyRegistry,
         false_positive_rate: float = 1e-6,
         combined: bool = False,
         show_bits: bool = False,
@@ -118,28 +118,15 @@ class VerdictRows(Callback):
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """A verdict as the columns of a row; no bit of a key is in it."""
-    return {
-        "bits_matching": verdict.matching_bits,
-        "bits": verdict.bits,
-        "best_user": verdict.best_user,
-        "p_value": verdict.p_value,
-        "family_p_value": verdict.family_p_value,
-        "verdict": verdict.user,
-        "false_positive_rate": verdict.false_positive_rate,
-    }
+    columns = {"matching_bits": "bits_matching", "user": "verdict"}
+    order = ("matching_bits", "bits", "best_user", "p_value", "family_p_value", "user", "false_positive_rate")
+    return {columns.get(name, name): getattr(verdict, name) for name in order}
 
 
 def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]], users: int, skipped: int = 0) -> str:
-    """What the rows say, for people: how many images go to whom, and how many to nobody.
+    """What the rows say, for people, in a few lines: how many images go to whom, and how many to nobody.
 
-    Args:
-        rows: one an image, at least one.
-        together: the combined row, or none.
-        users: users in the registry.
-        skipped: images that could not be used, beside the rows.
-
-    Returns:
-        A few lines without the last line break.
+    `rows` has one or more images, `together` the combined row or none; so many images more were `skipped`.
     """
     bits, rate = rows[0]["bits"], rows[0]["false_positive_rate"]
     needed = bits_needed(bits, rate, users)

@@ -38,12 +38,18 @@ from lightning_modules.cli.run_record import (
 )
 from lightning_modules.common.files import check_file, check_folder
 from lightning_modules.common.shipped import find_trained, program, with_found_configs
+from lightning_modules.reporting.earlier_versions import current_config
 from lightning_modules.reporting.findings import terminal_lines
-from lightning_modules.representations.settings import current_config
 
 
 class SuggestingLightningParser(Suggesting, LightningArgumentParser):
     """LightningCLI's parser that suggests keys."""
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        """Parse arguments; jsonargparse hands a null within a group of settings on as Python writes it."""
+        if isinstance(args, list):
+            args = [f"{word[:-4]}null" if word.endswith("=None") else word for word in args]
+        return super().parse_args(args, *others, **kwargs)
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
         """Parse a config; a run of an older version has its settings translated."""

@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Callback
 
 from lightning_modules.cli.prediction_plan import read_checkpoint
 from lightning_modules.cli.run_folder import run_folder_of
-from lightning_modules.representations.settings import current_hyper_parameters
+from lightning_modules.reporting.earlier_versions import current_hyper_parameters
 
 STEPS_PER_EPOCH = ("devices", "num_nodes", "accumulate_grad_batches", "limit_train_batches", "overfit_batches")
 """Settings of the trainer that change how many steps an epoch has, as the batch size does."""
@@ -91,13 +91,20 @@ class StepsOfResumedTraining(Callback):
         self.then()
 
 
-def _differences(prefix: str, stored: Mapping[str, Any], asked: Mapping[str, Any], free: frozenset[str]) -> list[str]:
-    return [
-        f"found {prefix}{name} {_shown(stored[name])} in the checkpoint, asked for {_shown(asked[name])}"
-        for name in sorted(asked)
-        if name in stored and not name.startswith("_") and name not in free
-        if _plain(stored[name]) != _plain(asked[name])
-    ]
+def _differences(
+    prefix: str, stored: Mapping[str, Any], asked: Mapping[str, Any], free: frozenset[str], group: str = ""
+) -> list[str]:
+    """Settings that differ and are not free, in words; of a group of settings, those within it."""
+    found = []
+    for name in sorted(asked):
+        if name not in stored or name.startswith("_") or group + name in free:
+            continue
+        was, now = _plain(stored[name]), _plain(asked[name])
+        if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
+            found += _differences(prefix, was, now, free, f"{group}{name}.")
+        elif was != now:
+            found.append(f"found {prefix}{group}{name} {_shown(was)} in the checkpoint, asked for {_shown(now)}")
+    return found
 
 
 def _data_differences(

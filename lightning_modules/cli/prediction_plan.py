@@ -14,7 +14,7 @@ import torch
 from lightning_modules.cli.run_folder import run_folder_of
 from lightning_modules.common.shipped import program
 from lightning_modules.fingerprints.fitting import stored_fingerprint
-from lightning_modules.fingerprints.users.key_registry import Registry, read_registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry
 from lightning_modules.fingerprints.users.verdicts import bits_needed
 
 FALSE_POSITIVE_RATE = 1e-6
@@ -44,7 +44,7 @@ class PredictionPlan:
     kind: str
     image_size: list[int] | None
     trained_on: dict[str, dict[str, int]] = field(default_factory=dict)
-    registry: Registry | None = None
+    registry: KeyRegistry | None = None
     false_positive_rate: float = FALSE_POSITIVE_RATE
     combine: bool = False
     show_bits: bool = False

@@ -15,6 +15,7 @@ from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.marked_images import MarkedImages, runs
+from lightning_modules.fingerprints.settings import TestSettings
 from lightning_modules.generators.bundled.load import load_named
 from lightning_modules.generators.protocol import Generator
 from lightning_modules.metrics.fingerprint_scores import NEGATIVES, FingerprintScores
@@ -26,12 +27,12 @@ SHOWN = 6
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A marked image, its unmarked twin and what attacks left of it, `(3, H, W)` each in [0, 1]."""
+class ExampleImages:
+    """An unmarked image, the marked one of the same latent and what attacks left of it, `(3, H, W)` in [0, 1]."""
 
     index: int
-    image: Tensor
-    twin: Tensor
+    unmarked: Tensor
+    marked: Tensor
     attacked: dict[str, Tensor]
 
 
@@ -41,7 +42,7 @@ class FingerprintEvaluation:
     Args:
         stream: makes marked images by number.
         decoder: reads them; it is given images alone.
-        attacks: names, sets of names or mappings, evaluated with the real codec; clean images come first always.
+        attacks: names, sets of names, mappings or the path of a list, with the real codec; clean images come first.
         other: generator of the negatives from elsewhere, by path or bundled name.
         seed: of attacks and of the keys that negatives are compared with.
         negatives: images of each kind of negative.
@@ -52,7 +53,7 @@ class FingerprintEvaluation:
         self,
         stream: MarkedImages,
         decoder: KeyDecoder,
-        attacks: Sequence[str | Mapping[str, Any]],
+        attacks: str | Sequence[str | Mapping[str, Any]],
         other: str | None,
         seed: int,
         negatives: int,
@@ -63,7 +64,7 @@ class FingerprintEvaluation:
         self.other = None if other is None else load_other(other, stream.generator.image_size)
         self.wrong_per_image = -(-negatives // marked)
         self.negatives = negatives
-        self.shown: list[Shown] = []
+        self.examples: list[ExampleImages] = []
 
     @property
     def names(self) -> list[str]:
@@ -73,8 +74,9 @@ class FingerprintEvaluation:
     def marked(self, samples: Tensor, index: Tensor, scores: FingerprintScores) -> list[dict[str, Any]]:
         """Make, attack and decode marked images of numbers `(n,)`; returns their rows."""
         made = self.stream.make(samples)
-        images, twins = eight_bit(made.images), eight_bit(self.stream.generator.synthesize(made.latents))
-        scores.update_pairs(images, twins)
+        images = eight_bit(made.images)
+        unmarked = eight_bit(self.stream.generator.synthesize(made.latents))
+        scores.update_pairs(images, unmarked)
         scores.update_set("marked", images, index)
         seeds = image_seeds(self.seed, samples)
         seen = {"clean": images} | {name: attack.real(images, seeds) for name, attack in self.attacks.items()}
@@ -88,11 +90,10 @@ class FingerprintEvaluation:
                 row["matching_bits"][name] = count
         self._wrong_keys(clean, index, scores)
         for position in range(len(images)):
-            if len(self.shown) < SHOWN:
-                attacked_images = {name: attacked[position].cpu() for name, attacked in seen.items() if name != "clean"}
-                self.shown.append(
-                    Shown(int(index[position]), images[position].cpu(), twins[position].cpu(), attacked_images)
-                )
+            if len(self.examples) < SHOWN:
+                left = {name: attacked[position].cpu() for name, attacked in seen.items() if name != "clean"}
+                pair = unmarked[position].cpu(), images[position].cpu()
+                self.examples.append(ExampleImages(int(index[position]), *pair, left))
         return rows
 
     def negative(self, kind: str, batch: dict[str, Tensor], scores: FingerprintScores) -> None:
@@ -135,30 +136,29 @@ class FingerprintEvaluation:
 
 
 def make_scores(
-    hparams: Mapping[str, Any], evaluation: FingerprintEvaluation, parts: Sequence[str], equal: int
+    settings: TestSettings, evaluation: FingerprintEvaluation, parts: Sequence[str], equal: int
 ) -> FingerprintScores:
-    """The metrics of an evaluation.
+    """The metrics of an evaluation; without unmarked and real parts there is no Frechet distance.
 
-    Args:
-        hparams: settings of the LatentFingerprint.
-        evaluation: what it measures.
-        parts: kinds of images that the data brings; without unmarked and real ones there is no Frechet distance.
-        equal: images of each set that enter a Frechet distance.
+    So many images of each set, an `equal` number, enter a Frechet distance.
     """
-    features = hparams["features"] if {"unmarked", "real"} <= set(parts) else None
-    judged = hparams["perceptual"]
-    perceptual = None if judged is None else (f"perceptual_{judged['name']}", make_loss(**judged))
+    features = settings.features if {"unmarked", "real"} <= set(parts) else None
+    loss = settings.perceptual
+    perceptual = None if loss is None else (f"perceptual_{loss['name']}", make_loss(**loss))
     bits = evaluation.stream.fingerprint.bits
     return FingerprintScores(bits, evaluation.names, features, perceptual, equal)
 
 
-def check_reals(real: Tensor, size: int) -> None:
-    """Refuse reals, of which one `(3, H, W)` is given, of another size than the generator's images.
+def check_reals(data: Any, size: int) -> None:
+    """Refuse a datamodule whose reals, if it has any, have not `size` pixels on both sides.
 
     Raises:
-        ValueError: it has not `size` pixels on both sides.
+        ValueError: they have another size.
     """
-    height, width = real.shape[1:]
+    reals = getattr(data, "reals", None)
+    if reals is None:
+        return
+    height, width = reals[0]["image"].shape[1:]
     if (height, width) != (size, size):
         raise ValueError(
             f"found reals of {height}x{width} px, expected {size}x{size} px as the generator's images; choose reals "
@@ -167,19 +167,15 @@ def check_reals(real: Tensor, size: int) -> None:
 
 
 def load_other(name: str, size: int) -> Generator:
-    """Load the generator of the negatives from elsewhere.
-
-    Args:
-        name: path of a checkpoint or bundled name.
-        size: pixels on a side that its images must have.
+    """Load the generator of the negatives from elsewhere, by the path of a checkpoint or a bundled name.
 
     Raises:
-        ValueError: no such generator, or images of another size.
+        ValueError: no such generator, or images that have not `size` pixels on a side.
     """
     other: Generator = load_named(name, "auto", {})
     if other.image_size != size:
         raise ValueError(
             f"found an other generator of {other.image_size} px, expected {size} px; choose one of that size, or none "
-            "with --model.init_args.other_generator null"
+            "with --model.init_args.test.other_generator null"
         )
     return other

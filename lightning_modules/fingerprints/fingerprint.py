@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_modules.fingerprints.layouts import PlacedAxes
+from lightning_modules.fingerprints.settings import PRIORS
 from lightning_modules.generators.checkpoints.own_file import content_hash
 
-PRIORS = ("projected", "gaussian")
 DESCRIPTIVE = ("generator_name", "sampling")
 """Fields that do not decide where keys lie."""
 
@@ -94,14 +94,9 @@ class Fingerprint:
         return latents - (latents - self.mean) @ axes.T @ axes
 
     def embed(self, latents: Tensor, keys: Tensor) -> Tensor:
-        """Set keys in latents, whose own part along the key axes is dropped; differentiable in both.
+        """Set keys in latents `(n, d)`, whose own part along the key axes is dropped; differentiable in both.
 
-        Args:
-            latents: `(n, d)`.
-            keys: `(n, m)` or `(1, m)`: bool, or numbers in [0, 1] while a key is being searched for.
-
-        Returns:
-            Latents `(n, d)`.
+        Keys are `(n, m)` or `(1, m)`: bool, or numbers in [0, 1] while a key is being searched for.
 
         Raises:
             ValueError: latents or keys of another width.
@@ -118,13 +113,9 @@ class Fingerprint:
         return self.sigma * (keys - self.centre) @ self.key_axes.sum(dim=0)
 
     def gaussian_latents(self, normals: Tensor) -> Tensor:
-        """Latents of the Gaussian prior without key, `alpha ~ N(0, s^2)` along the axes outside the key.
+        """Latents `(n, d)` of the Gaussian prior without key, `alpha ~ N(0, s^2)` along the axes outside the key.
 
-        Args:
-            normals: independent standard normal values `(n, d)`, as `standard_normal_latents` draws them.
-
-        Returns:
-            Latents `(n, d)`.
+        They follow from independent standard normal values `(n, d)`, as `standard_normal_latents` draws them.
         """
         along = normals @ self.other_axes.T  # standard normal coordinates, for orthonormal axes
         kept = along @ self.other_axes
@@ -145,23 +136,9 @@ def make_fingerprint(
     centred: bool = False,
     sampling: Mapping[str, Any] | None = None,
 ) -> Fingerprint:
-    """Bring fitted axes into the form that is stored.
+    """Bring fitted axes into the form that is stored; arguments are those of `place_key` and `Fingerprint`.
 
-    Args:
-        placed: from `place_key`.
-        sigma: strength of the key, in units of the latent.
-        shift: as given to `place_key`.
-        layout: as given to `place_key`.
-        generator: content hash of the generator.
-        generator_name: its file, or the name of a bundled source.
-        latent_prior: one of `PRIORS`.
-        noise: noise mode shared by embedding and attribution.
-        kept: most axes outside the key to keep one by one; of the others only the mean variance is kept.
-        centred: whether a bit's two values lie on both sides of the mean.
-        sampling: how the generator sampled the latents that the axes were fitted to, plain values.
-
-    Returns:
-        The fingerprint.
+    Of the axes outside the key so many are `kept` one by one, of the others only the mean variance.
 
     Raises:
         ValueError: a strength of zero or less, or an unknown prior.

@@ -50,11 +50,7 @@ def write_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
 
 
 def read_fingerprint(path: Path, generator: str | None = None) -> Fingerprint:
-    """Read a fingerprint.
-
-    Args:
-        path: file that `write_fingerprint` wrote.
-        generator: content hash of the generator it is to be used with; None does not check.
+    """Read a fingerprint that `write_fingerprint` wrote, for the generator of that content hash where one is given.
 
     Raises:
         FingerprintError: no such file, damaged, of a newer version, or made for another generator.

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError
-from lightning_modules.fingerprints.layouts import place_key
+from lightning_modules.fingerprints.layouts import REPEATS, place_key
+from lightning_modules.fingerprints.settings import KeySettings
 from lightning_modules.generators.checkpoints.hub import hub_name
 from lightning_modules.generators.checkpoints.own_file import content_hash
 
@@ -20,73 +21,50 @@ KEPT_AXES = 2048
 """Axes outside the key that are stored and estimated one by one."""
 
 
-def sample_bank(generator: Any, hparams: Mapping[str, Any]) -> Tensor:
-    """The first `bank` of the latents that the axes are fitted to, `(bank, d)`; empty for none."""
-    bank: int = hparams["bank"]
-    latents: Tensor = generator.sample_latents(bank, hparams["stream_seed"] + 1) if bank else torch.empty(0)
+def sample_bank(generator: Any, size: int, seed: int) -> Tensor:
+    """The first latents `(size, d)` of those that the axes are fitted to, to train on; empty for none."""
+    latents: Tensor = generator.sample_latents(size, seed + 1) if size else torch.empty(0)
     return latents
 
 
 @torch.no_grad()
-def fit_fingerprint(generator: Any, hparams: Mapping[str, Any], banked: Tensor) -> Fingerprint:
-    """Fit a fingerprint to latents of the generator.
-
-    Args:
-        generator: the frozen generator.
-        hparams: settings of the LatentFingerprint.
-        banked: from `sample_bank`; these latents are not sampled again.
-
-    Returns:
-        The fingerprint.
-    """
+def fit_fingerprint(generator: Any, name: str, key: KeySettings, seed: int, banked: Tensor) -> Fingerprint:
+    """Fit a fingerprint to latents of a generator that was loaded by `name`; those `banked` are not sampled again."""
 
     def natural() -> Iterator[Tensor]:  # anew for each pass over the latents
-        return natural_latents(generator, hparams, banked)
+        for start in range(0, key.fit_latents, FIT_BATCH):
+            stop = min(start + FIT_BATCH, key.fit_latents)
+            if stop <= len(banked):
+                yield banked[start:stop]
+            else:
+                yield generator.sample_latents(stop - start, seed + 1, start)
 
-    bits, shift, layout = hparams["bits"], hparams["shift"], hparams["layout"]
+    # of one of the hub with the commit, since its main branch may move
+    pinned = getattr(generator, "origin", {}).get("hub")
+    reproducible_name = str(pinned) if pinned is not None and hub_name(name) is not None else name
     channels = getattr(generator, "latent_shape", (1,))[0]
     return make_fingerprint(
-        place_key(natural, generator.latent_dim, bits, shift, layout, channels),
-        hparams["sigma"],
-        shift,
-        layout,
+        place_key(natural, generator.latent_dim, key.bits, key.shift, key.layout, channels),
+        key.sigma,
+        key.shift,
+        key.layout,
         content_hash(generator.state_dict()),
-        _reproducible_name(str(hparams["generator"]), generator),
-        hparams["latent_prior"],
+        reproducible_name,
+        key.latent_prior,
         str(getattr(generator, "noise", "")),
         KEPT_AXES,
-        hparams["centred"],
+        key.centred,
         getattr(generator, "sampling", {}),
     )
 
 
-def _reproducible_name(name: str, generator: Any) -> str:
-    """The name a generator is loaded by; of one of the hub with the commit, since its main branch may move."""
-    pinned = getattr(generator, "origin", {}).get("hub")
-    return str(pinned) if pinned is not None and hub_name(name) is not None else name
-
-
-def natural_latents(generator: Any, hparams: Mapping[str, Any], banked: Tensor) -> Iterator[Tensor]:
-    """Latents that the axes are fitted to, in batches; those of the bank are not sampled again."""
-    fitted = int(hparams["fit_latents"])
-    for start in range(0, fitted, FIT_BATCH):
-        stop = min(start + FIT_BATCH, fitted)
-        if stop <= len(banked):
-            yield banked[start:stop]
-        else:
-            yield generator.sample_latents(stop - start, hparams["stream_seed"] + 1, start)
-
-
-def checkpoint_fingerprint(checkpoint: Mapping[str, Any], generator: Any, name: str) -> Fingerprint:
-    """The fingerprint that a checkpoint carries, if it belongs to a generator.
-
-    Args:
-        checkpoint: what a training of LatentFingerprint left.
-        generator: the frozen generator.
-        name: of that generator, for people.
+def checkpoint_fingerprint(
+    checkpoint: Mapping[str, Any], generator: Any, name: str, read: Fingerprint | None = None, file: str | None = None
+) -> Fingerprint:
+    """The fingerprint that a checkpoint carries, if it belongs to the generator and is that of the file, if any.
 
     Raises:
-        FingerprintError: as `stored_fingerprint`, or a fingerprint of another generator.
+        FingerprintError: as `stored_fingerprint`, a fingerprint of another generator, or another than the file's.
     """
     fingerprint = stored_fingerprint(checkpoint)
     found = content_hash(generator.state_dict())
@@ -95,6 +73,11 @@ def checkpoint_fingerprint(checkpoint: Mapping[str, Any], generator: Any, name: 
             f"found the generator {name} with hash {found[:12]}, expected that of the checkpoint's fingerprint, "
             f"{fingerprint.generator[:12]} ({fingerprint.generator_name}); name the generator that the fingerprint "
             "was made for"
+        )
+    if read is not None and read.id != fingerprint.id:
+        raise FingerprintError(
+            f"found the fingerprint {read.id[:12]} in {file}, expected that of the checkpoint, {fingerprint.id[:12]}; "
+            "leave out the file, or begin a new training with it"
         )
     return fingerprint
 
@@ -119,13 +102,11 @@ def stored_fingerprint(checkpoint: Mapping[str, Any]) -> Fingerprint:
     return Fingerprint(**stored)
 
 
-def axes_outside(generator: Any, hparams: Mapping[str, Any], fingerprint: Fingerprint | None) -> int:
+def axes_outside(generator: Any, key: KeySettings, fingerprint: Fingerprint | None) -> int:
     """Number of axes outside the key that a network estimates, of the fingerprint or of the one to be fitted."""
-    bits = hparams["bits"] if fingerprint is None else fingerprint.bits
     if fingerprint is not None:
-        copies = int(fingerprint.key_axes.shape[0])
-    elif hparams["layout"] == "flat":
-        copies = 1
+        bits, copies = fingerprint.bits, len(fingerprint.key_axes)
     else:
-        copies = 3 if hparams["layout"] == "repeated" else int(generator.latent_shape[0])
+        per_channel = int(getattr(generator, "latent_shape", (1,))[0])
+        bits, copies = key.bits, {"flat": 1, "repeated": REPEATS, "per_channel": per_channel}[key.layout]
     return int(min(generator.latent_dim - bits * copies, KEPT_AXES))

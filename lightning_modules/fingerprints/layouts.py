@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LAYOUTS = ("flat", "repeated", "per_channel")
+from lightning_modules.fingerprints.settings import LAYOUTS
+
 REPEATS = 3
 
 
@@ -48,10 +49,7 @@ def place_key(
         shift: axes of larger variance that the key leaves alone; negative counts from the end, so -m is the m axes of
             least variance.
         layout: one of `LAYOUTS`.
-        channels: channels of the latent, for `per_channel`.
-
-    Returns:
-        The axes of the key and the others.
+        channels: of the latent, for `per_channel`.
 
     Raises:
         ValueError: an unknown layout, or a key that does not fit.
@@ -119,16 +117,10 @@ class PrincipalAxes:
 
 
 def fit_principal_axes(batches: Iterable[Tensor]) -> PrincipalAxes:
-    """Fit the axes of `w` (section 3.1 of the paper) from batches of latents.
+    """Fit the axes of `w` (section 3.1 of the paper) from batches of latents `(n_i, d)` of any float type.
 
     The sign of each axis is fixed by its entry of largest magnitude, which is made positive, so that equal latents give
-    equal axes whatever the library's decomposition returns.
-
-    Args:
-        batches: latents `(n_i, d)` of any float type; the order of the batches matters in the last digits only.
-
-    Returns:
-        The axes.
+    equal axes whatever the library's decomposition returns. The order of the batches matters in the last digits only.
 
     Raises:
         ValueError: fewer than two latents, batches of different widths, or values that are not finite.

@@ -17,19 +17,9 @@ from lightning_modules.generators.protocol import Generator
 class MarkedGenerator:
     """A frozen generator whose latents carry one user's key (Nie et al. 2023, equation 2); follows `Generator`.
 
-    The key is kept as plain values in a private attribute: other processes get it through the pipe over which they get
-    the generator, not in shared memory, a file or an argument, and no hash of weights includes it. A hash would give a
-    short key away to whoever tries all of them.
-
-    Args:
-        unmarked: the frozen generator, on the fingerprint's device.
-        fingerprint: its fingerprint.
-        key: bool `(bits,)`.
-        user: id of the user who holds the key, for records.
-
-    Attributes:
-        latent_dim: length d of a latent.
-        image_size: height and width of an image in pixels.
+    The key, bool `(bits,)`, is kept as plain values in a private attribute: other processes get it through the pipe
+    over which they get the generator, not in shared memory, a file or an argument, and no hash of weights includes it.
+    A hash would give a short key away to whoever tries all of them. The user's id is for records.
 
     Raises:
         ValueError: a key of another length or type, a generator whose latents have another length, or one that adds
@@ -107,12 +97,7 @@ def check_same_noise(generator: Any, fingerprint: Fingerprint) -> None:
 
 
 def take_noise(generator: Any, fingerprint: Fingerprint, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Give a generator the fingerprint's noise where its options name none.
-
-    Args:
-        generator: as loaded with the options; changed in place.
-        fingerprint: the one it carries.
-        options: those the generator was loaded with.
+    """Give a generator, in place, the fingerprint's noise where its options name none.
 
     Returns:
         Options under which the generator loads with that noise: as given where it has it already.

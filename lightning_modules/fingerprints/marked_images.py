@@ -13,7 +13,7 @@ from lightning_modules.generators.protocol import Generator
 
 
 @dataclass(frozen=True)
-class Marked:
+class MarkedBatch:
     """Fingerprinted samples.
 
     Attributes:
@@ -30,14 +30,9 @@ class Marked:
 
 
 class MarkedImages:
-    """Makes fingerprinted images of one generator.
+    """Makes fingerprinted images of one generator; the seed is that of latents and keys.
 
-    Args:
-        generator: the frozen generator.
-        fingerprint: its fingerprint, on its device.
-        seed: of latents and keys.
-        bank: natural latents `(b, d)` to take the latents from instead of sampling each anew, where sampling is slow;
-            sample i has row i mod b.
+    With a bank of natural latents `(b, d)`, for generators that sample slowly, sample i has row i mod b of it.
     """
 
     def __init__(
@@ -49,7 +44,7 @@ class MarkedImages:
         self.bank = bank
 
     @torch.no_grad()
-    def make(self, samples: Tensor) -> Marked:
+    def make(self, samples: Tensor) -> MarkedBatch:
         """Make the images of sample numbers int64 `(n,)`."""
         device = self.fingerprint.mean.device
         latents = self._latents(samples).to(device)
@@ -57,7 +52,7 @@ class MarkedImages:
         marked = self.fingerprint.embed(latents, keys)
         along = (latents - self.fingerprint.mean) @ self.fingerprint.other_axes.T
         alpha = along / self.fingerprint.other_deviation.clamp_min(1e-6)
-        return Marked(self.generator.synthesize(marked), keys, latents, alpha)
+        return MarkedBatch(self.generator.synthesize(marked), keys, latents, alpha)
 
     def _latents(self, samples: Tensor) -> Tensor:
         if self.fingerprint.latent_prior == "gaussian":

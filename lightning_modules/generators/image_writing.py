@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from lightning_modules.common.files import remove_partials, write_bytes
 from lightning_modules.common.images import to_uint8

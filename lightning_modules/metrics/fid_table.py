@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from lightning_modules.common.images import checked_uint8
 from lightning_modules.metrics.extractors import FeatureExtractor

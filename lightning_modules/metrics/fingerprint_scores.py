@@ -67,10 +67,10 @@ class FingerprintScores(nn.Module):
         for name in (kind, "all"):
             cast(Any, self.negatives[name]).update(logits, keys)
 
-    def update_pairs(self, images: Tensor, twins: Tensor) -> None:
-        """Add images `(n, 3, H, W)` in [0, 1] and the same without key."""
+    def update_pairs(self, marked: Tensor, unmarked: Tensor) -> None:
+        """Add marked images `(n, 3, H, W)` in [0, 1] and the unmarked ones of the same latents."""
         for metric in cast(Any, self.pairs).values():
-            metric.update(images, twins)
+            metric.update(marked, unmarked)
 
     def update_set(self, name: str, images: Tensor, position: Tensor) -> None:
         """Add images of the set `marked`, `unmarked` or `real` with their positions in it, int64 `(n,)`.

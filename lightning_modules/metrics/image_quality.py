@@ -1,4 +1,4 @@
-"""How far an image is from its fingerprinted twin: PSNR, SSIM and a perceptual distance, as means with intervals."""
+"""How far a marked image is from the unmarked one: PSNR, SSIM, a perceptual distance, as means with intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from lightning_modules.metrics.intervals import Estimate, percent, student_half_width
 
 PairScore = Callable[[Tensor, Tensor], Tensor]
-"""Images `(n, 3, H, W)` and their twins in [0, 1] to one number a pair, `(n,)`."""
+"""Images `(n, 3, H, W)` marked and unmarked, in [0, 1] to one number a pair, `(n,)`."""
 
 
 class MeanOfPairs(Metric):
@@ -42,9 +42,9 @@ class MeanOfPairs(Metric):
         self.add_state("pairs", default=torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self._moments = (0.0, 0.0, 0)
 
-    def update(self, images: Tensor, twins: Tensor) -> None:
-        """Add pairs: images and twins `(n, 3, H, W)` in [0, 1]."""
-        values = self.score(images, twins).detach().double()
+    def update(self, marked: Tensor, unmarked: Tensor) -> None:
+        """Add pairs: marked and unmarked images `(n, 3, H, W)` in [0, 1]."""
+        values = self.score(marked, unmarked).detach().double()
         self.total += values.sum()
         self.squares += values.square().sum()
         self.pairs += len(values)
@@ -68,13 +68,13 @@ class MeanOfPairs(Metric):
         )
 
 
-def psnr(images: Tensor, twins: Tensor) -> Tensor:
+def psnr(marked: Tensor, unmarked: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB for a peak of 1, at most 100, `(n,)`."""
-    return -10.0 * torch.log10((images - twins).square().flatten(1).mean(dim=1).clamp_min(1e-10))
+    return -10.0 * torch.log10((marked - unmarked).square().flatten(1).mean(dim=1).clamp_min(1e-10))
 
 
-def ssim(images: Tensor, twins: Tensor) -> Tensor:
+def ssim(marked: Tensor, unmarked: Tensor) -> Tensor:
     """Structural similarity with an 11-pixel Gaussian window (Wang et al. 2004), borders reflected, `(n,)`."""
-    value = structural_similarity_index_measure(images, twins, data_range=1.0, reduction="none")
+    value = structural_similarity_index_measure(marked, unmarked, data_range=1.0, reduction="none")
     assert isinstance(value, Tensor)
-    return value.reshape(len(images))
+    return value.reshape(len(marked))

@@ -123,13 +123,10 @@ class Identification(MatchingBits):
     trial: probabilities vary no more than trials of their mean do, so it is never too narrow.
 
     Args:
-        bits: length m of a key.
-        users: N, the holder of the true key among them.
-        confidence: nominal coverage of the interval.
-        **kwargs: arguments of `torchmetrics.Metric`.
-
-    Raises:
-        ValueError: fewer than two users.
+        bits: as in `MatchingBits`.
+        users: N, the holder of the true key among them, at least 2.
+        confidence: as in `MatchingBits`.
+        **kwargs: as in `MatchingBits`.
     """
 
     def __init__(self, bits: int, users: int, confidence: float = 0.95, **kwargs: Any) -> None:
@@ -153,13 +150,10 @@ class TruePositiveRate(MatchingBits):
     interval: this is known, not measured.
 
     Args:
-        bits: length m of a key.
-        false_positive_rate: chance, at most, of so good a match by accident.
-        confidence: nominal coverage of the interval.
-        **kwargs: arguments of `torchmetrics.Metric`.
-
-    Raises:
-        ValueError: a rate outside (0, 1).
+        bits: as in `MatchingBits`.
+        false_positive_rate: chance, at most, of so good a match by accident, in (0, 1).
+        confidence: as in `MatchingBits`.
+        **kwargs: as in `MatchingBits`.
     """
 
     def __init__(self, bits: int, false_positive_rate: float, confidence: float = 0.95, **kwargs: Any) -> None:
@@ -210,12 +204,7 @@ class FalsePositiveRate(TruePositiveRate):
 def effective_trials(images: Sequence[int], confidence: float = 0.95) -> float:
     """How many independent bits the images are worth, as their spread shows (see `BitAccuracy`).
 
-    Args:
-        images: `(m + 1,)`, how many match in 0 to m bits; at least one image.
-        confidence: nominal coverage of the interval to be made of it.
-
-    Returns:
-        At most n m; n where there is one image or no spread.
+    `images` says how many match in 0 to m bits. The result is at most n m, and n where there is one image or no spread.
     """
     n, m = sum(images), len(images) - 1
     total = sum(k * count for k, count in enumerate(images))

@@ -28,15 +28,11 @@ def key_metrics(
 ) -> MetricCollection:
     """What decoded keys are measured with, under one attack.
 
-    Args:
-        bits: length m of a key.
-        users: sizes of the registries to identify users among.
-        false_positive_rates: rates to state the true-positive rate at.
-        prefix: put before every name, `"test/jpeg_50/"` for instance.
+    Identification is among so many `users`, true-positive rates are at so many `false_positive_rates`.
 
     Returns:
         A collection of scalars updated with `(logits (B, m), keys (B, m))`: `bit_accuracy`, `attribution_accuracy`,
-        `identification_<N>`, `tpr_at_<rate>`, `cross_entropy` (bits) and `calibration_error`.
+        `identification_<N>`, `tpr_at_<rate>`, `cross_entropy` (bits) and `calibration_error`, after the prefix.
 
     Raises:
         ValueError: a number of bits or users, or a rate, that makes no sense.
@@ -57,14 +53,9 @@ def negative_metrics(
 ) -> MetricCollection:
     """What negatives are measured with: images that do not carry the key they are compared with.
 
-    Args:
-        bits: length m of a key.
-        false_positive_rates: nominal rates.
-        prefix: put before every name, `"test/clean/real/"` for instance.
-
     Returns:
         A collection of scalars updated with `(logits (B, m), keys (B, m))`, a random key for each negative:
-        `false_positive_rate_<rate>`, and `bit_accuracy`, which is 1/2 for negatives.
+        `false_positive_rate_<rate>`, and `bit_accuracy`, which is 1/2 for negatives, after the prefix.
 
     Raises:
         ValueError: a number of bits, or a rate, that makes no sense.
@@ -76,13 +67,9 @@ def negative_metrics(
 
 
 def key_estimates(metrics: MetricCollection) -> dict[str, Estimate]:
-    """Every number of `key_metrics` or `negative_metrics` with its interval. All processes must call it together.
+    """Every number of `key_metrics` or `negative_metrics` with its interval, by its name in the collection.
 
-    Args:
-        metrics: what either made, updated with all images.
-
-    Returns:
-        The estimates under the names of the collection, its prefix before them.
+    All processes must call it together.
     """
     members = cast(dict[str, MatchingBits | KeyCrossEntropy | KeyCalibrationError], dict(metrics.items()))
     return {name: metric.estimate() for name, metric in members.items()}

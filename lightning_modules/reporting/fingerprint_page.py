@@ -9,16 +9,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lightning_modules.attacks.registry import PRESETS
 from lightning_modules.common.files import write_bytes
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.figures import (
-    TwinExample,
+    MarkedPair,
     difference_factor,
+    marked_pair_rows,
     robustness_curves,
     shown_attacks,
     to_png,
     training_curves,
-    twin_rows,
 )
 from lightning_modules.reporting.findings import TrainingState, warnings_of
 from lightning_modules.reporting.fingerprint_tables import (
@@ -45,10 +46,10 @@ from lightning_modules.reporting.page import (
 )
 from lightning_modules.reporting.runs import epoch_means
 
-__all__ = ["FingerprintResults", "TwinExample", "write_fingerprint_page"]
+__all__ = ["FingerprintResults", "MarkedPair", "write_fingerprint_page"]
 
 _RATE = 1e-6
-_MOST_ROWS, _MOST_ATTACKS = 8, 8  # of the picture of twins: more would be too small to see
+_MOST_ROWS, _MOST_ATTACKS = 8, 8  # of the picture of pairs: more would be too small to see
 _CURVES = {
     "train/bit_accuracy": "train/bit_accuracy",
     "val/clean/bit_accuracy": "val, clean/bit_accuracy",
@@ -56,35 +57,28 @@ _CURVES = {
     "train/cross_entropy": "train/cross_entropy",
     "train/alpha_error": "train/alpha_error",
 }
-_PRESETS = {
-    "paper": "the ranges of Nie et al. 2023, drawn anew for each image",
-    "paper-strongest": "its strongest settings",
-    "paper-scaled": "its ranges, the blur made for 256 px scaled to the image",
-    "paper-enlarged": "its ranges, the blur as if the image had been enlarged to 256 px",
-}
 
 
 @dataclass(frozen=True)
 class FingerprintResults:
-    """What the page shows. No part of it holds a key.
+    """What the page shows; no part of it holds a key.
 
     Attributes:
         results: Metrics by name, `test/<attack>/...`, `test/negatives/<kind>/...`, `test/quality/...`; any may be
             missing, and is left out of the page.
         attacks: Names of the attacks in the order shown, `clean` first.
-        examples: Images with their fingerprinted twins.
-        settings: Hyper-parameters of the module.
+        examples: Unmarked and marked images of one latent each.
+        settings: Hyper-parameters of the module, by dotted name.
         fingerprint: What is public of it: `bits`, `shift`, `sigma`, `centred`, `layout`, `latent_prior`,
             `generator_name`.
         data: What the data say of themselves, by name.
-        decoder: Name of what read the keys.
-        loss: Name of what it minimised.
+        decoder: What read the keys; `loss` is what it minimised.
         training: How far the training had come; None where that is not known.
     """
 
     results: dict[str, Estimate]
     attacks: list[str]
-    examples: list[TwinExample]
+    examples: list[MarkedPair]
     settings: dict[str, Any]
     fingerprint: dict[str, Any]
     data: dict[str, str]
@@ -133,14 +127,14 @@ def _figures(folder: Path, shown: FingerprintResults) -> dict[str, Figure]:
             false_positive_rate=_RATE,
         )
     if examples := shown.examples[:_MOST_ROWS]:
-        figures["twins"] = twin_rows(examples, _pictured(shown))
-    if curves := epoch_means(folder / "logs" / "metrics.csv", _CURVES):
-        figures["training"] = training_curves(curves)
+        figures["marked_pairs"] = marked_pair_rows(examples, _pictured(shown))
+    if training := epoch_means(folder / "logs" / "metrics.csv", _CURVES):
+        figures["training"] = training_curves(training)
     return figures
 
 
 def _pictured(shown: FingerprintResults) -> list[str]:
-    """The attacks in the picture of twins: those of presets first, `clean` not, for that is the twin itself."""
+    """The attacks in the picture of pairs: those of presets first, `clean` not, for that is the marked image itself."""
     presets = preset_attacks(shown.attacks)
     grids = [name for name in shown.attacks if name not in presets and name != "clean"]
     return shown_attacks(shown.examples[:_MOST_ROWS], [*presets, *grids], _MOST_ATTACKS)
@@ -186,7 +180,7 @@ def _robustness_section(shown: FingerprintResults, paths: dict[str, Path]) -> Se
         )
     caption = "Attribution accuracy: share of images with all bits right. TPR: share of images that match convincingly."
     found = {name.rpartition("-")[0] for name in presets}
-    told = [f"{preset}: {meaning}" for preset, meaning in _PRESETS.items() if preset in found]
+    told = [f"{preset}: {meaning}" for preset, meaning in PRESETS.items() if preset in found]
     return _section(
         "Robustness",
         [
@@ -222,17 +216,17 @@ def _false_positive_section(shown: FingerprintResults) -> Section | None:
 
 
 def _quality_section(shown: FingerprintResults, paths: dict[str, Path]) -> Section | None:
-    twins = None
-    if "twins" in paths:
+    pairs = None
+    if "marked_pairs" in paths:
         factor = format_number(difference_factor(shown.examples[:_MOST_ROWS]))
-        twins = FigureBlock(
-            paths["twins"],
-            "Each row: an image, the image of the same latent with a key, their difference (twin − image, "
-            f"×{factor}, grey is 0), and the twin after attacks.",
-            "Rows of images, fingerprinted twins, differences and attacked twins",
+        pairs = FigureBlock(
+            paths["marked_pairs"],
+            "Each row: an image, the image of the same latent with a key, their difference (marked − unmarked, "
+            f"×{factor}, grey is 0), and the marked image after attacks.",
+            "Rows of unmarked, marked and attacked images and differences",
         )
     caption = "FIDs of few images are biased upwards: compare those of equal n, and with the floor."
-    return _section("Quality", [quality_table(shown.results, caption), twins])
+    return _section("Quality", [quality_table(shown.results, caption), pairs])
 
 
 def _calibration_section(shown: FingerprintResults) -> Section | None:

@@ -6,8 +6,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+from lightning_modules.attacks.registry import curves as attack_curves
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.robustness import KINDS, attack_strength
+from lightning_modules.reporting.figures.robustness import attack_strength
 from lightning_modules.reporting.formatting import format_interval, format_number
 from lightning_modules.reporting.page import Cell, Headline, Table
 
@@ -25,10 +26,10 @@ QUALITY_TITLES = {
     "fid_after": ("FID, fingerprinted images", "against real images"),
     "fid_own": ("FID, what the fingerprint adds", "fingerprinted images against the generator's own"),
     "fid_own_floor": ("FID, its floor", "two halves of the generator's own images"),
-    "psnr": ("PSNR in dB", "image against fingerprinted twin, higher is nearer"),
-    "ssim": ("SSIM", "image against fingerprinted twin, 1 is equal"),
-    "lpips": ("LPIPS", "image against fingerprinted twin, 0 is equal"),
-    "perceptual": ("perceptual distance", "image against fingerprinted twin, 0 is equal; not LPIPS"),
+    "psnr": ("PSNR in dB", "unmarked against marked image, higher is nearer"),
+    "ssim": ("SSIM", "unmarked against marked image, 1 is equal"),
+    "lpips": ("LPIPS", "unmarked against marked image, 0 is equal"),
+    "perceptual": ("perceptual distance", "unmarked against marked image, 0 is equal; not LPIPS"),
 }
 _ACCURACIES = {"bit_accuracy": "bit accuracy", "attribution_accuracy": "attribution accuracy"}
 
@@ -45,7 +46,7 @@ def strength_curves(results: Results, attacks: Sequence[str]) -> dict[str, list[
         place, estimate = attack_strength(name), results.get(f"test/{name}/bit_accuracy")
         if place is not None and estimate is not None and not math.isnan(estimate.value):
             curves.setdefault(place[0], []).append((place[1], estimate))
-    return {kind: curves[kind] for kind in KINDS if kind in curves}
+    return {kind: curves[kind] for kind in attack_curves() if kind in curves}
 
 
 def worst_attack(results: Results, attacks: Sequence[str]) -> tuple[str, Estimate] | None:
@@ -125,7 +126,7 @@ def negative_bits_table(results: Results, caption: str = "") -> Table | None:
 
 
 def quality_table(results: Results, caption: str = "") -> Table | None:
-    """FIDs and what separates an image from its fingerprinted twin."""
+    """FIDs and what separates a marked image from the unmarked one."""
     measured = {name.removeprefix("test/quality/"): found for name, found in results.items() if "/quality/" in name}
     order = [name for name in QUALITY_TITLES if name in measured] + sorted(set(measured) - set(QUALITY_TITLES))
     rows: list[list[Cell]] = []
@@ -189,16 +190,7 @@ def _passed(holds: object) -> str | None:
 
 
 def fingerprint_headlines(results: Results, attacks: Sequence[str], bits: int) -> list[Headline]:
-    """Accuracy without attack and under the worst, true-positive rate, FID.
-
-    Args:
-        results: metrics by name, `test/<attack>/...` and `test/quality/...`.
-        attacks: names of the attacks.
-        bits: length m of a key.
-
-    Returns:
-        Those headlines whose numbers are there.
-    """
+    """Accuracy without attack and under the worst, true-positive rate, FID: those whose numbers are there."""
     headlines = []
     if (clean := results.get("test/clean/bit_accuracy")) is not None:
         headlines.append(Headline.of("Bit accuracy", clean, percent=True, note="no attack; chance 50 %"))

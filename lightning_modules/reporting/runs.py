@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.earlier_versions import current_config
 from lightning_modules.reporting.findings import TrainingState
 from lightning_modules.reporting.run_files import METRICS_FILE, read_metrics
-from lightning_modules.representations.settings import current_config
 
 SEED = "seed_everything"
 # Settings in which runs of one experiment may differ: at any depth, where a run lives and what it continues;
@@ -80,7 +80,7 @@ def _read(folder: Path) -> Run:
         raise ValueError(f"{folder / 'config.yaml'} is no YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'config.yaml'} holds a {type(config).__name__}; expected settings by name")
-    flat = _flat(current_config(config))
+    flat = flat_settings(current_config(config))
     settings = {key: value for key, value in flat.items() if not _of_run_alone(key)}
     seeds = list(dict.fromkeys(str(flat[key]) for key in _SEEDS if key in flat)) or ["none"]
     provenance = {}
@@ -90,7 +90,7 @@ def _read(folder: Path) -> Run:
     return Run(folder, str(provenance.get("experiment", "")), "/".join(seeds), settings, read_metrics(folder), training)
 
 
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
+def flat_settings(value: Any, key: str = "") -> dict[str, Any]:
     """Nested settings by dotted key; list items by position, so that a path among a callback's arguments has a key."""
     if isinstance(value, dict) and value:
         items = [(str(name), item) for name, item in value.items()]
@@ -98,7 +98,11 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
         items = [(str(position), item) for position, item in enumerate(value)]
     else:
         return {key: value}
-    return {name: leaf for part, item in items for name, leaf in _flat(item, f"{key}.{part}" if key else part).items()}
+    return {
+        name: leaf
+        for part, item in items
+        for name, leaf in flat_settings(item, f"{key}.{part}" if key else part).items()
+    }
 
 
 def _of_run_alone(key: str) -> bool:

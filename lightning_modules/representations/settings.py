@@ -37,18 +37,3 @@ def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     if moved := {new: settings[old] for old, new in _MANIFOLD.items() if old in settings}:
         current["manifold"] = {**asdict(ManifoldSettings()), **settings.get("manifold", {}), **moved}
     return current
-
-
-def current_config(config: Any) -> Any:
-    """A run's config with the settings of an Attributor under today's names; any other config as it is."""
-    model = config.get("model") if isinstance(config, Mapping) else None
-    if not isinstance(model, Mapping) or not isinstance(model.get("init_args"), Mapping):
-        return config
-    if str(model.get("class_path")).rpartition(".")[2] != "Attributor":
-        return config
-    return {**config, "model": {**model, "init_args": current_settings(model["init_args"])}}
-
-
-def current_hyper_parameters(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters that a checkpoint of any module holds, those of an Attributor under today's names."""
-    return current_settings(stored) if {"embedding", "controls"} <= set(stored) else dict(stored)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import save as save_safetensors
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from lightning_modules import zoo
 from lightning_modules.callbacks.training_record import read_training_state

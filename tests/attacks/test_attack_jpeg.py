@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,9 +9,8 @@ from coloured_images import some_images, some_seeds
 from PIL import Image
 from torchvision.io import decode_jpeg, encode_jpeg
 
-from lightning_modules.attacks import make_attack
+from lightning_modules.attacks import make_attack, make_attacks
 from lightning_modules.attacks.codec_table import as_markdown, compare_codecs, photographs, psnr
-from lightning_modules.attacks.registry import read_attacks
 from lightning_modules.common.images import to_uint8
 
 
@@ -82,7 +79,7 @@ def test_the_table_of_codecs_says_what_training_needs():
 
 
 def test_the_config_that_ships_makes_its_attacks_and_runs():
-    attacks = read_attacks(Path(__file__).parents[2] / "configs" / "attacks" / "robustness.yaml")
+    attacks = make_attacks("configs/attacks/robustness.yaml")
     assert len(attacks) == 1 + 4 * 4 + 6 + 6 + 8 + 5 + 1
     images, seeds = some_images(1), some_seeds(1)
     results = {name: attack(images, seeds) for name, attack in attacks.items()}

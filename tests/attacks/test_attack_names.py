@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
-from coloured_images import some_seeds
+from coloured_images import some_images, some_seeds
 
-from lightning_modules.attacks import make_attack, make_attacks, read_attacks
+from lightning_modules.attacks import Attack, make_attack, make_attacks
+from lightning_modules.attacks.base import Curve
+from lightning_modules.attacks.registry import ATTACKS, preset_names
+from lightning_modules.reporting.figures.robustness import attack_strength
 
 SEEDS = some_seeds(3).numpy()
 
@@ -113,4 +118,47 @@ def test_a_set_there_is_not_is_refused():
 def test_a_file_that_lists_no_attacks_is_refused(tmp_path, text, message):
     (tmp_path / "attacks.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_attacks(tmp_path / "attacks.yaml")
+        make_attacks(str(tmp_path / "attacks.yaml"))
+
+
+def test_a_file_lists_attacks_for_a_set_and_within_one(tmp_path):
+    (tmp_path / "attacks.yaml").write_text("[paper, {kind: jpeg, name: mine, quality: 7}]")
+    listed = [*make_attacks("paper"), "mine"]
+    assert list(make_attacks(str(tmp_path / "attacks.yaml"))) == listed
+    assert list(make_attacks([str(tmp_path / "attacks.yaml"), "jpeg_50"])) == [*listed, "jpeg_50"]
+
+
+class Darken(Attack):
+    """An attack of another file, with all that belongs to it."""
+
+    kind = "darken"
+    presets: ClassVar = {"paper": {"factor": 0.5}}
+    curve = Curve("Darkness", "factor", "factor", "factor, 0 to 1", ("0.9", "0.5"), weaker_is_larger=True)
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def draw(self, seeds, size):
+        return {}
+
+    def at_strength(self, strength):
+        return self
+
+    def attack_pixels(self, pixels, seeds):
+        return pixels * self.factor
+
+    attack_smoothly = attack_pixels
+
+
+def test_a_new_attack_is_a_class_and_a_line_of_the_table(monkeypatch):
+    names = ["grid-darken", "paper"]
+    monkeypatch.setitem(ATTACKS.members, "darken", f"{__name__}:Darken")
+    made = make_attacks(names)
+    assert list(made)[:2] == ["darken_0.9", "darken_0.5"]
+    assert made["paper-darken"](some_images(1), some_seeds(1)).max() <= 0.5
+    assert "paper-darken" in preset_names()
+    assert attack_strength("darken_0.5") == ("darken", 0.5)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="there is no grid 'grid-darken'"):
+        make_attacks(names)

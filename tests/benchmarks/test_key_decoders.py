@@ -29,11 +29,12 @@ from torch import Tensor
 from lightning_modules import fingerprints
 from lightning_modules.common.images import to_uint8
 from lightning_modules.common.random_streams import seeded_keys
-from lightning_modules.fingerprints.decoders.base import KeyDecoder
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyDecoder
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, InversionSettings
 from lightning_modules.fingerprints.decoders.losses import make_loss
-from lightning_modules.fingerprints.decoders.registry import PRESETS, make_decoder
-from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
+from lightning_modules.fingerprints.decoders.registry import DECODERS, make_decoder
+from lightning_modules.fingerprints.marked_images import MarkedBatch, MarkedImages
+from lightning_modules.fingerprints.settings import current_settings
 from lightning_modules.fingerprints.users.verdicts import attribute
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
@@ -65,27 +66,25 @@ def load_trained(checkpoint: Path) -> LatentFingerprint:
     if not checkpoint.is_file():
         pytest.fail(f"found no {checkpoint}, expected the trained decoder that comes with the repository")
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    module = LatentFingerprint(**stored["hyper_parameters"])
+    module = LatentFingerprint(**current_settings(stored["hyper_parameters"]))
     module.on_load_checkpoint(stored)
     module.load_state_dict(stored["state_dict"])
     return module.eval()
 
 
 def decoders_of(module: LatentFingerprint, loss: str | dict[str, Any]) -> dict[str, KeyDecoder]:
-    """Every decoder, judged by one loss. The paper's takes the 20 restarts of an image as one batch."""
-    judge = make_loss(**({"name": loss} if isinstance(loss, str) else loss))
+    """Every decoder, ranked by one loss. The paper's takes the 20 restarts of an image as one batch."""
+    chosen = {"name": loss} if isinstance(loss, str) else loss
     assert module.fingerprint is not None
+    parts = DecoderParts(module.generator, module.fingerprint, module.network, make_loss(**chosen))
     options = {name: {"batch": 20} if name == "paper" else {} for name in ORDER}
-    return {
-        name: make_decoder(name, module.generator, module.fingerprint, module.network, judge, options[name])
-        for name in ORDER
-    }
+    return {name: make_decoder(name, parts, options[name]) for name in ORDER}
 
 
-def marked_images(module: LatentFingerprint, count: int) -> tuple[Marked, Tensor]:
+def marked_images(module: LatentFingerprint, count: int) -> tuple[MarkedBatch, Tensor]:
     """Marked samples, and their images as 8-bit files hold them, float32 `(n, 3, H, W)`."""
     assert module.fingerprint is not None
-    stream = MarkedImages(module.generator, module.fingerprint, module.hparams["stream_seed"])
+    stream = MarkedImages(module.generator, module.fingerprint, module.stream_seed)
     marked = stream.make(torch.arange(FIRST_SAMPLE, FIRST_SAMPLE + count))
     return marked, to_uint8(marked.images).float() / 255
 
@@ -129,7 +128,7 @@ def test_as_many_images_attributed_in_a_fraction_of_the_time_of_the_paper():
     module = load_trained(CHECKPOINT)
     decoders = decoders_of(module, LOSS)
     paper = decoders["paper"]
-    assert set(decoders) == set(PRESETS)
+    assert set(decoders) == set(DECODERS)
     assert isinstance(paper, InversionDecoder)
     assert paper.settings == InversionSettings(starts=20, steps=2000, learning_rate=0.2, decay=0.001, batch=20)
     marked, images = marked_images(module, IMAGES)

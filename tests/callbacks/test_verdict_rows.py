@@ -13,7 +13,7 @@ from torch import distributed
 
 from lightning_modules.callbacks.verdict_rows import VerdictRows
 from lightning_modules.common.random_streams import seeded_keys
-from lightning_modules.fingerprints.users.key_registry import Registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text
 
 BITS = 32
@@ -21,7 +21,7 @@ BITS = 32
 
 @pytest.fixture
 def registry():
-    users = Registry(BITS)
+    users = KeyRegistry(BITS)
     for name, key in zip(("alice", "bob", "carol"), seeded_keys(3, BITS, seed=1), strict=True):
         users.add(name, key_to_text(key))
     return users
@@ -162,19 +162,19 @@ def test_an_image_without_evidence_spoils_neither_the_file_nor_the_common_verdic
 
 
 def test_two_users_who_match_equally_well_are_not_told_apart(tmp_path):
-    twins = Registry(BITS)
+    alike = KeyRegistry(BITS)
     key = seeded_keys(1, BITS, seed=3)[0]
     for name, flipped in (("one", 0), ("two", 1)):
         other = key.clone()
         other[flipped] = ~other[flipped]
-        twins.add(name, key_to_text(other))
-    (row,) = run(VerdictRows(tmp_path / "a.jsonl", twins), evidence(key)[None])
+        alike.add(name, key_to_text(other))
+    (row,) = run(VerdictRows(tmp_path / "a.jsonl", alike), evidence(key)[None])
     assert (row["bits_matching"], row["best_user"], row["verdict"]) == (31, "one", None)
     assert row["family_p_value"] < 1e-6
 
 
 def test_the_summary_counts_images_by_user_and_cuts_a_long_list(tmp_path):
-    many = Registry(BITS)
+    many = KeyRegistry(BITS)
     keys = seeded_keys(12, BITS, seed=5)
     for number, key in enumerate(keys):
         many.add(f"user{number}", key_to_text(key))

@@ -56,8 +56,8 @@ def commands(room: Path) -> dict[str, tuple[tuple[object, ...], str]]:
             "--model.init_args.manifold.dir",
         ),
         "test, answers": (
-            ("test", "--ckpt_path", LDM, "--runs_dir", room / "r", "--model.init_args.resume_decoding", closed),
-            "--model.init_args.resume_decoding",
+            ("test", "--ckpt_path", LDM, "--runs_dir", room / "r", "--model.init_args.decoder.cache", closed),
+            "--model.init_args.decoder.cache",
         ),
         "generate, one generator": (("generate", "--generator", "gan-dcgan", "--n", 1, "--out", closed), "--out"),
         "generate, a data set": (("generate", "--config", "gm_fashion/quickstart.yaml", "--out", closed), "--out"),

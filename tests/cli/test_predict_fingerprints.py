@@ -18,7 +18,7 @@ from datamodules.images.image_io import content_id, content_id_to_int, decode_im
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import GMDataError
 from lightning_modules.cli.errors import run_command
-from lightning_modules.fingerprints.users.key_registry import Registry, read_registry, write_registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
 from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import write_generator
@@ -71,7 +71,7 @@ def predict(run, *options, registry=None, images=None):
 
 
 def write_users(path, **keys):
-    registry = Registry(BITS)
+    registry = KeyRegistry(BITS)
     for name, key in keys.items():
         registry.add(name, key_to_text(key))
     write_registry(registry, path)
@@ -154,7 +154,7 @@ def test_a_rate_that_no_key_can_meet_is_a_warning(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("mistake", ["no registry", "another length"])
 def test_a_mistake_is_told_before_a_folder_is_made_or_a_network_built(run, tmp_path, mistake):
-    longer = Registry(BITS + 1)
+    longer = KeyRegistry(BITS + 1)
     longer.create("someone")
     write_registry(longer, tmp_path / "longer.json")
     registry = None if mistake == "no registry" else tmp_path / "longer.json"
@@ -223,7 +223,7 @@ def test_what_was_found_before_is_not_overwritten(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", ["--model.init_args.decoder=amortized", "--model.init_args.decoder_options={batc: 1}"]
+    "option", ["--model.init_args.decoder.name=amortized", "--model.init_args.decoder.options={batc: 1}"]
 )
 def test_a_mistyped_decoder_or_option_ends_in_one_line(run, tmp_path, option, capsys):
     users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
@@ -238,7 +238,8 @@ def test_a_mistyped_decoder_or_option_ends_in_one_line(run, tmp_path, option, ca
 def test_keys_are_read_from_python_as_the_command_reads_them(run, tmp_path):
     users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
     rows, _ = predict(run, "--run_dir", str(tmp_path / "r"), registry=users)
-    module = LatentFingerprint.load_from_checkpoint(run / "run" / "checkpoints" / "last.ckpt", decoder="amortised")
+    checkpoint = run / "run" / "checkpoints" / "last.ckpt"
+    module = LatentFingerprint.load_from_checkpoint(checkpoint, decoder={"name": "amortised"})
     files = sorted((run / "images").glob("*.png"))
     images = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255 for file in files])
     bits = module.key_decoder().decode(images).bits

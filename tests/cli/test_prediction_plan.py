@@ -8,7 +8,7 @@ import torch
 from lightning_modules.cli.prediction_plan import FINGERPRINT_OPTIONS, plan_prediction
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
-from lightning_modules.fingerprints.users.key_registry import Registry, write_registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry, write_registry
 
 BITS = 16
 
@@ -40,7 +40,7 @@ def users(tmp_path):
 
 
 def registered(path, bits, names=("alice", "bob"), fingerprint=""):
-    registry = Registry(bits, fingerprint=fingerprint, generator_name="h.pt")
+    registry = KeyRegistry(bits, fingerprint=fingerprint, generator_name="h.pt")
     for name in names:
         registry.create(name)
     write_registry(registry, path)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
-from lightning_modules.fingerprints.users.key_registry import Registry, read_registry, write_registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
 from lightning_modules.fingerprints.users.keys import hamming_distance, key_from_text, key_to_text, new_key, random_key
 
 
@@ -83,7 +83,7 @@ def test_damaged_fingerprints_are_refused(fingerprint, tmp_path):
 
 
 def test_a_registry_is_its_owners_alone(tmp_path):
-    registry = Registry(32)
+    registry = KeyRegistry(32)
     registry.create("alice", minimum_distance=8)
     registry.add("bob", "0f" * 4)
     path = tmp_path / "users.json"
@@ -102,7 +102,7 @@ def test_a_registry_is_its_owners_alone(tmp_path):
 
 
 def test_keys_are_not_printed(tmp_path):
-    registry = Registry(32)
+    registry = KeyRegistry(32)
     registry.add("bob", "deadbeef")
     assert "deadbeef" not in repr(registry)
     assert "True" not in repr(registry)
@@ -115,7 +115,7 @@ def test_keys_are_not_printed(tmp_path):
 
 
 def test_users_are_not_confused():
-    registry = Registry(16)
+    registry = KeyRegistry(16)
     registry.create("alice")
     alice = registry.key_of("alice").clone()
     with pytest.raises(FingerprintError, match="registered already"):
@@ -140,7 +140,7 @@ def test_damaged_registries_are_refused(tmp_path):
     path = tmp_path / "users.json"
     with pytest.raises(FingerprintError, match="register a user first"):
         read_registry(path)
-    registry = Registry(8)
+    registry = KeyRegistry(8)
     registry.create("alice")
     write_registry(registry, path)
     whole = path.read_text()

@@ -9,15 +9,15 @@ import torch
 from reachable_objects import holds_keys, reachable
 from smooth_generator import BITS, Smooth, smooth_fingerprint
 
+from lightning_modules.common import random_streams as key_module
 from lightning_modules.common.images import to_uint8
 from lightning_modules.fingerprints import marked_images as marked_module
-from lightning_modules.fingerprints.decoders.amortised import KeyNetwork
-from lightning_modules.fingerprints.decoders.base import ResumableDecoder
+from lightning_modules.fingerprints.decoders.base import CachedDecoder, DecoderParts
+from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
 from lightning_modules.fingerprints.decoders.losses import make_loss
-from lightning_modules.fingerprints.decoders.registry import PRESETS, make_decoder
-from lightning_modules.fingerprints.marked_images import Marked, MarkedImages
-from lightning_modules.fingerprints.users import keys as key_module
-from lightning_modules.fingerprints.users.key_registry import Registry
+from lightning_modules.fingerprints.decoders.registry import DECODERS, make_decoder
+from lightning_modules.fingerprints.marked_images import MarkedBatch, MarkedImages
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 from lightning_modules.fingerprints.users.keys import key_to_text
 
 OPTIONS = {"paper": {"starts": 6, "steps": 150}}
@@ -32,7 +32,7 @@ class Scene:
         self.marked_images = MarkedImages(self.generator, self.fingerprint, seed=3)
         self.marked = self.marked_images.make(torch.arange(8))
         self.images = to_uint8(self.marked.images).float() / 255
-        self.registry = Registry(BITS)
+        self.registry = KeyRegistry(BITS)
         for number, key in enumerate(self.marked.keys.unique(dim=0)):
             self.registry.add(f"user{number}", key_to_text(key))
         torch.manual_seed(0)
@@ -40,7 +40,7 @@ class Scene:
 
     def decoder(self, name):
         loss = make_loss("pixels")
-        return make_decoder(name, self.generator, self.fingerprint, self.network, loss, OPTIONS.get(name))
+        return make_decoder(name, DecoderParts(self.generator, self.fingerprint, self.network, loss), OPTIONS.get(name))
 
     def scramble(self, monkeypatch):
         """Change every true key where it lies, and what keys are drawn from."""
@@ -62,7 +62,7 @@ def scene() -> Scene:
     return Scene()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_answers_stay_when_every_true_key_changes(name, scene, monkeypatch):
     true = scene.marked.keys.clone()
     decoder = scene.decoder(name)
@@ -78,7 +78,7 @@ def test_answers_stay_when_every_true_key_changes(name, scene, monkeypatch):
         assert float((first.bits == true).float().mean()) > 0.9
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_answers_follow_the_images(name, scene):
     """What the last test keeps still does move with the key in the image."""
     flipped = scene.fingerprint.embed(scene.marked.latents, ~scene.marked.keys)
@@ -90,17 +90,17 @@ def test_answers_follow_the_images(name, scene):
         assert float((second.bits == ~scene.marked.keys).float().mean()) > 0.9
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DECODERS)
 @pytest.mark.parametrize("kept", [False, True])
 def test_nothing_a_decoder_holds_is_a_key(name, kept, scene, tmp_path):
     decoder = scene.decoder(name)
     if kept:
-        decoder = ResumableDecoder(decoder, tmp_path, "identity")
+        decoder = CachedDecoder(decoder, tmp_path, "identity")
     held = list(reachable(decoder))
     assert any(value is scene.generator or value is scene.network for _, value in held)  # the walk goes deep
     decoder.decode(scene.images)  # nor does it keep what it has read
     for way, value in [*held, *reachable(decoder)]:
-        assert not isinstance(value, Marked | MarkedImages | Registry), way
+        assert not isinstance(value, MarkedBatch | MarkedImages | KeyRegistry), way
         assert not holds_keys(value, scene.marked.keys), way
 
 

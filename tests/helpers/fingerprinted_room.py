@@ -9,7 +9,7 @@ import evaluate
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.fingerprint_file import write_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
-from lightning_modules.fingerprints.users.key_registry import Registry, write_registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry, write_registry
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.checkpoints.own_file import content_hash, write_generator
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
@@ -40,7 +40,7 @@ def write_room(folder):
     """`g.safetensors`, `run/fingerprint.safetensors` and `users.json` with three users."""
     write_carrier(folder / "g.safetensors")
     write_its_fingerprint(folder / "g.safetensors", folder / "run" / "fingerprint.safetensors")
-    registry = Registry(BITS)
+    registry = KeyRegistry(BITS)
     for user, key in KEYS.items():
         registry.add(user, key)
     write_registry(registry, folder / "users.json")

@@ -20,6 +20,6 @@ def stylegan2(tmp_path_factory: pytest.TempPathFactory) -> str:
 def run(tmp_path_factory: pytest.TempPathFactory, stylegan2: str) -> Path:
     """Folder of a finished run of `train.py`, with its test: read only."""
     folder = tmp_path_factory.mktemp("trained")
-    config = write_config(folder, stylegan2, features="fashion_cnn", perceptual={"name": "pixels"})
+    config = write_config(folder, stylegan2, **{"test.features": "fashion_cnn", "test.perceptual": {"name": "pixels"}})
     train.main(["--config", str(config), "--run_dir", str(folder / "run")])
     return folder / "run"

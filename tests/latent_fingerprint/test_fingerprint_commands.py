@@ -16,8 +16,8 @@ from lightning_modules.fingerprints.fingerprint_file import FingerprintError, re
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 NEGATIVES = ("unmarked", "wrong_key", "other_generator", "real")
-FEW = ["--data.init_args.test_images=3", "--data.init_args.negative_images=0", "--model.init_args.test_attacks=[]"]
-FEW += ["--model.init_args.features=null", "--model.init_args.perceptual=null"]
+FEW = ["--data.init_args.test_images=3", "--data.init_args.negative_images=0", "--model.init_args.test.attacks=[]"]
+FEW += ["--model.init_args.test.features=null", "--model.init_args.test.perceptual=null"]
 
 
 def evaluated(run, folder, *options):
@@ -82,7 +82,7 @@ def test_evaluation_gives_the_runs_own_metrics_to_the_byte(run, tmp_path, capsys
 )
 def test_other_decoders_read_the_same_images_with_gradients(run, tmp_path, decoder):
     name, options = decoder
-    chosen = [f"--model.init_args.decoder={name}", f"--model.init_args.decoder_options={json.dumps(options)}"]
+    chosen = [f"--model.init_args.decoder.name={name}", f"--model.init_args.decoder.options={json.dumps(options)}"]
     metrics = evaluated(run, tmp_path, *FEW, *chosen)
     assert 0 <= metrics["test/clean/bit_accuracy"] <= 1
     assert len(read_rows(tmp_path)) == 3
@@ -105,7 +105,7 @@ def test_two_processes_count_what_one_counts(run, tmp_path):
 def test_negatives_and_reals_can_be_left_out(run, tmp_path):
     evaluated(run, tmp_path / "none", "--data.init_args.negative_images=0")
     assert not any("negatives" in name or "fid" in name for name in read_metrics(tmp_path / "none"))
-    evaluated(run, tmp_path / "no-reals", "--data.init_args.reals=null", "--model.init_args.other_generator=null")
+    evaluated(run, tmp_path / "no-reals", "--data.init_args.reals=null", "--model.init_args.test.other_generator=null")
     found = read_metrics(tmp_path / "no-reals")
     assert {name.split("/")[2] for name in found if "/negatives/" in name} == {"unmarked", "wrong_key", "all"}
     assert found["test/clean/bit_accuracy"] == read_metrics(run)["test/clean/bit_accuracy"]
@@ -114,15 +114,15 @@ def test_negatives_and_reals_can_be_left_out(run, tmp_path):
 def test_negatives_of_another_size_are_refused(run, tmp_path):
     small = write_stylegan2(tmp_path / "small.safetensors", size=16)
     with pytest.raises(ValueError, match="found an other generator of 16 px, expected 32 px"):
-        evaluated(run, tmp_path / "r", f"--model.init_args.other_generator={small}")
+        evaluated(run, tmp_path / "r", f"--model.init_args.test.other_generator={small}")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"data": {"reals": None}}, "found an other generator of 32 px, expected 16 px"),
-        ({"other_generator": None}, "found reals of 32x32 px, expected 16x16 px"),
-        ({"test_attacks": ["jpg_50"]}, "there is no attack 'jpg_50'"),
+        ({"test.other_generator": None}, "found reals of 32x32 px, expected 16x16 px"),
+        ({"test.attacks": ["jpg_50"]}, "there is no attack 'jpg_50'"),
     ],
     ids=["other generator", "reals", "attack"],
 )
@@ -161,7 +161,7 @@ def test_a_checkpoint_without_fingerprint_is_refused(run, tmp_path, stylegan2):
 
 def test_a_training_stopped_by_hand_is_called_unfinished_when_tested(stylegan2, tmp_path, monkeypatch, capsys):
     """Ctrl-C in the second of three epochs; the decoder of the first is tested, and read keys with."""
-    config = write_config(tmp_path, stylegan2, other_generator=None)
+    config = write_config(tmp_path, stylegan2, **{"test.other_generator": None})
     step = LatentFingerprint.training_step
 
     def stopped(self, batch, batch_idx):

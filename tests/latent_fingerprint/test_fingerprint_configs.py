@@ -36,10 +36,10 @@ def test_the_config_trains_and_tests(name, tmp_path):
     run = tmp_path / "run"
     small = ["--data.init_args.train_images=16", "--data.init_args.val_images=8", "--data.init_args.batch_size=8"]
     small += ["--data.init_args.test_images=8", "--data.init_args.negative_images=16", "--trainer.max_epochs=1"]
-    small += ["--data.init_args.reals=fashion_sample", "--model.init_args.test_attacks=[paper-strongest]"]
-    small += ["--model.init_args.fit_latents=300", "--model.init_args.backbone=test_resnet"]
+    small += ["--data.init_args.reals=fashion_sample", "--model.init_args.test.attacks=[paper-strongest]"]
+    small += ["--model.init_args.key.fit_latents=300", "--model.init_args.training.backbone=test_resnet"]
     if name == "ldm":
-        small += ["--model.init_args.options={steps: 1}", "--model.init_args.bank=100"]
+        small += ["--model.init_args.options={steps: 1}", "--model.init_args.training.bank=100"]
     metrics = train.main(["--config", str(CONFIGS / f"{name}.yaml"), "--run_dir", str(run), *QUIET, *small])
     assert {"train/bit_accuracy", "val/clean/bit_accuracy", "val/attacked/bit_accuracy"} <= set(metrics)
     check_folder(run, 8)
@@ -50,7 +50,7 @@ def test_the_config_trains_and_tests(name, tmp_path):
         assert found[f"test/negatives/{kind}/false_positive_rate_1e-3"]["n"] == 16
 
 
-SMALL_PAPER = {"stylegan2_paper": (write_stylegan2, {"shift": 12}), "ldm_paper": (write_vq, {"shift": 100})}
+SMALL_PAPER = {"stylegan2_paper": (write_stylegan2, {"key.shift": 12}), "ldm_paper": (write_vq, {"key.shift": 100})}
 
 
 @pytest.mark.parametrize("name", SMALL_PAPER)
@@ -58,50 +58,47 @@ def test_the_papers_preset_runs_without_training(name, tmp_path):
     write, key = SMALL_PAPER[name]
     file = write(tmp_path / "g.safetensors")
     options = {"starts": 2, "steps": 3}
-    small = [f"--model.init_args.generator={file}", "--model.init_args.loss={name: pixels}"]
+    small = [f"--model.init_args.generator={file}", "--model.init_args.decoder.loss={name: pixels}"]
     small += [
-        f"--model.init_args.{option}={value}" for option, value in ({"bits": 4, "fit_latents": 300} | key).items()
+        f"--model.init_args.{option}={value}"
+        for option, value in ({"key.bits": 4, "key.fit_latents": 300} | key).items()
     ]
-    small += [f"--model.init_args.decoder_options.{option}={value}" for option, value in options.items()]
-    small += ["--data.init_args.test_images=2", "--model.init_args.test_attacks=[paper-jpeg]"]
-    small += ["--model.init_args.backbone=test_resnet"]
+    small += [f"--model.init_args.decoder.options.{option}={value}" for option, value in options.items()]
+    small += ["--data.init_args.test_images=2", "--model.init_args.test.attacks=[paper-jpeg]"]
+    small += ["--model.init_args.training.backbone=test_resnet"]
     if name == "ldm_paper":
         small += ["--model.init_args.options.steps=2"]
     run = tmp_path / "run"
     train.main(["--config", str(CONFIGS / f"{name}.yaml"), "--run_dir", str(run), *QUIET, *small])
     check_folder(run, 2)
-    used = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["decoder_options"]
+    used = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["decoder"]["options"]
     # overriding two settings leaves the others as the file has them
-    assert used == settings(name)[1]["decoder_options"] | options
+    assert used == settings(name)[1]["decoder"]["options"] | options
     assert set(read_rows(run)[0]["matching_bits"]) == {"clean", "paper-jpeg"}
     assert not any("negatives" in metric for metric in read_metrics(run))
 
 
 @pytest.mark.parametrize(
-    ("name", "own"),
+    ("name", "own", "options", "penalty"),
     [
-        (
-            "stylegan2_paper",
-            {"bits": 64, "shift": 448, "sigma": 1.0, "fit_latents": 10_000, "latent_prior": "gaussian"},
-        ),
+        ("stylegan2_paper", {"shift": 448, "fit_latents": 10_000, "latent_prior": "gaussian"}, None, 0.1),
         (
             "ldm_paper",
-            {"bits": 64, "shift": 4000, "sigma": 1.0, "fit_latents": 50_000, "latent_prior": "projected"}
-            | {"layout": "repeated", "options": {"steps": 50, "eta": 1.0}},
+            {"shift": 4000, "fit_latents": 50_000, "latent_prior": "projected", "layout": "repeated"},
+            {"steps": 50, "eta": 1.0},
+            0.005,
         ),
     ],
     ids=["stylegan2", "ldm"],
 )
-def test_the_papers_settings_are_the_papers(name, own):
+def test_the_papers_settings_are_the_papers(name, own, options, penalty):
     config, module = settings(name)
-    assert {key: module[key] for key in own} == own
-    assert module.get("layout", "flat") == own.get("layout", "flat")
-    assert not module.get("centred", False)  # a key of zeros marks nothing
-    assert module["decoder"] == "paper"
-    searched = {key: module["decoder_options"][key] for key in ("starts", "steps", "learning_rate", "decay", "penalty")}
-    penalty = {"stylegan2_paper": 0.1, "ldm_paper": 0.005}[name]
-    assert searched == {"starts": 20, "steps": 2000, "learning_rate": 0.2, "decay": 0.001, "penalty": penalty}
-    assert set(module["decoder_options"]) == {*searched, "batch"}  # no shortcut that the paper does not take
-    assert module["loss"] == {"name": "lpips", "network": "vgg"}
+    assert module["key"] == {"bits": 64, "sigma": 1.0} | own  # not centred: a key of zeros marks nothing
+    assert module.get("options") == options
+    searched = {"starts": 20, "steps": 2000, "learning_rate": 0.2, "decay": 0.001, "penalty": penalty}
+    assert module["decoder"] == {  # no shortcut that the paper does not take, and no knowledge of the attack
+        "name": "paper",
+        "options": searched | {"batch": 20},
+        "loss": {"name": "lpips", "network": "vgg"},
+    }
     assert config["trainer"]["max_epochs"] == 0
-    assert module.get("simulate") is None  # the attributor does not know the attack

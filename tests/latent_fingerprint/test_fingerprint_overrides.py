@@ -5,20 +5,29 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
+import yaml
 from tiny_fingerprints import write_stylegan2
 
 import train
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, write_fingerprint
+from lightning_modules.fingerprints.settings import MOVED
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (["--model.init_args.learning_rate", "0.5"], "found model.init_args.learning_rate .* asked for 0.5"),
-        (["--model.init_args.sigma", "7"], "found model.init_args.sigma .* asked for 7.0"),
-        (["--model.init_args.start", "other.ckpt"], "found model.init_args.start null in the checkpoint"),
+        (
+            ["--model.init_args.training.learning_rate", "0.5"],
+            "found model.init_args.training.learning_rate .* asked for 0.5",
+        ),
+        (["--model.init_args.key.sigma", "7"], "found model.init_args.key.sigma .* asked for 7.0"),
+        (
+            ["--model.init_args.training.start", "other.ckpt"],
+            "found model.init_args.training.start null in the checkpoint",
+        ),
         (["--data.init_args.train_images", "160"], "found data.init_args.train_images"),
     ],
 )
@@ -32,11 +41,14 @@ def test_a_resumed_training_refuses_what_it_would_not_use(run, override, message
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (["--model.init_args.sigma", "7"], "found model.init_args.sigma .* use what was trained"),
-        (["--model.init_args.bits", "4", "--model.init_args.shift", "-4"], "model.init_args.bits 8 .*shift"),
-        (["--model.init_args.backbone", "resnet18"], "found model.init_args.backbone"),
-        (["--model.init_args.decoder", "hybrid", "--model.init_args.decoder_options", "{iterations: 1}"], None),
-        (["--model.init_args.test_attacks", "[paper-noise]", "--model.init_args.learning_rate", "0.5"], None),
+        (["--model.init_args.key.sigma", "7"], "found model.init_args.key.sigma .* use what was trained"),
+        (
+            ["--model.init_args.key.bits", "4", "--model.init_args.key.shift", "-4"],
+            "model.init_args.key.bits 8 .*shift",
+        ),
+        (["--model.init_args.training.backbone", "resnet18"], "found model.init_args.training.backbone"),
+        (["--model.init_args.decoder.name", "hybrid", "--model.init_args.decoder.options", "{iterations: 1}"], None),
+        (["--model.init_args.test.attacks", "[paper-noise]", "--model.init_args.training.learning_rate", "0.5"], None),
     ],
 )
 def test_a_test_refuses_what_is_not_what_was_trained(run, override, message, tmp_path):
@@ -62,3 +74,36 @@ def test_a_generator_that_lies_elsewhere_is_the_same_and_another_fingerprint_is_
     settings = {key: value for key, value in checkpoint["hyper_parameters"].items() if not key.startswith("_")}
     with pytest.raises(FingerprintError, match=r"found the fingerprint .* in .*other\.safetensors, expected that of"):
         LatentFingerprint(**{**settings, "fingerprint": str(other)}).on_load_checkpoint(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def earlier(run, tmp_path_factory):
+    """The run as version 0.1 left it: all settings side by side, in its config and in its checkpoint."""
+    folder = tmp_path_factory.mktemp("earlier") / "run"
+    shutil.copytree(run, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["model"]["init_args"] = side_by_side(config["model"]["init_args"])
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"] = side_by_side(checkpoint["hyper_parameters"])
+    torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def side_by_side(settings):
+    places = {place: name for name, place in MOVED.items()}
+    flat = {name: value for name, value in settings.items() if name not in ("key", "training", "decoder", "test")}
+    for group in ("key", "training", "decoder", "test"):
+        flat |= {places[f"{group}.{name}"]: value for name, value in settings[group].items()}
+    return flat
+
+
+def test_a_run_of_an_earlier_version_is_tested_and_goes_on(earlier, run, tmp_path):
+    command = ["--config", str(earlier / "config.yaml"), "--ckpt_path", str(earlier)]
+    cli = FrameworkCLI([*command, "--run_dir", str(tmp_path / "test")], purpose="test")
+    assert cli.model.hparams == LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").hparams
+    with pytest.raises(ValueError, match=r"found model\.init_args\.key\.sigma 8\.0 in the checkpoint, asked for 7\.0"):
+        FrameworkCLI([*command, "--model.init_args.key.sigma=7", "--run_dir", str(tmp_path / "no")], purpose="test")
+    metrics = train.main([*command, "--trainer.max_epochs=2", "--test_after_fit=false"])
+    assert metrics["val/clean/bit_accuracy"] > 0
+    assert "key:" in (earlier / "config.yaml").read_text()

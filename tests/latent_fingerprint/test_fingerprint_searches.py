@@ -6,33 +6,40 @@ import json
 import stat
 
 import pytest
+from dotted_settings import grouped
 from tiny_fingerprints import BITS, write_stylegan2
 
 import evaluate
 from datamodules.images.image_io import save_png
 from lightning_modules.common.images import to_uint8
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder
-from lightning_modules.fingerprints.users.key_registry import Registry, write_registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry, write_registry
 from lightning_modules.generators import load_generator
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
-PAPER = ["--model.init_args.decoder=paper", "--model.init_args.decoder_options={starts: 2, steps: 3}"]
-FEW = ["--model.init_args.test_attacks=[]", "--data.init_args.test_images=6", "--data.init_args.negative_images=4"]
-SMALL = {"bits": BITS, "shift": -BITS, "fit_latents": 300, "backbone": "test_resnet", "stem": "small"}
+PAPER = ["--model.init_args.decoder.name=paper", "--model.init_args.decoder.options={starts: 2, steps: 3}"]
+FEW = ["--model.init_args.test.attacks=[]", "--data.init_args.test_images=6", "--data.init_args.negative_images=4"]
+SMALL = {
+    "key.bits": BITS,
+    "key.shift": -BITS,
+    "key.fit_latents": 300,
+    "training.backbone": "test_resnet",
+    "training.stem": "small",
+}
 
 
-@pytest.mark.parametrize("decoder", [PAPER, ["--model.init_args.decoder=inversion"]], ids=["paper", "inversion"])
+@pytest.mark.parametrize("decoder", [PAPER, ["--model.init_args.decoder.name=inversion"]], ids=["paper", "inversion"])
 def test_predict_searches_with_gradients(run, stylegan2, tmp_path, decoder):
     generator = load_generator(stylegan2)
     (tmp_path / "images").mkdir()
     for index, image in enumerate(to_uint8(generator.synthesize(generator.sample_latents(2, seed=5)))):
         save_png(tmp_path / "images" / f"{index}.png", image.permute(1, 2, 0).numpy())
-    registry = Registry(BITS)
+    registry = KeyRegistry(BITS)
     registry.create("someone")
     write_registry(registry, tmp_path / "users.json")
     given = ["--images", str(tmp_path / "images"), "--registry", str(tmp_path / "users.json")]
     if decoder is not PAPER:
-        decoder = [*decoder, "--model.init_args.decoder_options={iterations: 1}"]
+        decoder = [*decoder, "--model.init_args.decoder.options={iterations: 1}"]
     out = evaluate.main(["predict", "--ckpt_path", str(run), "--run_dir", str(tmp_path / "r"), *given, *decoder])
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 2
@@ -43,7 +50,7 @@ def test_predict_searches_with_gradients(run, stylegan2, tmp_path, decoder):
 
 def test_a_stopped_test_goes_on_with_the_answers_it_has(run, tmp_path, monkeypatch):
     kept = tmp_path / "answers"
-    args = ["test", "--ckpt_path", str(run), *PAPER, *FEW, f"--model.init_args.resume_decoding={kept}"]
+    args = ["test", "--ckpt_path", str(run), *PAPER, *FEW, f"--model.init_args.decoder.cache={kept}"]
     decode, calls = InversionDecoder.decode, []
 
     def failing(decoder, images):
@@ -62,7 +69,7 @@ def test_a_stopped_test_goes_on_with_the_answers_it_has(run, tmp_path, monkeypat
     evaluate.main([*args, "--run_dir", str(tmp_path / "c")])
     assert len(calls) == asked  # nothing was left to decode
     monkeypatch.setattr(InversionDecoder, "decode", decode)
-    fresh = [option for option in args if "resume_decoding" not in option]
+    fresh = [option for option in args if "decoder.cache" not in option]
     evaluate.main([*fresh, "--run_dir", str(tmp_path / "d")])
     contents = {(tmp_path / name / "metrics.json").read_bytes() for name in "bcd"}
     assert len(contents) == 1
@@ -74,31 +81,31 @@ def test_a_stopped_test_goes_on_with_the_answers_it_has(run, tmp_path, monkeypat
     "change",
     [
         {"options": {"noise": "fixed(7)"}},
-        {"attribution_noise": "fixed(7)"},
-        {"decoder_options": {"starts": 3, "steps": 1}},
-        {"loss": {"name": "spectrum"}},
-        {"simulate": "jpeg_50"},
-        {"sigma": 2.0},
-        {"centred": True},
-        {"shift": 0},
-        {"fit_latents": 200},  # another mean and other axes
+        {"decoder.noise": "fixed(7)"},
+        {"decoder.options": {"starts": 3, "steps": 1}},
+        {"decoder.loss": {"name": "spectrum"}},
+        {"decoder.simulate": "jpeg_50"},
+        {"key.sigma": 2.0},
+        {"key.centred": True},
+        {"key.shift": 0},
+        {"key.fit_latents": 200},  # another mean and other axes
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_kept_answers_of_other_settings_are_not_taken(stylegan2, tmp_path, change):
-    settings = SMALL | {"decoder": "paper", "decoder_options": {"starts": 2, "steps": 1}}
-    settings |= {"resume_decoding": str(tmp_path / "answers")}
-    one, other = (LatentFingerprint(stylegan2, **settings | more) for more in ({}, change))
+def test_cached_answers_of_other_settings_are_not_taken(stylegan2, tmp_path, change):
+    settings = SMALL | {"decoder.name": "paper", "decoder.options": {"starts": 2, "steps": 1}}
+    settings |= {"decoder.cache": str(tmp_path / "answers")}
+    one, other = (LatentFingerprint(stylegan2, **grouped(settings | more)) for more in ({}, change))
     other.network.load_state_dict(one.network.state_dict())
     for module in (one, other):
         module._require_fingerprint()
     assert one.key_decoder().identity != other.key_decoder().identity
 
 
-def test_kept_answers_of_another_generator_are_not_taken(stylegan2, tmp_path):
-    settings = SMALL | {"decoder": "paper", "resume_decoding": str(tmp_path / "answers")}
+def test_cached_answers_of_another_generator_are_not_taken(stylegan2, tmp_path):
+    settings = SMALL | {"decoder.name": "paper", "decoder.cache": str(tmp_path / "answers")}
     generators = (stylegan2, write_stylegan2(tmp_path / "other.safetensors", seed=1))
-    one, other = (LatentFingerprint(generator, **settings) for generator in generators)
+    one, other = (LatentFingerprint(generator, **grouped(settings)) for generator in generators)
     other.network.load_state_dict(one.network.state_dict())
     for module in (one, other):
         module._require_fingerprint()

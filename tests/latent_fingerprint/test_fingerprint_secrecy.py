@@ -15,7 +15,7 @@ import evaluate
 import train
 from lightning_modules.common.random_streams import seeded_keys, standard_normal_latents
 from lightning_modules.evaluation.fingerprint import FingerprintEvaluation
-from lightning_modules.fingerprints.decoders.base import KeyEstimate
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.registry import make_decoder
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
@@ -78,7 +78,9 @@ def test_answers_are_the_same_whatever_keys_the_scores_are_given(decoder, option
     fingerprint = make_fingerprint(placed, 2.0, -BITS, "flat", "0" * 64, "linear")
     seen = []
     for stream in (MarkedImages, OtherKeys):
-        reader = Recorded(make_decoder(decoder, generator, fingerprint, None, make_loss("pixels"), options))
+        reader = Recorded(
+            make_decoder(decoder, DecoderParts(generator, fingerprint, None, make_loss("pixels")), options)
+        )
         evaluation = FingerprintEvaluation(stream(generator, fingerprint), reader, ["jpeg_90"], None, 0, 0, COUNT)
         scores = FingerprintScores(BITS, evaluation.names, None, None, COUNT)
         numbers = torch.arange(COUNT)
@@ -106,8 +108,14 @@ def test_a_test_with_wandb_writes_no_key_anywhere(run, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     options = ["--run_dir", str(folder), "--trainer.logger", "null", f"--data.init_args.test_images={COUNT}"]
     generator = write_vq(tmp_path / "g.safetensors")
-    settings = {"decoder": "paper", "decoder_options": {"starts": 1, "steps": 2}, "other_generator": None}
-    config = write_config(tmp_path, generator, bits=bits, shift=8, **settings, data={"negative_images": 12})
+    settings = {
+        "key.bits": bits,
+        "key.shift": 8,
+        "decoder.name": "paper",
+        "decoder.options": {"starts": 1, "steps": 2},
+        "test.other_generator": None,
+    }
+    config = write_config(tmp_path, generator, **settings, data={"negative_images": 12})
     evaluate.main(["test", "--config", str(config), "--ckpt_path", str(trained(tmp_path, config)), *options])
     (record,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(record)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 import torch
+from dotted_settings import grouped
 from pytorch_lightning.callbacks import Callback
 from tiny_fingerprints import read_metrics, write_config, write_stylegan2, write_vq
 
@@ -13,7 +14,14 @@ from datamodules.sample_numbers import FIRST, SampleNumbersDataModule
 from lightning_modules.fingerprints.marked_images import MarkedImages
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
-SMALL = {"bits": 4, "shift": -4, "sigma": 3.0, "fit_latents": 300, "backbone": "test_resnet", "stem": "small"}
+SMALL = {
+    "key.bits": 4,
+    "key.shift": -4,
+    "key.sigma": 3.0,
+    "key.fit_latents": 300,
+    "training.backbone": "test_resnet",
+    "training.stem": "small",
+}
 
 
 def fit(module, folder, callback, test=False):
@@ -41,7 +49,7 @@ def rows_among(latents, bank):
 
 
 def test_training_latents_are_the_banks_and_those_of_validation_and_test_are_new(tmp_path, monkeypatch):
-    module = LatentFingerprint(write_vq(tmp_path / "g.safetensors"), bank=20, **SMALL)
+    module = LatentFingerprint(write_vq(tmp_path / "g.safetensors"), **grouped(SMALL | {"training.bank": 20}))
     seen: dict[str, list[torch.Tensor]] = {"train": [], "val": [], "test": []}
     make = MarkedImages.make
 
@@ -53,12 +61,13 @@ def test_training_latents_are_the_banks_and_those_of_validation_and_test_are_new
 
     monkeypatch.setattr(MarkedImages, "make", recorded)
     fit(module, tmp_path, Callback(), test=True)
+    bank = module.generator.sample_latents(20, 1)
     latents = {split: torch.cat(parts) for split, parts in seen.items()}
     assert len(latents["train"]) == 32
-    assert rows_among(latents["train"], module._banked).all()
+    assert rows_among(latents["train"], bank).all()
     for split in ("val", "test"):
         assert len(latents[split]) >= 6
-        assert not rows_among(latents[split], module._banked).any()
+        assert not rows_among(latents[split], bank).any()
         assert not rows_among(latents[split], latents["train"]).any()
 
 
@@ -89,7 +98,9 @@ class Watcher(Callback):
 
 
 def test_a_validation_calibrates_and_leaves_training_outputs_as_they_are(tmp_path):
-    module = LatentFingerprint(write_stylegan2(tmp_path / "g.safetensors"), attack="identity", **SMALL)
+    module = LatentFingerprint(
+        write_stylegan2(tmp_path / "g.safetensors"), **grouped(SMALL | {"training.attack": "identity"})
+    )
     watcher = Watcher()
     fit(module, tmp_path, watcher)
     first_start, first_end, *last = watcher.temperatures
@@ -109,10 +120,9 @@ def test_a_validation_calibrates_and_leaves_training_outputs_as_they_are(tmp_pat
 
 
 def test_the_attributors_noise_changes_what_it_renders_and_no_marked_image(stylegan2):
-    module = LatentFingerprint(stylegan2, decoder="paper", decoder_options={"starts": 1, "steps": 1}, **SMALL)
-    unknown = LatentFingerprint(
-        stylegan2, decoder="paper", decoder_options={"starts": 1, "steps": 1}, attribution_noise="fixed(7)", **SMALL
-    )
+    settings = SMALL | {"decoder.name": "paper", "decoder.options": {"starts": 1, "steps": 1}}
+    module = LatentFingerprint(stylegan2, **grouped(settings))
+    unknown = LatentFingerprint(stylegan2, **grouped(settings | {"decoder.noise": "fixed(7)"}))
     numbers = torch.tensor([3, 4])
     marked = [one._fresh().make(numbers) for one in (module, unknown)]
     assert torch.equal(marked[0].images, marked[1].images)
@@ -124,12 +134,12 @@ def test_the_attributors_noise_changes_what_it_renders_and_no_marked_image(style
 
 
 def test_quality_does_not_depend_on_the_attributors_noise(run, tmp_path):
-    few = ["--model.init_args.decoder=paper", "--model.init_args.decoder_options={starts: 1, steps: 2}"]
-    few += ["--model.init_args.test_attacks=[]", "--data.init_args.test_images=4", "--data.init_args.negative_images=0"]
+    few = ["--model.init_args.decoder.name=paper", "--model.init_args.decoder.options={starts: 1, steps: 2}"]
+    few += ["--model.init_args.test.attacks=[]", "--data.init_args.test_images=4", "--data.init_args.negative_images=0"]
     found = []
     for noise in ("null", "fixed(7)"):
         folder = tmp_path / noise.strip("()")
-        options = ["--run_dir", str(folder), f"--model.init_args.attribution_noise={noise}", *few]
+        options = ["--run_dir", str(folder), f"--model.init_args.decoder.noise={noise}", *few]
         evaluate.main(["test", "--ckpt_path", str(run), *options])
         found.append(read_metrics(folder))
     assert found[0]["test/quality/psnr"] == found[1]["test/quality/psnr"]
@@ -142,10 +152,8 @@ def test_a_module_asks_for_gradients_and_gets_them(tmp_path):
     config = write_config(
         tmp_path,
         write_vq(tmp_path / "g.safetensors"),
-        decoder="inversion",
-        decoder_options={"iterations": 1},
-        test_attacks=[],
-        other_generator=None,
+        **{"decoder.name": "inversion", "decoder.options": {"iterations": 1}},
+        **{"test.attacks": [], "test.other_generator": None},
         data={"negative_images": 0, "test_images": 2},
     )
     train.main(["--config", str(config), "--run_dir", str(tmp_path / "r"), "--trainer.max_epochs", "0"])

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from dotted_settings import grouped
 
 from datamodules.sample_numbers import SampleNumbersDataModule
-from lightning_modules.fingerprints.decoders.build import take_network
+from lightning_modules.fingerprints.decoders.key_network import take_network
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.marked_images import MarkedImages, runs
 from lightning_modules.generators.checkpoints.own_file import write_generator
@@ -17,7 +18,8 @@ from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.stylegan2 import StyleGAN2Generator
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
-SMALL = {"bits": 4, "shift": -4, "sigma": 3.0, "fit_latents": 300, "backbone": "test_resnet", "stem": "small"}
+SMALL = {"key.bits": 4, "key.shift": -4, "key.sigma": 3.0, "key.fit_latents": 300}
+SMALL |= {"training.backbone": "test_resnet", "training.stem": "small"}
 
 
 def written(path, seed=0):
@@ -48,7 +50,7 @@ def fit(module, folder, epochs=1, checkpoint=None):
 
 
 def test_a_run_leaves_its_fingerprint_and_no_generator_in_the_checkpoint(generator, tmp_path):
-    module = LatentFingerprint(generator, **SMALL)
+    module = LatentFingerprint(generator, **grouped(SMALL))
     trainer = fit(module, tmp_path)
     fingerprint = read_fingerprint(tmp_path / "fingerprint.safetensors", module.fingerprint.generator)
     assert (fingerprint.bits, fingerprint.sigma, fingerprint.noise) == (4, 3.0, "fixed(0)")
@@ -63,10 +65,10 @@ def test_a_run_leaves_its_fingerprint_and_no_generator_in_the_checkpoint(generat
 
 
 def test_a_resumed_run_keeps_the_fingerprint_of_its_checkpoint(generator, tmp_path):
-    first = LatentFingerprint(generator, **SMALL)
+    first = LatentFingerprint(generator, **grouped(SMALL))
     trainer = fit(first, tmp_path / "a")
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    second = LatentFingerprint(generator, **SMALL | {"fit_latents": 50})
+    second = LatentFingerprint(generator, **grouped(SMALL | {"key.fit_latents": 50}))
     resumed = fit(second, tmp_path / "b", epochs=2, checkpoint=tmp_path / "last.ckpt")
     assert torch.equal(second.training_stream.fingerprint.key_axes, first.fingerprint.key_axes)
     kept = read_fingerprint(tmp_path / "b" / "fingerprint.safetensors")
@@ -75,9 +77,9 @@ def test_a_resumed_run_keeps_the_fingerprint_of_its_checkpoint(generator, tmp_pa
 
 
 def test_a_fingerprint_file_is_used_and_one_of_another_generator_refused(generator, tmp_path):
-    fit(LatentFingerprint(generator, **SMALL), tmp_path)
+    fit(LatentFingerprint(generator, **grouped(SMALL)), tmp_path)
     file = str(tmp_path / "fingerprint.safetensors")
-    module = LatentFingerprint(generator, fingerprint=file, backbone="test_resnet", stem="small")
+    module = LatentFingerprint(generator, fingerprint=file, training={"backbone": "test_resnet", "stem": "small"})
     assert module.network.bits == 4
     other = written(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(FingerprintError, match=r"found a fingerprint of generator .*g\.safetensors"):
@@ -85,50 +87,54 @@ def test_a_fingerprint_file_is_used_and_one_of_another_generator_refused(generat
 
 
 def test_the_noise_of_a_fingerprint_is_taken_and_another_refused(generator, tmp_path):
-    first = LatentFingerprint(generator, options={"noise": "fixed(7)"}, **SMALL)
+    first = LatentFingerprint(generator, options={"noise": "fixed(7)"}, **grouped(SMALL))
     fit(first, tmp_path).save_checkpoint(tmp_path / "last.ckpt")
     file = str(tmp_path / "fingerprint.safetensors")
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    small = {"backbone": "test_resnet", "stem": "small"}
-    by_file = LatentFingerprint(generator, fingerprint=file, **small)
-    by_checkpoint = LatentFingerprint(generator, **SMALL)
+    small = {"training.backbone": "test_resnet", "training.stem": "small"}
+    by_file = LatentFingerprint(generator, fingerprint=file, **grouped(small))
+    by_checkpoint = LatentFingerprint(generator, **grouped(SMALL))
     assert by_checkpoint.generator.noise == "fixed(0)"
     by_checkpoint.on_load_checkpoint(content)
     for module in (by_file, by_checkpoint):
         assert module.generator.noise == "fixed(7)"
     other = {"noise": "fixed(1)"}
     with pytest.raises(FingerprintError, match=r"found a generator with noise 'fixed\(1\)', expected 'fixed\(7\)'"):
-        LatentFingerprint(generator, options=other, fingerprint=file, **small)
+        LatentFingerprint(generator, options=other, fingerprint=file, **grouped(small))
     with pytest.raises(FingerprintError, match="leave the option out"):
-        LatentFingerprint(generator, options=other, **SMALL).on_load_checkpoint(content)
+        LatentFingerprint(generator, options=other, **grouped(SMALL)).on_load_checkpoint(content)
 
 
 def test_a_checkpoint_suffices_where_its_fingerprints_file_is_gone(generator, tmp_path):
-    fit(LatentFingerprint(generator, **SMALL), tmp_path / "a")
+    fit(LatentFingerprint(generator, **grouped(SMALL)), tmp_path / "a")
     file = tmp_path / "a" / "fingerprint.safetensors"
-    settings = {"fingerprint": str(file), "backbone": "test_resnet", "stem": "small"}  # bits are the file's
-    first = LatentFingerprint(generator, **settings)
+    settings = {
+        "fingerprint": str(file),
+        "training.backbone": "test_resnet",
+        "training.stem": "small",
+    }  # bits are the file's
+    first = LatentFingerprint(generator, **grouped(settings))
     fit(first, tmp_path / "b").save_checkpoint(tmp_path / "last.ckpt")
     file.unlink()
     again = LatentFingerprint.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert torch.equal(again.fingerprint.key_axes, first.fingerprint.key_axes)
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(again.network.eval()(images)[0], first.network.eval()(images)[0])
-    fit(LatentFingerprint(generator, **settings | {"bits": 2}), tmp_path / "c", 2, tmp_path / "last.ckpt")
+    fit(LatentFingerprint(generator, **grouped(settings | {"key.bits": 2})), tmp_path / "c", 2, tmp_path / "last.ckpt")
     with pytest.raises(FingerprintError, match="found no file"):
-        fit(LatentFingerprint(generator, **settings | {"bits": 2, "shift": -2}), tmp_path / "d")
+        fit(LatentFingerprint(generator, **grouped(settings | {"key.bits": 2, "key.shift": -2})), tmp_path / "d")
     assert not (tmp_path / "d" / "fingerprint.safetensors").exists()
 
 
 def test_a_key_that_does_not_fit_is_refused_before_anything_runs(generator):
     with pytest.raises(ValueError, match="expected at least 1 bit within 12 axes"):
-        LatentFingerprint(generator, bits=32, shift=-32)
+        LatentFingerprint(generator)
 
 
 def test_a_decoder_learns_to_read_keys(generator, tmp_path):
     pl.seed_everything(0, verbose=False)
-    settings = SMALL | {"attack": "identity", "learning_rate": 3e-3, "sigma": 12.0}
-    module = LatentFingerprint(generator, **settings)
+    settings = SMALL | {"training.attack": "identity", "training.learning_rate": 3e-3, "key.sigma": 12.0}
+    module = LatentFingerprint(generator, **grouped(settings))
     data = SampleNumbersDataModule(train_images=1280, val_images=100, batch_size=32)
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -144,7 +150,7 @@ def test_a_decoder_learns_to_read_keys(generator, tmp_path):
 
 
 def test_marked_samples_follow_from_their_number(generator, tmp_path):
-    module = LatentFingerprint(generator, **SMALL)
+    module = LatentFingerprint(generator, **grouped(SMALL))
     fit(module, tmp_path)
     marked: MarkedImages = module.training_stream
     together = marked.make(torch.tensor([5, 6, 7, 40]))
@@ -159,10 +165,12 @@ def test_marked_samples_follow_from_their_number(generator, tmp_path):
 
 
 def test_a_training_begins_with_the_network_of_another(generator, tmp_path):
-    first = LatentFingerprint(generator, **SMALL)
+    first = LatentFingerprint(generator, **grouped(SMALL))
     fit(first, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
     start = str(tmp_path / "first.ckpt")
-    still = LatentFingerprint(generator, **SMALL, centred=True, start=start, learning_rate=1e-30, weight_decay=0.0)
+    more = {"key.centred": True, "training.start": start}
+    more |= {"training.learning_rate": 1e-30, "training.weight_decay": 0.0}
+    still = LatentFingerprint(generator, **grouped(SMALL | more))
     fit(still, tmp_path / "second").save_checkpoint(tmp_path / "second.ckpt")
     for name, value in first.network.named_parameters():
         assert torch.equal(still.network.get_parameter(name), value), name
@@ -171,37 +179,60 @@ def test_a_training_begins_with_the_network_of_another(generator, tmp_path):
         name.replace("network.", "network._orig_mod.", 1): value for name, value in content["state_dict"].items()
     }
     torch.save(content, start)
-    compiled = LatentFingerprint(generator, **SMALL)
+    compiled = LatentFingerprint(generator, **grouped(SMALL))
     take_network(compiled.network, Path(start))
     for name, value in first.network.named_parameters():
         assert torch.equal(compiled.network.get_parameter(name), value), name
 
 
 def test_a_resumed_training_goes_on_with_its_own_network(generator, tmp_path):
-    first, other = (LatentFingerprint(generator, **SMALL, learning_rate=rate) for rate in (1e-3, 1e-2))
+    first, other = (
+        LatentFingerprint(generator, **grouped(SMALL | {"training.learning_rate": rate})) for rate in (1e-3, 1e-2)
+    )
     fit(first, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
     fit(other, tmp_path / "other").save_checkpoint(tmp_path / "other.ckpt")
-    resumed = LatentFingerprint(generator, **SMALL, start=str(tmp_path / "first.ckpt"))
+    resumed = LatentFingerprint(generator, **grouped(SMALL | {"training.start": str(tmp_path / "first.ckpt")}))
     fit(resumed, tmp_path / "resumed", checkpoint=tmp_path / "other.ckpt")  # whose one epoch is done: no step is left
     for name, value in other.network.named_parameters():
         assert torch.equal(resumed.network.get_parameter(name), value), name
 
 
 def test_a_start_that_does_not_fit_is_refused_before_anything_is_fitted(generator, tmp_path):
-    first = LatentFingerprint(generator, **SMALL)
+    first = LatentFingerprint(generator, **grouped(SMALL))
     fit(first, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
-    more = LatentFingerprint(generator, **(SMALL | {"bits": 3}), start=str(tmp_path / "first.ckpt"))
+    more = LatentFingerprint(
+        generator, **grouped(SMALL | {"key.bits": 3, "training.start": str(tmp_path / "first.ckpt")})
+    )
     with pytest.raises(ValueError, match=r"first\.ckpt: found .* of shape .*, expected .* the same bits"):
         fit(more, tmp_path / "more")
     assert more.fingerprint is None
     with pytest.raises(FileNotFoundError, match="gone"):
-        fit(LatentFingerprint(generator, **SMALL, start=str(tmp_path / "gone.ckpt")), tmp_path / "gone")
+        fit(
+            LatentFingerprint(generator, **grouped(SMALL | {"training.start": str(tmp_path / "gone.ckpt")})),
+            tmp_path / "gone",
+        )
 
 
 def test_a_checkpoint_of_another_version_is_refused(generator, tmp_path):
-    module = LatentFingerprint(generator, **SMALL)
+    module = LatentFingerprint(generator, **grouped(SMALL))
     fit(module, tmp_path).save_checkpoint(tmp_path / "last.ckpt")
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     del content["fingerprint"]["centred"]
     with pytest.raises(FingerprintError, match=r"another version of this project \(its fingerprint differs in centred"):
-        LatentFingerprint(generator, **SMALL).on_load_checkpoint(content)
+        LatentFingerprint(generator, **grouped(SMALL)).on_load_checkpoint(content)
+
+
+def test_a_checkpoint_of_settings_side_by_side_is_read_as_one_of_today(generator, tmp_path):
+    """As version 0.1 wrote it."""
+    first = LatentFingerprint(generator, **grouped(SMALL | {"key.centred": True}))
+    fit(first, tmp_path).save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    groups = {name: content["hyper_parameters"].pop(name) for name in ("key", "training", "decoder", "test")}
+    stored = {**groups["key"], **groups["training"], "decoder": "amortised", "decoder_options": None}
+    content["hyper_parameters"] |= stored
+    torch.save(content, tmp_path / "earlier.ckpt")
+    again = LatentFingerprint.load_from_checkpoint(tmp_path / "earlier.ckpt", weights_only=True)
+    assert again.key == first.key
+    assert again.hparams == first.hparams
+    for name, value in first.network.named_parameters():
+        assert torch.equal(again.network.get_parameter(name), value), name

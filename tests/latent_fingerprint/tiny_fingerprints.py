@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import yaml
+from dotted_settings import grouped
 
 from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
@@ -73,17 +74,22 @@ def write_vq(path: Path, seed: int = 0) -> str:
 
 
 def write_config(folder: Path, generator: str, **changes: Any) -> Path:
-    """A config of a run of seconds; changes go to the arguments of the module, those in `data` to its."""
+    """A config of a run of seconds; changes go to the settings of the module by dotted name, those in `data` to its."""
     data = {"train_images": 64, "val_images": 12, "batch_size": 16, "test_images": 20, "negative_images": 40}
     data |= {"reals": "fashion_sample"} | changes.pop("data", {})
-    module = {"generator": generator, "bits": BITS, "shift": -BITS, "sigma": 8.0, "fit_latents": 300}
-    module |= {"backbone": "test_resnet", "stem": "small", "attack": "identity", "learning_rate": 3e-3}
-    module |= {"test_attacks": ["jpeg_50"], "other_generator": "gan-dcgan"} | changes
+    module = {"generator": generator, "key.bits": BITS, "key.shift": -BITS, "key.sigma": 8.0, "key.fit_latents": 300}
+    module |= {
+        "training.backbone": "test_resnet",
+        "training.stem": "small",
+        "training.attack": "identity",
+        "training.learning_rate": 3e-3,
+    }
+    module |= {"test.attacks": ["jpeg_50"], "test.other_generator": "gan-dcgan"} | changes
     config = {
         "seed_everything": 0,
         "trainer": {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_progress_bar": False}
         | {"enable_model_summary": False},
-        "model": {"class_path": MODULE, "init_args": module},
+        "model": {"class_path": MODULE, "init_args": grouped(module)},
         "data": {"class_path": "datamodules.SampleNumbersDataModule", "init_args": data},
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -113,7 +113,7 @@ def test_an_image_that_counts_twice_is_noticed(scores):
 
 
 def test_names_say_attack_kind_and_quality():
-    perceptual = ("lpips", lambda images, twins: (images - twins).abs().flatten(1).mean(dim=1))
+    perceptual = ("lpips", lambda marked, unmarked: (marked - unmarked).abs().flatten(1).mean(dim=1))
     scores = FingerprintScores(BITS, ["clean", "jpeg_50"], None, perceptual, EQUAL)
     images = torch.rand(2, 3, 16, 16)
     scores.update_pairs(images, images + 0.1)

@@ -24,14 +24,14 @@ def pairs(n: int = 5, side: int = 24, noise: float = 0.1) -> tuple[Tensor, Tenso
     return images, (images + amount * torch.randn(images.shape, generator=generator)).clamp(0.0, 1.0)
 
 
-def reference_ssim(image: np.ndarray, twin: np.ndarray) -> float:
+def reference_ssim(image: np.ndarray, other: np.ndarray) -> float:
     """Wang et al. 2004, equation 13: Gaussian window of 11 pixels and deviation 1.5, borders reflected."""
 
     def window(values: np.ndarray) -> np.ndarray:
         return scipy.ndimage.gaussian_filter(values, 1.5, radius=5, mode="mirror")
 
     scores = []
-    for x, y in zip(image.astype(np.float64), twin.astype(np.float64), strict=True):
+    for x, y in zip(image.astype(np.float64), other.astype(np.float64), strict=True):
         mean_x, mean_y = window(x), window(y)
         var_x, var_y = window(x * x) - mean_x**2, window(y * y) - mean_y**2
         covariance = window(x * y) - mean_x * mean_y
@@ -42,31 +42,31 @@ def reference_ssim(image: np.ndarray, twin: np.ndarray) -> float:
 
 
 def test_psnr_is_its_formula():
-    images, twins = pairs()
-    error = np.square(images.double().numpy() - twins.double().numpy()).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(psnr(images, twins).numpy(), 10.0 * np.log10(1.0 / error), rtol=1e-5)
+    marked, unmarked = pairs()
+    error = np.square(marked.double().numpy() - unmarked.double().numpy()).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(psnr(marked, unmarked).numpy(), 10.0 * np.log10(1.0 / error), rtol=1e-5)
     assert float(psnr(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.1))) == pytest.approx(20.0, abs=1e-4)
 
 
 def test_psnr_of_equal_images_is_bounded():
-    images, _ = pairs()
-    assert psnr(images, images).tolist() == pytest.approx([100.0] * len(images))
+    marked, _ = pairs()
+    assert psnr(marked, marked).tolist() == pytest.approx([100.0] * len(marked))
 
 
 def test_ssim_is_that_of_the_paper():
-    images, twins = pairs()
-    expected = [reference_ssim(image, twin) for image, twin in zip(images.numpy(), twins.numpy(), strict=True)]
-    np.testing.assert_allclose(ssim(images, twins).numpy(), expected, atol=2e-4)
+    marked, unmarked = pairs()
+    expected = [reference_ssim(a, b) for a, b in zip(marked.numpy(), unmarked.numpy(), strict=True)]
+    np.testing.assert_allclose(ssim(marked, unmarked).numpy(), expected, atol=2e-4)
     assert max(expected) - min(expected) > 0.1
-    assert ssim(images[:1], twins[:1]).shape == (1,)
-    assert ssim(images, images).tolist() == pytest.approx([1.0] * len(images), abs=1e-5)
+    assert ssim(marked[:1], unmarked[:1]).shape == (1,)
+    assert ssim(marked, marked).tolist() == pytest.approx([1.0] * len(marked), abs=1e-5)
 
 
 def test_the_interval_is_that_of_student():
-    images, twins = pairs(n=7)
+    marked, unmarked = pairs(n=7)
     metric = MeanOfPairs(psnr, confidence=0.9)
-    metric.update(images, twins)
-    found, values = metric.estimate(), psnr(images, twins).double().numpy()
+    metric.update(marked, unmarked)
+    found, values = metric.estimate(), psnr(marked, unmarked).double().numpy()
     low, high = scipy.stats.t.interval(0.9, 6, loc=values.mean(), scale=scipy.stats.sem(values))
     assert (found.value, found.low, found.high) == pytest.approx((values.mean(), low, high), rel=1e-9)
     assert found.n == 7
@@ -76,11 +76,11 @@ def test_the_interval_is_that_of_student():
 
 @pytest.mark.parametrize("score", [psnr, ssim])
 def test_two_halves_merged_are_the_whole(score):
-    images, twins = pairs(n=9)
+    marked, unmarked = pairs(n=9)
     whole, first, second = (MeanOfPairs(score) for _ in range(3))
-    whole.update(images, twins)
-    first.update(images[:4], twins[:4])
-    second.update(images[4:], twins[4:])
+    whole.update(marked, unmarked)
+    first.update(marked[:4], unmarked[:4])
+    second.update(marked[4:], unmarked[4:])
     first.merge_state(second)
     merged, expected = first.estimate(), whole.estimate()
     assert (merged.value, merged.low, merged.high) == pytest.approx((expected.value, expected.low, expected.high))
@@ -88,22 +88,22 @@ def test_two_halves_merged_are_the_whole(score):
 
 
 def test_few_pairs_have_no_interval():
-    images, twins = pairs(n=2)
+    marked, unmarked = pairs(n=2)
     metric = MeanOfPairs(psnr)
     empty = metric.estimate()
     assert math.isnan(empty.value)
     assert (empty.low, empty.high, empty.n) == (None, None, 0)
-    metric.update(images[:1], twins[:1])
+    metric.update(marked[:1], unmarked[:1])
     single = metric.estimate()
-    assert single.value == pytest.approx(float(psnr(images, twins)[0]))
+    assert single.value == pytest.approx(float(psnr(marked, unmarked)[0]))
     assert (single.low, single.high, single.n, single.interval) == (None, None, 1, "none")
 
 
 def test_a_reset_forgets():
-    images, twins = pairs()
+    marked, unmarked = pairs()
     metric = MeanOfPairs(psnr)
-    metric.update(images, twins)
+    metric.update(marked, unmarked)
     metric.reset()
-    metric.update(images[:2], twins[:2])
+    metric.update(marked[:2], unmarked[:2])
     assert metric.estimate().n == 2
-    assert metric.estimate().value == pytest.approx(float(psnr(images[:2], twins[:2]).mean()))
+    assert metric.estimate().value == pytest.approx(float(psnr(marked[:2], unmarked[:2]).mean()))

@@ -11,17 +11,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from lightning_modules.attacks.registry import GRIDS, grid_names
+from lightning_modules.attacks.registry import curves as attack_curves
+from lightning_modules.attacks.registry import grid_names
 from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.reporting.figures import (
+    MarkedPair,
     TradeOffPoint,
-    TwinExample,
     attack_strength,
     difference_factor,
+    marked_pair_rows,
     robustness_curves,
     shown_attacks,
     trade_off_figure,
-    twin_rows,
 )
 
 
@@ -125,8 +126,10 @@ def test_trade_off_says_how_many_settings_it_left_out():
 
 
 def test_strengths_are_read_from_every_name_of_a_grid_and_from_no_other():
-    for kind, strengths in GRIDS.items():
-        assert [attack_strength(name) for name in grid_names(kind)] == [(kind, float(value)) for value in strengths]
+    for kind, curve in attack_curves().items():
+        assert [attack_strength(name) for name in grid_names(kind)] == [
+            (kind, float(value)) for value in curve.strengths
+        ]
     for name in ("clean", "paper-noise", "noise", "noise_", "noise_x", "noise_nan", "crop_0.5"):
         assert attack_strength(name) is None
 
@@ -182,19 +185,19 @@ def test_curves_that_cannot_be_drawn_are_refused():
         robustness_curves({"crop": []}, bits=32)
 
 
-# --- twins
+# --- marked pairs
 
 
-def example(change: float = 0.04, size: int = 8, attacks: tuple[str, ...] = ("paper-blur", "jpeg_50")) -> TwinExample:
+def example(change: float = 0.04, size: int = 8, attacks: tuple[str, ...] = ("paper-blur", "jpeg_50")) -> MarkedPair:
     image = torch.full((3, size, size), 0.5)
-    return TwinExample(7, image, image + change, {name: image * 0.5 for name in attacks})
+    return MarkedPair(7, image, image + change, {name: image * 0.5 for name in attacks})
 
 
-def test_twins_stand_in_a_row_with_their_difference_and_attacks():
-    figure = twin_rows([example(), example(-0.04)], ["paper-blur", "jpeg_50"])
+def test_pairs_stand_in_a_row_with_their_difference_and_attacks():
+    figure = marked_pair_rows([example(), example(-0.04)], ["paper-blur", "jpeg_50"])
     axes = figure.axes[0]
     titles = [label.get_text() for label in axes.get_xticklabels()]
-    assert titles == ["image", "fingerprinted\ntwin", "difference\n×10", "paper-\nblur", "jpeg_50"]
+    assert titles == ["unmarked", "marked", "difference\n×10", "paper-\nblur", "jpeg_50"]
     canvas = np.asarray(axes.images[0].get_array())
     height, width = canvas.shape[0] / 2, canvas.shape[1] / 5
     for row, sign in enumerate((1, -1)):
@@ -214,10 +217,10 @@ def test_attacks_shown_are_those_that_every_example_has():
     assert shown_attacks([example()], ["jpeg_50", "paper-blur"], 1) == ["jpeg_50"]
 
 
-def test_twins_that_do_not_fit_are_refused():
+def test_pairs_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="at least one"):
-        twin_rows([])
+        marked_pair_rows([])
     with pytest.raises(ValueError, match=r"example 7 has no image after \['crop'\]"):
-        twin_rows([example()], ["crop"])
+        marked_pair_rows([example()], ["crop"])
     with pytest.raises(ValueError, match=r"\(3, 4, 4\)\]; expected all to be \(3, 8, 8\)"):
-        twin_rows([example(), example(size=4)], factor=1)
+        marked_pair_rows([example(), example(size=4)], factor=1)

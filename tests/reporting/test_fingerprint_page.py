@@ -11,7 +11,7 @@ from PIL import Image
 
 from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.metrics.key_metrics import key_estimates, key_metrics, negative_metrics
-from lightning_modules.reporting.fingerprint_page import FingerprintResults, TwinExample, write_fingerprint_page
+from lightning_modules.reporting.fingerprint_page import FingerprintResults, MarkedPair, write_fingerprint_page
 
 BITS = 32
 ATTACKS = ["clean", "paper-noise", "paper-combination", "noise_0.05", "noise_0.1", "jpeg_50"]
@@ -43,9 +43,9 @@ def results_of(images: int) -> dict[str, Estimate]:
 
 def shown(results: dict[str, Estimate], *, examples: int = 2) -> FingerprintResults:
     image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
-    twins = [TwinExample(n, image, image * 0.9, {name: image * 0.5 for name in ATTACKS}) for n in range(examples)]
+    pairs = [MarkedPair(n, image, image * 0.9, {name: image * 0.5 for name in ATTACKS}) for n in range(examples)]
     settings = {"generator": "tiny", "attack": "paper"}
-    return FingerprintResults(results, ATTACKS, twins, settings, FINGERPRINT, {"test images": "60"}, "amortised", "bce")
+    return FingerprintResults(results, ATTACKS, pairs, settings, FINGERPRINT, {"test images": "60"}, "amortised", "bce")
 
 
 def headings(folder: Path) -> list[str]:
@@ -57,7 +57,7 @@ def test_a_whole_evaluation_gives_every_section_and_figure(tmp_path: Path):
     (tmp_path / "logs" / "metrics.csv").write_text("epoch,val/clean/bit_accuracy\n0,0.5\n1,0.9\n")
     (tmp_path / "config.yaml").write_text("seed_everything: 12345\n")
     paths = write_fingerprint_page(tmp_path, shown(results_of(60)))
-    assert paths == {name: tmp_path / "figures" / f"{name}.png" for name in ("robustness", "twins", "training")}
+    assert paths == {name: tmp_path / "figures" / f"{name}.png" for name in ("robustness", "marked_pairs", "training")}
     assert all(Image.open(path).size[0] > 300 for path in paths.values())
     assert headings(tmp_path) == ["Robustness", "False positives", "Quality", "Calibration", "Run"]
     text = (tmp_path / "report.html").read_text()

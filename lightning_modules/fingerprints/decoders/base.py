@@ -1,11 +1,13 @@
-"""What every key decoder gives: bits, the evidence for them, and how well the image was explained."""
+"""What every key decoder is made of and gives, and a cache of its answers."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors.torch import load_file, save
@@ -13,6 +15,13 @@ from torch import Tensor
 
 from lightning_modules.common.files import write_bytes
 from lightning_modules.common.images import to_uint8
+from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
+from lightning_modules.fingerprints.decoders.losses import ImageLoss
+from lightning_modules.fingerprints.fingerprint import Fingerprint
+from lightning_modules.generators.protocol import Generator
+
+SimulatedAttack = Callable[[Tensor, Tensor], Tensor]
+"""Images `(n, 3, H, W)` and one seed each `(n,)` to attacked images, differentiable."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +57,56 @@ class KeyDecoder(Protocol):
         ...
 
 
-class ResumableDecoder:
+@dataclass(frozen=True)
+class DecoderParts:
+    """What decoders are made of.
+
+    Attributes:
+        generator: the frozen generator as the attributor has it.
+        fingerprint: its fingerprint, on its device.
+        network: a trained network.
+        loss: ranks restarts and answers.
+        attack: post-processing to simulate in a descent, where the attributor knows or guesses it.
+    """
+
+    generator: Generator
+    fingerprint: Fingerprint
+    network: KeyNetwork
+    loss: ImageLoss
+    attack: SimulatedAttack | None = None
+
+
+class NamedDecoder(ABC):
+    """A decoder that settings can name (`registry.DECODERS`).
+
+    Attributes:
+        settings_class: dataclass of its options.
+        preset: the options it is run with where nothing else is asked for.
+        needs_network: whether it reads keys with a trained network.
+        simulates_attacks: whether it takes `DecoderParts.attack`.
+    """
+
+    settings_class: ClassVar[type]
+    preset: ClassVar[Mapping[str, Any]] = {}
+    needs_network: ClassVar[bool] = False
+    simulates_attacks: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def build(cls, parts: DecoderParts, settings: Any) -> KeyDecoder:
+        """Make the decoder from its parts and an instance of `settings_class`."""
+
+    @abstractmethod
+    def decode(self, images: Tensor) -> KeyEstimate:
+        """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
+
+
+class CachedDecoder:
     """Decodes batch by batch and keeps each answer under the content of its images.
 
-    An answer is found again whatever order or command asks for it, as long as images, decoder and their settings are
-    the same. Files hold decoded keys, so the folder can be read by its owner alone.
-
-    Args:
-        decoder: what decodes.
-        folder: where answers are kept; made if absent.
-        identity: all that the answers depend on beside the images: decoder, settings, generator, fingerprint.
-        batch: images of one file.
+    An answer is found again whatever order or command asks for it, as long as images, decoder and `identity` are the
+    same: all that answers depend on beside the images. Files hold decoded keys, so the folder can be read by its owner
+    alone; each has the answers of one `batch`.
     """
 
     def __init__(self, decoder: KeyDecoder, folder: Path, identity: str, batch: int = 16) -> None:

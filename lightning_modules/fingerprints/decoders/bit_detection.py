@@ -22,8 +22,7 @@ def decide(key: Tensor, precision: Tensor, odds: Tensor | None = None, rounds: i
         rounds: most changes to a key.
 
     Returns:
-        float32 `(n, m)`, positive for 1. Alternatives are searched among changes of at most two bits, so that the
-        odds are upper bounds of their size.
+        float32 `(n, m)`, positive for 1; upper bounds in size, since only changes of at most two bits are tried.
     """
     axes = precision.shape[1] - key.shape[1]
     odds = torch.zeros_like(key) if odds is None else odds

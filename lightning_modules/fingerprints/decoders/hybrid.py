@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from lightning_modules.fingerprints.decoders.base import KeyEstimate
-from lightning_modules.fingerprints.decoders.inversion import InversionDecoder
-from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder, SearchSpace
-from lightning_modules.fingerprints.decoders.losses import ImageLoss
+from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyDecoder, KeyEstimate, NamedDecoder
+from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, InversionSettings
+from lightning_modules.fingerprints.decoders.least_squares import (
+    LeastSquaresDecoder,
+    LeastSquaresSettings,
+    SearchSpace,
+    search_space,
+)
+from lightning_modules.fingerprints.decoders.losses import ImageLoss, make_loss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.generators.protocol import Generator
+
+DESCENT = InversionSettings(starts=16, steps=60, learning_rate=0.1, decay=0.008, whitened=True)
+"""The descent that starts an efficient inversion."""
 
 
 class StartDecoder(Protocol):
@@ -23,22 +33,17 @@ class StartDecoder(Protocol):
         ...
 
 
-class HybridDecoder:
+class HybridDecoder(NamedDecoder):
     """Searches by least squares from a start and keeps whichever explains the image better.
 
-    Both answers are judged as a saved image would show them: their alpha with their bits, synthesised, by one loss.
-
-    Args:
-        start: what gives the start: a trained network, or a descent.
-        search: least squares in `space`.
-        space: what it searches.
-        generator: the frozen generator.
-        fingerprint: its fingerprint, on its device.
-        judge: the loss both are judged by.
-        alpha_error: variance of the start's alpha `(k,)`, where it is known from images that the start was measured
-            on: the search then takes the start's bits and alpha for what is known beforehand.
-        batch: images judged together.
+    One loss ranks both answers as a saved image would show them: their alpha with their bits, synthesised. With
+    `alpha_error`, the variance `(k,)` of the start's alpha as measured on other images, the search takes the start's
+    bits and alpha for what is known beforehand.
     """
+
+    settings_class = LeastSquaresSettings
+    preset: ClassVar[Mapping[str, Any]] = {"iterations": 10, "tolerance": 1e-2, "stop_log_odds": 100.0}
+    needs_network = True
 
     def __init__(
         self,
@@ -47,16 +52,30 @@ class HybridDecoder:
         space: SearchSpace,
         generator: Generator,
         fingerprint: Fingerprint,
-        judge: ImageLoss,
+        loss: ImageLoss,
         alpha_error: Tensor | None = None,
         batch: int = 256,
     ) -> None:
         self.start, self.search, self.space = start, search, space
-        self.generator, self.fingerprint, self.judge = generator, fingerprint, judge
+        self.generator, self.fingerprint, self.loss = generator, fingerprint, loss
         # a code is the latent and the quantisation's error, which no start knows
         known = 1.0 / space.widening.square()
         self.alpha_error = None if alpha_error is None else alpha_error * known + (1.0 - known)
         self.batch = batch
+
+    @classmethod
+    def build(cls, parts: DecoderParts, settings: LeastSquaresSettings) -> HybridDecoder:
+        """Least squares from the network's answer, which is trusted as far as its validation says."""
+        return cls.from_start(AmortisedDecoder(parts.network), parts, settings, parts.network.alpha_error)
+
+    @classmethod
+    def from_start(
+        cls, start: StartDecoder, parts: DecoderParts, settings: LeastSquaresSettings, alpha_error: Tensor | None = None
+    ) -> HybridDecoder:
+        """Least squares from the answer of any start."""
+        space = search_space(parts.generator, parts.fingerprint)
+        search = _search(space, settings)
+        return cls(start, search, space, parts.generator, parts.fingerprint, parts.loss, alpha_error)
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
@@ -65,7 +84,7 @@ class HybridDecoder:
         assert found.latents is not None
         first, second = self._shown(alpha, logits > 0), self.fingerprint.embed(found.latents, found.bits)
         loss, loss_found = (
-            judged(self.judge, self.generator, images, latents, self.batch) for latents in (first, second)
+            loss_of(self.loss, self.generator, images, latents, self.batch) for latents in (first, second)
         )
         better = loss_found < loss
         return KeyEstimate(
@@ -80,20 +99,17 @@ class HybridDecoder:
         return fingerprint.embed(latents, bits)
 
 
-class RestartedDecoder:
+class RestartedDecoder(NamedDecoder):
     """Searches by least squares from every restart that a short descent leaves, and keeps the one of least residual.
 
     A descent of few steps tells good restarts from bad ones badly, and the best of them often leads to a wrong valley;
-    the residual that least squares leave tells far better.
-
-    Args:
-        descent: a whitened inversion.
-        search: least squares from its restarts.
-        generator: the frozen generator.
-        fingerprint: its fingerprint, on its device.
-        judge: the loss of the answer, for the estimate.
-        batch: images judged together.
+    the residual that least squares leave tells far better. The loss is that of the estimate.
     """
+
+    settings_class = LeastSquaresSettings
+    preset: ClassVar[Mapping[str, Any]] = dict(
+        iterations=15, survivors=((2, 6), (5, 3)), tolerance=1e-3, stop_log_odds=1000.0
+    )
 
     def __init__(
         self,
@@ -101,11 +117,21 @@ class RestartedDecoder:
         search: LeastSquaresDecoder,
         generator: Generator,
         fingerprint: Fingerprint,
-        judge: ImageLoss,
+        loss: ImageLoss,
         batch: int = 256,
     ) -> None:
         self.descent, self.search, self.generator = descent, search, generator
-        self.fingerprint, self.judge, self.batch = fingerprint, judge, batch
+        self.fingerprint, self.loss, self.batch = fingerprint, loss, batch
+
+    @classmethod
+    def build(cls, parts: DecoderParts, settings: LeastSquaresSettings) -> KeyDecoder:
+        """Least squares from the generator's encoder where it has one, else from each restart of a short descent."""
+        if hasattr(parts.generator, "encode"):
+            start = EncoderStarts(parts.generator, parts.fingerprint)
+            return HybridDecoder.from_start(start, parts, settings)
+        descent = InversionDecoder(parts.generator.synthesize, parts.fingerprint, parts.loss, DESCENT)
+        search = _search(search_space(parts.generator, parts.fingerprint), settings)
+        return cls(descent, search, parts.generator, parts.fingerprint, parts.loss)
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
@@ -113,16 +139,11 @@ class RestartedDecoder:
         found = self.search.refine(images, alpha, logits)
         assert found.latents is not None
         latents = self.fingerprint.embed(found.latents, found.bits)
-        return KeyEstimate(found.logits, judged(self.judge, self.generator, images, latents, self.batch), latents)
+        return KeyEstimate(found.logits, loss_of(self.loss, self.generator, images, latents, self.batch), latents)
 
 
 class EncoderStarts:
-    """The starts that a generator's own encoder gives: its latents of the images.
-
-    Args:
-        generator: a generator with `encode`.
-        fingerprint: its fingerprint, on its device.
-    """
+    """The starts that a generator's own `encode` gives: its latents of the images."""
 
     def __init__(self, generator: Generator, fingerprint: Fingerprint) -> None:
         self.generator, self.fingerprint = generator, fingerprint
@@ -136,11 +157,16 @@ class EncoderStarts:
         return 8.0 * (key.clamp(0.0, 1.0) - 0.5), coordinates(latents, self.fingerprint)
 
 
+def _search(space: SearchSpace, settings: LeastSquaresSettings) -> LeastSquaresDecoder:
+    spectrum = make_loss("spectrum").to(space.fingerprint.mean.device)
+    return LeastSquaresDecoder(space.synthesize, space.fingerprint, spectrum, settings)
+
+
 @torch.no_grad()
-def judged(judge: ImageLoss, generator: Generator, images: Tensor, latents: Tensor, batch: int) -> Tensor:
+def loss_of(loss: ImageLoss, generator: Generator, images: Tensor, latents: Tensor, batch: int) -> Tensor:
     """Loss `(n,)` between images `(n, 3, H, W)` and what latents `(n, d)` make, so many at a time."""
     parts = zip(torch.split(images, batch), torch.split(latents, batch), strict=True)
-    return torch.cat([judge(generator.synthesize(some).clamp(0.0, 1.0), image) for image, some in parts])
+    return torch.cat([loss(generator.synthesize(some).clamp(0.0, 1.0), image) for image, some in parts])
 
 
 def coordinates(latents: Tensor, fingerprint: Fingerprint) -> Tensor:

@@ -15,14 +15,12 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from lightning_modules.fingerprints.decoders.base import KeyEstimate
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder, SimulatedAttack
 from lightning_modules.fingerprints.decoders.losses import ImageLoss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-Attack = Callable[[Tensor, Tensor], Tensor]
-"""Images `(n, 3, H, W)` and one seed each `(n,)` to attacked images, differentiable."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class InversionSettings:
         decay: the learning rate falls as `exp(-decay (t + 1))`.
         penalty: lambda, the factor on how far alpha leaves three standard deviations (per axis, summed).
         whitened: search alpha in units of its standard deviations instead of in those of the latent.
-        keep: pairs (step, restarts): from that step on only so many restarts of each image, those of least loss.
+        survivors: pairs (step, restarts): from that step on only so many restarts of each image, those of least loss.
         patience: stop an image whose best loss has not fallen by `tolerance` in so many updates; 0 never stops.
         tolerance: relative fall of the loss that counts.
         batch: rows (images times restarts) computed together.
@@ -50,7 +48,7 @@ class InversionSettings:
     decay: float = 0.001
     penalty: float = 0.1
     whitened: bool = False
-    keep: tuple[tuple[int, int], ...] = ()
+    survivors: tuple[tuple[int, int], ...] = ()
     patience: int = 0
     tolerance: float = 1e-3
     batch: int = 256
@@ -61,44 +59,35 @@ class InversionSettings:
         """Refuse settings that cannot be run."""
         if min(self.starts, self.steps, self.batch, self.draws) < 1:
             raise ValueError(f"found {self}, expected starts, steps, batch and draws of at least 1")
-        stages = [(0, self.starts), *self.keep]
+        stages = [(0, self.starts), *self.survivors]
         if any(b[0] <= a[0] or not 1 <= b[1] < a[1] for a, b in pairwise(stages)):
-            raise ValueError(f"found keep {self.keep}, expected rising steps with falling restarts below {self.starts}")
+            raise ValueError(
+                f"found survivors {self.survivors}, expected rising steps with falling restarts below {self.starts}"
+            )
 
 
 @dataclass
 class Rows:
-    """The variables of all rows still in the race, and Adam's moments.
+    """The variables of all rows still in the race, and Adam's moments, after `step` updates."""
 
-    Attributes:
-        image: int64 `(r,)`, which image a row belongs to.
-        values: float32 `(r, k + m)`: alpha, then the key's logits.
-        first: float32 `(r, k + m)`, Adam's first moment.
-        second: float32 `(r, k + m)`, Adam's second moment.
-        loss: float32 `(r,)` at the last update.
-        best: float32 `(r,)`, least loss so far.
-        waited: int64 `(r,)`, updates since the loss last fell.
-        step: updates made; the same for all rows.
-    """
-
-    image: Tensor
-    values: Tensor
-    first: Tensor
-    second: Tensor
-    loss: Tensor
-    best: Tensor
-    waited: Tensor
+    image: Tensor  # int64 (r,), which image a row belongs to
+    values: Tensor  # float32 (r, k + m): alpha, then the key's logits
+    first: Tensor  # float32 (r, k + m), Adam's first moment
+    second: Tensor  # float32 (r, k + m), Adam's second moment
+    loss: Tensor  # float32 (r,) at the last update
+    best: Tensor  # float32 (r,), least loss so far
+    waited: Tensor  # int64 (r,), updates since the loss last fell
     step: int = 0
 
     def take(self, index: Tensor) -> Rows:
         """The rows of an index, as copies."""
-        return _rows_of({name: getattr(self, name)[index] for name in ROW_TENSORS}, self.step)
+        return Rows(**{name: getattr(self, name)[index] for name in ROW_TENSORS}, step=self.step)
 
 
 ROW_TENSORS = ("image", "values", "first", "second", "loss", "best", "waited")
 
 
-class InversionDecoder:
+class InversionDecoder(NamedDecoder):
     """Decodes keys by optimisation, restarts chosen by their loss alone.
 
     Args:
@@ -109,13 +98,16 @@ class InversionDecoder:
         attack: post-processing to simulate on what is synthesised, where the attributor knows or guesses it.
     """
 
+    settings_class = InversionSettings
+    simulates_attacks = True
+
     def __init__(
         self,
         synthesize: Callable[[Tensor], Tensor],
         fingerprint: Fingerprint,
         loss: ImageLoss,
         settings: InversionSettings | None = None,
-        attack: Attack | None = None,
+        attack: SimulatedAttack | None = None,
     ) -> None:
         self.synthesize = synthesize
         self.fingerprint = fingerprint
@@ -124,6 +116,11 @@ class InversionDecoder:
         self.attack = attack
         self.axes = len(fingerprint.other_deviation)
 
+    @classmethod
+    def build(cls, parts: DecoderParts, settings: InversionSettings) -> InversionDecoder:
+        """The paper's decoder: Adam from 20 points of a Latin hypercube, 2000 steps (section 3.2)."""
+        return cls(parts.generator.synthesize, parts.fingerprint, parts.loss, settings, parts.attack)
+
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1] from the starts of a Latin hypercube; works in inference mode too."""
         return self.refine(images, *self._hypercube(images))
@@ -131,28 +128,21 @@ class InversionDecoder:
     def survivors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Where the restarts that are kept to the end arrive, for a search that goes on from all of them.
 
-        Args:
-            images: `(n, 3, H, W)` in [0, 1].
-
-        Returns:
-            Alpha `(n, s, k)` in the units of the search and key logits `(n, s, m)`.
+        Returns alpha `(n, s, k)` in the units of the search and key logits `(n, s, m)`.
         """
-        kept = [restarts for step, restarts in self.settings.keep if step < self.settings.steps]
+        kept = [restarts for step, restarts in self.settings.survivors if step < self.settings.steps]
         count = kept[-1] if kept else self.settings.starts
         rows, _ = self._descend(images, *self._hypercube(images))
         values = _best_rows(rows, count).values.view(len(images), count, -1)
         return values[:, :, : self.axes], values[:, :, self.axes :]
 
     def refine(self, images: Tensor, alpha: Tensor, logits: Tensor) -> KeyEstimate:
-        """Decode from given starts.
+        """Decode from given starts: the restart of least loss of each image.
 
         Args:
             images: `(n, 3, H, W)` in [0, 1].
             alpha: `(n, starts, k)`, in standard deviations where the search is whitened, else in the latent's units.
             logits: key logits `(n, starts, m)`, or anything that expands to it.
-
-        Returns:
-            The estimate of the restart of least loss of each image.
         """
         return self._estimate(*self._descend(images, alpha, logits))
 
@@ -170,27 +160,14 @@ class InversionDecoder:
             n, starts = alpha.shape[:2]
             rows = self._rows(alpha.detach().clone(), logits.detach().clone(), n, starts)
             done: list[Rows] = []
-            stops = [step for step, _ in self.settings.keep if step < self.settings.steps] + [self.settings.steps]
-            kept = dict(self.settings.keep)
+            stops = [step for step, _ in self.settings.survivors if step < self.settings.steps] + [self.settings.steps]
+            kept = dict(self.settings.survivors)
             for stop in stops:
                 rows, finished = self._run(rows, targets, stop)
                 done += finished
                 if stop in kept and len(rows.image):
                     rows = _best_rows(rows, kept[stop])
             return _joined([*done, rows]), targets
-
-    @torch.no_grad()
-    def judge(self, images: Tensor, alpha: Tensor, logits: Tensor) -> Tensor:
-        """Loss of given answers `(n,)`: alpha `(n, k)` in the units of the search, key logits `(n, m)`."""
-        targets = self._in_parts(self.loss.features, images)
-        image = torch.arange(len(images), device=images.device)
-        values = torch.cat([alpha, logits], dim=1)
-        return torch.cat(
-            [
-                self._losses(values[part], part, [target[part] for target in targets], self.settings.steps)
-                for part in torch.split(image, self.settings.batch)
-            ]
-        )
 
     def _rows(self, alpha: Tensor, logits: Tensor, n: int, starts: int) -> Rows:
         logits = logits.expand(n, starts, self.fingerprint.bits)
@@ -280,14 +257,10 @@ def latin_hypercube(starts: int, axes: int, seed: int) -> Tensor:
     return torch.from_numpy(2.0 * points - 1.0).float()
 
 
-def _rows_of(tensors: dict[str, Tensor], step: int) -> Rows:
-    return Rows(**tensors, step=step)
-
-
 def _joined(groups: list[Rows]) -> Rows:
     """Rows of several groups as one, at the last group's step."""
     joined = {name: torch.cat([getattr(group, name) for group in groups]) for name in ROW_TENSORS}
-    return _rows_of(joined, groups[-1].step)
+    return Rows(**joined, step=groups[-1].step)
 
 
 def _best_rows(rows: Rows, restarts: int) -> Rows:

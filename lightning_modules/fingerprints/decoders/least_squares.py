@@ -50,12 +50,12 @@ class LeastSquaresSettings:
 
     Attributes:
         iterations: most Jacobians computed of a start.
-        keep: pairs (iteration, starts): from that iteration on only so many starts of each image, those of least
+        survivors: pairs (iteration, starts): from that iteration on only so many starts of each image, those of least
             residual.
         steps: most steps taken on one Jacobian, which each of them corrects as Broyden does; they cost next to nothing.
         damping: first damping, relative to the diagonal of the normal equations.
         tolerance: relative fall of the cost below which an image is done.
-        sure: evidence (log odds) of the least certain bit from which an image is done, once a further Jacobian has left
+        stop_log_odds: evidence of the least certain bit from which an image is done, once a further Jacobian has left
             all bits as they were; 0 goes on until the cost no longer falls.
         secant: step of the secants in standard deviations; a larger one sees past the cells of a quantised latent.
         batch: starts whose Jacobians are computed together.
@@ -63,11 +63,11 @@ class LeastSquaresSettings:
     """
 
     iterations: int = 12
-    keep: tuple[tuple[int, int], ...] = ()
+    survivors: tuple[tuple[int, int], ...] = ()
     steps: int = 6
     damping: float = 1e-2
     tolerance: float = 1e-3
-    sure: float = 0.0
+    stop_log_odds: float = 0.0
     secant: float = 0.05
     batch: int = 1
     rows: int = 64
@@ -79,24 +79,25 @@ class LeastSquaresSettings:
             raise ValueError(
                 f"found {self}, expected iterations, steps, batch and rows of at least 1, damping > 0, tolerance < 1"
             )
-        stages = [(0, math.inf), *self.keep]
+        stages = [(0, math.inf), *self.survivors]
         if any(later[0] <= earlier[0] or not 1 <= later[1] < earlier[1] for earlier, later in pairwise(stages)):
-            raise ValueError(f"found keep {self.keep}, expected rising iterations from 1 on with falling starts")
-        if not self.secant > 0.0 or self.sure < 0.0:
-            raise ValueError(f"found secant {self.secant} and sure {self.sure}, expected a step above 0 and at least 0")
+            raise ValueError(
+                f"found survivors {self.survivors}, expected rising iterations from 1 on with falling starts"
+            )
+        if not self.secant > 0.0 or self.stop_log_odds < 0.0:
+            raise ValueError(
+                f"found secant {self.secant} and stop_log_odds {self.stop_log_odds}, expected above 0 and at least 0"
+            )
 
 
-class Found(NamedTuple):
-    """Where the steps on one Jacobian have led: values `(n, k + m)`, features `(n, c, p)`, damping `(n,)`.
+class StepResult(NamedTuple):
+    """Where the steps on one Jacobian have led."""
 
-    And the precision of the values `(n, k + m, k + m)` and the relative fall of the cost `(n,)`.
-    """
-
-    values: Tensor
-    made: Tensor
-    damping: Tensor
-    precision: Tensor
-    fell: Tensor
+    values: Tensor  # (n, k + m)
+    made: Tensor  # features (n, c, p)
+    damping: Tensor  # (n,)
+    precision: Tensor  # of the values, (n, k + m, k + m)
+    fell: Tensor  # relative fall of the cost (n,)
 
 
 class LeastSquaresDecoder:
@@ -170,14 +171,9 @@ class LeastSquaresDecoder:
     def _search(
         self, images: Tensor, values: Tensor, centre: Tensor, weight: Tensor, odds: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Search from all starts of some images, and choose.
+        """Search from all starts `(n s, k + m)` of images `(n, 3, H, W)`, image by image, and choose.
 
-        Args:
-            images: `(n, 3, H, W)`.
-            values: starts `(n s, k + m)`, those of one image one after the other.
-            centre: what is known of them beforehand `(n s, k + m)`.
-            weight: how surely `(n s, k + m)`.
-            odds: log odds of the bits `(n s, m)`.
+        What is known of the values beforehand has a centre and a weight `(n s, k + m)`, that of the bits `odds`.
 
         Returns:
             Values found `(n, k + m)`, evidence of the bits `(n, m)` and mean squared residual `(n,)`.
@@ -188,7 +184,7 @@ class LeastSquaresDecoder:
         evidence = values.new_zeros(len(values), self.fingerprint.bits)
         active = torch.arange(len(values), device=values.device)
         kept = torch.ones_like(active, dtype=torch.bool)
-        limits = dict(self.settings.keep)
+        limits = dict(self.settings.survivors)
         for iteration in range(self.settings.iterations):
             if iteration in limits:
                 kept = _least(_residual(target, made, kept).view(len(images), -1), limits[iteration]).flatten()
@@ -203,8 +199,8 @@ class LeastSquaresDecoder:
                 before = evidence[some]
                 evidence[some] = now = decide(found.values[:, self.axes :], found.precision, odds[some])
                 on = found.fell > self.settings.tolerance
-                if self.settings.sure and iteration:
-                    on &= ((now > 0) != (before > 0)).any(dim=1) | (now.abs().amin(dim=1) < self.settings.sure)
+                if self.settings.stop_log_odds and iteration:
+                    on &= ((now > 0) != (before > 0)).any(dim=1) | (now.abs().amin(dim=1) < self.settings.stop_log_odds)
                 going.append(some[on])
             active = torch.cat(going)
         residual = _residual(target, made, kept)
@@ -213,7 +209,7 @@ class LeastSquaresDecoder:
 
     def _steps(
         self, values: Tensor, made: Tensor, target: Tensor, damping: Tensor, centre: Tensor, weight: Tensor
-    ) -> Found:
+    ) -> StepResult:
         """Compute one Jacobian and step on it while that helps."""
         scale = _noise(target - made).rsqrt().expand_as(made).flatten(1)  # (n, q)
         jacobian = self._jacobian(values, made).mul_(scale[:, None])  # (n, k + m, q), transposed
@@ -238,7 +234,7 @@ class LeastSquaresDecoder:
             damping = torch.where(better, damping / 3.0, damping * 4.0).clamp(1e-8, 1e8)
             if bool((little | (damping > 1e6)).all()):
                 break
-        return Found(values, made, damping, precision, 1.0 - cost / start)
+        return StepResult(values, made, damping, precision, 1.0 - cost / start)
 
     def _jacobian(self, values: Tensor, made: Tensor) -> Tensor:
         """Secants of the features along every coordinate, `(n, k + m, q)`: the Jacobian's transpose."""
@@ -320,16 +316,11 @@ DRAWS = 256
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A smooth map to images and the spread of what is put into it.
+    """A smooth map of latents `(n, d)` to images and the spread of what is put into it.
 
     A vector-quantised decoder is piecewise constant, so no search can follow its slopes; the decoder behind the
     quantisation is smooth. A key is then looked for in the codes, which are latent plus quantisation error, and the
-    deviation of each coordinate grows by that error's.
-
-    Attributes:
-        synthesize: `(n, d)` to images `(n, 3, H, W)`.
-        fingerprint: the fingerprint, with deviations of this space.
-        widening: `(k,)`, its deviations over the latents'.
+    deviation of each coordinate grows by that error's, by the factors `widening` `(k,)`.
     """
 
     synthesize: Callable[[Tensor], Tensor]

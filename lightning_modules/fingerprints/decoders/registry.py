@@ -1,39 +1,35 @@
-"""Key decoders by name."""
+"""Key decoders by name: a new one is a file with its class, and a line of `DECODERS`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from copy import deepcopy
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
-from lightning_modules.common.tables import check_name
-from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder, KeyNetwork
-from lightning_modules.fingerprints.decoders.base import KeyDecoder
-from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, HybridDecoder, RestartedDecoder, StartDecoder
-from lightning_modules.fingerprints.decoders.inversion import Attack, InversionDecoder, InversionSettings
-from lightning_modules.fingerprints.decoders.least_squares import (
-    LeastSquaresDecoder,
-    LeastSquaresSettings,
-    search_space,
-)
-from lightning_modules.fingerprints.decoders.losses import ImageLoss, make_loss
+import torch
+
+from lightning_modules.attacks import make_attack
+from lightning_modules.common.tables import Table, check_name
+from lightning_modules.fingerprints.decoders.base import CachedDecoder, DecoderParts, KeyDecoder
+from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
+from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.generators.protocol import Generator
+from lightning_modules.fingerprints.settings import DecoderSettings
+from lightning_modules.generators.checkpoints.own_file import content_hash
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "amortised": {},
-    "hybrid": {"iterations": 10, "tolerance": 1e-2, "sure": 100.0},
-    "inversion": {"iterations": 15, "keep": ((2, 6), (5, 3)), "tolerance": 1e-3, "sure": 1000.0},
-    "paper": {},
-}
-"""What each decoder is run with; options change single settings.
-
-amortised: a trained network alone. hybrid: least squares from the network's answer. inversion: least squares from the
-generator's encoder where it has one, else from each restart of a short descent. paper: Adam from 20 points of a Latin
-hypercube, 2000 steps (Nie et al. 2023, section 3.2)."""
-
-DESCENT = InversionSettings(starts=16, steps=60, learning_rate=0.1, decay=0.008, whitened=True)
-"""The descent that starts an efficient inversion."""
+_HERE = "lightning_modules.fingerprints.decoders"
+DECODERS = Table(
+    "decoder",
+    {
+        "amortised": f"{_HERE}.amortised:AmortisedDecoder",
+        "hybrid": f"{_HERE}.hybrid:HybridDecoder",
+        "inversion": f"{_HERE}.hybrid:RestartedDecoder",
+        "paper": f"{_HERE}.inversion:InversionDecoder",
+    },
+)
+"""Each class has its `settings_class`, its `preset` and `build` (`base.NamedDecoder`)."""
 
 
 def check_decoder(name: str, options: Mapping[str, Any]) -> None:
@@ -42,55 +38,63 @@ def check_decoder(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: either; the message names what is near.
     """
-    check_name("decoder", name, list(PRESETS))
-    settings = InversionSettings if name == "paper" else LeastSquaresSettings
-    known = ["batch"] if name == "amortised" else [field.name for field in fields(settings)]
+    known = [field.name for field in fields(DECODERS.load(name).settings_class)]
     for option in options:
         check_name(f"option of the decoder {name}", option, known)
 
 
-def make_decoder(
-    name: str,
-    generator: Generator,
-    fingerprint: Fingerprint,
-    network: KeyNetwork,
-    loss: ImageLoss,
-    options: Mapping[str, Any] | None = None,
-    attack: Attack | None = None,
-) -> KeyDecoder:
+def make_decoder(name: str, parts: DecoderParts, options: Mapping[str, Any] | None = None) -> KeyDecoder:
     """Build a decoder. No decoder is given keys: images in, estimates out.
 
     Args:
-        name: key of `PRESETS`.
-        generator: the frozen generator as the attributor has it.
-        fingerprint: its fingerprint, on its device.
-        network: a trained network; only `amortised` and `hybrid` look at it.
-        loss: what restarts and answers are judged by.
+        name: key of `DECODERS`.
+        parts: what it is made of.
         options: settings that differ from the preset.
-        attack: post-processing to simulate in a descent (`paper` only), where the attributor knows or guesses it.
 
     Raises:
         ValueError: unknown decoder or option, or an attack for a decoder that cannot simulate it.
     """
-    options = dict(options or {})
-    check_decoder(name, options)
-    if attack is not None and name != "paper":
+    check_decoder(name, options or {})
+    kind = DECODERS.load(name)
+    if parts.attack is not None and not kind.simulates_attacks:
         raise ValueError(f"found an attack to simulate in the decoder {name}, expected the decoder paper")
-    settings = {**PRESETS[name], **options}
-    if name == "amortised":
-        return AmortisedDecoder(network, **settings)
-    if "keep" in settings:  # lists, where it comes from a command line
-        settings["keep"] = tuple((int(step), int(restarts)) for step, restarts in settings["keep"])
-    if name == "paper":
-        return InversionDecoder(generator.synthesize, fingerprint, loss, InversionSettings(**settings), attack)
-    space = search_space(generator, fingerprint)
-    spectrum = make_loss("spectrum").to(fingerprint.mean.device)
-    search = LeastSquaresDecoder(space.synthesize, space.fingerprint, spectrum, LeastSquaresSettings(**settings))
-    if name == "inversion" and not hasattr(generator, "encode"):
-        descent = InversionDecoder(generator.synthesize, fingerprint, loss, DESCENT)
-        return RestartedDecoder(descent, search, generator, fingerprint, loss)
-    start: StartDecoder = EncoderStarts(generator, fingerprint)
-    trust = None
-    if name == "hybrid":
-        start, trust = AmortisedDecoder(network), network.alpha_error
-    return HybridDecoder(start, search, space, generator, fingerprint, loss, trust)
+    settings = {**kind.preset, **(options or {})}
+    if "survivors" in settings:  # lists, where it comes from a command line
+        settings["survivors"] = tuple((int(step), int(starts)) for step, starts in settings["survivors"])
+    decoder: KeyDecoder = kind.build(parts, kind.settings_class(**settings))
+    return decoder
+
+
+def build_decoder(
+    settings: DecoderSettings,
+    generator: Any,
+    options: Mapping[str, Any] | None,
+    fingerprint: Fingerprint,
+    network: KeyNetwork,
+    device: torch.device,
+) -> KeyDecoder:
+    """Make the decoder for test and predict; one that caches its answers where `settings.cache` names a folder.
+
+    `options` say how the generator samples. Where the settings name another noise, a copy of the generator reads keys:
+    marked images keep theirs.
+    """
+    if settings.noise is not None:
+        generator = deepcopy(generator)
+        generator.configure(noise=settings.noise)
+    generator.to(device)
+    loss = make_loss(**settings.image_loss).to(device)
+    simulated = None if settings.simulate is None else make_attack(settings.simulate).differentiable
+    parts = DecoderParts(generator, fingerprint.to(device), network, loss, simulated)
+    decoder = make_decoder(settings.name, parts, settings.options)
+    if settings.cache is None:
+        return decoder
+    identity = repr(
+        [
+            content_hash(network.state_dict()),
+            replace(settings, cache=None),
+            DECODERS.load(settings.name).preset,
+            options,  # a StyleGAN2 renders with their noise
+            fingerprint.id,
+        ]
+    )
+    return CachedDecoder(decoder, Path(settings.cache), identity)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shlex
 import stat
 import warnings
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from lightning_modules.common.files import check_file, remove_partials, write_bytes
@@ -33,7 +32,7 @@ SHOWN_NAMES = 8
 
 
 @dataclass
-class Registry:
+class KeyRegistry:
     """Users and their keys, in order of registration.
 
     Attributes:
@@ -63,11 +62,9 @@ class Registry:
         return list(self.users)
 
     def create(self, user: str, minimum_distance: int = 0) -> None:
-        """Register a user with a new random key.
+        """Register a user, whose id is kept in Unicode's NFC, with a new random key.
 
-        Args:
-            user: id of the user; kept in Unicode's NFC.
-            minimum_distance: bits in which the key must differ from every other, so that users cannot be confused.
+        So many bits at least are to differ from every other key, so that users cannot be confused.
 
         Raises:
             FingerprintError: a user of that id or of one that looks like it is registered, or no such key can be found.
@@ -169,7 +166,7 @@ class Registry:
         names.add(user)
 
 
-def write_registry(registry: Registry, path: Path) -> None:
+def write_registry(registry: KeyRegistry, path: Path) -> None:
     """Write a registry with its checksum, atomically, readable by its owner only."""
     content = {
         "format": FORMAT,
@@ -193,12 +190,8 @@ def _checksum(content: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(rest, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def read_registry(path: Path, fingerprint: Fingerprint | None = None) -> Registry:
-    """Read a registry; what is odd but harmless is warned of.
-
-    Args:
-        path: file that `write_registry` wrote.
-        fingerprint: what it is to be used with; None does not check.
+def read_registry(path: Path, fingerprint: Fingerprint | None = None) -> KeyRegistry:
+    """Read a registry, to be used with a fingerprint where one is given; what is odd but harmless is warned of.
 
     Raises:
         FingerprintError: no such file, damaged or changed since it was written, a name in it twice, keys of another
@@ -214,7 +207,7 @@ def read_registry(path: Path, fingerprint: Fingerprint | None = None) -> Registr
     return registry
 
 
-def _read(path: Path, fingerprint: Fingerprint | None = None, check: bool = True) -> Registry:
+def _read(path: Path, fingerprint: Fingerprint | None = None, check: bool = True) -> KeyRegistry:
     """A registry; `check` compares the checksum."""
     if not path.is_file():
         raise FingerprintError(f"found no registry {path}; register a user first")
@@ -232,7 +225,7 @@ def _read(path: Path, fingerprint: Fingerprint | None = None, check: bool = True
     return registry
 
 
-def _parse(content: dict[str, Any], path: Path, check: bool) -> Registry:
+def _parse(content: dict[str, Any], path: Path, check: bool) -> KeyRegistry:
     if content["format"] != FORMAT or content["version"] not in (VERSION, WITHOUT_CHECKSUM):
         raise FingerprintError(f"found no registry of version {VERSION} or {WITHOUT_CHECKSUM}")
     sealed = content["version"] == VERSION or "checksum" in content
@@ -242,7 +235,7 @@ def _parse(content: dict[str, Any], path: Path, check: bool) -> Registry:
             "from a copy, or, where you changed it yourself and have made sure of every name and key, run "
             f"`{program('users')} reseal {shlex.quote(str(path))}`"
         )
-    registry = Registry(int(content["bits"]), {}, content["fingerprint"], content["generator_name"])
+    registry = KeyRegistry(int(content["bits"]), {}, content["fingerprint"], content["generator_name"])
     registry.sealed = sealed
     pairs = []
     for user, text in content["users"].items():
@@ -277,7 +270,7 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _check_fits(registry: Registry, fingerprint: Fingerprint, path: Path) -> None:
+def _check_fits(registry: KeyRegistry, fingerprint: Fingerprint, path: Path) -> None:
     """Keys for another fingerprint would be set and searched for without a word, and never be found."""
     if registry.bits != fingerprint.bits:
         raise FingerprintError(
@@ -293,17 +286,13 @@ def _check_fits(registry: Registry, fingerprint: Fingerprint, path: Path) -> Non
 
 
 @contextmanager
-def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check: bool = True) -> Iterator[Registry]:
+def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check: bool = True) -> Iterator[KeyRegistry]:
     """Read a registry, let the caller change it, write it; nothing is written if the caller fails.
 
     Processes that change one registry at once take turns, so that none overwrites what another added: the whole change
     is made under a lock on the file `.<name>.lock` beside it. The system frees that lock when its holder ends, however
-    it ends; the empty file stays.
-
-    Args:
-        path: the registry.
-        fingerprint: what its keys are for, and what a registry that is not there yet is begun for.
-        check: whether its checksum must fit; without, the registry is taken as it is and gets a new one.
+    it ends; the empty file stays. A registry that is not there yet is begun for the fingerprint. Without `check` its
+    checksum need not fit, and it gets a new one.
 
     Raises:
         FingerprintError: as `read_registry`; no such folder; or no registry and no fingerprint to begin one for.
@@ -316,11 +305,10 @@ def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check:
         raise FingerprintError(
             f"found no registry {path}; check the name, or begin one for a fingerprint with --fingerprint FILE"
         )
-    with os.fdopen(os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path.with_name(f".{path.name}.lock"), mode=0o600):
         remove_partials(path.parent, path.name)
         if fingerprint is not None and not path.exists():
-            registry = Registry(fingerprint.bits, {}, fingerprint.id, fingerprint.generator_name)
+            registry = KeyRegistry(fingerprint.bits, {}, fingerprint.id, fingerprint.generator_name)
         else:
             registry = _read(path, fingerprint, check)
         yield registry

@@ -20,15 +20,7 @@ def random_key(bits: int) -> Tensor:
 
 
 def new_key(taken: Tensor, bits: int, minimum_distance: int = 0) -> Tensor:
-    """Draw a key that differs from every key taken in at least so many bits.
-
-    Args:
-        taken: bool `(n, bits)`.
-        bits: length of the key.
-        minimum_distance: smallest Hamming distance allowed.
-
-    Returns:
-        bool `(bits,)`.
+    """Draw a key, bool `(bits,)`, that differs from every key taken, bool `(n, bits)`, in at least so many bits.
 
     Raises:
         ValueError: no such key was found in many draws: the distance is too large for so many users.

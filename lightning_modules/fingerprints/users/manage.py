@@ -21,7 +21,7 @@ from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.users.key_registry import (
-    Registry,
+    KeyRegistry,
     changing_registry,
     read_registry,
     write_registry,
@@ -34,17 +34,10 @@ HEADERS = (["user", "key"], ["user", "key", "check"])
 
 def create_users(
     path: Path, names: Sequence[str], fingerprint: Path | None = None, minimum_distance: int = 0
-) -> Registry:
-    """Register users with new random keys: all of them, or none.
+) -> KeyRegistry:
+    """Register users with new random keys, which differ in so many bits at least: all of them, or none.
 
-    Args:
-        path: the registry; begun if it is not there.
-        names: ids of the users.
-        fingerprint: file of the fingerprint that the keys are for; a new registry needs it and belongs to it.
-        minimum_distance: bits in which each new key must differ from every other key.
-
-    Returns:
-        The registry as written.
+    A registry that is not there is begun for the fingerprint, a file or a folder that holds one.
 
     Raises:
         FingerprintError: a user who is registered, no such key, or a registry or fingerprint that cannot be used.
@@ -59,17 +52,14 @@ def create_users(
     return registry
 
 
-def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Registry:
+def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> KeyRegistry:
     """Register the users of a table with the keys it gives them: all of them, or none.
 
     Args:
-        path: the registry; begun if it is not there.
+        path: the registry; begun for the fingerprint if it is not there.
         table: CSV file in UTF-8 of lines `user,key`, the key as hexadecimal or as 0s and 1s, or `user,key,check` as
             `export_users` writes them; empty lines and a first line that names the columns are passed over.
-        fingerprint: file of the fingerprint that the keys are for; a new registry needs it and belongs to it.
-
-    Returns:
-        The registry as written.
+        fingerprint: file of the fingerprint that the keys are for.
 
     Raises:
         FingerprintError: bad lines, all of them named by number and none repeated, since they hold keys; or a registry
@@ -100,17 +90,10 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Re
     return registry
 
 
-def merge_users(paths: Sequence[Path], out: Path) -> Registry:
-    """Join registries of one fingerprint into a new one: all their users, or nothing.
+def merge_users(paths: Sequence[Path], out: Path) -> KeyRegistry:
+    """Join at least two registries of one fingerprint into a new file: all their users, or nothing.
 
     A user who stands in several with one key is taken once.
-
-    Args:
-        paths: the registries, at least two.
-        out: the file to write; it must not be there yet.
-
-    Returns:
-        The registry as written.
 
     Raises:
         FingerprintError: registries of different fingerprints; a user with two keys, users of different registries who
@@ -121,7 +104,7 @@ def merge_users(paths: Sequence[Path], out: Path) -> Registry:
     if len(parts) < 2:
         raise FingerprintError(f"found {len(parts)} registry to merge, expected at least two different ones")
     first, begun = paths[0], parts[paths[0]]
-    merged = Registry(begun.bits, {}, begun.fingerprint, begun.generator_name)
+    merged = KeyRegistry(begun.bits, {}, begun.fingerprint, begun.generator_name)
     came_from: dict[str, Path] = {}
     problems = []
     for path, part in parts.items():
@@ -149,7 +132,7 @@ def merge_users(paths: Sequence[Path], out: Path) -> Registry:
     return merged
 
 
-def _conflict(merged: Registry, came_from: dict[str, Path], path: Path, user: str, key: Tensor) -> str:
+def _conflict(merged: KeyRegistry, came_from: dict[str, Path], path: Path, user: str, key: Tensor) -> str:
     """Why a user of `path` cannot be joined; empty for one who can."""
     if user in merged.users:
         return f"user {user!r} has one key in {came_from[user]} and another in {path}"
@@ -161,16 +144,10 @@ def _conflict(merged: Registry, came_from: dict[str, Path], path: Path, user: st
     return "" if owner is None else f"users {owner!r} of {came_from[owner]} and {user!r} of {path} hold one key"
 
 
-def export_users(path: Path, table: Path) -> Registry:
-    """Write all users and keys as a CSV file that `import_users` reads, for its owner alone.
+def export_users(path: Path, table: Path) -> KeyRegistry:
+    """Write all users and keys as a new CSV file that `import_users` reads, for its owner alone.
 
-    Args:
-        path: the registry.
-        table: the file to write; it must not be there yet. Its column `check` tells whether a line that is typed or
-            copied is right.
-
-    Returns:
-        The registry that was read.
+    Its column `check` tells whether a line that is typed or copied is right.
 
     Raises:
         FingerprintError: the table is there already, or a registry that cannot be used.
@@ -186,11 +163,8 @@ def export_users(path: Path, table: Path) -> Registry:
     return registry
 
 
-def reseal_users(path: Path) -> Registry:
+def reseal_users(path: Path) -> KeyRegistry:
     """Take a registry as it is, whatever its checksum says, and give it a new one.
-
-    Returns:
-        The registry as written.
 
     Raises:
         FingerprintError: a registry that cannot be used for another reason.
@@ -207,7 +181,7 @@ def _refuse_existing(path: Path) -> None:
         raise FingerprintError(f"found no folder {path.parent} for {path.name}; make it first")
 
 
-def _belongs(registry: Registry) -> str:
+def _belongs(registry: KeyRegistry) -> str:
     whose = f"the fingerprint {registry.fingerprint[:12]} of {registry.generator_name}"
     return f"{whose if registry.fingerprint else 'any fingerprint'} with keys of {registry.bits} bits"
 
@@ -239,7 +213,7 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _problem(
-    registry: Registry, fields: list[str], names: NameIndex, users: dict[str, int], keys: dict[str, int]
+    registry: KeyRegistry, fields: list[str], names: NameIndex, users: dict[str, int], keys: dict[str, int]
 ) -> str | None:
     """What is wrong with a line, without its text: whoever swaps the columns has a key where a name is expected."""
     if not 2 <= len(fields) <= 3:

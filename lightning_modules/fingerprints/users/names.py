@@ -6,51 +6,19 @@ import unicodedata
 
 # Cyrillic, Greek and phonetic letters that are drawn as Latin ones: the single letters among the confusables of Unicode
 # Technical Standard 39, and the small k, n and x that differ in details only.
-_SMALL = {
-    "a": "\u0251\u03b1\u0430",
-    "c": "\u0441",
-    "d": "\u0501",
-    "e": "\u0435",
-    "g": "\u0261",
-    "h": "\u04bb",
-    "i": "\u0131\u0269\u03b9\u0456",
-    "j": "\u0458",
-    "k": "\u03ba\u043a",
-    "l": "\u04cf",
-    "n": "\u03b7",
-    "o": "\u03bf\u03c3\u043e",
-    "p": "\u03c1\u0440",
-    "q": "\u051b",
-    "s": "\u0455",
-    "u": "\u03c5",
-    "v": "\u03bd\u0475",
-    "w": "\u051d",
-    "x": "\u03c7\u0445",
-    "y": "\u03b3\u0443\u04af",
-}
-_CAPITAL = {
-    "A": "\u0391\u0410",
-    "B": "\u0392\u0412",
-    "C": "\u0421",
-    "E": "\u0395\u0415",
-    "F": "\u03dc",
-    "G": "\u050c",
-    "H": "\u0397\u041d",
-    "I": "\u0399\u0406\u04c0",
-    "J": "\u037f\u0408",
-    "K": "\u039a\u041a",
-    "M": "\u039c\u041c",
-    "N": "\u039d",
-    "O": "\u039f\u041e",
-    "P": "\u03a1\u0420",
-    "S": "\u0405",
-    "T": "\u03a4\u0422",
-    "V": "\u0474",
-    "W": "\u051c",
-    "X": "\u03a7\u0425",
-    "Y": "\u03a5\u0423\u04ae",
-    "Z": "\u0396",
-}
+_SMALL_WORDS = (
+    "a\u0251\u03b1\u0430 c\u0441 d\u0501 e\u0435 g\u0261 h\u04bb i\u0131\u0269\u03b9\u0456 j\u0458 "
+    "k\u03ba\u043a l\u04cf n\u03b7 o\u03bf\u03c3\u043e p\u03c1\u0440 q\u051b s\u0455 u\u03c5 "
+    "v\u03bd\u0475 w\u051d x\u03c7\u0445 y\u03b3\u0443\u04af"
+)
+_SMALL = {word[0]: word[1:] for word in _SMALL_WORDS.split()}
+_CAPITAL_WORDS = (
+    "A\u0391\u0410 B\u0392\u0412 C\u0421 E\u0395\u0415 F\u03dc G\u050c H\u0397\u041d "
+    "I\u0399\u0406\u04c0 J\u037f\u0408 K\u039a\u041a M\u039c\u041c N\u039d O\u039f\u041e "
+    "P\u03a1\u0420 S\u0405 T\u03a4\u0422 V\u0474 W\u051c X\u03a7\u0425 Y\u03a5\u0423\u04ae Z\u0396"
+)
+_CAPITAL = {word[0]: word[1:] for word in _CAPITAL_WORDS.split()}
+"""The letters that are drawn as a Latin one: each word begins with that."""
 _AS_SMALL = str.maketrans({other: latin for latin, others in _SMALL.items() for other in others})
 _AS_CAPITAL = str.maketrans({other: latin for latin, others in _CAPITAL.items() for other in others})
 _AS_WRITTEN = _AS_SMALL | _AS_CAPITAL

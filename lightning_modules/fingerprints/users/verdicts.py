@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_modules.fingerprints.users.keys import hamming_distance
 from lightning_modules.metrics.intervals import bits_needed, match_p_value
 
 __all__ = [
@@ -22,13 +21,11 @@ __all__ = [
     "bits_needed",
     "combine",
     "family_p_value",
-    "identification_rate",
     "match_p_value",
     "matching_bits",
 ]
 
 KEYS_AT_ONCE = 65_536  # keys compared in one step: a registry of a million needs no million floats per bit
-PAIRS_AT_ONCE = 2_000_000  # of an image and a key
 
 
 def family_p_value(p_value: float, users: int) -> float:
@@ -38,16 +35,13 @@ def family_p_value(p_value: float, users: int) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What decoded bits say about a registry.
+    """What decoded bits say about a registry, at the false-positive rate that it keeps to.
 
     Attributes:
         user: the best matching user where the match is convincing, else None: no verdict.
         best_user: the best matching user in any case; None for an empty registry.
-        matching_bits: bits that match that user's key.
-        bits: length of the key.
         p_value: chance of so good a match with that user's key alone.
         family_p_value: chance of so good a match with any user's key, by Bonferroni.
-        false_positive_rate: the rate the verdict keeps to.
     """
 
     user: str | None
@@ -69,9 +63,6 @@ def attribute(bits: Tensor, names: Sequence[str], keys: Tensor, false_positive_r
         names: the n users.
         keys: their keys, bool `(n, m)`.
         false_positive_rate: largest chance, over all users together, of naming anybody for an image without key.
-
-    Returns:
-        The verdict.
 
     Raises:
         ValueError: keys of another length, or a rate outside (0, 1).
@@ -108,22 +99,6 @@ def combine(logits: Tensor) -> Tensor:
         logits: `(n, m)`, positive for 1, in units of evidence (log odds).
     """
     return logits.sum(dim=0) > 0
-
-
-def identification_rate(bits: Tensor, keys: Tensor, true_user: Tensor) -> Tensor:
-    """Whether each image's best match among the users is its own, bool `(n,)`; ties count as failures.
-
-    Args:
-        bits: decoded bits, bool `(n, m)`.
-        keys: keys of all users, bool `(k, m)`.
-        true_user: int64 `(n,)`, row of the key that each image carries.
-    """
-    own = (bits == keys[true_user]).sum(dim=1, keepdim=True)  # matching bits with the image's own key, (n, 1)
-    as_good = torch.zeros_like(true_user)
-    at_once = max(1, min(KEYS_AT_ONCE // 4, PAIRS_AT_ONCE // max(1, len(bits))))
-    for some in torch.split(keys, at_once):
-        as_good += (bits.shape[1] - hamming_distance(bits, some) >= own).sum(dim=1)
-    return as_good == 1
 
 
 def matching_bits(bits: Tensor, keys: Tensor) -> Tensor:

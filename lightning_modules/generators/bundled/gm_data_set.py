@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from lightning_modules.common.files import remove_partials, write_text
 from lightning_modules.common.random_streams import stream_of

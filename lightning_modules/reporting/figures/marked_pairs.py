@@ -1,4 +1,4 @@
-"""Images beside their fingerprinted twins: what the key changed, and what attacks make of it."""
+"""Unmarked images beside the marked ones of the same latents: what the key changed, and what attacks leave of it."""
 
 from __future__ import annotations
 
@@ -19,64 +19,61 @@ _FACTORS = (1, 2, 5, 10, 20, 50, 100)
 
 
 @dataclass(frozen=True)
-class TwinExample:
+class MarkedPair:
     """One latent, drawn without and with a key; images are float `(3, H, W)` in [0, 1].
 
     Attributes:
         index: position in the test split.
-        image: the image without key.
-        twin: the image of the same latent with the key.
-        attacked: the twin after each attack, by the attack's name.
+        unmarked: the image without key.
+        marked: the image of the same latent with the key.
+        attacked: the marked image after each attack, by the attack's name.
     """
 
     index: int
-    image: Tensor
-    twin: Tensor
+    unmarked: Tensor
+    marked: Tensor
     attacked: dict[str, Tensor] = field(default_factory=dict)
 
 
-def shown_attacks(examples: Sequence[TwinExample], order: Sequence[str], most: int) -> list[str]:
+def shown_attacks(examples: Sequence[MarkedPair], order: Sequence[str], most: int) -> list[str]:
     """The first attacks of an order that every example has, at most so many."""
     return [name for name in order if all(name in example.attacked for example in examples)][:most]
 
 
-def difference_factor(examples: Sequence[TwinExample]) -> int:
+def difference_factor(examples: Sequence[MarkedPair]) -> int:
     """The largest of 1, 2, 5, ..., 100 that keeps 99.5 % of all differences, times it, within ±0.5."""
-    differences = np.concatenate([np.abs(_hwc(one.twin) - _hwc(one.image)).ravel() for one in examples])
+    differences = np.concatenate([np.abs(_hwc(one.marked) - _hwc(one.unmarked)).ravel() for one in examples])
     limit = float(np.quantile(differences, 0.995))
     return max((factor for factor in _FACTORS if factor * limit <= 0.5), default=_FACTORS[0])
 
 
 @styled
-def twin_rows(examples: Sequence[TwinExample], attacks: Sequence[str] = (), *, factor: float | None = None) -> Figure:
-    """For each example a row: image, fingerprinted twin, their difference, the twin after each attack.
+def marked_pair_rows(
+    examples: Sequence[MarkedPair], attacks: Sequence[str] = (), *, factor: float | None = None
+) -> Figure:
+    """For each example a row: unmarked, marked, their difference, the marked image after each attack, in order.
 
-    The difference is signed, twin minus image, times a factor that the column's title states, around mid-grey, and cut
-    to [0, 1]: grey is no change.
-
-    Args:
-        examples: the rows, images of one size.
-        attacks: whose results to show, in order.
-        factor: of the difference; by default `difference_factor`.
+    The difference is marked minus unmarked, times a factor (by default `difference_factor`) that the column's title
+    states, around mid-grey, and cut to [0, 1]: grey is no change.
 
     Raises:
         ValueError: no example, images of different sizes, or an attack that an example lacks.
     """
     if not examples:
-        raise ValueError("found no pair of twins to show; expected at least one TwinExample")
+        raise ValueError("found no pair of images to show; expected at least one MarkedPair")
     _check(examples, attacks)
     factor = difference_factor(examples) if factor is None else factor
     rows = []
     for example in examples:
-        image, twin = _hwc(example.image), _hwc(example.twin)
-        difference = np.clip(0.5 + factor * (twin - image), 0, 1)
-        shown = [image, twin, difference, *(_hwc(example.attacked[name]) for name in attacks)]
+        unmarked, marked = _hwc(example.unmarked), _hwc(example.marked)
+        difference = np.clip(0.5 + factor * (marked - unmarked), 0, 1)
+        shown = [unmarked, marked, difference, *(_hwc(example.attacked[name]) for name in attacks)]
         rows.append(np.concatenate([_tile(picture) for picture in shown], axis=1))
     canvas = np.concatenate(rows)
     columns = 3 + len(attacks)
     pitch = canvas.shape[1] / columns
     cell = min(1.05, 10.4 / columns)  # inches; the page is about 10.5 wide
-    titles = ["image", "fingerprinted\ntwin", f"difference\n×{format_number(factor)}", *map(_wrapped, attacks)]
+    titles = ["unmarked", "marked", f"difference\n×{format_number(factor)}", *map(_wrapped, attacks)]
     height = len(examples) * cell * canvas.shape[0] / len(examples) / pitch
     figure = new_figure(columns * cell, height + 0.16 * max(title.count("\n") + 1 for title in titles) + 0.1)
     axes = figure.add_subplot()
@@ -89,12 +86,12 @@ def twin_rows(examples: Sequence[TwinExample], attacks: Sequence[str] = (), *, f
     return figure
 
 
-def _check(examples: Sequence[TwinExample], attacks: Sequence[str]) -> None:
-    size = tuple(examples[0].image.shape)
+def _check(examples: Sequence[MarkedPair], attacks: Sequence[str]) -> None:
+    size = tuple(examples[0].unmarked.shape)
     for example in examples:
         if missing := [name for name in attacks if name not in example.attacked]:
             raise ValueError(f"example {example.index} has no image after {missing}; found {sorted(example.attacked)}")
-        found = {tuple(picture.shape) for picture in (example.image, example.twin, *example.attacked.values())}
+        found = {tuple(picture.shape) for picture in (example.unmarked, example.marked, *example.attacked.values())}
         if found != {size}:
             raise ValueError(f"example {example.index} has images {sorted(found)}; expected all to be {size}")
 

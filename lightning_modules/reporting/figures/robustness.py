@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lightning_modules.attacks.base import Curve
+from lightning_modules.attacks.registry import curves as attack_curves
 from lightning_modules.metrics.intervals import Estimate, bits_needed
 from lightning_modules.reporting.figures.style import ACCENT, FAINT, INK, MUTED, new_figure, styled
 from lightning_modules.reporting.formatting import format_percent, interval_name
@@ -17,28 +18,11 @@ from lightning_modules.reporting.formatting import format_percent, interval_name
 _NEEDED = "#d55e00"
 
 
-@dataclass(frozen=True)
-class _Panel:
-    title: str
-    unit: str
-    stronger_is_smaller: bool = False
-
-
-_PANELS = {
-    "noise": _Panel("Noise", "standard deviation (images in [0, 1])"),
-    "blur": _Panel("Blur", "standard deviation in pixels"),
-    "jpeg": _Panel("JPEG", "quality", stronger_is_smaller=True),
-    "combination": _Panel("Combination", "share of paper-strongest"),
-}
-KINDS = tuple(_PANELS)
-"""Kinds of attack that have a panel, in the order shown."""
-
-
 def attack_strength(attack: str) -> tuple[str, float] | None:
     """Kind and strength of an attack of a grid: `("noise", 0.05)` of `noise_0.05`; None for any other name."""
     kind, _, strength = attack.partition("_")
     try:
-        return (kind, float(strength)) if kind in KINDS and math.isfinite(float(strength)) else None
+        return (kind, float(strength)) if kind in attack_curves() and math.isfinite(float(strength)) else None
     except ValueError:
         return None
 
@@ -56,7 +40,7 @@ def robustness_curves(
     Every panel gets stronger to the right: JPEG's quality falls. Images without attack stand at the left end.
 
     Args:
-        curves: points (strength, bit accuracy) by kind, of `KINDS`; kinds without points get no panel.
+        curves: points (strength, bit accuracy) by kind of attack; kinds without points get no panel.
         bits: length m of a key.
         clean: bit accuracy without attack.
         false_positive_rate: of the dashed line at `bits_needed / m`; a key too short for the rate has no line.
@@ -64,16 +48,17 @@ def robustness_curves(
     Raises:
         ValueError: an unknown kind, or no point at all.
     """
-    if unknown := sorted(set(curves) - set(KINDS)):
-        raise ValueError(f"found curves of {unknown}; expected kinds of {list(KINDS)}")
-    kinds = [kind for kind in KINDS if any(not math.isnan(estimate.value) for _, estimate in curves.get(kind, ()))]
+    known = attack_curves()
+    if unknown := sorted(set(curves) - set(known)):
+        raise ValueError(f"found curves of {unknown}; expected kinds of {list(known)}")
+    kinds = [kind for kind in known if any(not math.isnan(estimate.value) for _, estimate in curves.get(kind, ()))]
     if not kinds:
         raise ValueError("found no point to draw; expected (strength, bit accuracy) pairs of at least one kind")
     needed = bits_needed(bits, false_positive_rate)
     figure = new_figure(max(4.6, 2.6 * len(kinds) + 0.3), 3.35)
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     for axes, kind in zip(panels, kinds, strict=True):
-        _draw(axes, _PANELS[kind], curves[kind], clean)
+        _draw(axes, known[kind], curves[kind], clean)
         axes.axhline(0.5, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.1, label="chance")
         if needed is not None:
             rate = f"{false_positive_rate:.0e}".replace("e-0", "e-")
@@ -89,14 +74,14 @@ def robustness_curves(
     return figure
 
 
-def _draw(axes: Axes, panel: _Panel, points: Sequence[tuple[float, Estimate]], clean: Estimate | None) -> None:
-    sign = -1 if panel.stronger_is_smaller else 1
+def _draw(axes: Axes, panel: Curve, points: Sequence[tuple[float, Estimate]], clean: Estimate | None) -> None:
+    sign = -1 if panel.weaker_is_larger else 1
     known = sorted(((s, e) for s, e in points if not math.isnan(e.value)), key=lambda point: sign * point[0])
     strengths = [strength for strength, _ in known]
     ticks = strengths
     if clean is not None and not math.isnan(clean.value):
         # there is no quality that leaves an image as it is: a step beyond the best one
-        none = strengths[0] + 0.12 * max(1.0, strengths[0] - strengths[-1]) if panel.stronger_is_smaller else 0.0
+        none = strengths[0] + 0.12 * max(1.0, strengths[0] - strengths[-1]) if panel.weaker_is_larger else 0.0
         known.insert(0, (none, clean))
         ticks = [none, *strengths]
     places, values = zip(*((strength, estimate.value) for strength, estimate in known), strict=True)
@@ -116,12 +101,12 @@ def _draw(axes: Axes, panel: _Panel, points: Sequence[tuple[float, Estimate]], c
         label = "bit accuracy"
     axes.plot(places, values, color=ACCENT, linewidth=1.7, marker="o", markersize=4, label=label, zorder=4)
     axes.set_title(panel.title, loc="left")
-    axes.set_xlabel(panel.unit)
+    axes.set_xlabel(panel.axis)
     names = [f"{tick:g}" for tick in ticks]
     if len(ticks) > len(strengths):
         names[0] = "none"
     _set_ticks(axes, ticks, names)
-    if panel.stronger_is_smaller:
+    if panel.weaker_is_larger:
         axes.invert_xaxis()
     axes.grid(color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)

@@ -52,13 +52,7 @@ def trade_off_figure(
     """Accuracy (up is better) against FID (left is better), one line a group, intervals as whiskers.
 
     A point whose accuracy or quality is NaN is left out, and the figure says how many were. The FID's axis is
-    logarithmic where the largest is 6 times the smallest.
-
-    Args:
-        points: the settings, in any order.
-        quality_name: label of the horizontal axis, `"FID to the generator's own images"`.
-        accuracy_name: label of the vertical axis.
-        order_name: what the numbers beside the points are, `"sigma"`.
+    logarithmic where the largest is 6 times the smallest. `order_name` says what the numbers beside the points are.
 
     Raises:
         ValueError: no point with both numbers.

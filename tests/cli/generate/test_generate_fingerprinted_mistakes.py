@@ -8,7 +8,7 @@ from fingerprinted_room import BITS, KEYS, contents, generate, named, write_carr
 
 from lightning_modules.fingerprints.fingerprint_file import read_fingerprint
 from lightning_modules.fingerprints.marked_generator import MarkedGenerator
-from lightning_modules.fingerprints.users.key_registry import Registry, write_registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry, write_registry
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.stylegan2 import StyleGAN2Generator
 
@@ -80,12 +80,12 @@ def test_a_fingerprint_whose_generator_is_gone_says_that_it_named_it(room, tmp_p
 
 
 def test_registries_of_other_keys_or_open_to_others_are_refused(room, known, tmp_path, capsys):
-    short = Registry(8)
+    short = KeyRegistry(8)
     short.add("alice", "a5")
     write_registry(short, tmp_path / "short.json")
     given = (*known[:4], "--user", "alice", "--n", 1, "--out", tmp_path / "images")
     assert "found keys of 8 bits, expected 32" in said(capsys, *given, "--registry", tmp_path / "short.json")
-    foreign = Registry(BITS, fingerprint="0123456789abcdef", generator_name="faces.pt")
+    foreign = KeyRegistry(BITS, fingerprint="0123456789abcdef", generator_name="faces.pt")
     foreign.add("alice", KEYS["alice"])
     write_registry(foreign, tmp_path / "foreign.json")
     message = said(capsys, *given, "--registry", tmp_path / "foreign.json")
@@ -110,7 +110,7 @@ def test_a_folder_goes_on_with_the_same_key_and_takes_no_other(room, known, tmp_
     assert "found images made otherwise: fingerprint's user 'alice', expected 'bob'" in bob
     plain = said(capsys, *known[:2], *given[4:], 4)
     assert "found images made otherwise: fingerprint's bits 32, expected None" in plain
-    replaced = Registry(BITS)
+    replaced = KeyRegistry(BITS)
     replaced.add("alice", KEYS["bob"])
     write_registry(replaced, tmp_path / "users.json")
     other = said(capsys, *given, 4, "--user", "alice", "--registry", tmp_path / "users.json")

@@ -71,7 +71,7 @@ def test_what_is_no_sweep_file_is_refused(tmp_path, content):
 def test_a_grid_has_every_combination_once_and_the_arguments_that_an_agent_of_wandb_gives(tmp_path):
     parameters = {
         "seed_everything": {"value": 3},
-        "model.init_args.sigma": {"values": [1, 2.0, 2]},
+        "model.init_args.key.sigma": {"values": [1, 2.0, 2]},
         "data": {"parameters": {"init_args": {"parameters": {"batch_size": {"values": [8, 16]}}}}},
     }
     points = sweep_points(sweep_of(tmp_path, parameters=parameters))
@@ -80,7 +80,7 @@ def test_a_grid_has_every_combination_once_and_the_arguments_that_an_agent_of_wa
     ]
     agent = {
         "seed_everything": {"value": 3},
-        "model.init_args.sigma": {"value": 2.0},
+        "model.init_args.key.sigma": {"value": 2.0},
         "data": {"value": {"init_args": {"batch_size": 8}}},
     }
     assert list(points[2].arguments) == create_sweep_command_args({"args": agent})["args"]
@@ -132,8 +132,8 @@ def test_every_point_of_a_sweep_that_ships_is_accepted_by_train_and_fits_its_gen
     channels = getattr(generator, "latent_shape", (1,))[0]
     for point in sweep_points(sweep):
         given = dict(word.removeprefix("--model.init_args.").split("=") for word in point.arguments)
-        bits, shift = (int(given.get(name, fixed[name])) for name in ("bits", "shift"))
-        check_layout(generator.latent_dim, bits, shift, given.get("layout", "flat"), channels)
+        bits, shift = (int(given.get(f"key.{name}", fixed["key"][name])) for name in ("bits", "shift"))
+        check_layout(generator.latent_dim, bits, shift, given.get("key.layout", "flat"), channels)
 
 
 def test_the_setting_of_the_config_is_known_unless_the_sweep_fixes_another(monkeypatch):
@@ -161,5 +161,5 @@ def test_an_unknown_parameter_ends_the_sweep_before_it_starts_and_names_the_near
     )
     with pytest.raises(SystemExit):
         evaluate.main(["sweep", "--config", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out")])
-    assert "evaluate.py sweep: error: unknown key 'sigmaa': did you mean sigma?" in capsys.readouterr().err
+    assert "evaluate.py sweep: error: unknown key 'sigmaa': did you mean key.sigma?" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

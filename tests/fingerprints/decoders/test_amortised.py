@@ -8,7 +8,8 @@ import pytest
 import torch
 from smooth_generator import BITS
 
-from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder, KeyNetwork, fit_temperature
+from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
+from lightning_modules.fingerprints.decoders.key_network import KeyNetwork, fit_temperature
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,11 +10,13 @@ from smooth_generator import BITS, Smooth, smooth_fingerprint
 
 from lightning_modules.common.images import to_uint8
 from lightning_modules.common.random_streams import seeded_keys
-from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder, KeyNetwork
+from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder
 from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, HybridDecoder, RestartedDecoder
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder
-from lightning_modules.fingerprints.decoders.losses import make_loss
-from lightning_modules.fingerprints.decoders.registry import PRESETS, check_decoder, make_decoder
+from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
+from lightning_modules.fingerprints.decoders.losses import LOSSES, ImageLoss, make_loss
+from lightning_modules.fingerprints.decoders.registry import DECODERS, check_decoder, make_decoder
 
 SHORT = {"amortised": {"batch": 2}, "hybrid": {}, "inversion": {}, "paper": {"starts": 6, "steps": 150}}
 
@@ -52,12 +54,11 @@ def marked(generator, n=6):
 
 
 def build(name, generator, network, options=None, attack=None):
-    return make_decoder(
-        name, generator, smooth_fingerprint(generator, 1.0), network, make_loss("pixels"), options, attack
-    )
+    parts = DecoderParts(generator, smooth_fingerprint(generator, 1.0), network, make_loss("pixels"), attack)
+    return make_decoder(name, parts, options)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_every_name_gives_a_decoder(name, generator, network):
     _, keys, images = marked(generator)
     estimate = build(name, generator, network, SHORT[name]).decode(images)
@@ -74,15 +75,15 @@ def test_every_name_gives_a_decoder(name, generator, network):
     ("name", "options", "message"),
     [
         ("hybird", {}, "found decoder 'hybird'; did you mean hybrid"),
-        ("oracle", {}, "found decoder 'oracle'; expected amortised, hybrid, inversion, paper"),
+        ("oracle", {}, "found decoder 'oracle'; expected one of amortised, hybrid, inversion, paper"),
         ("hybrid", {"iteration": 3}, "option of the decoder hybrid 'iteration'; did you mean iterations"),
         ("paper", {"learning-rate": 3}, "option of the decoder paper 'learning-rate'; did you mean learning_rate"),
         (
             "inversion",
             {"starts": 3},
-            "option of the decoder inversion 'starts'; expected iterations, keep, steps, damping",
+            "option of the decoder inversion 'starts'; expected one of iterations, survivors, steps, damping",
         ),
-        ("amortised", {"iterations": 3}, "option of the decoder amortised 'iterations'; expected batch"),
+        ("amortised", {"iterations": 3}, "option of the decoder amortised 'iterations'; expected one of batch"),
     ],
 )
 def test_unknown_words_are_named_with_what_is_near(name, options, message, generator, network):
@@ -105,7 +106,7 @@ def test_an_attack_is_simulated_by_the_paper_s_decoder_alone(generator, network)
         seen.append(len(images))
         return images
 
-    for name in PRESETS:
+    for name in DECODERS:
         if name == "paper":
             continue
         with pytest.raises(ValueError, match=f"an attack to simulate in the decoder {name}, expected the decoder pa"):
@@ -117,11 +118,11 @@ def test_an_attack_is_simulated_by_the_paper_s_decoder_alone(generator, network)
 def test_options_come_before_presets(generator, network):
     for name in ("hybrid", "inversion"):
         plain, changed = build(name, generator, network), build(name, generator, network, {"iterations": 99})
-        assert plain.search.settings.iterations == PRESETS[name]["iterations"]
+        assert plain.search.settings.iterations == DECODERS.load(name).preset["iterations"]
         assert changed.search.settings == replace(plain.search.settings, iterations=99)
     paper = build("paper", generator, network)
     assert (paper.settings.starts, paper.settings.steps, paper.settings.whitened) == (20, 2000, False)
-    assert build("paper", generator, network, {"keep": [[5, 3], [9, 1]]}).settings.keep == ((5, 3), (9, 1))
+    assert build("paper", generator, network, {"survivors": [[5, 3], [9, 1]]}).settings.survivors == ((5, 3), (9, 1))
     assert build("amortised", generator, network, {"batch": 3}).batch == 3
 
 
@@ -158,3 +159,39 @@ def test_the_network_alone_never_asks_the_generator(network):
     decoder = build("amortised", generator, network)
     generator.synthesize = None
     assert torch.isnan(decoder.decode(images).loss).all()
+
+
+@dataclass(frozen=True)
+class GuessSettings:
+    answer: float = 1.0
+
+
+class Guess(NamedDecoder):
+    """A decoder of another file, with all that belongs to it."""
+
+    settings_class = GuessSettings
+
+    def __init__(self, bits, answer):
+        self.bits, self.answer = bits, answer
+
+    @classmethod
+    def build(cls, parts, settings):
+        return cls(parts.fingerprint.bits, settings.answer)
+
+    def decode(self, images):
+        return KeyEstimate(torch.full((len(images), self.bits), self.answer), torch.zeros(len(images)))
+
+
+class Brightness(ImageLoss):
+    def features(self, images):
+        return [images.mean(dim=(1, 2, 3))[:, None]]
+
+
+def test_a_new_decoder_or_loss_is_a_class_and_a_line_of_its_table(monkeypatch, generator, network):
+    monkeypatch.setitem(DECODERS.members, "guess", f"{__name__}:Guess")
+    monkeypatch.setitem(LOSSES.members, "brightness", f"{__name__}:Brightness")
+    images = marked(generator)[2]
+    assert build("guess", generator, network, {"answer": -2.0}).decode(images).logits.unique().tolist() == [-2.0]
+    with pytest.raises(ValueError, match="option of the decoder guess 'anser'; did you mean answer"):
+        build("guess", generator, network, {"anser": -2.0})
+    assert make_loss("brightness")(images, images).tolist() == [0.0] * len(images)

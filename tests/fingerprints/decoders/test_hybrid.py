@@ -101,16 +101,16 @@ def test_each_image_has_the_better_of_its_two_answers(scene):
         assert torch.allclose(estimate.latents, fingerprint.embed(latents, keys), atol=1e-4)
 
 
-def test_answers_are_judged_with_bits_and_not_with_what_the_search_left_between(scene):
-    """A search that explains the image by a key between the bits is judged by the bits it reads from it."""
+def test_answers_are_ranked_with_bits_and_not_with_what_the_search_left_between(scene):
+    """A search that explains the image by a key between the bits is ranked by the bits it reads from it."""
     generator, fingerprint, keys, images, alpha = scene
     exact = fingerprint.embed(generator.sample_latents(8, seed=2), keys)
     flipped = -5.0 * (2.0 * keys.float() - 1.0)  # latents are right, bits are not
     near = Told(3.0 * (2.0 * keys.float() - 1.0), alpha + 0.05)
     estimate = hybrid(scene, near, ToldSearch(flipped, exact)).decode(images)
     assert torch.equal(estimate.bits, keys)
-    judged = make_loss("pixels")(generator.synthesize(estimate.latents), images)
-    assert torch.allclose(estimate.loss, judged, rtol=1e-4, atol=1e-9)
+    loss = make_loss("pixels")(generator.synthesize(estimate.latents), images)
+    assert torch.allclose(estimate.loss, loss, rtol=1e-4, atol=1e-9)
 
 
 def test_starts_and_their_variance_are_carried_into_the_space_of_the_search(scene):

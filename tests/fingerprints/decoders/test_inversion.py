@@ -118,7 +118,7 @@ def test_losing_restarts_are_dropped_and_the_work_falls(generator, fingerprint, 
         counts.append(len(latents))
         return generator.synthesize(latents)
 
-    settings = InversionSettings(starts=4, steps=60, whitened=True, keep=((20, 2), (40, 1)), decay=0.01)
+    settings = InversionSettings(starts=4, steps=60, whitened=True, survivors=((20, 2), (40, 1)), decay=0.01)
     estimate = InversionDecoder(counted, fingerprint, make_loss("pixels"), settings).decode(images)
     assert counts[:20] == [16] * 20
     assert counts[20:40] == [8] * 20
@@ -159,7 +159,7 @@ def test_a_simulated_attack_meets_every_synthesis(generator, fingerprint, marked
 
     run = decoder(generator, fingerprint, attack=attack, steps=3, draws=2, starts=2)
     run.decode(marked[0] * 0.9)
-    assert len(seen) == 2 * (3 + 1)  # the last pair judges the result
+    assert len(seen) == 2 * (3 + 1)  # the last pair is of the result
     assert len({tuple(seeds.tolist()) for seeds in seen[:6]}) == 6
 
 
@@ -171,7 +171,9 @@ def test_the_latin_hypercube_has_one_point_in_each_cell_of_each_axis():
     assert not torch.equal(points, latin_hypercube(20, 7, seed=1))
 
 
-@pytest.mark.parametrize("settings", [{"starts": 0}, {"keep": ((10, 20),)}, {"keep": ((10, 5), (5, 2))}, {"draws": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"starts": 0}, {"survivors": ((10, 20),)}, {"survivors": ((10, 5), (5, 2))}, {"draws": 0}]
+)
 def test_settings_that_cannot_be_run_are_refused(settings):
     with pytest.raises(ValueError, match="found"):
         InversionSettings(**settings)
@@ -179,10 +181,12 @@ def test_settings_that_cannot_be_run_are_refused(settings):
 
 def test_survivors_are_the_restarts_that_are_kept_the_best_among_them(generator, fingerprint, marked):
     images, _ = marked
-    run = decoder(generator, fingerprint, starts=5, steps=12, keep=((4, 3),), whitened=True)
+    run = decoder(generator, fingerprint, starts=5, steps=12, survivors=((4, 3),), whitened=True)
     alpha, logits = run.survivors(images)
     assert alpha.shape[:2] == logits.shape[:2] == (len(images), 3)
-    losses = torch.stack([run.judge(images, alpha[:, place], logits[:, place]) for place in range(3)])
+    targets, image = run.loss.features(images), torch.arange(len(images))
+    values = torch.cat([alpha, logits], dim=2)
+    losses = torch.stack([run._losses(values[:, place], image, targets, 12) for place in range(3)])
     best = run.decode(images)
     assert torch.allclose(losses.amin(dim=0), best.loss, rtol=1e-4)
     every = decoder(generator, fingerprint, starts=5, steps=12, whitened=True).survivors(images)

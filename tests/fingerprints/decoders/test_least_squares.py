@@ -85,7 +85,7 @@ def test_an_image_whose_bits_are_sure_is_done(scene):
         run._jacobian = lambda values, made: counted.append(len(values)) or computed(values, made)
         return run.decode(scene[3]), sum(counted)
 
-    (plain, all_of_them), (early, few), (never, as_many) = (searched(sure=sure) for sure in (0.0, 5.0, 1e9))
+    (plain, all_of_them), (early, few), (never, as_many) = (searched(stop_log_odds=odds) for odds in (0.0, 5.0, 1e9))
     assert all_of_them == as_many == 5 * len(scene[3])
     assert 2 * len(scene[3]) <= few < 0.7 * all_of_them
     assert torch.equal(early.bits, plain.bits)
@@ -195,11 +195,11 @@ def test_channels_that_are_noisy_count_less(scene):
         {"batch": 0},
         {"tolerance": 1.0},
         {"secant": 0.0},
-        {"sure": -1.0},
-        {"keep": ((1, 2), (2, 2))},
-        {"keep": ((3, 4), (2, 1))},
-        {"keep": ((2, 0),)},
-        {"keep": ((0, 3),)},
+        {"stop_log_odds": -1.0},
+        {"survivors": ((1, 2), (2, 2))},
+        {"survivors": ((3, 4), (2, 1))},
+        {"survivors": ((2, 0),)},
+        {"survivors": ((0, 3),)},
     ],
 )
 def test_settings_that_cannot_be_run_are_refused(settings):
@@ -237,16 +237,16 @@ def test_starts_that_fall_behind_cost_no_more_jacobians(scene):
         return run.refine(images, alpha, torch.zeros(4, 1, 1)), sum(counted)
 
     whole, all_of_them = jacobians()
-    some, few = jacobians(keep=((1, 3), (2, 1)))
+    some, few = jacobians(survivors=((1, 3), (2, 1)))
     assert all_of_them == 4 * 5 * 3
     assert few == 4 * (5 + 3 + 1)
     assert bool((some.loss >= whole.loss * (1 - 1e-3)).all())
-    in_parts, _ = jacobians(keep=((1, 3), (2, 1)), batch=3)
+    in_parts, _ = jacobians(survivors=((1, 3), (2, 1)), batch=3)
     assert torch.allclose(in_parts.loss, some.loss, rtol=1e-2)
 
 
 def test_from_the_mean_latent_a_bad_start_beside_it_changes_no_answer(scene):
     _, _, keys, images = scene
     alpha = torch.cat([far(len(images), 2, 10), torch.zeros(len(images), 1, 10)], dim=1)
-    estimate = decoder(scene, keep=((2, 1),)).refine(images, alpha, torch.zeros(len(images), 1, 1))
+    estimate = decoder(scene, survivors=((2, 1),)).refine(images, alpha, torch.zeros(len(images), 1, 1))
     assert torch.equal(estimate.bits, keys)

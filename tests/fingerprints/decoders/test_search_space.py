@@ -6,8 +6,9 @@ import pytest
 import torch
 from smooth_generator import Smooth, smooth_fingerprint
 
-from lightning_modules.fingerprints.decoders.amortised import KeyNetwork
+from lightning_modules.fingerprints.decoders.base import DecoderParts
 from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts
+from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
 from lightning_modules.fingerprints.decoders.least_squares import search_space
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.registry import make_decoder
@@ -124,13 +125,13 @@ def test_a_generator_without_codes_is_left_alone():
 def test_an_inversion_starts_from_the_encoder_and_improves_on_it(quantising):
     fingerprint = fingerprint_of(quantising)
     network = KeyNetwork(BITS, 44, backbone="test_resnet", stem="small", image_size=16)
-    judge = make_loss("pixels", scales=1)
-    decoder = make_decoder("inversion", quantising, fingerprint, network, judge, {"iterations": 3})
+    loss = make_loss("pixels", scales=1)
+    decoder = make_decoder("inversion", DecoderParts(quantising, fingerprint, network, loss), {"iterations": 3})
     assert isinstance(decoder.start, EncoderStarts)
     images = quantising.synthesize(latents(fingerprint, 4)).clamp(0.0, 1.0)
     logits, alpha = decoder.start.starts(images)
     start = fingerprint.mean + (alpha * fingerprint.other_deviation) @ fingerprint.other_axes
-    before = judge(quantising.synthesize(fingerprint.embed(start, logits > 0)).clamp(0.0, 1.0), images)
+    before = loss(quantising.synthesize(fingerprint.embed(start, logits > 0)).clamp(0.0, 1.0), images)
     estimate = decoder.decode(images)
     assert bool((estimate.loss <= before + 1e-7).all())
     assert float(estimate.loss.mean()) < 0.9 * float(before.mean())

@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError
-from lightning_modules.fingerprints.users.key_registry import Registry, read_registry, write_registry
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
 from lightning_modules.fingerprints.users.names import _CAPITAL, _SMALL, NameIndex, is_user_id, looks_of, same_name
 
 ONE_NAME = [
@@ -52,7 +52,7 @@ APART = [
 def test_ways_of_writing_one_name(one, other):
     assert same_name(one) == same_name(other)
     for first, second in ((one, other), (other, one)):
-        registry = Registry(16)
+        registry = KeyRegistry(16)
         registry.add(first, "1234")
         with pytest.raises(FingerprintError, match=r"can be taken for|registered already"):
             registry.add(second, "5678")
@@ -61,7 +61,7 @@ def test_ways_of_writing_one_name(one, other):
 
 
 def test_an_accent_in_two_characters_is_kept_as_one():
-    registry = Registry(16)
+    registry = KeyRegistry(16)
     registry.add("Jose\u0301", "1234")
     registry.create("Zoe\u0308")
     assert registry.names == ["Jos\u00e9", "Zo\u00eb"]
@@ -72,7 +72,7 @@ def test_an_accent_in_two_characters_is_kept_as_one():
 @pytest.mark.parametrize(("one", "other"), LOOK_ALIKES)
 def test_look_alikes_are_not_both_registered_and_not_one_user(one, other):
     for first, second in ((one, other), (other, one)):
-        registry = Registry(16)
+        registry = KeyRegistry(16)
         registry.add(first, "1234")
         with pytest.raises(FingerprintError, match="can be taken for the registered") as caught:
             registry.create(second)
@@ -84,7 +84,7 @@ def test_look_alikes_are_not_both_registered_and_not_one_user(one, other):
 
 @pytest.mark.parametrize(("one", "other"), APART)
 def test_names_that_differ_are_registered_side_by_side(one, other):
-    registry = Registry(16)
+    registry = KeyRegistry(16)
     registry.add(one, "1234")
     registry.add(other, "5678")
     assert (registry.find(one), registry.find(other)) == (one, other)
@@ -122,7 +122,7 @@ def test_an_index_finds_names_among_many():
 
 
 def old_registry(path, users):
-    registry = Registry(16)
+    registry = KeyRegistry(16)
     registry.add("x", "9999")
     write_registry(registry, path)
     content = json.loads(path.read_text())
@@ -144,7 +144,7 @@ def test_an_old_registry_with_look_alikes_opens_with_a_warning(tmp_path):
 
 
 def test_a_sound_registry_is_read_without_a_warning(tmp_path):
-    registry = Registry(16)
+    registry = KeyRegistry(16)
     registry.create("alice")
     write_registry(registry, tmp_path / "users.json")
     with warnings.catch_warnings():

@@ -18,7 +18,12 @@ from small_registry import BITS, private, refused, write_small_fingerprint
 from lightning_modules.cli.users import users as main
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
-from lightning_modules.fingerprints.users.key_registry import Registry, changing_registry, read_registry, write_registry
+from lightning_modules.fingerprints.users.key_registry import (
+    KeyRegistry,
+    changing_registry,
+    read_registry,
+    write_registry,
+)
 from lightning_modules.fingerprints.users.keys import hamming_distance, key_to_text
 from lightning_modules.fingerprints.users.manage import create_users
 
@@ -190,7 +195,7 @@ def test_a_change_that_fails_is_not_written_and_frees_the_lock(users):
 def test_a_large_registry_is_read_in_linear_time(tmp_path):
     """Twenty thousand users: comparing each key with all before it would be two hundred million comparisons."""
     keys = seeded_keys(20_000, 64, seed=0)
-    registry = Registry(64, {f"user{i}": key for i, key in enumerate(keys)})
+    registry = KeyRegistry(64, {f"user{i}": key for i, key in enumerate(keys)})
     write_registry(registry, tmp_path / "users.json")
     back = read_registry(tmp_path / "users.json")
     assert torch.equal(back.keys, keys)

@@ -242,12 +242,13 @@ def test_a_fingerprint_names_the_commit_of_its_generator(hub, tmp_path):
 
     commit = hub.publish("some/ldm", write_ldm(tmp_path / "made"))
     module = LatentFingerprint(
-        "some/ldm", bits=8, options={"steps": 1}, fit_latents=300, backbone="test_resnet", stem="small"
+        "some/ldm",
+        options={"steps": 1},
+        key={"bits": 8, "fit_latents": 300},
+        training={"backbone": "test_resnet", "stem": "small"},
+        decoder={"name": "paper"},
     )
-    module._banked = torch.zeros(0, module.generator.latent_dim)
-    from lightning_modules.fingerprints.fitting import fit_fingerprint
-
-    fingerprint = fit_fingerprint(module.generator, module.hparams, module._banked)
+    fingerprint = module._require_fingerprint()
     assert fingerprint.generator_name == f"hf://some/ldm@{commit}"
 
 

@@ -1,13 +1,13 @@
-"""The form of a distance between images whose target is prepared once."""
+"""Distances between images, whose target is prepared once, by name: a new one is a class and a line of `LOSSES`."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+from lightning_modules.common.tables import Table
 
 
 class ImageLoss(nn.Module):
@@ -38,28 +38,23 @@ class ImageLoss(nn.Module):
         return self.distance(self.features(images), self.features(others))
 
 
-LOSSES = {
-    "pixels": "lightning_modules.fingerprints.decoders.losses.pixels:MultiScalePixels",
-    "spectrum": "lightning_modules.fingerprints.decoders.losses.pixels:BlockSpectrum",
-    "lpips": "lightning_modules.fingerprints.decoders.losses.lpips:Perceptual",
-    "features": "lightning_modules.fingerprints.decoders.losses.lpips:NetworkFeatures",
-}
+_HERE = "lightning_modules.fingerprints.decoders.losses"
+LOSSES = Table(
+    "loss",
+    {
+        "pixels": f"{_HERE}.pixels:MultiScalePixels",
+        "spectrum": f"{_HERE}.pixels:BlockSpectrum",
+        "lpips": f"{_HERE}.lpips:Perceptual",
+        "features": f"{_HERE}.lpips:NetworkFeatures",
+    },
+)
 
 
 def make_loss(name: str, **options: Any) -> ImageLoss:
-    """Build an image loss.
-
-    Args:
-        name: key of `LOSSES`.
-        options: arguments of its class.
+    """Build an image loss: a key of `LOSSES`, and the arguments of its class.
 
     Raises:
         ValueError: an unknown name.
     """
-    if name not in LOSSES:
-        near = difflib.get_close_matches(name, LOSSES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(LOSSES)}"
-        raise ValueError(f"found loss {name!r}; {hint}")
-    module, attribute = LOSSES[name].split(":")
-    loss: ImageLoss = getattr(importlib.import_module(module), attribute)(**options)
+    loss: ImageLoss = LOSSES.load(name)(**options)
     return loss

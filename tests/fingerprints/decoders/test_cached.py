@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.fingerprints.decoders.base import KeyEstimate, ResumableDecoder
+from lightning_modules.fingerprints.decoders.base import CachedDecoder, KeyEstimate
 
 
 class Counting:
@@ -40,49 +40,49 @@ def same(first: KeyEstimate, second: KeyEstimate) -> bool:
 
 def test_the_second_time_nothing_is_decoded(images, tmp_path):
     counting = Counting()
-    first = ResumableDecoder(counting, tmp_path / "kept", "identity", batch=3).decode(images)
+    first = CachedDecoder(counting, tmp_path / "kept", "identity", batch=3).decode(images)
     assert counting.images == 7
     assert same(first, Counting().decode(images))
-    again = ResumableDecoder(Idle(), tmp_path / "kept", "identity", batch=3).decode(images)
+    again = CachedDecoder(Idle(), tmp_path / "kept", "identity", batch=3).decode(images)
     assert same(first, again)
     assert torch.equal(first.latents, again.latents)
     other_order = torch.cat([images[3:6], images[:3]])
     assert torch.equal(
-        ResumableDecoder(Idle(), tmp_path / "kept", "identity", batch=3).decode(other_order).logits[:3],
+        CachedDecoder(Idle(), tmp_path / "kept", "identity", batch=3).decode(other_order).logits[:3],
         first.logits[3:6],
     )
 
 
 def test_an_interrupted_run_goes_on(images, tmp_path):
-    ResumableDecoder(Counting(), tmp_path, "identity", batch=2).decode(images[:4])
+    CachedDecoder(Counting(), tmp_path, "identity", batch=2).decode(images[:4])
     counting = Counting()
-    estimate = ResumableDecoder(counting, tmp_path, "identity", batch=2).decode(images)
+    estimate = CachedDecoder(counting, tmp_path, "identity", batch=2).decode(images)
     assert counting.images == 3
     assert same(estimate, Counting().decode(images))
 
 
 def test_other_images_settings_or_sizes_are_decoded(images, tmp_path):
-    ResumableDecoder(Counting(), tmp_path, "identity").decode(images)
+    CachedDecoder(Counting(), tmp_path, "identity").decode(images)
     changed = images.clone()
     changed[0, 0, 0, 0] = 1.0 - changed[0, 0, 0, 0].round()
     turned = images.reshape(7, 3, 4, 16)
     for identity, batch in (("other", images), ("identity", changed), ("identity", turned), ("identity", images[:6])):
         counting = Counting()
-        estimate = ResumableDecoder(counting, tmp_path, identity).decode(batch)
+        estimate = CachedDecoder(counting, tmp_path, identity).decode(batch)
         assert counting.images == len(batch)
         assert same(estimate, Counting().decode(batch))
 
 
 def test_a_decoder_without_latents_stays_without(images, tmp_path):
-    first = ResumableDecoder(Counting(latents=False), tmp_path, "identity").decode(images)
+    first = CachedDecoder(Counting(latents=False), tmp_path, "identity").decode(images)
     assert first.latents is None
-    assert ResumableDecoder(Idle(), tmp_path, "identity").decode(images).latents is None
+    assert CachedDecoder(Idle(), tmp_path, "identity").decode(images).latents is None
 
 
 def test_answers_are_their_owners_alone(images, tmp_path):
     before = os.umask(0)
     try:
-        ResumableDecoder(Counting(), tmp_path / "kept", "identity", batch=3).decode(images)
+        CachedDecoder(Counting(), tmp_path / "kept", "identity", batch=3).decode(images)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
@@ -95,7 +95,7 @@ def test_a_half_written_answer_is_neither_used_nor_readable_by_others(images, tm
     def killed(self, target):
         raise KeyboardInterrupt
 
-    stopped = ResumableDecoder(Counting(), tmp_path, "identity")
+    stopped = CachedDecoder(Counting(), tmp_path, "identity")
     before = os.umask(0)
     try:
         with monkeypatch.context() as patch:
@@ -109,18 +109,18 @@ def test_a_half_written_answer_is_neither_used_nor_readable_by_others(images, tm
     assert stat.S_IMODE(left.stat().st_mode) == 0o600
     left.write_bytes(left.read_bytes()[:50])
     counting = Counting()
-    estimate = ResumableDecoder(counting, tmp_path, "identity").decode(images)
+    estimate = CachedDecoder(counting, tmp_path, "identity").decode(images)
     assert counting.images == 7
     assert same(estimate, Counting().decode(images))
-    assert same(ResumableDecoder(Idle(), tmp_path, "identity").decode(images), estimate)
+    assert same(CachedDecoder(Idle(), tmp_path, "identity").decode(images), estimate)
 
 
 def test_a_partial_file_beside_an_answer_is_ignored(images, tmp_path):
-    first = ResumableDecoder(Counting(), tmp_path, "identity").decode(images)
+    first = CachedDecoder(Counting(), tmp_path, "identity").decode(images)
     (kept,) = tmp_path.glob("*.safetensors")
     kept.with_suffix(".partial").write_bytes(b"half")
-    assert same(ResumableDecoder(Idle(), tmp_path, "identity").decode(images), first)
+    assert same(CachedDecoder(Idle(), tmp_path, "identity").decode(images), first)
     kept.unlink()
     counting = Counting()
-    ResumableDecoder(counting, tmp_path, "identity").decode(images)
+    CachedDecoder(counting, tmp_path, "identity").decode(images)
     assert counting.images == 7

@@ -1,0 +1,8 @@
+"""`python -m lightning_modules.fingerprints.users ...`: the same as `evaluate.py users ...`, for scripts that say so."""
+
+import sys
+from importlib import import_module
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "users")
+    import_module("lightning_modules.cli.entry").console()
