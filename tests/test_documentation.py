@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import os
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from declared_options import declared_options
 from PIL import Image
 
 import datamodules
@@ -74,19 +74,6 @@ def test_files_that_are_named_exist(page):
     assert missing == []
 
 
-def options_of_the_program() -> set[str]:
-    """Every `--option` that a parser of the project declares."""
-    found = {"--help", "--config", "--print_config", "--seed_everything", "--version"}
-    for path in [*(ROOT / "lightning_modules").rglob("*.py"), *ROOT.glob("*.py")]:
-        found.update(re.findall(r"add_argument\(\s*(?:\"[\w-]+\",\s*)?\"(--\w+)\"", path.read_text()))
-        found.update(f"--{name}" for name in re.findall(r"^    (\w+): .*$", path.read_text(), re.MULTILINE))
-    generate = importlib.import_module("lightning_modules.cli.generate.command")
-    for member in vars(generate).values():
-        if inspect.isfunction(member):
-            found.update(f"--{name}" for name in inspect.signature(member).parameters)
-    return found
-
-
 def accepts(kind: type, parts: list[str]) -> bool:
     """Whether a class takes a dotted argument; groups of settings are dataclasses."""
     parameters = inspect.signature(kind.__init__).parameters
@@ -101,7 +88,7 @@ def accepts(kind: type, parts: list[str]) -> bool:
 
 @pytest.mark.parametrize("page", [*PAGES, TRAINED], ids=page_name)
 def test_options_that_are_named_exist(page):
-    declared, unknown = options_of_the_program(), []
+    declared, unknown = declared_options() | {"options"}, []
     text = re.sub(r"^.*(pytest|pip|apt-get|wandb sweep).*$", "", page.read_text(), flags=re.MULTILINE)
     for option in sorted(set(re.findall(r"(?<![\w-])--[a-z_]+(?:\.[a-z_]+)*", text))):
         group, *rest = option.removeprefix("--").split(".")
@@ -109,10 +96,8 @@ def test_options_that_are_named_exist(page):
             known = accepts(pl.Trainer, rest)
         elif group in MODULES and rest[:1] == ["init_args"] and len(rest) > 1:
             known = any(accepts(kind, rest[1:]) for kind in MODULES[group])
-        elif group == "options":
-            known = True
         else:
-            known = option in declared or group in MODULES
+            known = group in declared
         if not known:
             unknown.append(option)
     assert unknown == []

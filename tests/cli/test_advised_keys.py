@@ -5,19 +5,17 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from pathlib import Path
 
 import pytest
+from declared_options import declared_options, syntax_trees
 
 import datamodules
 from datamodules.images.problems import DISTANCES, GM_DATA, PREDICTION, REALS, REALS_OF_OTHERS, Kind
 from lightning_modules.cli import image_commands
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.generate.command import write_data_set
-from lightning_modules.cli.options import OPTIONS
 from lightning_modules.cli.parser import SuggestingParser
 
-ROOT = Path(__file__).parents[2]
 OF_FILES = [Kind.UNREADABLE, Kind.UNSUPPORTED, Kind.TRANSPARENT, Kind.TOO_LARGE, Kind.CROP_TOO_LARGE, Kind.MIXED_SIZES]
 OPTION = re.compile(r"(?<![\w-])--([A-Za-z][\w.-]*)")
 
@@ -83,24 +81,11 @@ def literals(tree: ast.AST) -> list[str]:
 
 
 def test_every_option_that_any_message_names_is_one_that_some_command_takes():
-    """Options are declared by `add_argument` or are parameters of classes and functions that parsers are made of."""
-    modules = [ast.parse(file.read_text()) for part in ("lightning_modules", "datamodules")
-               for file in sorted((ROOT / part).rglob("*.py"))]  # fmt: skip
-    modules += [ast.parse((ROOT / name).read_text()) for name in ("train.py", "evaluate.py")]
-    known = {"version"}  # of the entry point itself
-    known |= {"dest"}  # of the converter that ships with stylegan2-ada-pytorch
-    known |= {option.name for option in OPTIONS} | {"help_all", "KEY", "init_args"}  # of the short help
-    known |= {"config", "help", "print_config", "trainer", "model", "data", "seed_everything", "options"}
-    for tree in modules:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
-                known |= {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
-                texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-                known |= {text.lstrip("-") for text in texts if isinstance(text, str)}
+    known = declared_options() | {"dest"}  # of the converter that ships with stylegan2-ada-pytorch
+    known |= {"KEY", "init_args", "options"}  # of the short help, and of generators
     unknown = {
         option
-        for tree in modules
+        for tree in syntax_trees()
         for text in literals(tree)
         for option in (found.rstrip(".-") for found in OPTION.findall(text))
         if option and option.rpartition(".")[2] not in known and option.partition(".")[0] != "trainer"

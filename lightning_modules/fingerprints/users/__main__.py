@@ -1,4 +1,4 @@
-"""`python -m lightning_modules.fingerprints.users ...`: the same as `evaluate.py users ...`, for scripts that say so."""
+"""`python -m lightning_modules.fingerprints.users ...`: the same as `evaluate.py users ...`, where a script says so."""
 
 import sys
 from importlib import import_module
