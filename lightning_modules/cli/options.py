@@ -158,7 +158,12 @@ def _aligned(rows: Mapping[str, str]) -> list[str]:
 def _check_names(args: list[str], command: str, classes: Mapping[str, str | None]) -> None:
     """Refuse options that there cannot be; `classes` has the class paths of `model` and `data` where they are known."""
     plain = [*_LIGHTNING, *(option.name for option in options_of(command))]
-    for name in [arg[2:].partition("=")[0].rstrip("+") for arg in args if arg.startswith("--")]:
+    for position, arg in enumerate(args):
+        if not arg.startswith("--"):
+            continue
+        name, given, value = arg[2:].partition("=")
+        value = value if given else next(iter(args[position + 1 : position + 2]), "")
+        name = name.rstrip("+")
         section, _, rest = name.partition(".")
         key = rest.removeprefix("init_args.").partition(".")[0]
         known: Sequence[str] = ()
@@ -169,24 +174,55 @@ def _check_names(args: list[str], command: str, classes: Mapping[str, str | None
             name = f"trainer.{key}" if key else ""
         elif section in classes and key not in ("help", "class_path", "init_args", "dict_kwargs"):
             known, name = _arguments_of(classes[section] or ""), key
+            group = [each for each in known if each.startswith(f"{key}.")]
+            if group and rest == f"init_args.{key}" and value[:1] not in ("", "{"):
+                raise SystemExit(
+                    f"{program(command)}: error: {key} is a group of settings, expected one of them, such as "
+                    f"--{section}.init_args.{group[0]} VALUE (there are {', '.join(group)})"
+                )
         if name and known and name not in known:
             raise SystemExit(f"{program(command)}: error: {unknown_key(name, known)}")
 
 
 @cache
 def _arguments_of(class_path: str) -> tuple[str, ...]:
-    """Arguments of a class, read from its source without importing it; empty where that does not tell."""
+    """Arguments of a class, and of groups of settings among them as `group.setting`; empty where that does not tell.
+
+    Read from the source, without importing it. A group is an argument whose type is a dataclass called `...Settings`.
+    """
     module, _, name = class_path.rpartition(".")
     path = _source(module)
     if path is None:
         return ()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and node.name == name:
+            fields = [
+                each.target.id
+                for each in node.body
+                if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+            ]
             for made in node.body:
                 if isinstance(made, ast.FunctionDef) and made.name == "__init__" and made.args.kwarg is None:
-                    return tuple(each.arg for each in (*made.args.args[1:], *made.args.kwonlyargs))
+                    arguments = [*made.args.args[1:], *made.args.kwonlyargs]
+                    groups = [f"{each.arg}.{field}" for each in arguments for field in _group_of(each, tree)]
+                    return tuple([each.arg for each in arguments] + groups)
+            return tuple(fields) if name.endswith("Settings") else ()
         elif isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names] and node.module:
             return _arguments_of(f"{node.module}.{name}")
+    return ()
+
+
+def _group_of(argument: ast.arg, tree: ast.Module) -> tuple[str, ...]:
+    """Settings of an argument that is a group of them; empty for any other."""
+    types = (
+        [node.id for node in ast.walk(argument.annotation) if isinstance(node, ast.Name)] if argument.annotation else []
+    )
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if alias.name in types and alias.name.endswith("Settings"):
+                    return _arguments_of(f"{node.module}.{alias.name}")
     return ()
 
 

@@ -25,9 +25,15 @@ _CHOICE = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<choi
 
 
 def nearest_keys(key: str, candidates: Iterable[str]) -> list[str]:
-    """Up to three candidates that look like ``key``, the best first; the last dotted part decides."""
+    """Up to three candidates that look like ``key``, the best first; the last dotted part decides.
+
+    One that differs in dots alone is the only one: `decoder_options` means `decoder.options`.
+    """
+    names = list(candidates)
+    if same := [name for name in names if name.replace(".", "_") == key.replace(".", "_")]:
+        return same[:1]
     by_leaf: dict[str, str] = {}
-    for candidate in candidates:
+    for candidate in names:
         by_leaf.setdefault(candidate.rpartition(".")[2], candidate)
     near = difflib.get_close_matches(key.rpartition(".")[2], list(by_leaf), n=3, cutoff=0.6)
     return [by_leaf[match] for match in near]

@@ -82,3 +82,4 @@ def test_changed_config_of_a_run_folder_keeps_the_earlier_one(tmp_path):
 def test_nearest_keys_prefers_the_leaf():
     assert nearest_keys("model.lerning_rate", ["learning_rate", "weight_decay"]) == ["learning_rate"]
     assert nearest_keys("zzz", ["learning_rate"]) == []
+    assert nearest_keys("decoder_options", ["options", "decoder", "decoder.options"]) == ["decoder.options"]
