@@ -1,15 +1,22 @@
-"""Adding a member to a table is one file (here: this one) and one line; it is then used like those that ship."""
+"""Adding a member to a table is one file (here: this one) and one line; it is then used like those that ship.
+
+Attacks stand in `attacks/test_attack_names.py`, decoders and losses in `fingerprints/decoders/test_decoders.py`,
+representations in `attributor/test_plugged_in_representations.py`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from datamodules.real import REAL_SETS, RealSet, load_real_set
+from datamodules.real.registry import LazyPictures
 from lightning_modules.artifacts.embeddings.registry import EMBEDDINGS, build_embedding
 from lightning_modules.cli.entry import COMMANDS, run
 from lightning_modules.generators.bundled.load import NETWORKS, load_bundled
@@ -65,6 +72,12 @@ def mean_colour(rest: str) -> FeatureExtractor:
     """An extractor."""
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return FeatureExtractor("mean_colour", 3, _Float(network))
+
+
+def load_greys(root, split: str, download: bool = False) -> RealSet:
+    """A real set."""
+    pictures = LazyPictures(3, lambda index: np.full((8, 8, 3), index, dtype=np.uint8))
+    return RealSet("greys", split, pictures, None, (), "CC0-1.0")
 
 
 def greet(args: list[str]) -> str:
@@ -124,6 +137,15 @@ def test_an_extractor(monkeypatch):
     assert extractor(torch.full((2, 3, 4, 4), 7, dtype=torch.uint8)).tolist() == [[7, 7, 7]] * 2
     with pytest.raises(ValueError, match="did you mean mean_colour"):
         build_extractor("mean_color")
+
+
+def test_a_real_set(monkeypatch):
+    add(monkeypatch, REAL_SETS, "greys", "load_greys")
+    greys = load_real_set("greys", split="test", resize=4)
+    assert [picture.mean() for picture in (greys.pictures[0], greys.pictures[2])] == [0, 2]
+    assert greys.pictures[1].shape == (4, 4, 3)
+    with pytest.raises(ValueError, match="did you mean greys"):
+        load_real_set("grays")
 
 
 def test_a_command(monkeypatch):

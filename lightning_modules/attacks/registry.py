@@ -141,7 +141,7 @@ def _named(name: str) -> Mapping[str, Any]:
         return {"kind": "identity"}
     if name in PRESETS or name.startswith("grid-") or name.endswith((".yaml", ".yml")):
         raise ValueError(f"'{name}' is a set of attacks, one was expected: name one of it, or call make_attacks")
-    kind, separator, number = name.partition("_")
+    kind, separator, number = name.rpartition("_") if "_" in name else (name, "", "")
     if kind not in curves():
         near = [f"{close}_{number}" for close in get_close_matches(kind, curves(), n=1)] if separator else []
         known = ["identity", *preset_names(), *(name for kind in curves() for name in grid_names(kind))]

@@ -131,7 +131,7 @@ def test_a_file_lists_attacks_for_a_set_and_within_one(tmp_path):
 class Darken(Attack):
     """An attack of another file, with all that belongs to it."""
 
-    kind = "darken"
+    kind = "make_darker"
     presets: ClassVar = {"paper": {"factor": 0.5}}
     curve = Curve("Darkness", "factor", "factor", "factor, 0 to 1", ("0.9", "0.5"), weaker_is_larger=True)
 
@@ -152,13 +152,13 @@ class Darken(Attack):
 
 
 def test_a_new_attack_is_a_class_and_a_line_of_the_table(monkeypatch):
-    names = ["grid-darken", "paper"]
-    monkeypatch.setitem(ATTACKS.members, "darken", f"{__name__}:Darken")
+    names = ["grid-make_darker", "paper"]
+    monkeypatch.setitem(ATTACKS.members, "make_darker", f"{__name__}:Darken")
     made = make_attacks(names)
-    assert list(made)[:2] == ["darken_0.9", "darken_0.5"]
-    assert made["paper-darken"](some_images(1), some_seeds(1)).max() <= 0.5
-    assert "paper-darken" in preset_names()
-    assert attack_strength("darken_0.5") == ("darken", 0.5)
+    assert list(made)[:2] == ["make_darker_0.9", "make_darker_0.5"]
+    assert made["paper-make_darker"](some_images(1), some_seeds(1)).max() <= 0.5
+    assert "paper-make_darker" in preset_names()
+    assert attack_strength("make_darker_0.5") == ("make_darker", 0.5)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="there is no grid 'grid-darken'"):
+    with pytest.raises(ValueError, match="there is no grid 'grid-make_darker'"):
         make_attacks(names)

@@ -20,7 +20,7 @@ _NEEDED = "#d55e00"
 
 def attack_strength(attack: str) -> tuple[str, float] | None:
     """Kind and strength of an attack of a grid: `("noise", 0.05)` of `noise_0.05`; None for any other name."""
-    kind, _, strength = attack.partition("_")
+    kind, _, strength = attack.rpartition("_")
     try:
         return (kind, float(strength)) if kind in attack_curves() and math.isfinite(float(strength)) else None
     except ValueError:
