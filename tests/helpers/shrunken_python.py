@@ -27,7 +27,12 @@ FINGERPRINT = {
 }
 FINGERPRINT |= {"model.init_args.key.fit_latents": 700, "model.init_args.training.bank": 0}
 FINGERPRINT |= {"model.init_args.training.backbone": "test_resnet"}
-PAPER = {"data.init_args.test_images": 1}
+PAPER = {
+    "data.init_args.test_images": 1,
+    "trainer.max_epochs": 0,
+    "model.init_args.decoder.options": "{starts: 2, steps: 2}",
+    "model.init_args.decoder.loss": "{name: pixels}",  # LPIPS fetches its trunk
+}
 GM_FASHION = {"n": 40, "real_images": 80, "manifold_images": 60, "reals": "fashion_sample", "processes": 1}
 
 
@@ -58,9 +63,12 @@ def main() -> None:
         raise SystemExit(subprocess.run([real, *args], check=False).returncode)
     if args[:2] == ["evaluate.py", "sweep"]:
         args.append("--dry_run")
+    if args[:2] == ["evaluate.py", "export"] and len(args) == 3:
+        args.append("exported")  # not into the package
+    args = ["fashion_cnn" if arg == "inception" else arg for arg in args]  # whose weights would be fetched
     for key, value in changes(args).items():
         option = f"--{key}"
-        if option in args and key in ("trainer.max_epochs", "data.init_args.reals", "data.init_args.batch_size"):
+        if option in args and key in ("trainer.max_epochs", "data.init_args.reals"):
             continue
         if option in args:
             args[args.index(option) + 1] = str(value)
