@@ -65,11 +65,8 @@ class SuggestingLightningParser(Suggesting, LightningArgumentParser):
 class FrameworkCLI(LightningCLI):
     """Parses one config with overrides and builds the trainer, the module and the datamodule inside a run folder.
 
-    Nothing is run. Attributes of interest: ``trainer``, ``model``, ``datamodule``, ``run_dir``, ``ckpt_path``.
-
-    Args:
-        args: Command line without the program name; None for ``sys.argv[1:]``.
-        purpose: ``train``, ``test`` or ``predict``; evaluation runs get a folder name that says so.
+    Nothing is run. Attributes of interest: ``trainer``, ``model``, ``datamodule``, ``run_dir``, ``ckpt_path``. The
+    ``purpose`` is ``train``, ``test`` or ``predict``; evaluation runs get a folder name that says so.
     """
 
     def __init__(self, args: list[str] | None, purpose: str) -> None:

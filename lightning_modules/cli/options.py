@@ -44,21 +44,13 @@ DATA_MODULES = {
 
 @dataclass(frozen=True)
 class Option:
-    """An option beside Lightning's own.
+    """An option beside Lightning's own."""
 
-    Attributes:
-        name: without the dashes.
-        kind: type of its value.
-        default: its default; `...` where it must be given.
-        help: what it does.
-        commands: those that have it.
-    """
-
-    name: str
+    name: str  # without the dashes
     kind: Any
-    default: Any
+    default: Any  # `...` where it must be given
     help: str
-    commands: tuple[str, ...] = ("train", "test", "predict", "sweep")
+    commands: tuple[str, ...] = ("train", "test", "predict", "sweep")  # those that have it
 
 
 _PREDICT = ("predict",)
@@ -91,11 +83,7 @@ def options_of(command: str) -> list[Option]:
 
 
 def check_run(command: str, args: list[str]) -> list[str] | None:
-    """Find what is wrong with a command line before Lightning is imported.
-
-    Args:
-        command: `train`, `test` or `predict`.
-        args: what follows the command's name.
+    """Find what is wrong with a command line, what follows `command`, before Lightning is imported.
 
     Returns:
         The arguments for the real parser, completed with the config of the run that a checkpoint comes from; None where

@@ -29,25 +29,15 @@ FINGERPRINT_OPTIONS = {
 
 @dataclass(frozen=True)
 class PredictionPlan:
-    """What a checkpoint lets `predict` do.
+    """What a checkpoint lets `predict` do."""
 
-    Attributes:
-        kind: ``attributor`` or ``fingerprint``, by what the checkpoint holds.
-        image_size: [height, width] in pixels that images must have; None where the checkpoint does not say.
-        trained_on: formats, modes and sizes of an attributor's training files; empty where the checkpoint does not say.
-        registry: users and keys that a fingerprint's images are compared with; None for an attributor.
-        false_positive_rate: largest chance, over all users together, of naming anybody for an image without key.
-        combine: whether all images get one verdict together.
-        show_bits: whether decoded bits are written.
-    """
-
-    kind: str
-    image_size: list[int] | None
-    trained_on: dict[str, dict[str, int]] = field(default_factory=dict)
-    registry: KeyRegistry | None = None
-    false_positive_rate: float = FALSE_POSITIVE_RATE
-    combine: bool = False
-    show_bits: bool = False
+    kind: str  # `attributor` or `fingerprint`, by what the checkpoint holds
+    image_size: list[int] | None  # [height, width] in pixels that images must have; None: it does not say
+    trained_on: dict[str, dict[str, int]] = field(default_factory=dict)  # formats, modes, sizes of training files
+    registry: KeyRegistry | None = None  # users and keys that a fingerprint's images are compared with
+    false_positive_rate: float = FALSE_POSITIVE_RATE  # the largest, over all users together, for an image without key
+    combine: bool = False  # whether all images get one verdict together
+    show_bits: bool = False  # whether decoded bits are written
 
     @property
     def owner(self) -> str:
@@ -69,14 +59,7 @@ class PredictionPlan:
 
 
 def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionPlan:
-    """Read what a checkpoint holds and check the options against it.
-
-    Args:
-        checkpoint: file of a training run.
-        options: values of `FINGERPRINT_OPTIONS` by name.
-
-    Returns:
-        The plan; a fingerprint's has its registry read.
+    """Read what a checkpoint holds, check the `FINGERPRINT_OPTIONS` against it, and read the registry of a fingerprint.
 
     Raises:
         ValueError: a checkpoint of something else, options of the other kind, no registry, one that cannot be used or
@@ -121,11 +104,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint holds, tensors mapped and not read.
-
-    Raises:
-        ValueError: no checkpoint of a training run.
-    """
+    """What a checkpoint holds, tensors mapped and not read; a ValueError if it is none of a training run."""
     expected = "name a run folder or the last.ckpt in its checkpoints"
     if not zipfile.is_zipfile(checkpoint):  # what torch.load says of other files helps nobody
         raise ValueError(f"{checkpoint}: found no checkpoint of a training run; {expected}")

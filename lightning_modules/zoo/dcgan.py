@@ -59,14 +59,10 @@ class DCGAN(GeneratorTraining):
         discriminator_loss = (
             F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(fake.detach())).mean()
         )
-        discriminator_optimiser.zero_grad()
-        self.manual_backward(discriminator_loss)
-        discriminator_optimiser.step()
+        self.step(discriminator_optimiser, discriminator_loss)
 
         generator_loss = F.softplus(-self.discriminator(fake)).mean()  # -log D(fake)
-        generator_optimiser.zero_grad()
-        self.manual_backward(generator_loss)
-        generator_optimiser.step()
+        self.step(generator_optimiser, generator_loss)
         self.generator_updated()
         self.log_dict(
             {"train/discriminator_loss": discriminator_loss, "train/generator_loss": generator_loss}, prog_bar=True

@@ -227,10 +227,10 @@ class LatentDiffusion(GeneratorTraining):
             adversarial = -self.discriminator(reconstruction).mean()
             balance = adaptive_weight(error, adversarial, stage.model.decoder.conv_out.weight)
             loss = loss + self.hparams["adversarial_weight"] * balance * adversarial
-        self._step(optimiser, loss)
+        self.step(optimiser, loss)
         if judged:
             judgement = hinge_loss(self.discriminator(images), self.discriminator(reconstruction.detach()))
-            self._step(discriminator_optimiser, judgement)
+            self.step(discriminator_optimiser, judgement)
             self.log("train/discriminator_loss", judgement)
         self.log("train/reconstruction_error", error, prog_bar=True)
         self.log("train/commitment", commitment)
@@ -260,10 +260,11 @@ class LatentDiffusion(GeneratorTraining):
         noise = torch.randn_like(latents)
         predicted = self.generator.unet(alpha * latents + sigma * noise, time)
         loss = F.mse_loss(predicted, alpha * noise - sigma * latents)
-        self._step(optimiser, loss)
+        self.step(optimiser, loss)
         self.log("train/loss", loss, prog_bar=True)
 
-    def _step(self, optimiser: Any, loss: Tensor) -> None:
+    def step(self, optimiser: Any, loss: Tensor) -> None:
+        """One update with the norm of its gradient limited to 1."""
         optimiser.zero_grad()
         self.manual_backward(loss)
         self.clip_gradients(optimiser, gradient_clip_val=1.0, gradient_clip_algorithm="norm")

@@ -36,13 +36,7 @@ TRAIN = Path(__file__).resolve().parents[3] / "train.py"
 
 
 def sweep(args: list[str]) -> Path:
-    """Run a sweep.
-
-    Args:
-        args: the command line.
-
-    Returns:
-        The folder: `sweep.csv`, `sweep.md`, `trade_off.png` where there is something to draw, and a folder a point.
+    """Run a sweep; returns its folder: `sweep.csv`, `sweep.md`, a folder a point, and `trade_off.png` where one can be.
 
     Raises:
         SystemExit: the file or the request is wrong (nothing has run), or some points failed (the others are done).
@@ -134,9 +128,8 @@ def _settings(arguments: list[str]) -> Any:
 def _check_arguments(file: Sweep, points: list[Point], commands: list[list[str]]) -> dict[str, Any] | None:
     """Let train.py's parser read every point's arguments, so that a wrong name ends the sweep before it starts.
 
-    Returns:
-        The settings that the config has by itself, or None where no point can have them: another program, a name
-        that the config lacks, or a parameter that the sweep fixes at another value.
+    Returns the settings that the config has by itself; None where no point can have them: another program, a name that
+    the config lacks, or a parameter that the sweep fixes at another value.
     """
     if program_words(file) == (file.program,) and Path(file.program).resolve() != TRAIN:
         return None
@@ -162,10 +155,9 @@ def _result(point: Point, out: Path, state: str, mark: bool) -> SweepPoint:
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[int]:
-    """Hold the sweep's folder: two calls at once would write into the same run folders.
+    """Hold the sweep's folder, since two calls at once would write into the same run folders; yields the descriptor.
 
-    Yields:
-        The descriptor that holds it; a point that has it too keeps the folder held when this process is killed.
+    A point that has the descriptor too keeps the folder held when this process is killed.
     """
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as lock:
