@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lightning_modules.cli.run_folder import run_folder_of
+from lightning_modules.cli.users import counted
 from lightning_modules.common.shipped import program
 from lightning_modules.fingerprints.fitting import stored_fingerprint
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry
@@ -52,7 +53,7 @@ class PredictionPlan:
         if bits_needed(bits, self.false_positive_rate, users) is not None:
             return None
         return (
-            f"found keys of {bits} bits, {_users(users)} and a false-positive rate of {self.false_positive_rate:g}: "
+            f"found keys of {bits} bits, {counted(users)} and a false-positive rate of {self.false_positive_rate:g}: "
             "not even a match of all bits is enough, so nobody can be named; expected longer keys, or at least "
             f"--false_positive_rate {_round_up(users * 0.5**bits)}"
         )
@@ -115,10 +116,6 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint}: found no checkpoint that can be read ({type(error).__name__}); {expected}"
         ) from error
     return saved if isinstance(saved, dict) else {}
-
-
-def _users(number: int) -> str:
-    return "1 user" if number == 1 else f"{number} users"
 
 
 def _round_up(rate: float) -> str:

@@ -56,9 +56,8 @@ class DCGAN(GeneratorTraining):
         fake = self.generator(torch.randn(len(real), self.generator.latent_dim, device=self.device))
 
         # -log D(real) - log(1 - D(fake)), written with softplus of logits
-        discriminator_loss = (
-            F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(fake.detach())).mean()
-        )
+        on_real, on_fake = self.discriminator(real), self.discriminator(fake.detach())
+        discriminator_loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
         self.step(discriminator_optimiser, discriminator_loss)
 
         generator_loss = F.softplus(-self.discriminator(fake)).mean()  # -log D(fake)

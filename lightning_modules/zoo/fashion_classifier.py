@@ -55,15 +55,13 @@ class FashionClassifier(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a mirrored and shifted batch."""
-        loss, accuracy = self._scored(augment(batch["image"], self.hparams["shift"]), batch["label"])
-        self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, prog_bar=True)
-        return loss
-
-    def _scored(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        labels = batch["label"]
         if bool(((labels < 0) | (labels >= CLASSES)).any()):
             raise ValueError(f"found labels {sorted(set(labels.tolist()))}; expected a set with classes 0 .. 9")
-        logits = self.network(images)
-        return F.cross_entropy(logits, labels), (logits.argmax(dim=1) == labels).float().mean()
+        logits = self.network(augment(batch["image"], self.hparams["shift"]))
+        loss, accuracy = F.cross_entropy(logits, labels), (logits.argmax(dim=1) == labels).float().mean()
+        self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, prog_bar=True)
+        return loss
 
 
 def augment(images: Tensor, shift: int) -> Tensor:

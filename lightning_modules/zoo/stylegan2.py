@@ -79,11 +79,8 @@ class StyleGAN2(GeneratorTraining):
         optimisers: list[torch.optim.Optimizer] = []
         for network, interval in ((self.discriminator, "r1_interval"), (self.generator, "path_length_interval")):
             share = self.hparams[interval] / (self.hparams[interval] + 1)
-            optimisers.append(
-                torch.optim.Adam(
-                    network.parameters(), lr=self.hparams["learning_rate"] * share, betas=(0.0, 0.99**share)
-                )
-            )
+            rate, betas = self.hparams["learning_rate"] * share, (0.0, 0.99**share)
+            optimisers.append(torch.optim.Adam(network.parameters(), lr=rate, betas=betas))
         return optimisers
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

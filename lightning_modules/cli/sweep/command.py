@@ -17,15 +17,8 @@ from lightning_modules.cli.sweep.points import Point, command_of, program_argume
 from lightning_modules.cli.sweep.runs import PointRun, run_points
 from lightning_modules.common.files import check_folder, write_bytes, write_text
 from lightning_modules.common.shipped import find_config, program
+from lightning_modules.reporting import sweep_table
 from lightning_modules.reporting.run_files import read_metrics
-from lightning_modules.reporting.sweep_table import (
-    CLEAN,
-    SweepPoint,
-    heading,
-    sweep_csv,
-    sweep_markdown,
-    trade_off_points,
-)
 
 PROG = program("sweep")
 DESCRIPTION = """Run every point of a W&B sweep file here, each in its own process and run folder below --out.
@@ -65,10 +58,7 @@ def sweep(args: list[str]) -> Path:
     check_folder(out, "--out")
     with _alone(out) as lock, _terminated_like_interrupted():
         states = run_points(runs, asked.processes, lock)
-        marks = [own is not None and point.settings == own for point in points]
-        results = [
-            _result(point, out, states[run.label], mark) for point, run, mark in zip(points, runs, marks, strict=True)
-        ]
+        results = [_result(point, out, states[point.label], point.settings == own) for point in points]
         write_results(out, results, file)
     print(out)
     failed = [result.label for result in results if not result.metrics]
@@ -77,23 +67,22 @@ def sweep(args: list[str]) -> Path:
     return out
 
 
-def write_results(out: Path, results: list[SweepPoint], file: Sweep) -> None:
+def write_results(out: Path, results: list[sweep_table.SweepPoint], file: Sweep) -> None:
     """Write the tables, and the figure where a point has both an accuracy and an FID; print the readable table."""
-    table = sweep_markdown(results, f"Sweep {file.path.stem}", file.metric)
-    write_text(out / "sweep.csv", sweep_csv(results))
+    table = sweep_table.sweep_markdown(results, f"Sweep {file.path.stem}", file.metric)
+    write_text(out / "sweep.csv", sweep_table.sweep_csv(results))
     write_text(out / "sweep.md", table)
     print(table)
-    drawn, along = trade_off_points(results, file.metric)
+    drawn, along = sweep_table.trade_off_points(results, file.metric)
     figure = out / "trade_off.png"
     if drawn:
         from lightning_modules.reporting.figures.style import to_png
         from lightning_modules.reporting.figures.trade_off import trade_off_figure
 
-        name = heading(file.metric or CLEAN)
+        name = sweep_table.heading(file.metric or sweep_table.CLEAN)
         counts = " / ".join(f"{count:,}" for count in sorted({point.quality.n for point in drawn}))
         quality = f"FID of marked to unmarked images, n = {counts}"  # the distance depends on n
-        labels = {"quality_name": quality, "accuracy_name": name, "order_name": along}
-        write_bytes(figure, to_png(trade_off_figure(drawn, **labels)))
+        write_bytes(figure, to_png(trade_off_figure(drawn, quality_name=quality, accuracy_name=name, order_name=along)))
     else:
         figure.unlink(missing_ok=True)  # of an earlier call, with other points
         print("no trade_off.png: no point has both the sweep's metric and test/quality/fid_own")
@@ -148,9 +137,9 @@ def _check_arguments(file: Sweep, points: list[Point], commands: list[list[str]]
     return {name: found[path] for path, name in file.varying().items()}
 
 
-def _result(point: Point, out: Path, state: str, mark: bool) -> SweepPoint:
+def _result(point: Point, out: Path, state: str, mark: bool) -> sweep_table.SweepPoint:
     metrics = read_metrics(out / point.folder) if state == "finished" else {}
-    return SweepPoint(point.label, point.settings, state, point.folder, metrics, mark)
+    return sweep_table.SweepPoint(point.label, point.settings, state, point.folder, metrics, mark)
 
 
 @contextlib.contextmanager

@@ -144,11 +144,12 @@ def _account_for_the_rest(tensors: dict[str, Tensor], used: set[str], scheduler:
     counters = [name for name in rest if name.rpartition(".")[2] in BOOKKEEPING and rest[name].numel() == 1]
     aside = [("follows from the noise levels", follow), ("state of the averaging", counters)]
     lines += [f"left aside, {group}: {', '.join(sorted(names))}" for group, names in aside if names]
-    rest = {name: tensor for name, tensor in rest.items() if name not in {*follow, *counters}}
+    for name in {*follow, *counters}:
+        del rest[name]
     for beginning, what in LEFT_ASIDE.items():
         if names := [name for name in rest if name.startswith(beginning)]:
             lines.append(f"left aside, {what}: {len(names)} tensors of {beginning}*")
-            rest = {name: tensor for name, tensor in rest.items() if name not in names}
+            rest = {name: tensor for name, tensor in rest.items() if not name.startswith(beginning)}
     if rest:
         raise CheckpointError(
             f"found tensor {min(rest)!r} and {len(rest) - 1} others that the configuration has no place for, expected "
