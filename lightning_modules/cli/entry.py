@@ -50,14 +50,10 @@ ABOUT = {
 
 
 def run(args: list[str] | None = None, commands: tuple[str, ...] = tuple(COMMANDS)) -> object:
-    """Run one command; returns what it computed.
-
-    Args:
-        args: Command line without the program name; None for the process's own.
-        commands: Those that may be asked for.
+    """Run one of the commands that may be asked for; returns what it computed.
 
     Raises:
-        SystemExit: No such command.
+        SystemExit: no such command.
     """
     args = sys.argv[1:] if args is None else args
     started = program("test").rpartition(" ")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning_modules.common.files import describe_place_error
@@ -51,19 +51,14 @@ def mistake(error: BaseException) -> str | None:
     """
     loaded = [getattr(sys.modules[module], name) for module, name in INPUT_ERRORS if module in sys.modules]
     kinds = (*loaded, FileNotFoundError)
-    for each in _chain(error):
+    each: BaseException | None = error
+    while each is not None:
         if isinstance(each, kinds) or (isinstance(each, ValueError) and _is_raised_by_us(each)):
             return str(each)
         if (place := describe_place_error(each)) is not None:
             return place
+        each = each.__cause__
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _is_raised_by_us(error: BaseException) -> bool:

@@ -17,25 +17,11 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lightning_modules.callbacks.training_record import TrainingRecord
+from lightning_modules.cli import run_folder, run_record
 from lightning_modules.cli.options import options_of
 from lightning_modules.cli.overrides import StepsOfResumedTraining, check_overrides
 from lightning_modules.cli.parser import Suggesting
 from lightning_modules.cli.prediction_plan import plan_prediction
-from lightning_modules.cli.run_folder import (
-    experiment_name,
-    new_run_folder,
-    resolve_checkpoint,
-    run_folder_of,
-    share_run_folder,
-)
-from lightning_modules.cli.run_record import (
-    AtomicCheckpoints,
-    choose_wandb_mode,
-    close_record,
-    last_checkpoint,
-    loggers,
-    write_record,
-)
 from lightning_modules.common.files import check_file, check_folder
 from lightning_modules.common.shipped import find_trained, program, with_found_configs
 from lightning_modules.reporting.earlier_versions import current_config
@@ -65,17 +51,14 @@ class SuggestingLightningParser(Suggesting, LightningArgumentParser):
 class FrameworkCLI(LightningCLI):
     """Parses one config with overrides and builds the trainer, the module and the datamodule inside a run folder.
 
-    Nothing is run. Attributes of interest: ``trainer``, ``model``, ``datamodule``, ``run_dir``, ``ckpt_path``.
-
-    Args:
-        args: Command line without the program name; None for ``sys.argv[1:]``.
-        purpose: ``train``, ``test`` or ``predict``; evaluation runs get a folder name that says so.
+    Nothing is run. Attributes of interest: ``trainer``, ``model``, ``datamodule``, ``run_dir``, ``ckpt_path``. The
+    ``purpose`` is ``train``, ``test`` or ``predict``; evaluation runs get a folder name that says so.
     """
 
     def __init__(self, args: list[str] | None, purpose: str) -> None:
         self.purpose = purpose
         self.arguments = sys.argv[1:] if args is None else args
-        offline = choose_wandb_mode()  # also for a WandbLogger of a config's own
+        offline = run_record.choose_wandb_mode()  # also for a WandbLogger of a config's own
         if offline is not None and purpose in ("train", "test") and os.environ.get("LOCAL_RANK", "0") == "0":
             sys.stderr.write(f"warning: {offline}\n")
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -92,10 +75,7 @@ class FrameworkCLI(LightningCLI):
                 trainer_defaults={"use_distributed_sampler": False},  # ours repeat nothing
                 seed_everything_default=0,
                 parser_class=SuggestingLightningParser,
-                parser_kwargs={
-                    "prog": program(purpose),
-                    "allow_abbrev": False,  # half a key is a typing error, not a key
-                },
+                parser_kwargs={"prog": program(purpose), "allow_abbrev": False},  # half a key is a typing error
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 args=found,
@@ -116,12 +96,12 @@ class FrameworkCLI(LightningCLI):
         """Choose the run folder and complete the trainer's settings before anything is built."""
         config = self.config
         given = config.get("config")
-        self.experiment = experiment_name(Path(given[0].absolute) if given else None)
+        self.experiment = run_folder.experiment_name(Path(given[0].absolute) if given else None)
         root = Path(config["runs_dir"])
         asked = Path(config["run_dir"]) if config["run_dir"] else None
         resumed = asked if self.purpose == "train" else None
         named = config["ckpt_path"] and find_trained(config["ckpt_path"])
-        self.ckpt_path = resolve_checkpoint(named, self.experiment, root, resumed)
+        self.ckpt_path = run_folder.resolve_checkpoint(named, self.experiment, root, resumed)
         if self.purpose == "predict":
             assert self.ckpt_path is not None  # `options.check_run` has seen to it
             try:
@@ -146,21 +126,21 @@ class FrameworkCLI(LightningCLI):
         elif self.purpose == "predict" and config["out"]:  # one file is all that was asked for
             self.run_dir, self.keeps_run_folder = Path(config["out"]).absolute().parent, False
         elif self.purpose == "train" and self.ckpt_path is not None:
-            self.run_dir = run_folder_of(self.ckpt_path)  # a resumed run goes on in its own folder
+            self.run_dir = run_folder.run_folder_of(self.ckpt_path)  # a resumed run goes on in its own folder
         else:
             # evaluations lie apart, so that runs/EXPERIMENT/* are training runs
             name = self.experiment if self.purpose == "train" else f"{self.purpose}/{self.experiment}"
             check_folder(root / name, "--runs_dir (folder of all runs) or --run_dir (of this one)")
-            self.run_dir = new_run_folder(name, root)
+            self.run_dir = run_folder.new_run_folder(name, root)
         self.run_dir = self.run_dir.resolve()
         if self.keeps_run_folder:
             check_folder(self.run_dir, "--run_dir")
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        share_run_folder(self.run_dir)
+        run_folder.share_run_folder(self.run_dir)
         config["trainer"]["default_root_dir"] = str(self.run_dir)
         always: list[Callback] = []
         if self.purpose == "train" and config["trainer"]["enable_checkpointing"] is not False:
-            always.append(last_checkpoint(self.run_dir, config["checkpoint_every_n_epochs"]))
+            always.append(run_record.last_checkpoint(self.run_dir, config["checkpoint_every_n_epochs"]))
         if self.purpose == "train" and self.ckpt_path is not None:
             always.append(StepsOfResumedTraining(then=self.record))
         self.trainer_defaults["callbacks"] = always
@@ -179,14 +159,14 @@ class FrameworkCLI(LightningCLI):
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
             kwargs["logger"] = (
-                False if self.purpose == "predict" else loggers(self.run_dir, self.experiment, self.purpose)
+                False if self.purpose == "predict" else run_record.loggers(self.run_dir, self.experiment, self.purpose)
             )
         self.trainer_defaults["callbacks"].append(TrainingRecord())
         if getattr(self.model, "needs_gradients", False):
             kwargs["inference_mode"] = False  # tensors made in inference mode can never have gradients
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy):  # others write checkpoints of their own form
-            trainer.strategy.checkpoint_io = AtomicCheckpoints()
+            trainer.strategy.checkpoint_io = run_record.AtomicCheckpoints()
         self.recorded = False
         self.trainer = trainer
         if self.purpose != "train" or self.ckpt_path is None:  # else once it is sure that the training can go on
@@ -197,7 +177,7 @@ class FrameworkCLI(LightningCLI):
         """Write how far the training had come, close the W&B run, print the main numbers and where everything lies."""
         if not self.trainer.is_global_zero:
             return
-        training = close_record(self.run_dir, self.trainer)
+        training = run_record.close_record(self.run_dir, self.trainer)
         results = getattr(self.model, "results", {})
         for line in terminal_lines(results, getattr(self.model, "headlines", ()), training):
             print(line)
@@ -212,4 +192,4 @@ class FrameworkCLI(LightningCLI):
         described["run_dir"] = described["ckpt_path"] = None  # of this run alone; the command is kept
         settings = self.parser.dump(described, skip_unset=False)
         command = [*program(self.purpose).split(), *self.arguments]
-        write_record(self.run_dir, settings, command, self.purpose, self.experiment)
+        run_record.write_record(self.run_dir, settings, command, self.purpose, self.experiment)

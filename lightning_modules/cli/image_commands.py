@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +33,7 @@ def fid(args: list[str]) -> FrechetTable:
     parser.add_argument("--seed", type=int, default=0, help="draws the reals")
     parser.add_argument("--center_crop", type=int, default=None, help="cut out the central square first, in pixels")
     parser.add_argument("--resize", type=int, default=None, help="scale the shorter side to that then, in pixels")
-    parser.add_argument(
-        "--out", type=Path, default=None, help="folder for METRIC.md, METRIC.json and the list of what was left out"
-    )
+    parser.add_argument("--out", type=Path, help="folder for METRIC.md, METRIC.json and the list of what was left out")
     asked = parser.parse_args(args)
     if asked.out is not None:
         check_folder(asked.out, "--out")
@@ -63,15 +59,11 @@ def fid(args: list[str]) -> FrechetTable:
     if list_file is not None and left_out:
         write_left_out(list_file, left_out)
     images = {name: folder.tensor() for name, folder in folders.items()}
-    with _warnings_in_one_line():
-        table = frechet_table(
-            images,
-            reals.tensor(),
-            build_extractor(asked.features),
-            n=asked.n,
-            seed=asked.seed,
-            progress=sys.stderr.isatty(),
-        )
+    shown = sys.stderr.isatty()
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"warning: {message}\n")  # type: ignore[assignment]
+        extractor = build_extractor(asked.features)
+        table = frechet_table(images, reals.tensor(), extractor, n=asked.n, seed=asked.seed, progress=shown)
     print(table.to_markdown(), end="")
     if asked.out is not None:
         write_text(asked.out / f"{table.metric}.md", table.to_markdown())
@@ -127,10 +119,3 @@ def sheets(args: list[str]) -> list[Path]:
         save_sheet(images, written[-1])
         print(written[-1])
     return written
-
-
-@contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"warning: {message}\n")  # type: ignore[assignment]
-        yield

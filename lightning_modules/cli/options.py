@@ -44,21 +44,13 @@ DATA_MODULES = {
 
 @dataclass(frozen=True)
 class Option:
-    """An option beside Lightning's own.
+    """An option beside Lightning's own."""
 
-    Attributes:
-        name: without the dashes.
-        kind: type of its value.
-        default: its default; `...` where it must be given.
-        help: what it does.
-        commands: those that have it.
-    """
-
-    name: str
+    name: str  # without the dashes
     kind: Any
-    default: Any
+    default: Any  # `...` where it must be given
     help: str
-    commands: tuple[str, ...] = ("train", "test", "predict", "sweep")
+    commands: tuple[str, ...] = ("train", "test", "predict", "sweep")  # those that have it
 
 
 _PREDICT = ("predict",)
@@ -91,11 +83,7 @@ def options_of(command: str) -> list[Option]:
 
 
 def check_run(command: str, args: list[str]) -> list[str] | None:
-    """Find what is wrong with a command line before Lightning is imported.
-
-    Args:
-        command: `train`, `test` or `predict`.
-        args: what follows the command's name.
+    """Find what is wrong with a command line, what follows `command`, before Lightning is imported.
 
     Returns:
         The arguments for the real parser, completed with the config of the run that a checkpoint comes from; None where
@@ -141,9 +129,8 @@ def short_help(command: str) -> str:
     shown = [option for option in options_of(command) if command == "train" or option.name not in _TRAINING]
     options |= {f"--{option.name}": option.help for option in shown}
     options["--seed_everything"] = "seed of the run"
-    options |= {
-        f"--{part}KEY": "a setting of the config" for part in ("trainer.", "model.init_args.", "data.init_args.")
-    }
+    sections = ("trainer", "model.init_args", "data.init_args")
+    options |= {f"--{section}.KEY": "a setting of the config" for section in sections}
     options["--print_config"] = "print the settings as a config and stop"
     lines += ["options:", *_aligned(options), ""]
     lines.append(f"The options of a class: {program(command)} --model.help CLASS (or --data.help); all: --help_all")
@@ -197,11 +184,8 @@ def _arguments_of(class_path: str) -> tuple[str, ...]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and node.name == name:
-            fields = [
-                each.target.id
-                for each in node.body
-                if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
-            ]
+            annotated = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
+            fields = [target.id for target in annotated if isinstance(target, ast.Name)]
             for made in node.body:
                 if isinstance(made, ast.FunctionDef) and made.name == "__init__" and made.args.kwarg is None:
                     arguments = [*made.args.args[1:], *made.args.kwonlyargs]
@@ -215,9 +199,8 @@ def _arguments_of(class_path: str) -> tuple[str, ...]:
 
 def _group_of(argument: ast.arg, tree: ast.Module) -> tuple[str, ...]:
     """Settings of an argument that is a group of them; empty for any other."""
-    types = (
-        [node.id for node in ast.walk(argument.annotation) if isinstance(node, ast.Name)] if argument.annotation else []
-    )
+    walked = ast.walk(argument.annotation) if argument.annotation else ()
+    types = [node.id for node in walked if isinstance(node, ast.Name)]
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:

@@ -31,14 +31,9 @@ def check_overrides(
     data: pl.LightningDataModule | None,
     config: Mapping[str, Any],
 ) -> None:
-    """Refuse settings that a resumed training, a test or a prediction with this checkpoint cannot honour.
+    """Refuse settings that a resumed training, a test or a prediction (`purpose`) with this checkpoint cannot honour.
 
-    Args:
-        checkpoint: file that `train.py` wrote.
-        purpose: `train`, `test` or `predict`.
-        module: built from what was asked for.
-        data: likewise.
-        config: likewise, with `trainer` and `seed_everything`.
+    What was asked for is `module` and `data`, built from it, and `config`, with `trainer` and `seed_everything`.
 
     Raises:
         ValueError: names every such setting with the checkpoint's value and the one asked for; or no checkpoint.
@@ -65,19 +60,14 @@ def check_overrides(
 class StepsOfResumedTraining(Callback):
     """Refuses to go on where an epoch has another number of steps than before: schedules count in steps.
 
-    Args:
-        then: Called where the training can go on, before its first step.
+    Where the training can go on, `then` is called before its first step.
     """
 
     def __init__(self, then: Callable[[], None]) -> None:
         self.then = then
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare before the first step.
-
-        Raises:
-            ValueError: names both numbers.
-        """
+        """Compare before the first step; a ValueError names both numbers."""
         epochs, steps = trainer.current_epoch, trainer.global_step
         batches = trainer.num_training_batches
         by_step = any(each.interval == "step" for each in trainer.lr_scheduler_configs)

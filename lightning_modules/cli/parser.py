@@ -47,12 +47,7 @@ def unknown_key(key: str, candidates: Iterable[str]) -> str:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of a command that reads no config: options in full, a mistake in one line with status 2.
-
-    Args:
-        command: name of the command, or the whole beginning of its usage line where it has commands of its own.
-        description: what it does.
-    """
+    """The parser of a command that reads no config: options in full, a mistake in one line with status 2."""
 
     def __init__(self, command: str = "", description: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("prog", program(command))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lightning_modules.cli.run_folder import run_folder_of
+from lightning_modules.cli.users import counted
 from lightning_modules.common.shipped import program
 from lightning_modules.fingerprints.fitting import stored_fingerprint
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry
@@ -29,25 +30,15 @@ FINGERPRINT_OPTIONS = {
 
 @dataclass(frozen=True)
 class PredictionPlan:
-    """What a checkpoint lets `predict` do.
+    """What a checkpoint lets `predict` do."""
 
-    Attributes:
-        kind: ``attributor`` or ``fingerprint``, by what the checkpoint holds.
-        image_size: [height, width] in pixels that images must have; None where the checkpoint does not say.
-        trained_on: formats, modes and sizes of an attributor's training files; empty where the checkpoint does not say.
-        registry: users and keys that a fingerprint's images are compared with; None for an attributor.
-        false_positive_rate: largest chance, over all users together, of naming anybody for an image without key.
-        combine: whether all images get one verdict together.
-        show_bits: whether decoded bits are written.
-    """
-
-    kind: str
-    image_size: list[int] | None
-    trained_on: dict[str, dict[str, int]] = field(default_factory=dict)
-    registry: KeyRegistry | None = None
-    false_positive_rate: float = FALSE_POSITIVE_RATE
-    combine: bool = False
-    show_bits: bool = False
+    kind: str  # `attributor` or `fingerprint`, by what the checkpoint holds
+    image_size: list[int] | None  # [height, width] in pixels that images must have; None: it does not say
+    trained_on: dict[str, dict[str, int]] = field(default_factory=dict)  # formats, modes, sizes of training files
+    registry: KeyRegistry | None = None  # users and keys that a fingerprint's images are compared with
+    false_positive_rate: float = FALSE_POSITIVE_RATE  # the largest, over all users together, for an image without key
+    combine: bool = False  # whether all images get one verdict together
+    show_bits: bool = False  # whether decoded bits are written
 
     @property
     def owner(self) -> str:
@@ -62,21 +53,14 @@ class PredictionPlan:
         if bits_needed(bits, self.false_positive_rate, users) is not None:
             return None
         return (
-            f"found keys of {bits} bits, {_users(users)} and a false-positive rate of {self.false_positive_rate:g}: "
+            f"found keys of {bits} bits, {counted(users)} and a false-positive rate of {self.false_positive_rate:g}: "
             "not even a match of all bits is enough, so nobody can be named; expected longer keys, or at least "
             f"--false_positive_rate {_round_up(users * 0.5**bits)}"
         )
 
 
 def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionPlan:
-    """Read what a checkpoint holds and check the options against it.
-
-    Args:
-        checkpoint: file of a training run.
-        options: values of `FINGERPRINT_OPTIONS` by name.
-
-    Returns:
-        The plan; a fingerprint's has its registry read.
+    """Read what a checkpoint holds, check the `FINGERPRINT_OPTIONS` against it, and read the registry of a fingerprint.
 
     Raises:
         ValueError: a checkpoint of something else, options of the other kind, no registry, one that cannot be used or
@@ -121,11 +105,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint holds, tensors mapped and not read.
-
-    Raises:
-        ValueError: no checkpoint of a training run.
-    """
+    """What a checkpoint holds, tensors mapped and not read; a ValueError if it is none of a training run."""
     expected = "name a run folder or the last.ckpt in its checkpoints"
     if not zipfile.is_zipfile(checkpoint):  # what torch.load says of other files helps nobody
         raise ValueError(f"{checkpoint}: found no checkpoint of a training run; {expected}")
@@ -136,10 +116,6 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint}: found no checkpoint that can be read ({type(error).__name__}); {expected}"
         ) from error
     return saved if isinstance(saved, dict) else {}
-
-
-def _users(number: int) -> str:
-    return "1 user" if number == 1 else f"{number} users"
 
 
 def _round_up(rate: float) -> str:

@@ -62,13 +62,9 @@ def share_run_folder(folder: Path) -> None:
 
 
 def resolve_checkpoint(ckpt_path: str | None, experiment: str, root: Path, run_dir: Path | None) -> Path | None:
-    """Path of the checkpoint that ``--ckpt_path`` means.
+    """Path of the checkpoint that ``--ckpt_path`` means: ``last``, a run folder, or a file; None for None.
 
-    Args:
-        ckpt_path: None, ``last`` (of the newest run of this experiment, or of ``run_dir``), a run folder, or a file.
-        experiment: Name of the experiment.
-        root: Folder of all runs.
-        run_dir: The run folder that was asked for, if any.
+    ``last`` is that of ``run_dir`` where it is given, else of the experiment's newest run below ``root``.
 
     Raises:
         FileNotFoundError: There is no such checkpoint; the message says where it was looked for.

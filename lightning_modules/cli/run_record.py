@@ -70,15 +70,7 @@ def loggers(run_dir: Path, experiment: str, purpose: str) -> list[Logger]:
 
 
 def write_record(run_dir: Path, settings: str, command: Sequence[str], purpose: str, experiment: str) -> None:
-    """Write `config.yaml` and `provenance.json`; the config of an earlier part of the run is kept as `config.1.yaml`.
-
-    Args:
-        run_dir: the run's folder.
-        settings: the config as YAML.
-        command: words of the command line.
-        purpose: `train`, `test` or `predict`.
-        experiment: its name.
-    """
+    """Write `config.yaml` and `provenance.json`; the config of an earlier part of the run stays as `config.1.yaml`."""
     config = run_dir / "config.yaml"
     if config.is_file() and config.read_text() != settings:
         earlier = len(list(run_dir.glob("config.*.yaml"))) + 1
@@ -116,11 +108,7 @@ def close_record(run_dir: Path, trainer: pl.Trainer) -> TrainingState | None:
 def choose_wandb_mode(environment: MutableMapping[str, str] = os.environ) -> str | None:
     """Set `WANDB_MODE` where it is not set: offline, except for a run of a sweep agent, whose server waits for it.
 
-    Args:
-        environment: of this process; changed.
-
-    Returns:
-        A warning for the user where a sweep agent's run has to stay offline; else None.
+    Returns a warning for the user where a sweep agent's run has to stay offline.
     """
     if "WANDB_MODE" in environment:
         return None

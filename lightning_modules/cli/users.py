@@ -57,27 +57,27 @@ def _run(given: argparse.Namespace) -> None:
 
     if given.command == "create":
         registry = manage.create_users(given.registry, given.names, given.fingerprint, given.minimum_distance)
-        print(f"registered {_count(len(given.names))}; {given.registry.name} holds {_count(len(registry.users))}")
+        print(f"registered {counted(len(given.names))}; {given.registry.name} holds {counted(len(registry.users))}")
     elif given.command == "import":
         if given.table.is_file() and given.table.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             _tell(f"warning: others can read the keys in {given.table}: chmod 600, or remove it after")
         registry = manage.import_users(given.registry, given.table, given.fingerprint)
-        print(f"{given.registry.name} holds {_count(len(registry.users))}")
+        print(f"{given.registry.name} holds {counted(len(registry.users))}")
     elif given.command == "merge":
         registry = manage.merge_users(given.registry, given.out)
-        print(f"{given.out.name} holds {_count(len(registry.users))}")
+        print(f"{given.out.name} holds {counted(len(registry.users))}")
     elif given.command == "export":
         registry = manage.export_users(given.registry, given.table)
         _tell(f"warning: {given.table} holds keys, which are secrets; remove it when it has served")
-        print(f"wrote {_count(len(registry.users))} to {given.table.name}")
+        print(f"wrote {counted(len(registry.users))} to {given.table.name}")
     elif given.command == "reseal":
         registry = manage.reseal_users(given.registry)
-        print(f"{given.registry.name} has a new checksum, for {_count(len(registry.users))} as they stand there")
+        print(f"{given.registry.name} has a new checksum, for {counted(len(registry.users))} as they stand there")
     elif given.command == "list":
         registry = read_registry(given.registry)
         print("".join(f"{name}\n" for name in registry.names), end="")
         known = f" for fingerprint {registry.fingerprint[:12]} of {registry.generator_name}"
-        _tell(f"{_count(len(registry.users))}, keys of {registry.bits} bits{known if registry.fingerprint else ''}")
+        _tell(f"{counted(len(registry.users))}, keys of {registry.bits} bits{known if registry.fingerprint else ''}")
     else:
         key = key_to_text(read_registry(given.registry).key_of(given.name))
         _tell("warning: this key is a secret; whoever knows it can put this user's key into images")
@@ -88,7 +88,8 @@ def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _count(number: int) -> str:
+def counted(number: int) -> str:
+    """A number of users in words."""
     return "1 user" if number == 1 else f"{number} users"
 
 

@@ -20,11 +20,7 @@ def gather_objects(mine: _T) -> list[_T]:
 
 
 def gather_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of all processes, sorted by `index`.
-
-    Raises:
-        RuntimeError: An image was evaluated twice.
-    """
+    """Rows of all processes, sorted by `index`."""
     rows = sorted((row for share in gather_objects(rows) for row in share), key=lambda row: int(row["index"]))
     if len({row["index"] for row in rows}) != len(rows):
         raise RuntimeError("an image was evaluated by two processes; use the data module's own samplers")

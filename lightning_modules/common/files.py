@@ -40,15 +40,8 @@ def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
     """A place beside `path` to write to; it becomes `path` when the block ends, or vanishes when the block fails.
 
     The folder is made where it is absent. A process that is killed leaves at most a hidden `.<name>.*.partial`, which
-    `remove_partials` clears away.
-
-    Args:
-        path: the file to make or replace.
-        private: readable and writable by its owner only from the first byte on, and on the disk before it is renamed:
-            for files with keys.
-
-    Yields:
-        The path to write to; an empty file lies there.
+    `remove_partials` clears away. A `private` file, one with keys, is its owner's alone from the first byte on, and on
+    the disk before it is renamed.
 
     Raises:
         OSError: the folder cannot be written to or the disk is full; `filename` is `path`, whatever library wrote.
@@ -99,12 +92,8 @@ def check_folder(folder: Path, option: str) -> None:
     A small file is written and removed, in the folder or in the nearest one above it that exists: permissions, quotas
     and file systems that are read-only all answer truly to that.
 
-    Args:
-        folder: need not exist yet.
-        option: what a user names another place with, such as `--out`.
-
     Raises:
-        PlaceError: says what stands in the way and names `option`.
+        PlaceError: says what stands in the way, and to name another place with `option`, such as `--out`.
     """
     folder = Path(folder).absolute()
     nearest = folder
@@ -127,15 +116,7 @@ def check_folder(folder: Path, option: str) -> None:
 
 
 def check_file(path: Path, option: str) -> None:
-    """Refuse a file that could not be written, before the work whose results are to go there.
-
-    Args:
-        path: need not exist yet, nor its folder.
-        option: what a user names another file with, such as `--out`.
-
-    Raises:
-        PlaceError: says what stands in the way and names `option`.
-    """
+    """Refuse a file that could not be written, as `check_folder` does; neither it nor its folder need exist yet."""
     if Path(path).is_dir():
         raise PlaceError(errno.EISDIR, f"found a folder at {path}, expected a file to write; name one with {option}")
     check_folder(Path(path).absolute().parent, option)
@@ -159,7 +140,10 @@ def _failed_write(error: BaseException, partial: Path) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_hash(*paths: Path) -> str:
+    """SHA-256 of files, one after the other, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()

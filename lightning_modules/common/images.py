@@ -9,14 +9,7 @@ HIGHEST = 16.0  # floats above are 0 .. 255 by mistake: no generator overshoots 
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to the 256 levels of an 8-bit file.
-
-    Args:
-        images: float images of any shape, about [0, 1].
-
-    Returns:
-        uint8 tensor of the same shape and device: `round(255 * clamp(images, 0, 1))`, halves to even.
-    """
+    """Float images of any shape as the levels of an 8-bit file: `round(255 * clamp(images, 0, 1))`, halves to even."""
     return (images.detach().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
 
 

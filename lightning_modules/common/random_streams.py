@@ -26,9 +26,6 @@ def image_seeds(seed: int, index: Tensor | Sequence[int] | NDArray[np.int64]) ->
 
     Returns:
         int64 `(n,)` on the CPU; any of the 2**64 values, negative ones too.
-
-    Raises:
-        ValueError: a negative index, or a seed out of its range.
     """
     positions = np.asarray(index.cpu() if isinstance(index, Tensor) else index, dtype=np.int64).reshape(-1)
     if not 0 <= seed < 2**64:
@@ -85,22 +82,13 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def standard_normal_latents(n: int, dim: int, seed: int, start: int = 0) -> Tensor:
-    """Draw latents whose row i depends on `(seed, start + i)` alone.
+    """Draw N(0, 1) latents, float32 `(n, dim)` on the CPU, whose row i depends on `(seed, start + i)` alone.
 
     Each row has its own counter-based stream (Philox, Salmon et al. 2011) whose 128-bit key is the pair (seed, index):
     two different pairs can never share a stream, which a hash into torch's 32-bit seeds could not promise.
 
-    Args:
-        n: number of rows, at least 0.
-        dim: length of a latent.
-        seed: experiment seed, 0 <= seed < 2**64.
-        start: index of the first row, at least 0.
-
-    Returns:
-        float32 tensor `(n, dim)`, independent N(0, 1) entries, on the CPU.
-
     Raises:
-        ValueError: a negative count, seed or start.
+        ValueError: a negative count or start, or a seed outside 0 <= seed < 2**64.
     """
     if n < 0 or start < 0 or not 0 <= seed < 2**64:
         raise ValueError(f"expected n >= 0, start >= 0 and 0 <= seed < 2**64, found n={n}, start={start}, seed={seed}")
@@ -111,10 +99,7 @@ def standard_normal_latents(n: int, dim: int, seed: int, start: int = 0) -> Tens
 
 
 def seeded_keys(n: int, bits: int, seed: int, start: int = 0) -> Tensor:
-    """Keys for an evaluation, bool `(n, bits)`: row i depends on `(seed, start + i)` alone.
-
-    Not for users: a seed is no secret.
-    """
+    """Keys for an evaluation, not for users: bool `(n, bits)`, row i depends on `(seed, start + i)` alone."""
     rows = np.empty((n, bits), dtype=bool)
     for row, index in zip(rows, range(start, start + n), strict=True):
         row[:] = stream_of(seed, 2**62 + index).integers(0, 2, size=bits, dtype=np.uint8)
@@ -131,9 +116,6 @@ def random_indices(content_ids: Tensor, count: int, seed: int = 0) -> Tensor:
 
     Returns:
         int64 `(n,)` in [0, count), near uniform, on the device of `content_ids`.
-
-    Raises:
-        ValueError: `count` is below 1.
     """
     if count < 1:
         raise ValueError(f"found {count} values to choose from, expected at least one")

@@ -16,15 +16,7 @@ TRAINED = PACKAGE / "fingerprints" / "trained"
 
 
 def program(command: str) -> str:
-    """What a user typed to get here, for usage lines and messages.
-
-    Args:
-        command: the subcommand, such as `train`.
-
-    Returns:
-        `manifold-fingerprints train` (as a module, `python -m lightning_modules.cli train`), `train.py` or
-        `evaluate.py predict`.
-    """
+    """What a user typed to get here, for usage lines: `manifold-fingerprints train`, `train.py`, `evaluate.py test`."""
     started = Path(sys.argv[0]).name
     if started == CONSOLE:
         return f"{CONSOLE} {command}"
@@ -39,13 +31,9 @@ def config_names() -> list[str]:
 
 
 def find_config(name: str) -> str:
-    """A config file: the one of that path, else the one that ships under that name.
+    """A config file that exists: the one of that path, else the one that ships under that name.
 
-    Args:
-        name: a path; or a name below `configs/`, with or without that folder; text of a config is returned as it is.
-
-    Returns:
-        The path of a file that exists.
+    The folder `configs/` may be left out of a shipped one's name, the ending too; text of a config comes back as it is.
 
     Raises:
         FileNotFoundError: neither there nor among those that ship; names the nearest.
@@ -66,11 +54,7 @@ def find_config(name: str) -> str:
 
 
 def with_found_configs(args: list[str]) -> list[str]:
-    """A command line whose `--config` and `-c` name files that exist (`find_config`).
-
-    Raises:
-        FileNotFoundError: as `find_config`.
-    """
+    """A command line whose `--config` and `-c` name files that exist; errors as of `find_config`."""
     found = []
     following = False
     for word in args:
@@ -86,14 +70,7 @@ def with_found_configs(args: list[str]) -> list[str]:
 
 
 def find_trained(name: str) -> str:
-    """A run folder, checkpoint or fingerprint: the one of that path, else the one that ships under that name.
-
-    Args:
-        name: a path; or a shipped one's: `ldm`, `lightning_modules/fingerprints/trained/ldm/fingerprint.safetensors`.
-
-    Returns:
-        The path as given, or that of the shipped one.
-    """
+    """A run folder, checkpoint or fingerprint: the one of that path, else the one that ships under that name: `ldm`."""
     path = Path(name)
     if path.exists() or path.is_absolute() or not name:
         return name

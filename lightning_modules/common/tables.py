@@ -20,12 +20,7 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def check_name(what: str, name: object, known: Iterable[str]) -> str:
-    """Return a name that is known.
-
-    Args:
-        what: what the name is of, for the message: `attack`, `option of the decoder paper`.
-        name: what was given.
-        known: the names there are.
+    """Return a name that is known; `what` it is of is for the message: `attack`, `option of the decoder paper`.
 
     Raises:
         ValueError: another name; the message suggests the nearest ones, or lists all.

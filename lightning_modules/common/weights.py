@@ -1,7 +1,4 @@
-"""Files of weights as people have them: tensors alone, under names without what wrappers put before them.
-
-Every package may import this module: it imports none of them.
-"""
+"""Files of weights as people have them: tensors alone, under names without what wrappers put before them."""
 
 from __future__ import annotations
 
@@ -72,7 +69,7 @@ def without_prefixes(
             knows have no component that all tensors share.
 
     Returns:
-        The state dict under the names without prefixes, and a line for a report on each prefix; no line for none.
+        The state dict under the names without prefixes, and a line for a report on each prefix.
     """
     rest, lines = dict(tensors), []
     if AVERAGES in rest and len(rest) > 1 and all(name.startswith("module.") for name in rest if name != AVERAGES):
@@ -116,12 +113,9 @@ def _shared(paths: list[list[str]], beginnings: Collection[str] | None) -> list[
 
 
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: Callable[[str], bool]) -> str:
-    """What keeps a state dict from filling a network, in words; empty where it fits.
+    """What keeps a file's state dict from filling a network's own, in words; empty where it fits.
 
-    Args:
-        own: the network's state dict.
-        state: the file's.
-        optional: whether the network does without a tensor of that name.
+    A network does without the tensors that are `optional` by their name.
     """
     missing = [name for name in own if name not in state and not optional(name)]
     unexpected = [name for name in state if name not in own]

@@ -35,14 +35,6 @@ def write_image_folder(
     The bytes depend on the generator, its settings and the seed alone. A run that was interrupted goes on where it
     stopped, a larger `n` adds to the images that are there. Images of other weights, settings or seeds are not mixed.
 
-    Args:
-        generator: the generator.
-        folder: where the images go; made if needed.
-        n: number of images.
-        seed: seed of the latents.
-        processes: processes that share the work.
-        progress: show a progress bar.
-
     Raises:
         ValueError: the folder holds something else, n or processes below 1, or a generator whose images cannot be made
             again.
@@ -62,11 +54,8 @@ def write_image_folder(
 def describe_generation(generator: Generator, n: int, seed: int) -> dict[str, Any]:
     """What decides the bytes of a folder of images, as plain values; of a user's key only whose it is.
 
-    Args:
-        generator: the generator, a module whose weights are hashed; or one that marks images, whose attributes are
-            `unmarked`, the generator that makes them, and `mark`, what it puts into them as plain values.
-        n: number of images.
-        seed: seed of the latents.
+    A generator that marks images has the attributes `unmarked`, the generator that makes them, and `mark`, what it puts
+    into them as plain values. The weights of a module are hashed.
     """
     maker = getattr(generator, "unmarked", generator)
     module = maker if isinstance(maker, nn.Module) else None
@@ -86,11 +75,7 @@ def describe_generation(generator: Generator, n: int, seed: int) -> dict[str, An
 
 
 def check_image_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Refuse a folder that holds anything but images of the same generation, no more than are asked for.
-
-    Raises:
-        ValueError: says what the folder holds, what was expected, and what to do.
-    """
+    """Refuse a folder that holds anything but images of the same generation, no more than are asked for."""
     path = folder / RECORD_NAME
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"found the file {folder}, expected a folder or a new name; choose another --out")

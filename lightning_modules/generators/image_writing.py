@@ -57,19 +57,7 @@ class Block:
 def generate_images(
     generator: Generator | str, folder: Path, n: int, seed: int, processes: int = 1, progress: bool = True
 ) -> None:
-    """Write samples 0 .. n-1 of a generator to `folder/0000000.png` and so on; files that are there are kept.
-
-    Args:
-        generator: a generator, or the name of a bundled source.
-        folder: where the images go; made if needed.
-        n: number of images.
-        seed: seed of the latents.
-        processes: processes that share the work; the bytes do not depend on it.
-        progress: show a progress bar.
-
-    Raises:
-        ValueError: n or processes below 1, or a generator whose images cannot be made again.
-    """
+    """Write samples 0 .. n-1 of a generator to `folder/0000000.png` and so on; arguments as of `generate_sources`."""
     source = generator if isinstance(generator, str) else folder.name
     generate_sources({source: generator}, {source: folder}, n, seed, processes, progress)
 
@@ -83,11 +71,11 @@ def generate_sources(
     progress: bool = True,
     black_below: int = 0,
 ) -> None:
-    """`generate_images` for several sources at once, whose blocks share the processes.
+    """Write samples of several sources, whose blocks share the processes; files that are there are kept.
 
     Args:
         generators: a generator, or the name of a bundled source, under a name for the progress bar.
-        folders: the folder of each.
+        folders: the folder of each; made if needed.
         n: number of images of each.
         seed: seed of the latents.
         processes: processes that share the work; the bytes do not depend on it.
@@ -120,13 +108,9 @@ def generate_sources(
 
 
 def block_size(generator: Generator | str) -> int:
-    """Images of a generator that are computed together: a power of two that depends on its image size alone.
+    """Images of a generator that are computed together: 32 up to 64 px, 8 at 128 px, 2 at 256 px and 1 from 512 px.
 
-    Args:
-        generator: a generator, or the name of a bundled source, all of which make small images.
-
-    Returns:
-        32 up to 64 px, then 8 at 128 px, 2 at 256 px and 1 from 512 px.
+    A power of two that depends on the image size alone; bundled sources, which may be given by name, make small images.
     """
     if isinstance(generator, str):
         return BLOCK
@@ -135,11 +119,7 @@ def block_size(generator: Generator | str) -> int:
 
 
 def check_reproducible(generator: Generator | str) -> None:
-    """Refuse a generator that says of itself that its images cannot be made again.
-
-    Raises:
-        ValueError: its attribute `reproducible` is False.
-    """
+    """Refuse a generator that says of itself that its images cannot be made again."""
     if not getattr(generator, "reproducible", True):
         raise ValueError(
             "found a generator that draws new noise for each image, so that no image can be made again; expected noise "
@@ -148,15 +128,7 @@ def check_reproducible(generator: Generator | str) -> None:
 
 
 def synthesize_block(generator: Generator, seed: int, start: int) -> Tensor:
-    """Images of one aligned block as a file will hold them.
-
-    Args:
-        generator: the generator.
-        seed: seed of the latents.
-        start: index of the first sample, a multiple of `block_size(generator)`.
-
-    Returns:
-        uint8 `(block_size, 3, H, W)`.
+    """The images of one aligned block as a file will hold them, uint8 `(block_size, 3, H, W)`.
 
     Raises:
         ValueError: start is not a multiple of the block size, or a generator whose images cannot be made again.
@@ -174,20 +146,15 @@ def image_path(folder: Path, index: int) -> Path:
     return folder / f"{index:07d}.png"
 
 
-def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
+def write_png(pixels: NDArray[np.uint8], path: Path, optimize: bool = False) -> None:
     """Write 8-bit RGB pixels `(H, W, 3)` as PNG, atomically; equal pixels give equal bytes, nothing else is stored."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6, optimize=optimize)
     write_bytes(path, buffer.getvalue())
 
 
 def blacken(pixels: NDArray[np.uint8], below: int) -> NDArray[np.uint8]:
-    """Set the values below `below` to 0, channel by channel: one black ground for images of every origin.
-
-    Args:
-        pixels: 8-bit values of any shape.
-        below: 0 to 255; 0 leaves the pixels as they are.
-    """
+    """Set 8-bit values below `below`, 0 to 255, to 0, channel by channel: one black ground for images of any origin."""
     return np.where(pixels < below, np.uint8(0), pixels)
 
 
@@ -257,14 +224,7 @@ def first_samples(source: str, n: int, seed: int) -> Tensor:
 
 
 def save_sheet(images: Tensor, path: Path, columns: int = 8, gap: int = 2) -> None:
-    """Write images side by side, row by row, as one PNG.
-
-    Args:
-        images: uint8 `(n, 3, h, w)`, n at least 1.
-        path: file to write; its folder is made if needed.
-        columns: images per row.
-        gap: white pixels between neighbours.
-    """
+    """Write images uint8 `(n, 3, h, w)` as one PNG, row by row, with `gap` white pixels between neighbours."""
     n, _, height, width = images.shape
     rows = -(-n // columns)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
@@ -272,6 +232,4 @@ def save_sheet(images: Tensor, path: Path, columns: int = 8, gap: int = 2) -> No
         top = gap + (i // columns) * (height + gap)
         left = gap + (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = image
-    buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, format="PNG", optimize=True)
-    write_bytes(path, buffer.getvalue())
+    write_png(sheet, path, optimize=True)

@@ -21,8 +21,6 @@ class Generator(Protocol):
 
     def sample_latents(self, n: int, seed: int, start: int = 0) -> Tensor:
         """Return latents `(n, d)` float32; row i depends on `(seed, start + i)` alone."""
-        ...
 
     def synthesize(self, latents: Tensor) -> Tensor:
         """Map latents `(n, d)` to images `(n, 3, H, W)`, about [0, 1], not clamped, differentiable in the latents."""
-        ...

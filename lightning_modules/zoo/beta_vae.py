@@ -65,7 +65,3 @@ class BetaVAE(GeneratorTraining):
         self.log_dict({"train/reconstruction": reconstruction, "train/kl": divergence}, prog_bar=True)
         bound: Tensor = reconstruction + self.hparams["beta"] * divergence
         return bound
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Follow the decoder with its average."""
-        self.generator_updated()

@@ -56,17 +56,12 @@ class DCGAN(GeneratorTraining):
         fake = self.generator(torch.randn(len(real), self.generator.latent_dim, device=self.device))
 
         # -log D(real) - log(1 - D(fake)), written with softplus of logits
-        discriminator_loss = (
-            F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(fake.detach())).mean()
-        )
-        discriminator_optimiser.zero_grad()
-        self.manual_backward(discriminator_loss)
-        discriminator_optimiser.step()
+        on_real, on_fake = self.discriminator(real), self.discriminator(fake.detach())
+        discriminator_loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
+        self.step(discriminator_optimiser, discriminator_loss)
 
         generator_loss = F.softplus(-self.discriminator(fake)).mean()  # -log D(fake)
-        generator_optimiser.zero_grad()
-        self.manual_backward(generator_loss)
-        generator_optimiser.step()
+        self.step(generator_optimiser, generator_loss)
         self.generator_updated()
         self.log_dict(
             {"train/discriminator_loss": discriminator_loss, "train/generator_loss": generator_loss}, prog_bar=True

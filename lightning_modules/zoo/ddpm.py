@@ -56,9 +56,7 @@ class DDPM(GeneratorTraining):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a linear warm-up."""
         optimiser = torch.optim.AdamW(self.generator.parameters(), lr=self.hparams["learning_rate"], weight_decay=0.0)
-        warmup = self.hparams["warmup"]
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda update: min(1.0, (update + 1) / warmup))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.warmed_up(optimiser)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean squared error of v (Salimans & Ho 2022, App. D)."""
@@ -68,7 +66,3 @@ class DDPM(GeneratorTraining):
         loss = F.mse_loss(self.generator.predict(noised, time), target)
         self.log("train/loss", loss, prog_bar=True)
         return loss
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Follow the UNet with its average."""
-        self.generator_updated()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import save as save_safetensors
+from torch import nn
 from tqdm import tqdm
 
 from lightning_modules import zoo
@@ -35,19 +36,13 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, images: int = 0, licenc
         images: ship this many first samples of seed 0 as well, a multiple of the block size; 0 ships none.
         licence: licence of the weights.
 
-    Returns:
-        Name of the source.
-
     Raises:
         FileNotFoundError: no `config.yaml` in the run folder.
         ValueError: the run did not train a generator, or `images` is no multiple of the block size.
     """
     if images % BLOCK:
         raise ValueError(f"found images={images}, expected a multiple of {BLOCK}")
-    config_path = checkpoint.parent.parent / "config.yaml"
-    if not config_path.is_file():
-        raise FileNotFoundError(f"found no {config_path}; give last.ckpt in the checkpoints/ of a run of train.py")
-    config = yaml.safe_load(config_path.read_text())
+    config = read_config(checkpoint)
     module = load_training(config["model"]["class_path"], checkpoint)
     if (training := read_training_state(checkpoint)) is not None and training.warning is not None:
         print(f"warning: {training.warning}", file=sys.stderr)
@@ -68,10 +63,9 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, images: int = 0, licenc
         facts = {key: str(entry[key]) for key in ("training_set", "seed", "steps", "licence")}
         write_generator(replace(stored, origin={**stored.origin, **facts}), path, half=True)
     else:
-        state = module.average.module.state_dict()
-        halved = {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
-        write_bytes(path, save_safetensors({key: v.contiguous() for key, v in halved.items()}))
-        entry["arguments"] = {name: _plain(module.hparams[name]) for name in module.generator_arguments}
+        write_bytes(path, halved(module.average.module))
+        given = {name: module.hparams[name] for name in module.generator_arguments}
+        entry["arguments"] = {name: list(v) if isinstance(v, tuple) else v for name, v in given.items()}
     entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     _update_manifest(out, module.source, entry)
     if images:
@@ -80,12 +74,22 @@ def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, images: int = 0, licenc
     return module.source
 
 
-def load_training(class_path: str, checkpoint: Path) -> GeneratorTraining:
-    """Rebuild a training of the zoo from its checkpoint, reading tensors and plain values only.
+def read_config(checkpoint: Path) -> Any:
+    """The config of the run that a checkpoint lies in the `checkpoints/` of."""
+    path = checkpoint.parent.parent / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"found no {path}; give last.ckpt in the checkpoints/ of a run of train.py")
+    return yaml.safe_load(path.read_text())
 
-    Raises:
-        ValueError: the class is not one of the zoo.
-    """
+
+def halved(network: nn.Module) -> bytes:
+    """The weights of a network in half precision, as safetensors."""
+    state = {key: v.half() if v.is_floating_point() else v for key, v in network.state_dict().items()}
+    return save_safetensors({key: v.contiguous() for key, v in state.items()})
+
+
+def load_training(class_path: str, checkpoint: Path) -> GeneratorTraining:
+    """Rebuild a training of the zoo from its checkpoint, reading tensors and plain values only."""
     known = {f"lightning_modules.zoo.{name}": getattr(zoo, name) for name in zoo.__all__}
     if class_path not in known:
         raise ValueError(f"found a run of {class_path}, expected one of {', '.join(sorted(known))}")
@@ -114,7 +118,3 @@ def _update_manifest(out: Path, source: str, entry: dict[str, Any]) -> None:
     manifest = yaml.safe_load(path.read_text()) if path.is_file() else {}
     manifest[source] = entry
     write_text(path, yaml.safe_dump(dict(sorted(manifest.items())), sort_keys=False))
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

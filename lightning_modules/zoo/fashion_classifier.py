@@ -10,13 +10,13 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 import yaml
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from datamodules.images.image_io import to_tensor
 from datamodules.real import RealSet, load_real_set
 from lightning_modules.common.files import write_bytes, write_text
 from lightning_modules.metrics.fashion_cnn import CLASSES, WEIGHTS_FOLDER, FashionCNN, load_fashion_cnn
+from lightning_modules.zoo.export import halved, read_config
 
 
 class FashionClassifier(pl.LightningModule):
@@ -55,15 +55,13 @@ class FashionClassifier(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a mirrored and shifted batch."""
-        loss, accuracy = self._scored(augment(batch["image"], self.hparams["shift"]), batch["label"])
-        self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, prog_bar=True)
-        return loss
-
-    def _scored(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        labels = batch["label"]
         if bool(((labels < 0) | (labels >= CLASSES)).any()):
             raise ValueError(f"found labels {sorted(set(labels.tolist()))}; expected a set with classes 0 .. 9")
-        logits = self.network(images)
-        return F.cross_entropy(logits, labels), (logits.argmax(dim=1) == labels).float().mean()
+        logits = self.network(augment(batch["image"], self.hparams["shift"]))
+        loss, accuracy = F.cross_entropy(logits, labels), (logits.argmax(dim=1) == labels).float().mean()
+        self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, prog_bar=True)
+        return loss
 
 
 def augment(images: Tensor, shift: int) -> Tensor:
@@ -93,30 +91,23 @@ def accuracy(network: FashionCNN, real_set: RealSet) -> float:
 
 
 def export(checkpoint: Path, out: Path = WEIGHTS_FOLDER, test_set: str = "fashion") -> Path:
-    """Write the network of a training checkpoint in half precision, with its description beside it.
+    """Write the network of a training checkpoint in half precision, with its description beside it; returns its file.
 
     Args:
         checkpoint: `checkpoints/last.ckpt` of a run folder of `train.py`, whose `config.yaml` lies above it.
         out: folder for `fashion_cnn.safetensors` and `fashion_cnn.yaml`.
         test_set: set whose test split the exported weights are tested on, for the description.
 
-    Returns:
-        The weights' file.
-
     Raises:
         FileNotFoundError: no `config.yaml` in the run folder, or no test images.
     """
     tested = load_real_set(test_set, split="test")
-    config_path = checkpoint.parent.parent / "config.yaml"
-    if not config_path.is_file():
-        raise FileNotFoundError(f"found no {config_path}; give last.ckpt in the checkpoints/ of a run of train.py")
-    config = yaml.safe_load(config_path.read_text())
+    config = read_config(checkpoint)
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     hparams = {key: value for key, value in content["hyper_parameters"].items() if not key.startswith("_")}
     module = FashionClassifier(**hparams)
     module.load_state_dict(content["state_dict"])
-    state = module.network.state_dict()
-    weights = save_safetensors({key: v.half() if v.is_floating_point() else v for key, v in state.items()})
+    weights = halved(module.network)
     entry = {
         "weights": "fashion_cnn.safetensors",
         "sha256": hashlib.sha256(weights).hexdigest(),

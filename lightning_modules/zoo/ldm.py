@@ -15,16 +15,7 @@ from torch import Tensor
 from lightning_modules.common.images import to_uint8
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.image_writing import save_sheet
-from lightning_modules.generators.latent_diffusion.first_stage import (
-    PatchDiscriminator,
-    adaptive_weight,
-    codebook_use,
-    fill_codebook,
-    hinge_loss,
-    quantise,
-    restart_codes,
-    straight_through,
-)
+from lightning_modules.generators.latent_diffusion import first_stage
 from lightning_modules.zoo.training import GeneratorTraining
 
 
@@ -159,7 +150,7 @@ class LatentDiffusion(GeneratorTraining):
         super().__init__(LatentDiffusionGenerator(**arguments), ema_decay)
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.discriminator = PatchDiscriminator()
+        self.discriminator = first_stage.PatchDiscriminator()
         signal = make_scheduler(arguments["scheduler"]).alphas_cumprod.sqrt().float()
         self.register_buffer("signal", signal, persistent=False)
         self.register_buffer("counts", torch.zeros(codes))
@@ -215,40 +206,38 @@ class LatentDiffusion(GeneratorTraining):
         latents = stage.encode(images)
         vectors = latents.detach().permute(0, 2, 3, 1).flatten(0, 2)
         if update == 0:
-            fill_codebook(stage.codebook, vectors)
-        codes, numbers = quantise(latents, stage.codebook)
+            first_stage.fill_codebook(stage.codebook, vectors)
+        codes, numbers = first_stage.quantise(latents, stage.codebook)
         self.counts += torch.bincount(numbers.flatten(), minlength=len(self.counts))
-        reconstruction = stage.decode_codes(straight_through(latents, codes))
+        reconstruction = stage.decode_codes(first_stage.straight_through(latents, codes))
         error = F.l1_loss(reconstruction, images)
         commitment = F.mse_loss(latents, codes.detach())
         loss = error + F.mse_loss(codes, latents.detach()) + 0.25 * commitment
         judged = self.hparams["adversarial_weight"] > 0 and update >= self.hparams["adversarial_from"]
         if judged:
             adversarial = -self.discriminator(reconstruction).mean()
-            balance = adaptive_weight(error, adversarial, stage.model.decoder.conv_out.weight)
+            balance = first_stage.adaptive_weight(error, adversarial, stage.model.decoder.conv_out.weight)
             loss = loss + self.hparams["adversarial_weight"] * balance * adversarial
-        self._step(optimiser, loss)
+        self.step(optimiser, loss)
         if judged:
-            judgement = hinge_loss(self.discriminator(images), self.discriminator(reconstruction.detach()))
-            self._step(discriminator_optimiser, judgement)
+            judgement = first_stage.hinge_loss(self.discriminator(images), self.discriminator(reconstruction.detach()))
+            self.step(discriminator_optimiser, judgement)
             self.log("train/discriminator_loss", judgement)
         self.log("train/reconstruction_error", error, prog_bar=True)
         self.log("train/commitment", commitment)
 
         if (update + 1) % self.hparams["restart_every"] == 0:
-            used, perplexity = codebook_use(self.counts)
+            used, perplexity = first_stage.codebook_use(self.counts)
             self.log_dict({"train/codes_used": used, "train/perplexity": perplexity}, prog_bar=True)
             if rate > 0.5:  # a code that starts late would not settle
-                restart_codes(stage.codebook, vectors, self.counts == 0)
+                first_stage.restart_codes(stage.codebook, vectors, self.counts == 0)
             self.counts.zero_()
 
     def unet_update(self, images: Tensor) -> None:
         """Predict v of noised latents (Salimans & Ho 2022, App. D)."""
-        optimiser = self.optimisers()[2]
-        first = self.hparams["first_stage_updates"]
-        optimiser.param_groups[0]["lr"] = self.hparams["learning_rate"] * min(
-            1.0, (self.updates - first + 1) / self.hparams["warmup"]
-        )
+        optimiser, first = self.optimisers()[2], self.hparams["first_stage_updates"]
+        rise = min(1.0, (self.updates - first + 1) / self.hparams["warmup"])
+        optimiser.param_groups[0]["lr"] = self.hparams["learning_rate"] * rise
         with torch.no_grad():
             latents = self.generator.first_stage.encode(images)
             if self.updates == first:
@@ -260,10 +249,11 @@ class LatentDiffusion(GeneratorTraining):
         noise = torch.randn_like(latents)
         predicted = self.generator.unet(alpha * latents + sigma * noise, time)
         loss = F.mse_loss(predicted, alpha * noise - sigma * latents)
-        self._step(optimiser, loss)
+        self.step(optimiser, loss)
         self.log("train/loss", loss, prog_bar=True)
 
-    def _step(self, optimiser: Any, loss: Tensor) -> None:
+    def step(self, optimiser: Any, loss: Tensor) -> None:
+        """One update with the norm of its gradient limited to 1."""
         optimiser.zero_grad()
         self.manual_backward(loss)
         self.clip_gradients(optimiser, gradient_clip_val=1.0, gradient_clip_algorithm="norm")

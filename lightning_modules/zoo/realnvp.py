@@ -59,9 +59,7 @@ class RealNVP(GeneratorTraining):
         """Adam with a linear warm-up."""
         # fused: with dense layers this wide the plain update takes a third of a step
         optimiser = torch.optim.Adam(self.generator.parameters(), lr=self.hparams["learning_rate"], fused=True)
-        warmup = self.hparams["warmup"]
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda update: min(1.0, (update + 1) / warmup))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.warmed_up(optimiser)
 
     def on_train_start(self) -> None:
         """Take the principal axes from the first training images, unless a checkpoint brought them."""
@@ -85,7 +83,3 @@ class RealNVP(GeneratorTraining):
         bits: Tensor = nats / (DIM * math.log(2)) + 8
         self.log("train/bits_per_dim", bits, prog_bar=True)
         return bits
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Follow the flow with its average."""
-        self.generator_updated()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -79,11 +79,8 @@ class StyleGAN2(GeneratorTraining):
         optimisers: list[torch.optim.Optimizer] = []
         for network, interval in ((self.discriminator, "r1_interval"), (self.generator, "path_length_interval")):
             share = self.hparams[interval] / (self.hparams[interval] + 1)
-            optimisers.append(
-                torch.optim.Adam(
-                    network.parameters(), lr=self.hparams["learning_rate"] * share, betas=(0.0, 0.99**share)
-                )
-            )
+            rate, betas = self.hparams["learning_rate"] * share, (0.0, 0.99**share)
+            optimisers.append(torch.optim.Adam(network.parameters(), lr=rate, betas=betas))
         return optimisers
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -100,28 +97,23 @@ class StyleGAN2(GeneratorTraining):
         with torch.no_grad():
             fake = self._images(self._styles(len(real)))
         loss = F.softplus(self.discriminator(fake)).mean() + F.softplus(-self.discriminator(real)).mean()
-        self._step(discriminator_optimiser, loss)
+        self.step(discriminator_optimiser, loss)
         if update % self.hparams["r1_interval"] == 0:
-            self._step(discriminator_optimiser, self._r1(real) * self.hparams["r1_interval"])
+            self.step(discriminator_optimiser, self._r1(real) * self.hparams["r1_interval"])
 
         styles = self._styles(len(real))
         self.discriminator.requires_grad_(False)
         generator_loss = F.softplus(-self.discriminator(self._images(styles))).mean()
-        self._step(generator_optimiser, generator_loss)
+        self.step(generator_optimiser, generator_loss)
         self.discriminator.requires_grad_(True)
         if update % self.hparams["path_length_interval"] == 0:
             penalty = self._path_length(max(1, len(real) // 2))
-            self._step(generator_optimiser, penalty * self.hparams["path_length_interval"])
+            self.step(generator_optimiser, penalty * self.hparams["path_length_interval"])
 
         with torch.no_grad():
             self.generator.mapping.mean.lerp_(styles.detach()[:, 0].mean(dim=0), 0.005)
         self.generator_updated()
         self.log_dict({"train/discriminator_loss": loss, "train/generator_loss": generator_loss}, prog_bar=True)
-
-    def _step(self, optimiser: Any, loss: Tensor) -> None:
-        optimiser.zero_grad()
-        self.manual_backward(loss)
-        optimiser.step()
 
     def _styles(self, n: int) -> Tensor:
         """Styles in W+ `(n, styles, w_dim)` of random z; some images change to a second style at a random layer."""

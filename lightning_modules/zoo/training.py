@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -69,6 +70,23 @@ class GeneratorTraining(pl.LightningModule):
     def generator_updated(self) -> None:
         """Take the generator's new weights into the average; to be called after each of its updates."""
         self.average.update_parameters(self.generator)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Follow the generator with its average, unless the module steps by itself."""
+        if self.automatic_optimization:
+            self.generator_updated()
+
+    def step(self, optimiser: Any, loss: Tensor) -> None:
+        """One update of a module that steps by itself."""
+        optimiser.zero_grad()
+        self.manual_backward(loss)
+        optimiser.step()
+
+    def warmed_up(self, optimiser: torch.optim.Optimizer) -> OptimizerLRScheduler:
+        """An optimiser whose learning rate rises linearly over the first `warmup` updates."""
+        warmup = self.hparams["warmup"]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda update: min(1.0, (update + 1) / warmup))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @contextmanager
     def averaged_generator(self) -> Iterator[Any]:

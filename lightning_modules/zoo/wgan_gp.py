@@ -69,15 +69,11 @@ class WGANGP(GeneratorTraining):
         distance = self.critic(real).mean() - self.critic(fake).mean()  # estimate of the Wasserstein distance
         mix = torch.rand(len(real), 1, 1, 1, device=self.device)
         penalty = gradient_penalty(self.critic, real, fake, mix)
-        critic_optimiser.zero_grad()
-        self.manual_backward(self.hparams["penalty"] * penalty - distance)
-        critic_optimiser.step()
+        self.step(critic_optimiser, self.hparams["penalty"] * penalty - distance)
         self.log_dict({"train/wasserstein": distance, "train/gradient_penalty": penalty}, prog_bar=True)
 
         if (batch_idx + 1) % self.hparams["critic_updates"] == 0:
             generator_loss = -self.critic(self.generator(torch.randn_like(latents))).mean()
-            generator_optimiser.zero_grad()
-            self.manual_backward(generator_loss)
-            generator_optimiser.step()
+            self.step(generator_optimiser, generator_loss)
             self.generator_updated()
             self.log("train/generator_loss", generator_loss)

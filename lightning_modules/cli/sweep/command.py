@@ -17,15 +17,8 @@ from lightning_modules.cli.sweep.points import Point, command_of, program_argume
 from lightning_modules.cli.sweep.runs import PointRun, run_points
 from lightning_modules.common.files import check_folder, write_bytes, write_text
 from lightning_modules.common.shipped import find_config, program
+from lightning_modules.reporting import sweep_table
 from lightning_modules.reporting.run_files import read_metrics
-from lightning_modules.reporting.sweep_table import (
-    CLEAN,
-    SweepPoint,
-    heading,
-    sweep_csv,
-    sweep_markdown,
-    trade_off_points,
-)
 
 PROG = program("sweep")
 DESCRIPTION = """Run every point of a W&B sweep file here, each in its own process and run folder below --out.
@@ -36,13 +29,7 @@ TRAIN = Path(__file__).resolve().parents[3] / "train.py"
 
 
 def sweep(args: list[str]) -> Path:
-    """Run a sweep.
-
-    Args:
-        args: the command line.
-
-    Returns:
-        The folder: `sweep.csv`, `sweep.md`, `trade_off.png` where there is something to draw, and a folder a point.
+    """Run a sweep; returns its folder: `sweep.csv`, `sweep.md`, a folder a point, and `trade_off.png` where one can be.
 
     Raises:
         SystemExit: the file or the request is wrong (nothing has run), or some points failed (the others are done).
@@ -71,10 +58,7 @@ def sweep(args: list[str]) -> Path:
     check_folder(out, "--out")
     with _alone(out) as lock, _terminated_like_interrupted():
         states = run_points(runs, asked.processes, lock)
-        marks = [own is not None and point.settings == own for point in points]
-        results = [
-            _result(point, out, states[run.label], mark) for point, run, mark in zip(points, runs, marks, strict=True)
-        ]
+        results = [_result(point, out, states[point.label], point.settings == own) for point in points]
         write_results(out, results, file)
     print(out)
     failed = [result.label for result in results if not result.metrics]
@@ -83,23 +67,22 @@ def sweep(args: list[str]) -> Path:
     return out
 
 
-def write_results(out: Path, results: list[SweepPoint], file: Sweep) -> None:
+def write_results(out: Path, results: list[sweep_table.SweepPoint], file: Sweep) -> None:
     """Write the tables, and the figure where a point has both an accuracy and an FID; print the readable table."""
-    table = sweep_markdown(results, f"Sweep {file.path.stem}", file.metric)
-    write_text(out / "sweep.csv", sweep_csv(results))
+    table = sweep_table.sweep_markdown(results, f"Sweep {file.path.stem}", file.metric)
+    write_text(out / "sweep.csv", sweep_table.sweep_csv(results))
     write_text(out / "sweep.md", table)
     print(table)
-    drawn, along = trade_off_points(results, file.metric)
+    drawn, along = sweep_table.trade_off_points(results, file.metric)
     figure = out / "trade_off.png"
     if drawn:
         from lightning_modules.reporting.figures.style import to_png
         from lightning_modules.reporting.figures.trade_off import trade_off_figure
 
-        name = heading(file.metric or CLEAN)
+        name = sweep_table.heading(file.metric or sweep_table.CLEAN)
         counts = " / ".join(f"{count:,}" for count in sorted({point.quality.n for point in drawn}))
         quality = f"FID of marked to unmarked images, n = {counts}"  # the distance depends on n
-        labels = {"quality_name": quality, "accuracy_name": name, "order_name": along}
-        write_bytes(figure, to_png(trade_off_figure(drawn, **labels)))
+        write_bytes(figure, to_png(trade_off_figure(drawn, quality_name=quality, accuracy_name=name, order_name=along)))
     else:
         figure.unlink(missing_ok=True)  # of an earlier call, with other points
         print("no trade_off.png: no point has both the sweep's metric and test/quality/fid_own")
@@ -134,9 +117,8 @@ def _settings(arguments: list[str]) -> Any:
 def _check_arguments(file: Sweep, points: list[Point], commands: list[list[str]]) -> dict[str, Any] | None:
     """Let train.py's parser read every point's arguments, so that a wrong name ends the sweep before it starts.
 
-    Returns:
-        The settings that the config has by itself, or None where no point can have them: another program, a name
-        that the config lacks, or a parameter that the sweep fixes at another value.
+    Returns the settings that the config has by itself; None where no point can have them: another program, a name that
+    the config lacks, or a parameter that the sweep fixes at another value.
     """
     if program_words(file) == (file.program,) and Path(file.program).resolve() != TRAIN:
         return None
@@ -155,17 +137,16 @@ def _check_arguments(file: Sweep, points: list[Point], commands: list[list[str]]
     return {name: found[path] for path, name in file.varying().items()}
 
 
-def _result(point: Point, out: Path, state: str, mark: bool) -> SweepPoint:
+def _result(point: Point, out: Path, state: str, mark: bool) -> sweep_table.SweepPoint:
     metrics = read_metrics(out / point.folder) if state == "finished" else {}
-    return SweepPoint(point.label, point.settings, state, point.folder, metrics, mark)
+    return sweep_table.SweepPoint(point.label, point.settings, state, point.folder, metrics, mark)
 
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[int]:
-    """Hold the sweep's folder: two calls at once would write into the same run folders.
+    """Hold the sweep's folder, since two calls at once would write into the same run folders; yields the descriptor.
 
-    Yields:
-        The descriptor that holds it; a point that has it too keeps the folder held when this process is killed.
+    A point that has the descriptor too keeps the folder held when this process is killed.
     """
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as lock:

@@ -36,33 +36,22 @@ class SweepError(ValueError):
 class Choice:
     """A parameter that takes one of several values.
 
-    Attributes:
-        values: at least one.
-        fixed: whether the file gives a `value`, no list; a list of one is part of a point's name, so that the list can
-            grow and the point keeps its folder.
+    A list of one is not `fixed`: it is part of a point's name, so the list can grow and the point keeps its folder.
     """
 
-    values: tuple[Any, ...]
-    fixed: bool = False
+    values: tuple[Any, ...]  # at least one
+    fixed: bool = False  # whether the file gives a `value`, no list
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file.
-
-    Attributes:
-        path: where it was read.
-        program: the script that every point runs.
-        metric: name of the metric that the sweep is about; None where the file has none.
-        command: words of a point's command, with W&B's macros.
-        parameters: what varies and what is fixed, by path: `("model.init_args.sigma",)`, longer where it is nested.
-    """
+    """A sweep file."""
 
     path: Path
-    program: str
-    metric: str | None
-    command: tuple[str, ...]
-    parameters: Mapping[tuple[str, ...], Choice]
+    program: str  # the script that every point runs
+    metric: str | None  # what the sweep is about; None where the file has none
+    command: tuple[str, ...]  # words of a point's command, with W&B's macros
+    parameters: Mapping[tuple[str, ...], Choice]  # what varies and what is fixed, by path
 
     def varying(self) -> dict[tuple[str, ...], str]:
         """Parameters that the file gives lists for, by path, with the last dotted part as name.
@@ -75,11 +64,7 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep file.
-
-    Raises:
-        SweepError: there is no such file, or it cannot be run here; the message names the key and what it should be.
-    """
+    """Read a sweep file; a SweepError names the key that cannot be run here and what it should be."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

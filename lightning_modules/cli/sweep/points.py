@@ -20,15 +20,10 @@ _ENVIRONMENT = re.compile(r"\$\{envvar:([^}]*)\}")
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a sweep.
+    """One point of a sweep."""
 
-    Attributes:
-        settings: the values of what varies, by the shortest name that tells the parameters apart.
-        arguments: what `${args}` stands for: `--name=value` of every parameter.
-    """
-
-    settings: Mapping[str, Any]
-    arguments: tuple[str, ...]
+    settings: Mapping[str, Any]  # of what varies, by the shortest name that tells the parameters apart
+    arguments: tuple[str, ...]  # what `${args}` stands for: `--name=value` of every parameter
 
     @property
     def label(self) -> str:
@@ -55,11 +50,7 @@ def sweep_points(sweep: Sweep) -> list[Point]:
 
 
 def command_of(sweep: Sweep, point: Point) -> list[str]:
-    """The words of a point's command, as W&B's agent would run it, with this interpreter for `${interpreter}`.
-
-    Raises:
-        SweepError: the command asks for an environment variable that is not set.
-    """
+    """The words of a point's command, as W&B's agent would run it, with this interpreter for `${interpreter}`."""
     words: list[str] = []
     for word in sweep.command:
         if word == "${args}":

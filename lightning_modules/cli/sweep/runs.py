@@ -24,19 +24,12 @@ GRACE_SECONDS = 10.0  # for a point to end by itself, as Lightning and W&B do in
 
 @dataclass(frozen=True)
 class PointRun:
-    """A point to run.
+    """A point to run."""
 
-    Attributes:
-        label: what it is called, unique within the sweep.
-        folder: its run folder, absolute; the program is given it as `--run_dir`.
-        program: the script, or the last word that names the program.
-        command: all words, the script among them.
-    """
-
-    label: str
-    folder: Path
-    program: str
-    command: list[str]
+    label: str  # unique within the sweep
+    folder: Path  # absolute; the program is given it as `--run_dir`
+    program: str  # the script, or the last word that names the program
+    command: list[str]  # all words, the script among them
 
     def record(self) -> dict[str, Any]:
         """What decides whether an earlier run was the same: program, arguments, content of the configs they name."""
@@ -69,16 +62,8 @@ class _Running:
 def run_points(runs: list[PointRun], processes: int, lock: int) -> dict[str, str]:
     """Run what is not finished, `processes` at a time; a point that fails does not stop the others.
 
-    Args:
-        runs: all points of the sweep.
-        processes: how many run at the same time; the cores are divided among them unless `OMP_NUM_THREADS` is set.
-        lock: a file descriptor that every point holds open while it runs.
-
-    Returns:
-        `finished`, or what went wrong, by label.
-
-    Raises:
-        KeyboardInterrupt: the points that ran have been ended.
+    The cores are divided among the points that run unless `OMP_NUM_THREADS` is set. Each of them holds the file
+    descriptor `lock` open. An interrupt ends them. Returns `finished`, or what went wrong, by label.
     """
     states = {run.label: "finished" for run in runs if run.is_finished()}
     waiting = [run for run in runs if run.label not in states]

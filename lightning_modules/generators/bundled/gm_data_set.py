@@ -30,23 +30,15 @@ class Pictures(Protocol):
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """Image `index`, uint8 `(H, W, 3)`."""
-        ...
 
 
 @dataclass(frozen=True)
 class Reals:
-    """Real images of one folder of the data set.
-
-    Attributes:
-        pictures: the images to draw from, uint8 `(H, W, 3)` each.
-        n: how many to draw.
-        origin: the set and split they come from, for `sources.yaml`.
-        licence: licence of the set.
-    """
+    """Real images of one folder of the data set."""
 
     pictures: Pictures
-    n: int
-    origin: str
+    n: int  # how many to draw
+    origin: str  # the set and split they come from, for `sources.yaml`
     licence: str
 
 

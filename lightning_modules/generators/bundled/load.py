@@ -37,11 +37,7 @@ Sources that are not in the table are stored as generator files (`checkpoints.ow
 
 
 def load_bundled(name: str, folder: Path = WEIGHTS_FOLDER) -> GreyGenerator:
-    """Load a shipped source: float32, frozen, on the CPU.
-
-    Args:
-        name: source, `<family>-<model>`.
-        folder: folder with the manifest and the weights.
+    """Load a shipped source `<family>-<model>`, by the manifest of `folder`: float32, frozen, on the CPU.
 
     Raises:
         ValueError: no such source, or weights that are not the ones the manifest describes.
@@ -59,11 +55,7 @@ def load_bundled(name: str, folder: Path = WEIGHTS_FOLDER) -> GreyGenerator:
 
 
 def build_network(name: str, arguments: dict[str, Any]) -> GreyGenerator:
-    """Build the untrained network of a source of `NETWORKS`; imports only that network's module.
-
-    Raises:
-        ValueError: no network of that name.
-    """
+    """Build the untrained network of a source of `NETWORKS`; imports only that network's module."""
     network: GreyGenerator = NETWORKS.load(name)(**arguments)
     return network
 

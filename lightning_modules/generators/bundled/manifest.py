@@ -43,12 +43,7 @@ def bundled_sources(folder: Path = WEIGHTS_FOLDER) -> list[str]:
 
 
 def shipped_images(name: str, seed: int, folder: Path = WEIGHTS_FOLDER) -> NDArray[np.uint8]:
-    """Return the first images of a source that are shipped because sampling them takes long.
-
-    Args:
-        name: source, `<family>-<model>`.
-        seed: the seed the images are wanted for.
-        folder: folder with the manifest and the images.
+    """The first images of a source that are shipped because sampling them takes long.
 
     Returns:
         uint8 `(n, 28, 28)`, grey, without frame: samples 0 .. n-1 of that seed. n is 0 if none are shipped for it.
@@ -66,22 +61,13 @@ def shipped_images(name: str, seed: int, folder: Path = WEIGHTS_FOLDER) -> NDArr
 
 
 def manifest_entry(name: str, folder: Path) -> dict[str, Any]:
-    """The manifest's entry of one source.
-
-    Raises:
-        ValueError: no such source; names the nearest.
-    """
+    """The manifest's entry of one source; a ValueError names the nearest."""
     manifest = read_manifest(folder)
     return manifest[check_name("bundled source", name, manifest)]
 
 
 def read_checked(path: Path, expected: str) -> bytes:
-    """The content of a shipped file whose SHA-256 is `expected`.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: its content is another.
-    """
+    """The content of a shipped file, which must be there and have the SHA-256 `expected`."""
     if not path.is_file():
         raise FileNotFoundError(f"found no {path}, though the manifest names it; restore it from the repository")
     content = path.read_bytes()

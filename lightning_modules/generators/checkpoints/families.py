@@ -28,17 +28,11 @@ TENSORFLOW = ("dnnlib.tflib.network.Network", "tfutil.Network")
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of checkpoint.
+    """A kind of checkpoint."""
 
-    Attributes:
-        name: with its article, as it stands after "found".
-        signs: pieces of dotted names, a dot before each; all of them occur among the names of such a checkpoint.
-        advice: what to do.
-    """
-
-    name: str
-    signs: tuple[str, ...]
-    advice: str = OWN_CODE
+    name: str  # with its article, as it stands after "found"
+    signs: tuple[str, ...]  # pieces of dotted names, a dot before each; all of them occur in such a checkpoint
+    advice: str = OWN_CODE  # what to do
 
 
 GIVE_PICKLE = "give the .pkl itself, which says besides how features are scaled and clamped"
@@ -53,8 +47,7 @@ PICKLED = (
     Family("a StyleGAN3 generator", (".input.freqs", ".input.phases")),
     Family("a FastGAN generator of Projected GAN or StyleGAN-XL", (".to_big.", ".feat_8.")),
     Family(
-        "a class-conditional StyleGAN2 generator, expected an unconditional one",
-        (".mapping.embed.", ".synthesis.b4."),
+        "a class-conditional StyleGAN2 generator, expected an unconditional one", (".mapping.embed.", ".synthesis.b4.")
     ),
 )
 """What a network pickle of NVIDIA's kind can hold besides an unconditional StyleGAN2."""
@@ -72,8 +65,7 @@ CONDITIONAL = (
         "a Stable Diffusion 2 checkpoint in one file", (".diffusion_model.", ".cond_stage_model.model."), SINGLE_FILE
     ),
     Family(
-        "a class-conditional latent diffusion",
-        (".attn2.to_k.", ".first_stage_model.", ".cond_stage_model.embedding."),
+        "a class-conditional latent diffusion", (".attn2.to_k.", ".first_stage_model.", ".cond_stage_model.embedding.")
     ),
 )
 """Latent diffusions in one file that follow a text or a class, with their first stage or without."""
@@ -130,12 +122,7 @@ PIPELINES = {
     "Kandinsky": "Kandinsky",
     "Wuerstchen": "Wuerstchen",
     "IF": "DeepFloyd IF, a pixel diffusion",
-    "DDPM": PIXELS,
-    "DDIM": PIXELS,
-    "PNDM": PIXELS,
-    "ScoreSde": PIXELS,
-    "KarrasVe": PIXELS,
-    "ConsistencyModel": PIXELS,
+    **dict.fromkeys(("DDPM", "DDIM", "PNDM", "ScoreSde", "KarrasVe", "ConsistencyModel"), PIXELS),
 }
 """What pipelines of diffusers hold whose parts no reader takes, by how their class begins; the longest counts."""
 FOLDERS = "an unconditional latent diffusion (vqvae or vae with a UNet2DModel) or Stable Diffusion 1 or 2"
@@ -148,15 +135,9 @@ def family_of(names: Iterable[str], families: Iterable[Family] = LOOSE) -> Famil
 
 
 def refuse_other_families(names: Iterable[str], begin: str, class_name: str = "") -> None:
-    """Refuse a network pickle whose network is no unconditional StyleGAN2.
+    """Refuse a network pickle of NVIDIA's kind whose network is no unconditional StyleGAN2.
 
-    Args:
-        names: of its tensors.
-        begin: how the message begins, up to and with "found".
-        class_name: the network's class, as the pickle names it.
-
-    Raises:
-        CheckpointError: names the family.
+    The names of its tensors and the network's `class_name` tell; the message begins with `begin`, up to "found".
     """
     family = SUPER_RESOLUTION if class_name.endswith("SuperresGenerator") else family_of(names, PICKLED)
     if family is not None:
@@ -164,16 +145,7 @@ def refuse_other_families(names: Iterable[str], begin: str, class_name: str = ""
 
 
 def refuse_known(content: Any, file: str, families: Iterable[Family] = LOOSE) -> None:
-    """Refuse the content of a torch file or pickle that belongs to a family without a reader.
-
-    Args:
-        content: what `read_tensor_pickle` gave.
-        file: name of the file, for the message.
-        families: those it may belong to.
-
-    Raises:
-        CheckpointError: names the family and says what to do.
-    """
+    """Refuse what `read_tensor_pickle` gave of a file, where it belongs to a family without a reader."""
     networks = [one for one in _members(content) if isinstance(one, PickledObject) and one.class_name in TENSORFLOW]
     if networks:
         raise CheckpointError(f"{file}: found {_tensorflow_family(networks[-1])}")

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lightning_modules.generators.checkpoints.stored import CheckpointError
+from lightning_modules.generators.checkpoints.stored import CheckpointError, first_of
 from lightning_modules.generators.latent_diffusion.diffusers_folder import refuse_other_pipelines
 from lightning_modules.generators.latent_diffusion.diffusers_weights import WEIGHTS, weight_files
 from lightning_modules.generators.latent_diffusion.prompts import EMBEDDINGS_FILE, PROMPTS_FILE, TEXT_WEIGHTS
@@ -22,19 +22,8 @@ CHECKPOINTS = (".safetensors", ".pkl", ".pt", ".pth", ".ckpt", ".bin")
 """Endings of files that a reader may take."""
 FILES = (
     *CHECKPOINTS,
-    ".pickle",
-    ".zip",
-    ".tar",
-    ".gz",
-    ".yaml",
-    ".yml",
-    ".json",
-    ".onnx",
-    ".h5",
-    ".npz",
-    ".png",
-    ".txt",
-)
+    ".pickle", ".zip", ".tar", ".gz", ".yaml", ".yml", ".json", ".onnx", ".h5", ".npz", ".png", ".txt",
+)  # fmt: skip
 """Endings of names that are meant as files, and no repository's."""
 _WORD = r"[A-Za-z0-9][\w.-]{0,95}"
 _ID = re.compile(rf"(?P<repository>{_WORD}/{_WORD})(@(?P<revision>refs/(pr|convert)/[\w.-]+|[\w.-]+))?")
@@ -44,17 +33,11 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 @dataclass(frozen=True)
 class HubName:
-    """A checkpoint of the hub.
+    """A checkpoint of the hub."""
 
-    Attributes:
-        repository: `ORG/NAME`.
-        revision: branch, tag or commit; None for the repository's main branch.
-        file: the checkpoint's path in the repository; None where the whole is one diffusers folder or one checkpoint.
-    """
-
-    repository: str
-    revision: str | None = None
-    file: str | None = None
+    repository: str  # `ORG/NAME`
+    revision: str | None = None  # branch, tag or commit; None for the main branch
+    file: str | None = None  # its path; None where the whole is one diffusers folder or one checkpoint
 
     def __str__(self) -> str:
         revision = "" if self.revision is None else f"@{self.revision}"
@@ -63,17 +46,11 @@ class HubName:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A checkpoint that was fetched.
+    """A checkpoint that was fetched."""
 
-    Attributes:
-        path: of the file or folder in the cache.
-        name: the checkpoint's, with the commit as its revision: it gives the same files for ever.
-        cached: whether it is the copy in the cache, since the hub was not reached.
-    """
-
-    path: Path
-    name: HubName
-    cached: bool
+    path: Path  # of the file or folder in the cache
+    name: HubName  # with the commit as its revision: it gives the same files for ever
+    cached: bool  # whether the hub was not reached and this is an earlier copy
 
     @property
     def note(self) -> str:
@@ -111,9 +88,7 @@ def hub_name(name: str) -> HubName | None:
 def fetch(name: HubName, options: Collection[str] = ()) -> Fetched:
     """Fetch what the reader needs of a checkpoint; where the hub cannot be reached, take what is in the cache.
 
-    Args:
-        name: the checkpoint's.
-        options: names of the reader's options that are given; `prompts` needs the folder's text encoder.
+    Of the reader's `options` that are given, by name, `prompts` needs the folder's text encoder.
 
     Raises:
         CheckpointError: no such repository, revision or file; nothing in it that can be read, or more than one
@@ -206,9 +181,10 @@ def _reason(error: BaseException) -> str:
 
 def _needed(name: HubName, names: Sequence[str], options: Collection[str]) -> tuple[str | None, list[str], list[str]]:
     """The checkpoint's file, None for a diffusers folder; the small files that the reader takes; the large ones."""
+    held = first_of(names) or "nothing"
     if name.file is not None:
         if name.file not in names:
-            raise CheckpointError(f"{name}: found no such file in the repository; it holds {_shown(names)}")
+            raise CheckpointError(f"{name}: found no such file in the repository; it holds {held}")
         return name.file, [], [name.file, *_configs(name.file, names)]
     if "model_index.json" in names or any(one.startswith(("unet/", "transformer/")) for one in names):
         return None, *_folder(names, options)
@@ -218,10 +194,10 @@ def _needed(name: HubName, names: Sequence[str], options: Collection[str]) -> tu
     if found:
         raise CheckpointError(
             f"{name}: found {len(found)} checkpoints in it, expected one; name it, such as "
-            f"{SCHEME}{name.repository}/{found[0]}; it holds {_shown(found)}"
+            f"{SCHEME}{name.repository}/{found[0]}; it holds {first_of(found)}"
         )
     raise CheckpointError(
-        f"{name}: found no diffusers folder (model_index.json, unet) and no checkpoint; it holds {_shown(names)}"
+        f"{name}: found no diffusers folder (model_index.json, unet) and no checkpoint; it holds {held}"
     )
 
 
@@ -269,7 +245,3 @@ def _weights(part: str, bases: Sequence[str], names: Sequence[str]) -> Iterator[
             whole = weight_files([_SHARD.sub("", one)], bases) if _SHARD.search(one) else []
             if whole and (whole[0].pickled, whole[0].variant) == (chosen.pickled, chosen.variant):
                 yield f"{part}/{one}"
-
-
-def _shown(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}" if names else "nothing"

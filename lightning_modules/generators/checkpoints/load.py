@@ -75,12 +75,7 @@ def load_generator(
 
 
 def read_generator(path: str | Path, kind: str = "auto", **options: Any) -> StoredGenerator:
-    """Read what `load_generator` builds, with the file's name and hash in its origin.
-
-    Args:
-        path: as for `load_generator`.
-        kind: as for `load_generator`.
-        options: what the reader of the format takes.
+    """Read what `load_generator` builds, with the file's name and hash in its origin; `options` are the reader's.
 
     Raises:
         CheckpointError: as `load_generator`, or an option that the reader does not take.
@@ -92,11 +87,7 @@ def read_generator(path: str | Path, kind: str = "auto", **options: Any) -> Stor
 
 
 def recognise(path: Path) -> str:
-    """Name the format of a file or folder, a key of `READERS`, by what is in it.
-
-    Raises:
-        CheckpointError: no format that can be read; says what was found.
-    """
+    """Name the format of a file or folder, a key of `READERS`; a CheckpointError says what was found instead."""
     return _recognise_folder(path) if path.is_dir() else _recognise_file(path)
 
 
@@ -247,9 +238,6 @@ def convert(
         licence: a note on what may be done with the weights, kept in the manifest.
         half: store the numbers in half precision.
         force: replace a file that is there.
-
-    Returns:
-        The manifest.
 
     Raises:
         CheckpointError: a source that cannot be read, or an output that cannot be written.

@@ -32,15 +32,12 @@ KEYS = {"kind": str, "arguments": dict, "origin": dict, "halved": list, "tensors
 
 
 def write_generator(stored: StoredGenerator, path: Path, half: bool = False) -> dict[str, Any]:
-    """Write a generator to one file, atomically.
+    """Write a generator to one `.safetensors` file, atomically, in a folder that exists; returns the manifest.
 
     Args:
         stored: the generator.
-        path: the file, `.safetensors`; its folder must exist.
+        path: the file.
         half: store float32 tensors in half precision; they are read back as float32. Halves the file, and rounds.
-
-    Returns:
-        The manifest as written.
 
     Raises:
         CheckpointError: a name of another ending, arguments that are no JSON, or values that half precision cannot
@@ -129,11 +126,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def read_own(path: Path) -> StoredGenerator:
-    """Read a generator that `write_generator` wrote; every tensor is checked against the hash in the manifest.
-
-    Raises:
-        CheckpointError: as `read_manifest`, or tensors that are not the ones the manifest describes.
-    """
+    """Read a generator that `write_generator` wrote; every tensor is checked against the hash in the manifest."""
     manifest = read_manifest(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from lightning_modules.common.tables import Table
@@ -19,21 +18,13 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class StoredGenerator:
-    """What to build and the tensors to fill it with; nothing in it can execute anything.
+    """What to build and the tensors to fill it with; nothing in it can execute anything."""
 
-    Attributes:
-        kind: which generator class to build, a key of `KINDS`.
-        arguments: arguments of that class, plain JSON values.
-        tensors: state dict of the built generator, in its own names.
-        origin: where it comes from: `format`, `file`, `sha256`, and what else the reader knows.
-        report: one line for each group of tensors: what was matched, what was left aside and why.
-    """
-
-    kind: str
-    arguments: dict[str, Any]
-    tensors: dict[str, Tensor]
-    origin: dict[str, str]
-    report: tuple[str, ...] = field(default=())
+    kind: str  # a key of `KINDS`
+    arguments: dict[str, Any]  # of that class, plain JSON values
+    tensors: dict[str, Tensor]  # state dict of the built generator, in its own names
+    origin: dict[str, str]  # `format`, `file`, `sha256`, and what else the reader knows
+    report: tuple[str, ...] = field(default=())  # what was matched, what was left aside and why, by group of tensors
 
 
 IMAGES = {b"\x89PNG": "PNG image", b"\xff\xd8\xff": "JPEG image", b"GIF8": "GIF image", b"RIFF": "WebP or audio file"}
@@ -43,9 +34,6 @@ LOOKED_AT = 512
 
 def file_type(path: Path) -> str:
     """Name what a file begins like.
-
-    Args:
-        path: a file.
 
     Returns:
         `safetensors`, `torch` (a zip archive), `text` (which old pickles can look like), a phrase such as `PNG image`,
@@ -72,11 +60,7 @@ def _is_text(start: bytes) -> bool:
 
 
 def refuse_other_types(path: Path) -> None:
-    """Refuse what downloads leave in the place of a file of weights.
-
-    Raises:
-        CheckpointError: no such file, an empty one, a Git LFS pointer, or a web page.
-    """
+    """Refuse what downloads leave in the place of a file of weights: nothing, a Git LFS pointer, or a web page."""
     if not path.is_file():
         raise CheckpointError(f"found no file {path}, expected a checkpoint; check the path")
     with path.open("rb") as file:
@@ -98,50 +82,24 @@ KINDS = Table(
 )
 """Where the class of each kind is defined; a checkpoint names a kind of this table and can name no other code."""
 
-LISTED = 8
-
 
 class CheckpointGenerator(nn.Module):
-    """What `load_generator` gives, for type checkers: a generator of the protocol with these attributes besides.
-
-    Attributes:
-        latent_dim: length d of a latent vector.
-        image_size: height and width of an image in pixels.
-        kind: key of `KINDS`.
-        arguments: what its class was built with, plain JSON values.
-        origin: where the checkpoint comes from.
-        report: what was matched, one line for each group of tensors.
-    """
+    """What `load_generator` gives, for type checkers: a generator of the protocol with these attributes besides."""
 
     latent_dim: int
     image_size: int
-    kind: str
-    arguments: dict[str, Any]
-    origin: dict[str, str]
-    report: tuple[str, ...]
-
-    def sample_latents(self, n: int, seed: int, start: int = 0) -> torch.Tensor:
-        """Return latents `(n, d)` float32; row i depends on `(seed, start + i)` alone."""
-        raise NotImplementedError
-
-    def synthesize(self, latents: torch.Tensor) -> torch.Tensor:
-        """Map latents `(n, d)` to images `(n, 3, H, W)`, about [0, 1], not clamped."""
-        raise NotImplementedError
-
-    def configure(self, **options: Any) -> Self:
-        """Set how images are sampled; a ValueError names the options there are."""
-        raise NotImplementedError
-
-    def freeze(self) -> Self:
-        """Switch to inference for good."""
-        raise NotImplementedError
+    kind: str  # a key of `KINDS`
+    arguments: dict[str, Any]  # what its class was built with, plain JSON values
+    origin: dict[str, str]  # where the checkpoint comes from
+    report: tuple[str, ...]  # what was matched, one line for each group of tensors
+    sample_latents: Callable[..., Tensor]  # as of `generators.protocol.Generator`
+    synthesize: Callable[[Tensor], Tensor]
+    configure: Callable[..., Self]  # sets how images are sampled; a ValueError names the options there are
+    freeze: Callable[[], Self]
 
 
 def build(stored: StoredGenerator) -> CheckpointGenerator:
     """Build a generator, fill it with its tensors and freeze it; every tensor must have its place and its shape.
-
-    Args:
-        stored: what a reader gave.
 
     Returns:
         The generator: float32, frozen, on the CPU, with `kind`, `arguments`, `origin` and `report`.
@@ -161,33 +119,26 @@ def build(stored: StoredGenerator) -> CheckpointGenerator:
         raise CheckpointError(f"{file}: the arguments describe no {stored.kind} generator: {error}") from error
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in stored.tensors.items()}
-    complaints = [
-        *_listed("missing", (key for key in expected if key not in found)),
-        *_listed("not expected", (key for key in found if key not in expected)),
-        *_listed(
-            "of another shape",
-            (
-                f"{key} (found {found[key]}, expected {shape})"
-                for key, shape in expected.items()
-                if key in found and found[key] != shape
-            ),
-        ),
-        *_listed("not finite", (key for key, value in stored.tensors.items() if not bool(value.isfinite().all()))),
-    ]
+    both = [key for key in expected if key in found]
+    faults = {
+        "missing": [key for key in expected if key not in found],
+        "not expected": [key for key in found if key not in expected],
+        "of another shape": [
+            f"{key} (found {found[key]}, expected {expected[key]})" for key in both if found[key] != expected[key]
+        ],
+        "not finite": [key for key, value in stored.tensors.items() if not bool(value.isfinite().all())],
+    }
+    complaints = "; ".join(f"{len(names)} {what}: {first_of(names)}" for what, names in faults.items() if names)
     if complaints:
         raise CheckpointError(
-            f"{file}: found tensors that do not fit a {stored.kind} generator: {'; '.join(complaints)}; the file is "
-            "damaged, or of another architecture or version"
+            f"{file}: found tensors that do not fit a {stored.kind} generator: {complaints}; the file is damaged, or "
+            "of another architecture or version"
         )
     network.load_state_dict(stored.tensors, strict=True)
     network.kind, network.origin, network.report = stored.kind, dict(stored.origin), stored.report
     return network.freeze()
 
 
-def _listed(what: str, names: Iterable[str]) -> list[str]:
-    """One phrase for tensors with the same fault: how many, and the first of them."""
-    every = list(names)
-    if not every:
-        return []
-    more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
-    return [f"{len(every)} {what}: {', '.join(every[:LISTED])}{more}"]
+def first_of(names: Sequence[str], most: int = 8) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

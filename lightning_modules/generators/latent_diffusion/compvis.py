@@ -11,16 +11,13 @@ import torch
 import yaml
 from torch import Tensor
 
+from lightning_modules.common.files import file_hash
 from lightning_modules.common.weights import WRAPPERS, without_prefixes
 from lightning_modules.generators.checkpoints.safe_pickle import read_tensor_pickle
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.latent_diffusion.compvis_first_stage import (
-    first_stage_arguments,
-    first_stage_renames,
-)
+from lightning_modules.generators.latent_diffusion.compvis_first_stage import first_stage_arguments, first_stage_renames
 from lightning_modules.generators.latent_diffusion.compvis_unet import unet_arguments, unet_renames
 from lightning_modules.generators.latent_diffusion.denoiser import make_scheduler
-from lightning_modules.generators.latent_diffusion.diffusers_weights import file_hash
 from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.renaming import rename
 
@@ -39,10 +36,7 @@ LEFT_ASIDE = {
     "ddim_": "follows from the noise levels and the sampler's steps",
     "logvar": "loss weights",
     "lvlb_weights": "loss weights",
-    "loss.": "loss networks",
-    "lpips": "loss networks",
-    "perceptual_loss.": "loss networks",
-    "discriminator.": "loss networks",
+    **dict.fromkeys(("loss.", "lpips", "perceptual_loss.", "discriminator."), "loss networks"),
 }
 """Beginnings of the names of tensors that are not needed, and what they are."""
 BOOKKEEPING = ("decay", "num_updates", "n_averaged", "initted", "step")
@@ -67,8 +61,11 @@ def read_compvis(path: Path, config: str | Path | None = None) -> StoredGenerato
     tensors, prefixes = _state_dict(path)
     report, first, unet = [*prefixes], params["first_stage_config"], params["unet_config"]["params"]
     arguments["scale_factor"] = _scale_factor(params, tensors)
-    with torch.device("meta"):  # shapes alone
-        network = _build(LatentDiffusionGenerator, arguments)
+    try:
+        with torch.device("meta"):  # shapes alone
+            network = LatentDiffusionGenerator(**arguments)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"found a configuration that makes no network: {error}") from error
 
     stage_renames = list(first_stage_renames(first["target"], first["params"], FIRST_STAGE))
     stage = rename(tensors, stage_renames, network.first_stage.model)
@@ -80,13 +77,12 @@ def read_compvis(path: Path, config: str | Path | None = None) -> StoredGenerato
     kept = "model_ema.* (averaged; model.* left aside)" if averaged else f"{UNET}*"
     report.append(f"U-Net: {len(unet_names)} tensors of {kept}")
 
-    used = {one.source for one in stage_renames} | {one.source for one in unet_names}
+    used = {one.source for one in (*stage_renames, *unet_names)}
     used |= {_averaged_name(one.source) for one in unet_names} if averaged else set()
-    if params.get("scale_by_std", False):
-        used.add("scale_factor")
-        report.append(f"scale of the latents: {arguments['scale_factor']:.6g}, from tensor scale_factor")
-    else:
-        report.append(f"scale of the latents: {arguments['scale_factor']:.6g}, from the configuration")
+    measured = bool(params.get("scale_by_std", False))
+    used |= {"scale_factor"} if measured else set()
+    place = "tensor scale_factor" if measured else "the configuration"
+    report.append(f"scale of the latents: {arguments['scale_factor']:.6g}, from {place}")
     report += _account_for_the_rest(tensors, used, arguments["scheduler"])
     return StoredGenerator(
         kind="latent_diffusion",
@@ -96,13 +92,6 @@ def read_compvis(path: Path, config: str | Path | None = None) -> StoredGenerato
         origin={"format": "compvis-latent-diffusion", "file": path.name, "sha256": file_hash(path)},
         report=tuple(report),
     )
-
-
-def _build(network: Any, arguments: dict[str, Any]) -> Any:
-    try:
-        return network(**arguments)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"found a configuration that makes no network: {error}") from error
 
 
 def _state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -153,17 +142,14 @@ def _account_for_the_rest(tensors: dict[str, Tensor], used: set[str], scheduler:
         name for name in rest if "." not in name and tuple(rest[name].shape) == (scheduler["num_train_timesteps"],)
     ]
     counters = [name for name in rest if name.rpartition(".")[2] in BOOKKEEPING and rest[name].numel() == 1]
-    for group, names in (("follows from the noise levels", follow), ("state of the averaging", counters)):
-        for name in names:
-            rest.pop(name)
-        if names:
-            lines.append(f"left aside, {group}: {', '.join(sorted(names))}")
+    aside = [("follows from the noise levels", follow), ("state of the averaging", counters)]
+    lines += [f"left aside, {group}: {', '.join(sorted(names))}" for group, names in aside if names]
+    for name in {*follow, *counters}:
+        del rest[name]
     for beginning, what in LEFT_ASIDE.items():
-        names = [name for name in rest if name.startswith(beginning)]
-        for name in names:
-            rest.pop(name)
-        if names:
+        if names := [name for name in rest if name.startswith(beginning)]:
             lines.append(f"left aside, {what}: {len(names)} tensors of {beginning}*")
+            rest = {name: tensor for name, tensor in rest.items() if not name.startswith(beginning)}
     if rest:
         raise CheckpointError(
             f"found tensor {min(rest)!r} and {len(rest) - 1} others that the configuration has no place for, expected "
@@ -177,11 +163,7 @@ SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}
 
 
 def config_beside(path: Path) -> Path:
-    """Find the YAML file of a checkpoint: `config.yaml` in its folder, or the only YAML file there.
-
-    Raises:
-        CheckpointError: there is none, or more than one.
-    """
+    """Find the YAML file of a checkpoint: `config.yaml` in its folder, or the only YAML file there."""
     named = path.with_name("config.yaml")
     others = sorted(path.parent.glob("*.yaml"))
     if named.is_file():
@@ -194,11 +176,7 @@ def config_beside(path: Path) -> Path:
 
 
 def model_params(config: Path) -> dict[str, Any]:
-    """Read `model.params` of a configuration.
-
-    Raises:
-        CheckpointError: no latent diffusion model, or a conditional one.
-    """
+    """Read `model.params` of the configuration of an unconditional latent diffusion model."""
     try:
         content = yaml.safe_load(config.read_text())
         params = content["model"]["params"]
@@ -217,11 +195,7 @@ def model_params(config: Path) -> dict[str, Any]:
 
 
 def generator_arguments(params: dict[str, Any]) -> dict[str, Any]:
-    """Turn `model.params` into the arguments of `LatentDiffusionGenerator`, but for `scale_factor`.
-
-    Raises:
-        CheckpointError: an option that is missing, unknown or not read.
-    """
+    """Turn `model.params` into the arguments of `LatentDiffusionGenerator`, but for `scale_factor`."""
     if params.get("given_betas") is not None:
         raise CheckpointError("found given_betas in the configuration, expected noise levels by beta_schedule")
     schedule = params.get("beta_schedule", "linear")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError
-from lightning_modules.generators.latent_diffusion.renaming import Rename, both, both_linear
+from lightning_modules.generators.latent_diffusion.renaming import Rename, both, to_linear
 
 KINDS = {"VQModelInterface": "vq", "VQModel": "vq", "AutoencoderKL": "kl"}
 
@@ -20,29 +20,13 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 """Options of `ddconfig` whose other values make another network."""
 
 READ = {
-    "double_z",
-    "z_channels",
-    "resolution",
-    "in_channels",
-    "out_ch",
-    "ch",
-    "ch_mult",
-    "num_res_blocks",
-    "attn_resolutions",
-    "dropout",
-}
+    "double_z", "z_channels", "resolution", "in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks",
+    "attn_resolutions", "dropout",
+}  # fmt: skip
 
 
 def first_stage_arguments(target: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Turn `first_stage_config` into the `first_stage` argument of `LatentDiffusionGenerator`.
-
-    Args:
-        target: the class named there.
-        params: its parameters.
-
-    Raises:
-        CheckpointError: another class, or an option that is unknown, missing or not read.
-    """
+    """Turn `first_stage_config` into the `first_stage` argument of `LatentDiffusionGenerator`."""
     kind = KINDS.get(target.rsplit(".", 1)[-1])
     if kind is None:
         raise CheckpointError(f"found first stage {target!r}, expected one of {', '.join(sorted(KINDS))}")
@@ -131,4 +115,4 @@ def _resnet(source: str, target: str, shortcut: bool) -> Iterator[Rename]:
 def _attention(source: str, target: str) -> Iterator[Rename]:
     yield from both(f"{source}.norm", f"{target}.group_norm")
     for theirs, ours in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
-        yield from both_linear(f"{source}.{theirs}", f"{target}.{ours}")
+        yield from both(f"{source}.{theirs}", f"{target}.{ours}", to_linear)

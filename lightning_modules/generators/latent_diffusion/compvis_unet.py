@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.generators.checkpoints.stored import CheckpointError
-from lightning_modules.generators.latent_diffusion.renaming import Rename, both, both_linear
+from lightning_modules.generators.latent_diffusion.renaming import Rename, both, to_linear
 
 REFUSED: dict[str, tuple[Any, ...]] = {
     "use_spatial_transformer": (False,),
@@ -27,27 +27,14 @@ IGNORED = {"dropout", "use_checkpoint", "use_fp16", "legacy", "transformer_depth
 """Options that change nothing when sampling."""
 
 READ = {
-    "image_size",
-    "in_channels",
-    "out_channels",
-    "model_channels",
-    "num_res_blocks",
-    "attention_resolutions",
-    "channel_mult",
-    "num_heads",
-    "num_head_channels",
-    "use_scale_shift_norm",
-    "use_new_attention_order",
+    "image_size", "in_channels", "out_channels", "model_channels", "num_res_blocks", "attention_resolutions",
+    "channel_mult", "num_heads", "num_head_channels", "use_scale_shift_norm", "use_new_attention_order",
     "resblock_updown",
-}
+}  # fmt: skip
 
 
 def unet_arguments(params: dict[str, Any]) -> dict[str, Any]:
-    """Turn `unet_config.params` into the `unet` argument of `LatentDiffusionGenerator`.
-
-    Raises:
-        CheckpointError: an option that is unknown, missing or not read.
-    """
+    """Turn `unet_config.params` into the `unet` argument of `LatentDiffusionGenerator`."""
     for option, allowed in REFUSED.items():
         if option in params and params[option] not in allowed:
             raise CheckpointError(
@@ -175,7 +162,7 @@ def _attention(source: str, target: str, split: _Split) -> Iterator[Rename]:
     for part in ("weight", "bias"):
         targets = tuple(f"{target}.{layer}.{part}" for layer in ("to_q", "to_k", "to_v"))
         yield Rename(f"{source}.qkv.{part}", targets, split)
-    yield from both_linear(f"{source}.proj_out", f"{target}.to_out.0")
+    yield from both(f"{source}.proj_out", f"{target}.to_out.0", to_linear)
 
 
 def _multiples(params: dict[str, Any]) -> list[int]:

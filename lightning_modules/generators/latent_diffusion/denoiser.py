@@ -12,11 +12,7 @@ from torch import Tensor, nn
 def make_denoiser(
     kind: str, config: dict[str, Any], prompts: Sequence[int] | None = None, heads: int | None = None
 ) -> ImageDenoiser | TextDenoiser:
-    """Build the U-Net: `image` for diffusers' UNet2DModel, `text` for its UNet2DConditionModel.
-
-    Raises:
-        ValueError: another kind, or prompts where they do not belong.
-    """
+    """Build the U-Net: `image` for diffusers' UNet2DModel, `text` for its UNet2DConditionModel."""
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     if kind == "image" and prompts is None:
         return ImageDenoiser(config, heads)
@@ -52,11 +48,7 @@ class ImageDenoiser(nn.Module):
                 layer.heads, layer.scale = heads, (layer.inner_dim // heads) ** -0.5
 
     def check_guidance(self, guidance: float) -> None:
-        """Refuse guidance: there is nothing to be guided by.
-
-        Raises:
-            ValueError: a scale other than 1.
-        """
+        """Refuse guidance other than 1: there is nothing to be guided by."""
         if guidance != 1.0:
             raise ValueError(f"found guidance={guidance}, expected 1: this model follows no prompt")
 
@@ -67,11 +59,9 @@ class ImageDenoiser(nn.Module):
 
 
 class TextDenoiser(nn.Module):
-    """A U-Net that follows one of the prompts it carries, sample i the prompt `i mod k`.
+    """A U-Net (diffusers' UNet2DConditionModel) that follows the prompts it carries, sample i the prompt `i mod k`.
 
-    Args:
-        config: arguments of diffusers' UNet2DConditionModel.
-        prompts: number k of prompts, tokens of each, width of a token.
+    Of `prompts` are given the number k, the tokens of each, and the width of a token.
     """
 
     prompt_embeds: Tensor
@@ -89,25 +79,18 @@ class TextDenoiser(nn.Module):
         self.register_buffer("negative_prompt_embeds", torch.zeros(1, tokens, width))
 
     def check_guidance(self, guidance: float) -> None:
-        """Refuse a negative scale.
-
-        Raises:
-            ValueError: a scale below 0.
-        """
+        """Refuse a negative scale."""
         if guidance < 0.0:
             raise ValueError(f"found guidance={guidance}, expected at least 0; 1 is none, 7.5 is usual")
 
     def forward(self, x: Tensor, time: Tensor, index: Tensor, guidance: float = 1.0) -> Tensor:
-        """Predict with classifier-free guidance (Ho & Salimans 2022, Eq. 6, with scale = 1 + w).
+        """Predict noise or velocity with classifier-free guidance (Ho & Salimans 2022, Eq. 6, with scale = 1 + w).
 
         Args:
-            x: noisy latents `(n, c, h, w)`.
+            x: noisy latents `(n, c, h, w)`, the shape of the result.
             time: `()`.
             index: int64 `(n,)`, numbers of the samples.
             guidance: weight of the prompt; 1 follows the prompt without guidance, 0 ignores it.
-
-        Returns:
-            Noise or velocity `(n, c, h, w)`.
         """
         prompt = self.prompt_embeds[index % len(self.prompt_embeds)]
         if guidance == 1.0:
@@ -123,22 +106,14 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 def make_scheduler(config: dict[str, Any]) -> Any:
-    """Build diffusers' DDIMScheduler from the config of any scheduler of the DDPM family.
-
-    Args:
-        config: arguments of DDIMScheduler; those of its relatives that it lacks are left aside.
-    """
+    """Build diffusers' DDIMScheduler from the config of any scheduler of the DDPM family, without what it lacks."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler.from_config(config)  # type: ignore[no-untyped-call]
 
 
 def check_sampling(scheduler: Any, steps: int, eta: float) -> None:
-    """Refuse numbers that the sampler cannot use.
-
-    Raises:
-        ValueError: `steps` not in 1 .. T, `eta` not in [0, 1], or a network that predicts something unknown.
-    """
+    """Refuse `steps` not in 1 .. T, `eta` not in [0, 1], and a network that predicts something unknown."""
     if scheduler.config.prediction_type not in PREDICTIONS:
         raise ValueError(
             f"found prediction_type {scheduler.config.prediction_type!r}, expected one of {', '.join(PREDICTIONS)}"

@@ -10,15 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.common.files import file_hash
 from lightning_modules.generators.checkpoints.families import FOLDERS, NO_READER, PIPELINES, PIXELS, pipeline_family
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 from lightning_modules.generators.latent_diffusion.denoiser import make_scheduler
-from lightning_modules.generators.latent_diffusion.diffusers_weights import (
-    file_hash,
-    folder_renames,
-    folder_weights,
-    read_json,
-)
+from lightning_modules.generators.latent_diffusion.diffusers_weights import folder_renames, folder_weights, read_json
 from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.prompts import find_prompts
 from lightning_modules.generators.latent_diffusion.renaming import rename
@@ -26,9 +22,8 @@ from lightning_modules.generators.latent_diffusion.renaming import rename
 FIRST_STAGE_CLASSES = {"VQModel": "vq", "AutoencoderKL": "kl"}
 UNET_CLASSES = {"UNet2DModel": "image", "UNet2DConditionModel": "text"}
 CONDITIONS = (
-    *("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"),
-    "time_cond_proj_dim",
-)
+    "class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim",
+)  # fmt: skip
 EMA_OPTIONS = frozenset(
     {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
 )
@@ -89,8 +84,11 @@ def read_diffusers(
         arguments["guidance"] = 7.5
         extra = {"unet.prompt_embeds": embeds, "unet.negative_prompt_embeds": negative}
 
-    with torch.device("meta"):  # shapes alone
-        network = _build(path, arguments)
+    try:
+        with torch.device("meta"):  # shapes alone
+            network = LatentDiffusionGenerator(**arguments)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"found configs in {path} that make no network: {error}") from error
     tensors: dict[str, Tensor] = {}
     files: list[Path] = []
     for folder, prefix, module in (
@@ -112,14 +110,7 @@ def read_diffusers(
 
 
 def refuse_other_pipelines(path: Path) -> None:
-    """Refuse a folder whose parts make another generator than is read here, by what the folder says of itself.
-
-    Args:
-        path: the folder; its configurations will do.
-
-    Raises:
-        CheckpointError: one part alone, or a family that has no reader, which it names.
-    """
+    """Refuse a folder whose parts make another generator than is read here; its configurations alone will do."""
     if (path / "config.json").is_file() and not (path / "unet").is_dir():
         name = read_json(path / "config.json").get("_class_name")
         raise CheckpointError(
@@ -212,10 +203,3 @@ def _sample_size(path: Path, config: dict[str, Any]) -> int:
     if len(sizes) != 1:
         raise CheckpointError(f"found sample_size {size} in {path / 'unet'}, expected one number: square images")
     return int(sizes.pop())
-
-
-def _build(path: Path, arguments: dict[str, Any]) -> LatentDiffusionGenerator:
-    try:
-        return LatentDiffusionGenerator(**arguments)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"found configs in {path} that make no network: {error}") from error

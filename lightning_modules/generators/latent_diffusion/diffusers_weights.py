@@ -1,8 +1,7 @@
-"""The weights of one part of a folder in diffusers' format."""
+"""The weights of one part of a folder in diffusers' format; what cannot be read is a CheckpointError."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,26 +20,12 @@ from lightning_modules.generators.latent_diffusion.renaming import Rename, keep,
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        CheckpointError: a file that is none, or a truncated one.
-    """
+    """Read a whole safetensors file."""
     refuse_other_types(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"found {path} unreadable: {error}; expected a whole safetensors file") from error
-
-
-def file_hash(*paths: Path) -> str:
-    """SHA-256 of files, one after the other, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            while part := stream.read(2**20):
-                digest.update(part)
-    return digest.hexdigest()
 
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -52,11 +37,7 @@ OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        CheckpointError: no such file, or something else in it.
-    """
+    """Read a file that holds a JSON object."""
     if not path.is_file():
         raise CheckpointError(f"found no {path}, expected it in a diffusers folder")
     try:
@@ -70,31 +51,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, order=True)
 class WeightFile:
-    """A file of a part's weights, or the index of its shards; in the order in which they are preferred.
+    """A file of a part's weights, or the index of its shards; in the order in which they are preferred."""
 
-    Attributes:
-        unusual: whether the variant is another than full and half precision.
-        pickled: `.bin`, which is read as tensors and plain data alone; otherwise safetensors.
-        variant: empty, or what the name says, such as `fp16` or `non_ema`.
-        index: whether it is the index of shards.
-        name: the file's.
-    """
-
-    unusual: bool
-    pickled: bool
-    variant: str
-    index: bool
+    unusual: bool  # a variant other than full and half precision
+    pickled: bool  # `.bin`, which is read as tensors and plain data alone; otherwise safetensors
+    variant: str  # empty, or what the name says, such as `fp16` or `non_ema`
+    index: bool  # whether it is the index of shards
     name: str
 
 
 def weight_files(names: Iterable[str], bases: Sequence[str] = (WEIGHTS,)) -> list[WeightFile]:
     """Those of a part's files that hold its weights, the preferred one first: not shards, which an index names.
 
-    Safetensors are preferred to pickles and full precision to half, but for a variant that is neither.
-
-    Args:
-        names: of the files of the part.
-        bases: how names of weights begin.
+    Safetensors are preferred to pickles and full precision to half, but for a variant that is neither. Names of weights
+    begin with one of `bases`.
     """
     found = []
     for name in names:
@@ -115,17 +85,8 @@ def folder_weights(
 ) -> tuple[dict[str, Tensor], list[Path], list[str]]:
     """Read the tensors of one part: safetensors or a pickle, whole or in shards, in full precision or as a variant.
 
-    Args:
-        folder: the part's.
-        bases: how names of its weights begin.
-        beginnings: see `without_prefixes`.
-
-    Returns:
-        The tensors, the files that hold them, and lines for a report.
-
-    Raises:
-        CheckpointError: no weights, a shard that is missing, or a file that is not whole or holds more than tensors;
-            names the weights that lie there besides.
+    Names of weights begin with one of `bases`; for `beginnings` see `without_prefixes`. Returns the tensors, the files
+    that hold them, and lines for a report.
     """
     held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     candidates = weight_files(held, bases)
@@ -176,16 +137,7 @@ def _read(path: Path, pickled: bool) -> dict[str, Tensor]:
 
 
 def folder_renames(content: dict[str, Tensor], module: torch.nn.Module, folder: Path) -> list[Rename]:
-    """List a part's tensors: each under its own name, or under the one that attention had in older folders.
-
-    Args:
-        content: the tensors of the part.
-        module: the network they are for.
-        folder: the part, for messages.
-
-    Raises:
-        CheckpointError: a tensor that the network has no place for.
-    """
+    """List a part's tensors: each under its own name, or under the one that attention had in older folders."""
     renames = []
     for name, tensor in module.state_dict().items():
         source = name

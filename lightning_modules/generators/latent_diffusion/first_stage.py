@@ -72,12 +72,7 @@ class FirstStage(nn.Module):
 
 @torch.no_grad()
 def fill_codebook(codebook: Tensor, vectors: Tensor) -> None:
-    """Set every code to a vector drawn at random, slightly shaken so that no two codes are equal.
-
-    Args:
-        codebook: `(k, c)`, changed in place.
-        vectors: latents `(n, c)`, n at least 1.
-    """
+    """Set every code `(k, c)`, in place, to a vector drawn from `(n, c)`, slightly shaken so that no two are equal."""
     restart_codes(codebook, vectors, torch.ones(len(codebook), dtype=torch.bool, device=codebook.device))
 
 
@@ -85,10 +80,7 @@ def fill_codebook(codebook: Tensor, vectors: Tensor) -> None:
 def restart_codes(codebook: Tensor, vectors: Tensor, chosen: Tensor) -> None:
     """Set the chosen codes to vectors drawn at random (as Dhariwal et al. 2020, section 3.1, revive dead codes).
 
-    Args:
-        codebook: `(k, c)`, changed in place.
-        vectors: latents `(n, c)`, n at least 1.
-        chosen: bool `(k,)`.
+    The codebook `(k, c)` is changed in place where `chosen` bool `(k,)` says so; `vectors` are latents `(n, c)`.
     """
     number = int(chosen.sum())
     drawn = vectors[torch.randint(len(vectors), (number,), device=vectors.device)]
@@ -96,13 +88,9 @@ def restart_codes(codebook: Tensor, vectors: Tensor, chosen: Tensor) -> None:
 
 
 def codebook_use(counts: Tensor) -> tuple[float, float]:
-    """Describe how a codebook is used.
+    """Share of codes chosen at least once, and perplexity of the choice, k where all are chosen equally often.
 
-    Args:
-        counts: how often each code was chosen, `(k,)`.
-
-    Returns:
-        share of codes chosen at least once, and perplexity of the choice: k where all are chosen equally often.
+    The counts `(k,)` say how often each code was chosen.
     """
     used = float((counts > 0).double().mean())
     share = counts.double() / counts.sum().clamp(min=1)
@@ -115,15 +103,7 @@ SEARCH_SIZE = 2**25
 
 @torch.no_grad()
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Find the nearest code of each vector in Euclidean distance.
-
-    Args:
-        vectors: `(n, c)`.
-        codebook: `(k, c)`.
-
-    Returns:
-        int64 `(n,)` in [0, k).
-    """
+    """Number in [0, k) of the code `(k, c)` nearest to each vector `(n, c)` in Euclidean distance, int64 `(n,)`."""
     norms = codebook.square().sum(dim=1)
     rows = max(1, SEARCH_SIZE // len(codebook))
     # |v|^2 is the same for every code and left out
@@ -132,11 +112,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def quantise(latents: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace the vector at each place by its nearest code.
-
-    Args:
-        latents: `(n, c, h, w)`.
-        codebook: `(k, c)`.
+    """Replace the vector at each place of latents `(n, c, h, w)` by its nearest code of the codebook `(k, c)`.
 
     Returns:
         codes `(n, c, h, w)` and their numbers `(n, h, w)`. The codes have no gradient with respect to the latents;
@@ -153,11 +129,7 @@ def straight_through(latents: Tensor, codes: Tensor) -> Tensor:
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Judges patches of an image: `(n, 3, H, W)` to one number for each, `(n, 1, H / 4, W / 4)`.
-
-    Args:
-        width: channels after the first convolution, a multiple of 4.
-    """
+    """Judges patches of an image: `(n, 3, H, W)` to one number each, `(n, 1, H / 4, W / 4)`; width a multiple of 4."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__(
@@ -176,15 +148,9 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """Balance two losses by their gradients at the decoder's last layer (Esser et al. 2021, Eq. 7).
+    """Balance two scalar losses by their gradients at the decoder's last layer (Esser et al. 2021, Eq. 7).
 
-    Args:
-        reconstruction: scalar loss.
-        adversarial: scalar loss, which the weight is for.
-        last_layer: weights of the last layer.
-
-    Returns:
-        Scalar without gradient, at most 10000.
+    Returns the factor of the adversarial loss: a scalar without gradient, at most 10000.
     """
     (first,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (second,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)

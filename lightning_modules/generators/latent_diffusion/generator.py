@@ -143,14 +143,11 @@ class LatentDiffusionGenerator(nn.Module):
         return torch.cat(rows) if rows else torch.empty(0, self.latent_dim, device=self.device)
 
     def denoise(self, noise: Tensor, index: Tensor) -> Tensor:
-        """Run the chain from given noise.
+        """Run the chain from given noise to scaled latents `(n, c, h, w)`.
 
         Args:
             noise: `(n, 1, c, h, w)`, or with eta > 0 `(n, 1 + steps, c, h, w)`.
             index: int64 `(n,)`, the samples' numbers: which prompt each has.
-
-        Returns:
-            Latents `(n, c, h, w)`, scaled.
         """
 
         def predict(x: Tensor, time: Tensor) -> Tensor:

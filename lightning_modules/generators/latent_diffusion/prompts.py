@@ -74,15 +74,8 @@ def find_prompts(
 def encode_prompts(folder: Path, prompts: Sequence[str]) -> tuple[Tensor, Tensor, list[str]]:
     """Encode texts with the CLIP text encoder of a Stable Diffusion folder, from local files of tensors alone.
 
-    Args:
-        folder: with `tokenizer/` and `text_encoder/`.
-        prompts: texts; those longer than the tokenizer's maximum are cut.
-
-    Returns:
-        embeddings `(k, tokens, width)` of the prompts, `(1, tokens, width)` of the empty one, and lines for a report.
-
-    Raises:
-        CheckpointError: transformers is not installed, or the folder has no encoder.
+    Texts longer than the tokenizer's maximum are cut. Returns embeddings `(k, tokens, width)` of the prompts,
+    `(1, tokens, width)` of the empty one, and lines for a report.
     """
     for part in ("tokenizer", "text_encoder"):
         if not (folder / part).is_dir():

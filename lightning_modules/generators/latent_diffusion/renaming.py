@@ -23,47 +23,29 @@ def to_linear(tensor: Tensor) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Rename:
-    """How one tensor of a checkpoint becomes one or more tensors of ours.
+    """How one tensor of a checkpoint becomes one or more tensors of ours."""
 
-    Attributes:
-        source: name in the checkpoint.
-        targets: names in our network.
-        convert: the checkpoint's tensor to those of `targets`, in their order.
-    """
-
-    source: str
-    targets: tuple[str, ...]
-    convert: Callable[[Tensor], list[Tensor]] = keep
+    source: str  # name in the checkpoint
+    targets: tuple[str, ...]  # names in our network
+    convert: Callable[[Tensor], list[Tensor]] = keep  # to the tensors of `targets`, in their order
 
 
-def both(source: str, target: str) -> Iterator[Rename]:
-    """Rename the weight and the bias of one layer."""
+def both(source: str, target: str, convert: Callable[[Tensor], list[Tensor]] = keep) -> Iterator[Rename]:
+    """Rename the weight and the bias of one layer; `to_linear` where a 1x1 convolution is a linear layer here."""
     for part in ("weight", "bias"):
-        yield Rename(f"{source}.{part}", (f"{target}.{part}",))
-
-
-def both_linear(source: str, target: str) -> Iterator[Rename]:
-    """Rename the weight and the bias of a 1x1 convolution that is a linear layer here."""
-    for part in ("weight", "bias"):
-        yield Rename(f"{source}.{part}", (f"{target}.{part}",), to_linear)
+        yield Rename(f"{source}.{part}", (f"{target}.{part}",), convert)
 
 
 def rename(
     tensors: Mapping[str, Tensor], renames: list[Rename], network: nn.Module, name: Callable[[str], str] = str
 ) -> dict[str, Tensor]:
-    """Fill a network's state dict from a checkpoint's tensors.
+    """Fill a network's state dict, in its own names, from a checkpoint's tensors; all must be there and fit.
 
     Args:
         tensors: the checkpoint's.
         renames: one for each tensor to use; together they must give the whole state dict.
         network: the network, on any device (`meta` will do); shapes are compared with its own.
         name: how a `source` is written in this checkpoint.
-
-    Returns:
-        The state dict in the network's names.
-
-    Raises:
-        CheckpointError: a missing tensor, a wrong shape, or a tensor of the network that nothing fills.
     """
     expected = {key: value.shape for key, value in network.state_dict().items()}
     found: dict[str, Tensor] = {}

@@ -10,12 +10,7 @@ from lightning_modules.generators.small_networks.grey import GreyGenerator
 
 
 class BetaVAEDecoder(GreyGenerator):
-    """Latent -> 7 px -> 14 px -> 28 px: bilinear upsampling, 3x3 convolution, ELU.
-
-    Args:
-        latent_dim: length of a latent vector.
-        width: channels at 28 px; twice as many at 14 px, four times at 7 px.
-    """
+    """Latent -> 7 px -> 14 px -> 28 px: bilinear upsampling, 3x3 convolution, ELU; `width` channels at 28 px."""
 
     def __init__(self, latent_dim: int = 24, width: int = 24) -> None:
         super().__init__(latent_dim)
@@ -39,12 +34,7 @@ class BetaVAEDecoder(GreyGenerator):
 
 
 class BetaVAEEncoder(nn.Module):
-    """28 px -> 14 px -> 7 px -> mean and log variance of q(z | x).
-
-    Args:
-        latent_dim: length of a latent vector.
-        width: channels at 14 px; twice as many at 7 px.
-    """
+    """28 px -> 14 px -> 7 px -> mean and log variance of q(z | x); `width` channels at 14 px, twice as many at 7 px."""
 
     def __init__(self, latent_dim: int = 24, width: int = 32) -> None:
         super().__init__()
@@ -66,13 +56,5 @@ class BetaVAEEncoder(nn.Module):
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, I)) per sample, in nats (Kingma & Welling 2014, App. B).
-
-    Args:
-        mean: `(n, d)`.
-        log_variance: `(n, d)`.
-
-    Returns:
-        `(n,)`, at least 0.
-    """
+    """KL(N(mean, exp(log_variance)) || N(0, I)) of rows `(n, d)`, in nats `(n,)` (Kingma & Welling 2014, App. B)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)

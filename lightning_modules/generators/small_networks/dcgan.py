@@ -8,12 +8,7 @@ from lightning_modules.generators.small_networks.grey import GreyGenerator
 
 
 class DCGANGenerator(GreyGenerator):
-    """Latent -> 7 px -> 14 px -> 28 px by transposed convolutions (Radford et al. 2016, Fig. 1).
-
-    Args:
-        latent_dim: length of a latent vector.
-        width: channels at 14 px; twice as many at 7 px.
-    """
+    """Latent -> 7 px -> 14 px -> 28 px by transposed convolutions (Radford et al. 2016, Fig. 1)."""
 
     def __init__(self, latent_dim: int = 64, width: int = 64) -> None:
         super().__init__(latent_dim)
@@ -36,11 +31,7 @@ class DCGANGenerator(GreyGenerator):
 
 
 class DCGANDiscriminator(nn.Module):
-    """28 px -> 14 px -> 7 px -> one logit, by strided convolutions.
-
-    Args:
-        width: channels at 14 px; twice as many at 7 px.
-    """
+    """28 px -> 14 px -> 7 px -> one logit, by strided convolutions."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()

@@ -11,14 +11,7 @@ from lightning_modules.generators.small_networks.grey import INNER_SIZE, GreyGen
 
 
 def cosine_signal(steps: int) -> Tensor:
-    """Signal level sqrt(alpha_bar_t) of the cosine schedule (Nichol & Dhariwal 2021, Eq. 17) at t = 1 .. `steps`.
-
-    Args:
-        steps: number of noise levels T.
-
-    Returns:
-        `(steps,)` float32, falling from almost 1 to almost 0.
-    """
+    """Signal level sqrt(alpha_bar_t) of the cosine schedule (Nichol & Dhariwal 2021, Eq. 17) at t = 1 .. `steps`."""
     offset = 0.008
     time = torch.arange(1, steps + 1, dtype=torch.float64) / steps
     return torch.cos((time + offset) / (1 + offset) * torch.pi / 2).clamp(min=1e-3).float()
@@ -64,16 +57,7 @@ class DDPMGenerator(GreyGenerator):
         self.register_buffer("signal", cosine_signal(training_steps), persistent=False)
 
     def add_noise(self, images: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise clean images and give the target of the network.
-
-        Args:
-            images: `(n, 1, 28, 28)` in [0, 1].
-            noise: N(0, I) of the same shape.
-            time: int64 `(n,)` in [0, training_steps).
-
-        Returns:
-            noised images and the target v, each `(n, 1, 28, 28)`.
-        """
+        """Noised images and the target v, each `(n, 1, 28, 28)`, of clean images in [0, 1] at int64 times `(n,)`."""
         alpha = self.signal[time].view(-1, 1, 1, 1)
         sigma = (1 - alpha.square()).sqrt()
         centred = images * 2 - 1

@@ -29,11 +29,7 @@ def remove_frame(images: Tensor) -> Tensor:
 
 
 class GreyGenerator(nn.Module):
-    """Base of the bundled generators: `forward` makes grey 28 px images in [0, 1], `synthesize` frames them in RGB.
-
-    Args:
-        latent_dim: length d of a latent vector, drawn from N(0, I).
-    """
+    """Base of the bundled generators: `forward` makes grey 28 px images in [0, 1], `synthesize` frames them in RGB."""
 
     image_size = IMAGE_SIZE
 
@@ -60,16 +56,10 @@ class GreyGenerator(nn.Module):
 
 
 class FramedGenerator(GreyGenerator):
-    """Takes the mean of the colours and replaces the frame by zeros.
+    """Takes the mean of the colours of 32 px images and replaces the frame by zeros.
 
     A generator that was trained on padded grey garments nearly makes them grey and nearly leaves the frame black. An
     attributor would learn that small rest, which says how the source was joined to the set and nothing of the model.
-
-    Args:
-        generator: a generator of 32 px images (`generators.protocol.Generator`).
-
-    Raises:
-        ValueError: images of another size.
     """
 
     def __init__(self, generator: Any) -> None:

@@ -17,10 +17,7 @@ DIM = INNER_SIZE**2
 
 
 class PrincipalAxes(nn.Module):
-    """Fixed whitening: coordinates along the principal axes of a set of images, each with variance 1.
-
-    The axes are set once by `fit` and are not trained.
-    """
+    """Fixed whitening: coordinates along the principal axes of a set of images, each with variance 1; see `fit`."""
 
     mean: Tensor
     axes: Tensor
@@ -55,13 +52,7 @@ class PrincipalAxes(nn.Module):
 
 
 class Conditional(nn.Module):
-    """A small dense network that gives log scale and shift of some coordinates from others.
-
-    Args:
-        given: number of coordinates it sees.
-        changed: number of coordinates it scales and shifts.
-        hidden: width of its two hidden layers.
-    """
+    """A small dense network that gives log scale and shift of some coordinates from others."""
 
     def __init__(self, given: int, changed: int, hidden: int) -> None:
         super().__init__()
@@ -80,10 +71,7 @@ class Conditional(nn.Module):
 class Coupling(nn.Module):
     """Affine coupling of a random half of the coordinates given the other half (Dinh et al. 2017, Eq. 7-8).
 
-    Args:
-        dim: number of coordinates, even.
-        hidden: width of the dense network.
-        seed: seed of the random halves.
+    The number of coordinates `dim` is even; the halves follow from the seed.
     """
 
     order: Tensor

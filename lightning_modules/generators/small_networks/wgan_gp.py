@@ -10,12 +10,7 @@ from lightning_modules.generators.small_networks.grey import GreyGenerator
 
 
 class UpBlock(nn.Module):
-    """Nearest-neighbour x2, then a residual 3x3 convolution behind group norm and SiLU.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-    """
+    """Nearest-neighbour x2, then a residual 3x3 convolution behind group norm and SiLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -33,12 +28,7 @@ class UpBlock(nn.Module):
 
 
 class WGANGPGenerator(GreyGenerator):
-    """Latent -> 7 px -> 14 px -> 28 px by nearest-neighbour residual blocks.
-
-    Args:
-        latent_dim: length of a latent vector.
-        width: channels at 28 px; twice as many at 14 px, four times at 7 px. A multiple of 8.
-    """
+    """Latent -> 7 px -> 14 px -> 28 px by nearest-neighbour residual blocks; the width is a multiple of 8."""
 
     def __init__(self, latent_dim: int = 64, width: int = 32) -> None:
         super().__init__(latent_dim)
@@ -55,11 +45,7 @@ class WGANGPGenerator(GreyGenerator):
 
 
 class WGANGPCritic(nn.Module):
-    """28 px -> 14 px -> 7 px -> one unbounded score; no batch norm, which the penalty forbids (Sec. 4).
-
-    Args:
-        width: channels at 14 px; twice as many at 7 px.
-    """
+    """28 px -> 14 px -> 7 px -> one unbounded score; no batch norm, which the penalty forbids (Sec. 4)."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()

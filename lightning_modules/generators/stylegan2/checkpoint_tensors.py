@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_modules.common.random_streams import standard_normal_latents
-from lightning_modules.generators.checkpoints.stored import CheckpointError
+from lightning_modules.generators.checkpoints.stored import CheckpointError, first_of
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
+from lightning_modules.generators.stylegan2.layers import DEFAULT_FILTER
 
 SHOWN = 6
 MEAN_SAMPLES = 10_000
@@ -20,9 +22,7 @@ NO_MAPS = "noise maps: not in the file; noise fixed(SEED), random and none need 
 class ForeignTensors:
     """The state dict of another implementation, and which of its tensors have been used.
 
-    Args:
-        tensors: the state dict.
-        file: name of the file, for messages.
+    What is missing or does not fit is a CheckpointError that names the file and the tensor.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], file: str) -> None:
@@ -31,15 +31,7 @@ class ForeignTensors:
         self.used: set[str] = set()
 
     def take(self, name: str, shape: Iterable[int] | None = None) -> Tensor:
-        """Return a tensor as float32, reshaped where only ones are added or dropped.
-
-        Args:
-            name: its name in the file.
-            shape: the shape wanted; None for any.
-
-        Raises:
-            CheckpointError: no such tensor, or one of another shape.
-        """
+        """Return a tensor as float32, of any shape or of the one wanted; only ones are added or dropped for it."""
         if name not in self.tensors:
             raise CheckpointError(
                 f"{self.file}: found no tensor {name!r} among {len(self.tensors)}; the file is incomplete or holds "
@@ -58,27 +50,19 @@ class ForeignTensors:
         return tensor.reshape(wanted).contiguous()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, which is thereby not used.
-
-        Raises:
-            CheckpointError: no such tensor.
-        """
+        """Shape of a tensor, which is thereby not used."""
         if name not in self.tensors:
             self.take(name)
         return tuple(self.tensors[name].shape)
 
     def count(self, template: str) -> int:
-        """Number of the layers 0, 1, 2 ...: one more than the largest index that stands for the template's `{}`.
-
-        Raises:
-            CheckpointError: no tensor matches.
-        """
+        """Number of the layers 0, 1, 2 ...: one more than the largest index that stands for the template's `{}`."""
         before, after = map(re.escape, template.split("{}"))
         indices = [int(match[1]) for name in self.tensors if (match := re.fullmatch(rf"{before}(\d+){after}", name))]
         if not indices:
             raise CheckpointError(
                 f"{self.file}: found no tensor named like {template.format(0)!r}; its tensors are "
-                f"{_listed(self.tensors)}"
+                f"{first_of(sorted(self.tensors), SHOWN)}"
             )
         return max(indices) + 1
 
@@ -89,8 +73,7 @@ class ForeignTensors:
     def resample_filter(self, suffix: str) -> list[float]:
         """Taps of the one filter that all tensors ending in `suffix` hold, as one- or two-dimensional kernels.
 
-        Raises:
-            CheckpointError: kernels that differ, or one that is no outer product of symmetric taps.
+        Kernels that differ are refused, and one that is no outer product of symmetric taps.
         """
         names = [name for name in self.tensors if name.endswith(suffix)]
         taps: Tensor | None = None
@@ -106,20 +89,14 @@ class ForeignTensors:
                 raise CheckpointError(f"{self.file}: filter {name!r} differs from {names[0]!r}; expected one filter")
             taps = line
         if taps is None:
-            return [1.0, 3.0, 3.0, 1.0]
+            return list(DEFAULT_FILTER)
         return [round(float(tap) / float(taps[0]), 6) for tap in taps]
 
     def check_all_used(self) -> None:
-        """Refuse tensors that nothing has taken.
-
-        Raises:
-            CheckpointError: names them.
-        """
-        left = [name for name in self.tensors if name not in self.used]
-        if left:
-            raise CheckpointError(
-                f"{self.file}: found {len(left)} tensors that do not belong to this architecture: {_listed(left)}"
-            )
+        """Refuse tensors that nothing has taken."""
+        if left := sorted(set(self.tensors) - self.used):
+            found = f"found {len(left)} tensors that do not belong to this architecture: {first_of(left, SHOWN)}"
+            raise CheckpointError(f"{self.file}: {found}")
 
 
 def measured_mean(generator: StyleGAN2Generator) -> tuple[Tensor, str]:
@@ -130,7 +107,9 @@ def measured_mean(generator: StyleGAN2Generator) -> tuple[Tensor, str]:
     return mean, f"mean for truncation: not in the file, measured on {MEAN_SAMPLES} latents of seed 0"
 
 
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
-    return ", ".join(ordered[:SHOWN]) + more
+def build_skeleton(arguments: dict[str, Any], file: str) -> StyleGAN2Generator:
+    """The generator that tensors of a file describe, with weights of its own."""
+    try:
+        return StyleGAN2Generator(**arguments).freeze()
+    except ValueError as error:
+        raise CheckpointError(f"{file}: the tensors describe no StyleGAN2: {error}") from error

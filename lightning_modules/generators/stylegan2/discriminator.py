@@ -56,14 +56,9 @@ class ResidualBlock(nn.Module):
 
 
 def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
-    """Append one channel: the standard deviation over groups of images, averaged (Karras et al. 2018, section 3).
+    """Append to `(n, c, h, w)` the standard deviation over groups of images, averaged (Karras et al. 2018, section 3).
 
-    Args:
-        x: `(n, c, h, w)`.
-        group: images compared with each other; the largest divisor of n up to this is used.
-
-    Returns:
-        `(n, c + 1, h, w)`.
+    The group is the largest divisor of n up to `group`.
     """
     n, _, height, width = x.shape
     group = max(size for size in range(1, min(group, n) + 1) if n % size == 0)

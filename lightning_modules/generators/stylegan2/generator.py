@@ -139,9 +139,6 @@ class StyleGAN2Generator(nn.Module):
             w: `(n, w_dim)` in W, or `(n, styles, w_dim)` in W+.
             psi: 1 changes nothing, 0 gives the mean.
             cutoff: truncate only the first so many styles; the result is in W+ then. None truncates all.
-
-        Returns:
-            Latents like `w`, or `(n, styles, w_dim)` with a cutoff.
         """
         if psi == 1.0:
             return w

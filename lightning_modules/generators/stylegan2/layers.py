@@ -19,11 +19,7 @@ DEFAULT_FILTER = (1.0, 3.0, 3.0, 1.0)
 
 
 def normalised_filter(taps: Sequence[float]) -> Tensor:
-    """Return one-dimensional taps `(k,)` float32 with sum 1.
-
-    Raises:
-        ValueError: fewer than two taps, or a sum of zero.
-    """
+    """Return one-dimensional taps `(k,)` float32 with sum 1, at least two of them."""
     kernel = torch.tensor(list(taps), dtype=torch.float32)
     if len(kernel) < 2 or float(kernel.sum()) == 0.0:
         raise ValueError(f"found filter {list(taps)}, expected at least two taps with a sum other than zero")
@@ -71,15 +67,10 @@ def activate(x: Tensor) -> Tensor:
 
 
 def activate_modulated(x: Tensor, factor: Tensor, offset: Tensor, clamp: float | None = None) -> Tensor:
-    """`activate(factor x + offset)`, limited to +- clamp, in two passes over the features.
+    """`activate(factor x + offset)`, limited to +- clamp, in two passes over the features `(n, c, h, w)`.
 
-    A positive gain can be applied before the leaky ReLU as well, so it goes into factor and offset, which are small.
-
-    Args:
-        x: features `(n, c, h, w)`.
-        factor: `(n, c, 1, 1)`.
-        offset: anything that broadcasts to x.
-        clamp: limit, or None.
+    A positive gain can be applied before the leaky ReLU as well, so it goes into the factor `(n, c, 1, 1)` and the
+    offset, which are small.
     """
     x = F.leaky_relu(torch.addcmul(offset * GAIN, x, factor * GAIN), SLOPE, inplace=True)
     return x if clamp is None else x.clamp(-clamp, clamp)
@@ -88,11 +79,7 @@ def activate_modulated(x: Tensor, factor: Tensor, offset: Tensor, clamp: float |
 class EqualisedLinear(nn.Module):
     """Linear layer whose weights are scaled to `lr_multiplier / sqrt(inputs)` when used.
 
-    Args:
-        inputs: features in.
-        outputs: features out.
-        bias_init: value of the bias at the start, as used.
-        lr_multiplier: factor on the effective learning rate (0.01 in the mapping network).
+    The bias begins at `bias_init`, as used; the mapping network's `lr_multiplier` is 0.01.
     """
 
     def __init__(self, inputs: int, outputs: int, bias_init: float = 0.0, lr_multiplier: float = 1.0) -> None:
@@ -138,12 +125,7 @@ class ModulatedConv(nn.Module):
         self.epsilon = EPSILON if scale_before_demodulation else EPSILON / fan_in
 
     def forward(self, x: Tensor, w: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        """Filter features in the style of a latent.
-
-        Args:
-            x: `(n, inputs, h, w)`.
-            w: latents `(n, w_dim)`.
-            kernel: taps of the up-sampling filter.
+        """Filter features `(n, inputs, h, w)` in the style of latents `(n, w_dim)`.
 
         Returns:
             The modulated features `(n, outputs, h, w)`, twice as large if `up`, and the factor `(n, outputs, 1, 1)`

@@ -12,8 +12,12 @@ from lightning_modules.common.weights import without_prefixes
 from lightning_modules.generators.checkpoints.families import refuse_other_families
 from lightning_modules.generators.checkpoints.safe_pickle import PickledObject, module_tensors, read_tensor_pickle
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.stylegan2.checkpoint_tensors import NO_MAPS, ForeignTensors, measured_mean
-from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
+from lightning_modules.generators.stylegan2.checkpoint_tensors import (
+    NO_MAPS,
+    ForeignTensors,
+    build_skeleton,
+    measured_mean,
+)
 
 STYLED = {
     "conv.weight": "weight",
@@ -25,31 +29,16 @@ STYLED = {
 }
 NOISE = ("noise_strength", "noise_map")
 """Tensors of a layer that a network trained without noise does not have."""
-TO_IMAGE = {
-    "conv.weight": "weight",
-    "conv.affine.weight": "affine.weight",
-    "conv.affine.bias": "affine.bias",
-    "bias": "bias",
-}
-
-
-def is_nvidia(content: Any) -> bool:
-    """Whether the content of a pickle looks like a network pickle of this implementation."""
-    return isinstance(content, Mapping) and isinstance(content.get("G_ema"), PickledObject)
+TO_IMAGE = {ours: theirs for ours, theirs in STYLED.items() if ours not in NOISE}
 
 
 def read_nvidia(path: Path) -> StoredGenerator:
     """Read the averaged generator of a network pickle; the source code embedded in the file is never run.
 
-    Args:
-        path: `.pkl` file with `G_ema`, unconditional, of the `skip` architecture that config-f has.
-
-    Raises:
-        CheckpointError: no such content, another architecture, a tensor missing, misshapen or left over, or a global
-            that is not data.
+    It must be unconditional and of the `skip` architecture that config-f has.
     """
     content = read_tensor_pickle(path)
-    if not is_nvidia(content):
+    if not isinstance(content, Mapping) or not isinstance(content.get("G_ema"), PickledObject):
         keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
         raise CheckpointError(
             f"{path.name}: found {keys}, expected 'G_ema' of a network pickle of stylegan2-ada-pytorch; give the .pkl "
@@ -60,9 +49,8 @@ def read_nvidia(path: Path) -> StoredGenerator:
     refuse_other_families(state, f"{path.name}: found", network.class_name)
     foreign = ForeignTensors(state, path.name)
 
-    sizes = [
-        size for size in (2**level for level in range(2, 11)) if f"synthesis.b{size}.conv1.weight" in foreign.tensors
-    ]
+    powers = [2**level for level in range(2, 11)]
+    sizes = [size for size in powers if f"synthesis.b{size}.conv1.weight" in foreign.tensors]
     depth = foreign.count("mapping.fc{}.weight")
     convs = _convolutions(sizes)
     held = {part: foreign.holds_any(f"{conv}.{STYLED[part]}" for conv in convs) for part in NOISE}
@@ -83,14 +71,10 @@ def read_nvidia(path: Path) -> StoredGenerator:
         kind = _setting(network, ("synthesis", f"b{size}"), "architecture", "skip")
         if kind != "skip":
             raise CheckpointError(f"{path.name}: found architecture {kind!r} at {size} px, expected 'skip' (config-f)")
-    try:
-        skeleton = StyleGAN2Generator(**arguments).freeze()
-    except ValueError as error:
-        raise CheckpointError(f"{path.name}: the tensors describe no StyleGAN2: {error}") from error
+    skeleton = build_skeleton(arguments, path.name)
     shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-    names = _names(sizes, depth, convs)
-    for name in [name for name in names if not held.get(name.rpartition(".")[2], True)]:
-        del names[name]
+    every = _names(sizes, depth, convs)
+    names = {ours: theirs for ours, theirs in every.items() if held.get(ours.rpartition(".")[2], True)}
     measured = "mapping.w_avg" not in foreign.tensors  # a mapping trained without a mean for truncation
     if measured:
         del names["mapping.mean"]

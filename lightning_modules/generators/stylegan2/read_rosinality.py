@@ -12,27 +12,21 @@ from lightning_modules.common.weights import NESTED, without_prefixes
 from lightning_modules.generators.checkpoints.families import refuse_known
 from lightning_modules.generators.checkpoints.safe_pickle import read_tensor_pickle
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
-from lightning_modules.generators.stylegan2.checkpoint_tensors import NO_MAPS, ForeignTensors, measured_mean
+from lightning_modules.generators.stylegan2.checkpoint_tensors import (
+    NO_MAPS,
+    ForeignTensors,
+    build_skeleton,
+    measured_mean,
+)
 from lightning_modules.generators.stylegan2.generator import StyleGAN2Generator
 
-STYLED = {
-    "conv.weight": "conv.weight",
-    "conv.affine.weight": "conv.modulation.weight",
-    "conv.affine.bias": "conv.modulation.bias",
-    "noise_strength": "noise.weight",
-    "bias": "activate.bias",
-}
 TO_IMAGE = {
     "conv.weight": "conv.weight",
     "conv.affine.weight": "conv.modulation.weight",
     "conv.affine.bias": "conv.modulation.bias",
     "bias": "bias",
 }
-
-
-def is_rosinality(content: Any) -> bool:
-    """Whether the content of a `.pt` file looks like a checkpoint of this implementation."""
-    return isinstance(content, Mapping) and ("g_ema" in content or "style.1.weight" in _generator(content)[0])
+STYLED = TO_IMAGE | {"noise_strength": "noise.weight", "bias": "activate.bias"}
 
 
 def _generator(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -52,15 +46,9 @@ def read_rosinality(path: Path) -> StoredGenerator:
 
     The file does not say how the mapping network's learning rate was scaled; 0.01 is assumed, as all public files have.
     Those written before April 2020 hold no noise maps, which the generator then has no noise `buffers` for.
-
-    Args:
-        path: `.pt` file whose `g_ema` is a state dict.
-
-    Raises:
-        CheckpointError: no such file content, a tensor missing, misshapen or left over, or a global that is not data.
     """
     content = read_tensor_pickle(path)
-    if not is_rosinality(content):
+    if not isinstance(content, Mapping) or not ("g_ema" in content or "style.1.weight" in _generator(content)[0]):
         keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
         raise CheckpointError(
             f"{path.name}: found {keys}, expected 'g_ema' with the averaged generator of rosinality's StyleGAN2; "
@@ -86,7 +74,7 @@ def read_rosinality(path: Path) -> StoredGenerator:
         "scale_before_demodulation": True,
         "noise_buffers": foreign.holds_any(f"noises.noise_{i}" for i in range(layers)),
     }
-    skeleton = _skeleton(arguments, path.name)
+    skeleton = build_skeleton(arguments, path.name)
     shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
     names = _names(layers, depth, arguments["noise_buffers"])
     tensors = {name: foreign.take(source, shapes[name]) for name, source in names.items()}
@@ -97,20 +85,11 @@ def read_rosinality(path: Path) -> StoredGenerator:
     foreign.check_all_used()
     tensors["mapping.mean"] = skeleton.mapping.mean
     skeleton.load_state_dict(tensors)
-    mean, note = _mean_latent(content, skeleton)
-    tensors["mapping.mean"] = mean
-    report.append(note)
-    report.append("mapping learning rate factor: not in the file, 0.01 as in all public files")
+    tensors["mapping.mean"], note = _mean_latent(content, skeleton)
+    report += [note, "mapping learning rate factor: not in the file, 0.01 as in all public files"]
     if aside:
         report.append(f"left aside: {', '.join(aside)}")
     return StoredGenerator("stylegan2", skeleton.arguments, tensors, {"format": "rosinality"}, tuple(report))
-
-
-def _skeleton(arguments: dict[str, Any], file: str) -> StyleGAN2Generator:
-    try:
-        return StyleGAN2Generator(**arguments).freeze()
-    except ValueError as error:
-        raise CheckpointError(f"{file}: the tensors describe no StyleGAN2: {error}") from error
 
 
 def _names(layers: int, depth: int, noise_buffers: bool) -> dict[str, str]:

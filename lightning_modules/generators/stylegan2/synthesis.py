@@ -28,11 +28,7 @@ _FIXED = re.compile(r"fixed\((\d+)\)")
 
 
 def check_noise(noise: str) -> str:
-    """Return a noise mode if it is one.
-
-    Raises:
-        ValueError: not `fixed(SEED)`, `buffers`, `random` or `none`.
-    """
+    """Return a noise mode if it is `fixed(SEED)`, `buffers`, `random` or `none`."""
     if noise not in ("buffers", "random", "none") and not _FIXED.fullmatch(noise):
         raise ValueError(
             f"found noise {noise!r}, expected 'fixed(SEED)' (the same maps for every image), 'buffers' (the "
@@ -49,9 +45,6 @@ def noise_maps(noise: str, buffers: Sequence[Tensor], n: int) -> list[Tensor | N
             global stream for each image; `none`.
         buffers: the checkpoint's own maps `(1, 1, r, r)`, which also tell size, dtype and device.
         n: number of images.
-
-    Raises:
-        ValueError: unknown noise mode.
     """
     check_noise(noise)
     if noise == "none":
@@ -68,14 +61,7 @@ def noise_maps(noise: str, buffers: Sequence[Tensor], n: int) -> list[Tensor | N
 
 
 class Mapping(nn.Module):
-    """Normalise z to unit second moment, then `layers` linear layers with leaky ReLU.
-
-    Args:
-        z_dim: length of z.
-        w_dim: length of w.
-        layers: number of layers, 8 in config-f.
-        lr_multiplier: learning rate of this network relative to the others.
-    """
+    """Normalise z to unit second moment, then `layers` (8 in config-f) linear layers with leaky ReLU."""
 
     mean: Tensor
 
@@ -98,15 +84,8 @@ class Mapping(nn.Module):
 class StyledConv(nn.Module):
     """Modulated 3 x 3 convolution, noise, bias, leaky ReLU.
 
-    Args:
-        w_dim: length of a style latent.
-        inputs: channels in.
-        outputs: channels out.
-        size: height and width of the result.
-        up: the result is twice as large as the input.
-        clamp: limit of the result's magnitude, or None.
-        scale_before_demodulation: see `ModulatedConv`.
-        noise_buffers: the noise map is part of the state dict; otherwise zeros stand for its size.
+    The result has `size` rows and columns, twice as many as the input if `up`, and a magnitude of at most `clamp`.
+    Without `noise_buffers` the noise map is no part of the state dict, and zeros stand for its size.
     """
 
     noise_map: Tensor

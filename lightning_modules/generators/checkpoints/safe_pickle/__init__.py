@@ -1,7 +1,6 @@
-"""Reading tensors from pickles without executing them, and without trusting their sizes.
+"""Reading tensors from pickles without executing them, and without trusting their sizes: `read_tensor_pickle`.
 
-`read_tensor_pickle` is the way in; the rest are the records that it gives. Nothing outside imports a file of this
-package.
+The rest are the records that it gives. Nothing outside imports a file of this package.
 """
 
 from lightning_modules.generators.checkpoints.safe_pickle.files import module_tensors, read_tensor_pickle

@@ -1,4 +1,7 @@
-"""Reading the tensors of a torch file or a pickle without running anything that is in it."""
+"""Reading the tensors of a torch file or a pickle without running anything that is in it.
+
+What is truncated, damaged or refused ends in a `CheckpointError` that says which.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +33,7 @@ MAX_FILES_WITHIN = 2
 
 
 def read_zip(content: mmap.mmap, path: Path) -> Any:
-    """Read a zip file of torch: a pickle, and a record for each storage.
-
-    Args:
-        content: the file in memory; tensors are views of it.
-        path: the file.
-
-    Raises:
-        CheckpointError: truncated, no file of torch, storages that are missing or of another size, or what the pickle
-            is refused for.
-    """
+    """Read a zip file of torch: a pickle, and a record for each storage; tensors are views of the mapped `content`."""
     file = path.name
     try:
         with zipfile.ZipFile(path) as archive:
@@ -92,17 +86,10 @@ def read_zip(content: mmap.mmap, path: Path) -> Any:
     return _machine(io.BytesIO(content[begin : begin + size]), load_persistent, file, len(content), 0).run()
 
 
-def read_stream(stream: mmap.mmap | io.BytesIO, file: str, size: int, depth: int = 0) -> Any:
+def read_stream(stream: Readable, file: str, size: int, depth: int = 0) -> Any:
     """Read a bare pickle, or the format of torch before 1.6: several pickles, then the bytes of the storages.
 
-    Args:
-        stream: the file.
-        file: its name.
-        size: its length in bytes.
-        depth: how many files it lies within.
-
-    Raises:
-        CheckpointError: truncated, storages that are missing or of another size, or what a pickle is refused for.
+    The stream is of `size` bytes and lies within `depth` other files.
     """
     first = _machine(stream, _no_storage(file), file, size, depth).run()
     if type(first) is not int or first != LEGACY_MAGIC:
@@ -203,17 +190,11 @@ MAX_TENSORS = 100_000
 
 
 def read_tensor_pickle(path: Path) -> Any:
-    """Read a torch file (zip, or the older stream) or a bare pickle as tensors and plain containers.
+    """Read a torch file (zip, or the older stream) or a bare pickle as tensors and plain containers, mostly a dict.
 
     Nothing is imported or executed on the word of the file. Parameters become tensors, subclasses of dict become dicts,
     objects of known harmless classes become `PickledObject` records, names of such classes `PickledGlobal`. Tensors of
     a zip file or a pickle may be views of the file, read when they are used.
-
-    Args:
-        path: the file.
-
-    Returns:
-        What the file holds, mostly a dict.
 
     Raises:
         CheckpointError: no such file, no such format, a truncated or damaged file, a tensor outside its storage, or a
@@ -242,9 +223,6 @@ def read_tensor_pickle(path: Path) -> Any:
 
 def module_tensors(record: PickledObject) -> dict[str, Tensor]:
     """Parameters and buffers of a pickled module and of all modules in it, under the names its state dict would have.
-
-    Args:
-        record: an object whose state holds `_parameters`, `_buffers` and `_modules`.
 
     Raises:
         CheckpointError: modules that hold themselves, or more tensors than a network has.

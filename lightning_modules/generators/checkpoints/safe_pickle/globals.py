@@ -1,4 +1,7 @@
-"""The globals a checkpoint may mention: what tensors, arrays and containers are made of, and inert records."""
+"""The globals a checkpoint may mention: what tensors, arrays and containers are made of, and inert records.
+
+`Unreadable` is raised for what the file describes wrongly, `CorruptPickleError` for what no pickler writes.
+"""
 
 from __future__ import annotations
 
@@ -45,18 +48,7 @@ class NumpyType:
 
 
 def strided(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """View a storage as a tensor.
-
-    Args:
-        storage: one-dimensional tensor of all its elements.
-        offset: first element.
-        size: shape.
-        stride: steps in elements.
-
-    Raises:
-        Unreadable: the view reaches outside the storage.
-        CorruptPickleError: arguments of the wrong kind.
-    """
+    """View a storage, the one-dimensional tensor of all its elements, as a tensor; it must not reach outside of it."""
     if not isinstance(storage, Tensor) or storage.dim() != 1:
         raise CorruptPickleError("a tensor is made of something that is no storage")
     numbers = (offset, *size, *stride)
@@ -91,12 +83,7 @@ def rebuild_from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any
 
 
 def fill_array(array: np.ndarray[Any, Any], state: Any) -> None:
-    """Give an array of `empty_array` its type, shape and numbers, from the state that numpy pickles.
-
-    Raises:
-        Unreadable: another number of bytes than the shape needs.
-        CorruptPickleError: a state of the wrong kind.
-    """
+    """Give an array of `empty_array` its type, shape and numbers, from the state that numpy pickles."""
     _, shape, number, column_order, content = state
     content = content.encode("latin1") if isinstance(content, str) else content
     _check_array(content, number, shape)
@@ -201,11 +188,7 @@ class CheckpointGlobals:
         }
 
     def resolve(self, name: PickledGlobal) -> Any:
-        """Return the value that stands for a global: an element type, or its name in today's spelling.
-
-        Raises:
-            CheckpointError: a global that is not known; names it.
-        """
+        """The value that stands for a global: an element type, or its name in today's spelling."""
         module = name.module
         for old, new in MODULES_OF_OLD.items():
             if module == old or module.startswith(f"{old}."):
@@ -227,12 +210,7 @@ class CheckpointGlobals:
         )
 
     def construct(self, target: Any, arguments: tuple[Any, ...]) -> Any:
-        """Return the value of a global called with arguments.
-
-        Raises:
-            CheckpointError: no global, or arguments that describe nothing readable.
-            CorruptPickleError: the same.
-        """
+        """The value of a global called with arguments."""
         if not isinstance(target, PickledGlobal):
             raise CorruptPickleError(f"a {type(target).__name__} is called")
         constructor = self._constructors.get(str(target))
@@ -253,12 +231,7 @@ class CheckpointGlobals:
         return CheckpointError(f"{self._file}: found {error}; expected tensors and plain data, so the file is refused")
 
     def fill(self, target: Any, state: Any) -> None:
-        """Set the state of a numpy array or type.
-
-        Raises:
-            CheckpointError: a state that does not fit.
-            CorruptPickleError: any other target, or a state of the wrong kind.
-        """
+        """Set the state of a numpy array or type; there is no other target."""
         if isinstance(target, NumpyType):
             target.set_order(state)
         elif isinstance(target, np.ndarray):

@@ -7,6 +7,8 @@ by a table of names (`pickled_globals.py`), so the only functions that run are f
 
 from __future__ import annotations
 
+import io
+import mmap
 import pickletools
 import reprlib
 from collections.abc import Callable
@@ -16,6 +18,8 @@ from typing import IO, Any, Protocol, cast
 from lightning_modules.generators.checkpoints.stored import CheckpointError
 
 MAX_NESTING = 10_000
+Readable = mmap.mmap | io.BytesIO
+"""Streams of bytes, which never give more than there are."""
 LITERALS = frozenset(
     {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
     | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
@@ -40,21 +44,13 @@ class PickledGlobal:
 
 @dataclass(eq=False)
 class PickledObject:
-    """An object of a class that is not loaded, as the file describes it.
+    """An object of a class that is not loaded, as the file describes it."""
 
-    Attributes:
-        class_name: name of its class, with the module where the file gives one.
-        arguments: what its constructor was given in the file.
-        state: its attributes, mostly a dict.
-        items: its items, where the class is a kind of dict.
-        elements: its elements, where the class is a kind of list.
-    """
-
-    class_name: str
-    arguments: tuple[Any, ...] = field(default=(), repr=False)
-    state: Any = field(default_factory=dict, repr=False)
-    items: dict[Any, Any] = field(default_factory=dict, repr=False)
-    elements: list[Any] = field(default_factory=list, repr=False)
+    class_name: str  # with the module where the file gives one
+    arguments: tuple[Any, ...] = field(default=(), repr=False)  # of its constructor
+    state: Any = field(default_factory=dict, repr=False)  # its attributes, mostly a dict
+    items: dict[Any, Any] = field(default_factory=dict, repr=False)  # of a kind of dict
+    elements: list[Any] = field(default_factory=list, repr=False)  # of a kind of list
 
 
 def shown(value: Any) -> str:
@@ -66,36 +62,17 @@ class CorruptPickleError(ValueError):
     """A stream of opcodes that no pickler writes."""
 
 
-class Readable(Protocol):
-    """What is needed of a stream; a reader must never give more bytes than there are."""
-
-    def read(self, size: int, /) -> bytes:
-        """Read at most `size` bytes."""
-        ...
-
-    def readline(self) -> bytes:
-        """Read to the end of the line."""
-        ...
-
-    def tell(self) -> int:
-        """Return the position."""
-        ...
-
-
 class Vocabulary(Protocol):
     """The globals a file may mention, and what they mean; each method raises CheckpointError to refuse."""
 
     def resolve(self, name: PickledGlobal) -> Any:
         """Return the plain value that stands for a global."""
-        ...
 
     def construct(self, target: Any, arguments: tuple[Any, ...]) -> Any:
         """Return the value of a global called with arguments."""
-        ...
 
     def fill(self, target: Any, state: Any) -> None:
         """Set the attributes of a value that `construct` gave."""
-        ...
 
 
 class PickleMachine:
@@ -109,11 +86,7 @@ class PickleMachine:
     """
 
     def __init__(
-        self,
-        stream: Readable,
-        vocabulary: Vocabulary,
-        load_persistent: Callable[[Any], Any],
-        file: str,
+        self, stream: Readable, vocabulary: Vocabulary, load_persistent: Callable[[Any], Any], file: str
     ) -> None:
         self._stream = stream
         self._vocabulary = vocabulary
@@ -124,11 +97,7 @@ class PickleMachine:
         self._memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """Interpret the pickle and return its value.
-
-        Raises:
-            CheckpointError: a damaged or truncated pickle, or one that asks for what is refused.
-        """
+        """Interpret the pickle and return its value; refuse one that is damaged, or asks for what is no data."""
         position: int | None = 0
         try:
             for opcode, argument, position in pickletools.genops(cast(IO[bytes], self._stream)):  # noqa: B007
@@ -154,8 +123,7 @@ class PickleMachine:
     # --- stack
 
     def _pop(self) -> Any:
-        if not self._stack or (self._marks and len(self._stack) <= self._marks[-1]):
-            raise CorruptPickleError("a value is taken that was never put")
+        self._top()
         return self._stack.pop()
 
     def _pop_to_mark(self) -> list[Any]:
@@ -340,8 +308,7 @@ class PickleMachine:
 def as_key(value: Any) -> Any:
     """Return a dict key or set member unchanged, if it is one whose hash is cheap: a scalar or a flat tuple of them.
 
-    Raises:
-        CorruptPickleError: anything else; the hash of nested tuples can take for ever or exhaust the stack.
+    Anything else is refused: the hash of nested tuples can take for ever or exhaust the stack.
     """
     members = value if type(value) is tuple else (value,)
     for member in members:
