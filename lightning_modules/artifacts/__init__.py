@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_modules.artifacts.embeddings.registry import (
-    EMBEDDINGS,
-    Embedding,
-    build_embedding,
-    embedding_identity,
-)
+from lightning_modules.artifacts.embeddings.registry import EMBEDDINGS, Embedding, build_embedding, embedding_identity
 from lightning_modules.artifacts.manifold import Manifold
 from lightning_modules.artifacts.manifold_files import ManifoldError, manifold_key
 from lightning_modules.artifacts.neighbour_cache import NeighbourCache
