@@ -89,7 +89,7 @@ def frechet_table(
             f"sources have different numbers of images: {counts}; Frechet distances of different n do not compare. "
             f"Give n={min(counts.values())} (--n) to take the first of each"
         )
-    n = n if n is not None else min(counts.values())
+    n = min(counts.values()) if n is None else n
     few = {name: count for name, count in counts.items() if count < n}
     if n < 2 or few or len(reals) < 2 * n:
         raise ValueError(

@@ -195,6 +195,11 @@ def as_float64(tensor: Tensor) -> Tensor:
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
 
 
+def float64_scalar(value: float, device: torch.device) -> Tensor:
+    """What a metric computes, on its device; like `as_float64`, on the CPU for Apple's MPS."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+
+
 def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean `(d,)`, and rows whose products sum to the unbiased covariance `(n, d)`, float64."""
     rows = as_float64(features)

@@ -15,6 +15,7 @@ from scipy.special import ndtri
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_modules.metrics.frechet import float64_scalar
 from lightning_modules.metrics.intervals import (
     Estimate,
     alone_at_the_top,
@@ -35,7 +36,6 @@ class MatchingBits(Metric):
     Args:
         bits: length m of a key.
         confidence: nominal coverage of the interval of `estimate`.
-        **kwargs: arguments of `torchmetrics.Metric`.
 
     Raises:
         ValueError: fewer than one bit.
@@ -68,8 +68,7 @@ class MatchingBits(Metric):
     def compute(self) -> Tensor:
         """The value: scalar float64, NaN without images."""
         self._counts = self.images.tolist()
-        value = self.of_counts(self._counts).value
-        return torch.tensor(value, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
+        return float64_scalar(self.of_counts(self._counts).value, self.device)
 
     def estimate(self) -> Estimate:
         """The value with its interval over images. All processes must call it together, as `compute`."""
@@ -123,10 +122,7 @@ class Identification(MatchingBits):
     trial: probabilities vary no more than trials of their mean do, so it is never too narrow.
 
     Args:
-        bits: as in `MatchingBits`.
         users: N, the holder of the true key among them, at least 2.
-        confidence: as in `MatchingBits`.
-        **kwargs: as in `MatchingBits`.
     """
 
     def __init__(self, bits: int, users: int, confidence: float = 0.95, **kwargs: Any) -> None:
@@ -150,10 +146,7 @@ class TruePositiveRate(MatchingBits):
     interval: this is known, not measured.
 
     Args:
-        bits: as in `MatchingBits`.
         false_positive_rate: chance, at most, of so good a match by accident, in (0, 1).
-        confidence: as in `MatchingBits`.
-        **kwargs: as in `MatchingBits`.
     """
 
     def __init__(self, bits: int, false_positive_rate: float, confidence: float = 0.95, **kwargs: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_modules.metrics.frechet import float64_scalar
 from lightning_modules.metrics.intervals import Estimate, mean_and_std, percent, wilson
 from lightning_modules.metrics.key_matches import effective_trials
 
@@ -27,7 +28,6 @@ class SeedAccuracy(Metric):
     Args:
         seeds: number S of networks.
         confidence: nominal coverage of the interval of `estimate`.
-        **kwargs: arguments of `torchmetrics.Metric`.
 
     Raises:
         ValueError: no seed.
@@ -69,7 +69,7 @@ class SeedAccuracy(Metric):
         self._counts = (self.images.tolist(), self.right.tolist())
         n = sum(self._counts[0])
         value = sum(self._counts[1]) / (n * self.seeds) if n else math.nan
-        return torch.tensor(value, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
+        return float64_scalar(value, self.device)
 
     def estimate(self) -> Estimate:
         """The mean with its interval over images; `seeds`, their `std` and `values` in the details.
