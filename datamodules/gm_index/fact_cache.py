@@ -100,9 +100,8 @@ def build_index(
             for fact in facts
         ]
         merged.loc[block, FACT_COLUMNS] = pd.DataFrame(rows, index=block)[FACT_COLUMNS]
-        done = merged.loc[
-            merged["file_hash"].notna() & (merged["problem"] == "")
-        ]  # bad files are looked at again each time
+        good = merged["file_hash"].notna() & (merged["problem"] == "")  # bad files are looked at again each time
+        done = merged.loc[good]
         absent = cache[~cache["path"].isin(done["path"])]  # of other listings, or removed: kept for their content
         write_parquet(cache_file, pd.concat([done, absent], ignore_index=True), {"index_version": str(INDEX_VERSION)})
     merged = merged.astype({"height": "int64", "width": "int64"})

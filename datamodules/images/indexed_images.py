@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from datamodules.images.image_io import Pixels, content_id, content_id_to_int, decode_image, path_text, text_path
+from datamodules.images.image_io import chw, content_id, content_id_to_int, decode_image, path_text, text_path
 from datamodules.images.pixel_path import PixelPath
 
 
@@ -57,7 +57,7 @@ class PlannedImages(Dataset[dict[str, Any]]):
                 "split anew"
             )
         item: dict[str, Any] = {
-            "image": _chw(pixels),
+            "image": chw(pixels),
             "content_id": content_id_to_int(identifier),
             "index": index if self.positions is None else int(self.positions[index]),
             "path": path_text(path),
@@ -74,7 +74,6 @@ class ManifoldImages(PlannedImages):
         super().__init__(base, rows, pixel_path, sources=None)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Item ``index``."""
         item = super().__getitem__(index)
         return {"image": item["image"], "content_id": item["content_id"]}
 
@@ -83,10 +82,6 @@ class ManifoldImages(PlannedImages):
         """Content ids of all images, int64 (N,), without decoding any."""
         identifiers = [] if self.final is None else self.final.to_pylist()
         return torch.tensor([content_id_to_int(identifier) for identifier in identifiers], dtype=torch.int64)
-
-
-def _chw(pixels: Pixels) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def collate_images(items: list[dict[str, Any]]) -> dict[str, Any]:

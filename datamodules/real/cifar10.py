@@ -73,9 +73,8 @@ def load_cifar10(root: Path | None, split: str, download: bool = False) -> RealS
         ValueError: A binary file is damaged.
     """
     root = root or DEFAULT_ROOT
-    binary = next(
-        (folder for folder in (root / "cifar-10-batches-bin", root) if (folder / "test_batch.bin").is_file()), None
-    )
+    folders = (root / "cifar-10-batches-bin", root)
+    binary = next((folder for folder in folders if (folder / "test_batch.bin").is_file()), None)
     images, labels = _read_binary(binary, split) if binary else _read_torchvision(root, split, download)
 
     def picture(index: int) -> Pixels:

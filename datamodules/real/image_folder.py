@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -23,29 +23,21 @@ _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}  # AFHQ's first 
 
 @dataclass(frozen=True)
 class FilePictures:
-    """Pictures in files, decoded on access.
-
-    Attributes:
-        files: The image files.
-        unreadable: Folders among them that cannot be opened.
-    """
+    """Pictures in files, decoded on access; ``unreadable`` are folders among them that cannot be opened."""
 
     files: tuple[Path, ...]
-    unreadable: tuple[LeftOut, ...] = field(default=())
+    unreadable: tuple[LeftOut, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Pixels:
-        """Picture ``index`` as a uint8 array of shape (H, W, 3)."""
         return decode_image(self.files[index])
 
     def check(self, pixel_path: PixelPath | None, reader: Reader = REALS) -> None:
         """Check every file by its header (``check_image``): all must be fit, and of one size after the pixel path.
 
-        Args:
-            pixel_path: What happens to the pixels; None where pictures of several sizes will do.
-            reader: Who reads them, for the message.
+        Without a pixel path, pictures of several sizes will do.
 
         Raises:
             GMDataError: Every file that is unfit or too small for the crop, and all sizes if there are several.
@@ -136,11 +128,7 @@ def load_image_folder(
     return RealSet(name or plain, split, FilePictures(files, tuple(found.unreadable)), labels, classes, licence)
 
 
-load_celeba_hq = partial(
-    load_image_folder,
-    name="celeba_hq",
-    licence="non-commercial research only, see the set's agreement",
-    with_classes=False,
-)
+_RESEARCH = "non-commercial research only, see the set's agreement"
+load_celeba_hq = partial(load_image_folder, name="celeba_hq", licence=_RESEARCH, with_classes=False)
 load_ffhq = partial(load_image_folder, name="ffhq", licence="CC-BY-NC-SA-4.0", with_classes=False)
 load_afhq = partial(load_image_folder, name="afhq", licence="CC-BY-NC-4.0")

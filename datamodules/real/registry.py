@@ -17,13 +17,11 @@ from lightning_modules.common.tables import Table
 
 
 class Pictures(Protocol):
-    """A sequence of 8-bit RGB pictures that may be decoded lazily."""
+    """A sequence of pictures, uint8 (H, W, 3), that may be decoded lazily."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Pixels:
-        """Picture ``index`` as a uint8 array of shape (H, W, 3)."""
-        ...
+    def __getitem__(self, index: int) -> Pixels: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,6 @@ class CheckedPictures(Protocol):
 
     def check(self, pixel_path: PixelPath, reader: Reader) -> None:
         """Raise a GMDataError that names the files that cannot be used, are too small or of several sizes."""
-        ...
 
 
 Loader = Callable[[Path | None, str, bool], RealSet]
