@@ -28,9 +28,6 @@ class NeighbourCache:
         manifold: Its hash keys the files; entries of another manifold are never read.
         folder: Where the files go; None for ``neighbours/`` in the manifold's folder. A manifold in memory without a
             folder is cached in memory only.
-
-    Attributes:
-        folder: Where the files go, or None.
     """
 
     def __init__(self, manifold: Manifold, folder: str | Path | None = None) -> None:
@@ -45,7 +42,6 @@ class NeighbourCache:
         self.refresh()
 
     def __len__(self) -> int:
-        """Number of images whose neighbour is known."""
         return len(self._known)
 
     def lookup(self, content_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_modules.networks.recipes import Chosen, recipe_for
-from lightning_modules.networks.source_network import SourceNetwork
-from lightning_modules.networks.vector_head import VectorHead
+from lightning_modules.networks.source_network import SourceNetwork, VectorHead
 
 MAIN = "main"
 _SEED_STEP = 1000  # between initialisations, so that those of neighbouring experiment seeds differ

@@ -21,8 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_modules.networks.source_network import SMALL_CNNS
-from lightning_modules.networks.vector_head import VECTOR_HEADS
+from lightning_modules.networks.source_network import SMALL_CNNS, VECTOR_HEADS
 
 AUTO = "auto"
 SMALL_NETWORK = "small_cnn"

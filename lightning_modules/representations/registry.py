@@ -70,15 +70,10 @@ class Representation(ABC):
             raise ValueError(f"found fitted {', '.join(state)} for representation {self.name!r}, which fits nothing")
 
 
-_HERE = "lightning_modules.representations.artifact"
+_CLASSES = {"artifact": "Artifact", "raw": "Raw", "nearest": "Nearest", "random": "RandomDifference"}
 REPRESENTATIONS = Table(
     "representation",
-    {
-        "artifact": f"{_HERE}:Artifact",
-        "raw": f"{_HERE}:Raw",
-        "nearest": f"{_HERE}:Nearest",
-        "random": f"{_HERE}:RandomDifference",
-    },
+    {name: f"lightning_modules.representations.artifact:{found}" for name, found in _CLASSES.items()},
 )
 """Where each representation is defined; a new one is one file and one line here."""
 

@@ -27,7 +27,6 @@ class Candidates:
         return len(self.query)
 
     def __getitem__(self, which: Tensor) -> Candidates:
-        """Pairs at the given positions."""
         return Candidates(*(part.index_select(0, which) for part in (self.query, self.reference, self.value)))
 
     @staticmethod
@@ -35,9 +34,8 @@ class Candidates:
         """One list of several, at least one."""
         if len(pairs) == 1:
             return pairs[0]
-        return Candidates(
-            *(torch.cat([getattr(part, name) for part in pairs]) for name in ("query", "reference", "value"))
-        )
+        parts = ([getattr(part, name) for part in pairs] for name in ("query", "reference", "value"))
+        return Candidates(*map(torch.cat, parts))
 
 
 def flat_nonzero(mask: Tensor) -> Tensor:

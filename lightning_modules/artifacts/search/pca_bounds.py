@@ -65,17 +65,9 @@ class Projection:
 def project(
     count: int, columns: int, centred: Centred, axes: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Coordinates of points along the axes, and their squared norms.
+    """Coordinates ``(n, K)`` of points along axes ``(C, K)``, and their squared norms ``(n,)``, float64, on a device.
 
-    Args:
-        count: Number of points, n.
-        columns: Number of columns, C.
-        centred: Gives their columns.
-        axes: ``(C, K)``, or None for the norms alone.
-        device: Where to.
-
-    Returns:
-        ``(n, K)`` and ``(n,)``, float64.
+    ``count`` is n, ``columns`` C; ``centred`` gives the points' columns. Without axes K is 0.
     """
     wide = 0 if axes is None else axes.shape[1]
     projected = torch.zeros(count, wide, dtype=torch.float64, device=device)
@@ -156,8 +148,7 @@ def fit_axes(sample: Tensor, centre: Tensor, weight: Tensor, count: int, rows: i
         part = ((sample[start : start + rows].float() - offset) * scale) @ axes
         moment += part.T.double() @ part.double()
     rotation = torch.linalg.eigh(moment)[1].flip(1)[:, :count]
-    turned = (axes.double() @ rotation).float()
-    return _contract(turned)
+    return _contract((axes.double() @ rotation).float())
 
 
 def _contract(axes: Tensor) -> Tensor:

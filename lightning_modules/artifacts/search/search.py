@@ -20,11 +20,11 @@ from lightning_modules.artifacts.search.refinement import BoundsPruneTooLittle, 
 def banned_pairs(
     content_ids: Tensor, count: int, exclude: Tensor | None, exclude_index: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Exclusions of ``count`` queries as pairs, each once: rows of queries and indices of references, ``(b,)`` each.
+    """Exclusions of N = ``count`` queries as pairs, each once: rows of queries, indices of references, ``(b,)`` each.
 
     Args:
         content_ids: ``(R,)`` int64, of the references; an id that several carry excludes all of them.
-        count: Number of queries, N.
+        count: N.
         exclude: ``(N,)`` or ``(N, m)`` content ids, or None; negative ones mean nothing.
         exclude_index: The same by index.
         device: Where the result goes.
@@ -145,14 +145,14 @@ def _search_kind(
         refinement = Refinement(references, block, k, memory, report)
         if bounds:
             try:
-                BoundedSearch(references, block, local, refinement, memory, report).run()
+                BoundedSearch(refinement, local).run()
                 report.by_bounds += len(block)
                 trusted = True
             except BoundsPruneTooLittle:
                 bounds = trusted = False
                 continue
         else:
-            ProductSearch(references, block, local, refinement, memory, report).run()
+            ProductSearch(refinement, local).run()
             bounds = references.projection is not None
         result.distance[rows], result.index[rows] = refinement.best.distance, refinement.best.index
         start += size
