@@ -148,15 +148,10 @@ def _sample(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def audit_formats(rows: pd.DataFrame, pixel_path: PixelPath) -> list[Leak]:
-    """Audit the labelled images of a data set.
+    """Every attribute of the labelled images' files that varies, best predictor first; those that leak are marked.
 
-    Args:
-        rows: Table with ``source``, ``content`` and the columns of ``FileFacts``, of at least two sources.
-        pixel_path: With ``reencode`` other than ``none``, only what stays in the decoded pixels (size and mode) is
-            audited.
-
-    Returns:
-        Every attribute that varies, best predictor first; those that leak are marked. Empty where all files are alike.
+    ``rows`` has ``source``, ``content`` and the columns of ``FileFacts``, of at least two sources. Where the pixel path
+    re-encodes, only what stays in the decoded pixels (size and mode) is audited.
     """
     rows = _sample(rows)
     names = list(ATTRIBUTES) if pixel_path.reencode == "none" else list(STAY_IN_PIXELS)
@@ -207,14 +202,9 @@ Duplicates = Literal["error", "drop"]
 def drop_duplicates(rows: pd.DataFrame, policy: Duplicates, problems: Problems, notes: list[str]) -> pd.DataFrame:
     """Leave each picture once. Two files are one picture when their pixels are equal after the pixel path.
 
-    Args:
-        rows: Table with ``path``, ``source``, ``role``, ``split``, ``content``, ``final``.
-        policy: For a picture that several sources share: ``error`` reports it, ``drop`` leaves out every copy.
-        problems: Takes shared pictures, those in the manifold and a source, and copies in several given splits.
-        notes: Takes a line for each source that lost copies.
-
-    Returns:
-        The rows that remain; of copies within a source the one with the lowest content id, then path.
+    Of copies within a source the one with the lowest content id, then path, remains. A picture that several sources
+    share is a problem with the policy ``error``; ``drop`` leaves out every copy. Pictures in the manifold and a source,
+    and copies in several given splits, are problems; ``notes`` take a line for each source that lost copies.
     """
     rows = rows.sort_values(["content", "path"], kind="stable")
     copies = rows[rows.duplicated("final", keep=False)]

@@ -24,15 +24,8 @@ def draw_grouped_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems,
     Groups are dealt out largest first, then by a hash of (seed, group): each to the split whose sizes, over all sources
     of the group, are the least filled. Images alone then fill each source up, by `draw_order`. With no group of several
     images this is `draw_splits`. The order and names of files do not matter; another image or group may move others.
-
-    Args:
-        rows: Table with ``source``, ``role``, ``content``, ``group`` ("" for an image alone); each picture once.
-        rule: The fractions, caps and seed.
-        problems: Takes sources that are too small, or whose groups are too large.
-        notes: Takes what was left out, and sizes that groups do not allow.
-
-    Returns:
-        ``manifold``, ``train``, ``val``, ``test`` or "" (left out) for each row.
+    Arguments and result are those of `draw_splits`, with a column ``group`` ("" for an image alone); ``notes`` takes
+    what was left out, and sizes that groups do not allow.
     """
     table = rows[["source", "role", "group"]].assign(by_content=draw_order(rows["content"], rule.seed))
     alone = table["group"] == ""

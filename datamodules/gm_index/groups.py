@@ -54,16 +54,10 @@ def stems_of(paths: pd.Series) -> pd.Series:
 
 
 def assign_groups(entries: pd.DataFrame, groups: str | None, problems: Problems, notes: list[str]) -> pd.DataFrame:
-    """Name the group of each image.
+    """``entries`` with the ``group`` of each image, "" for one that is a group of its own.
 
-    Args:
-        entries: Table with ``path`` and, from an index file, ``group``.
-        groups: The option, as `check_groups` takes it.
-        problems: Takes groups given twice, and an expression that fits no name.
-        notes: Takes the number of names that the expression does not fit.
-
-    Returns:
-        ``entries`` with ``group``, "" for an image that is a group of its own.
+    ``groups`` is the option, as `check_groups` takes it. ``problems`` takes groups given twice, and an expression that
+    fits no name; ``notes`` the number of names that it does not fit.
     """
     given = entries["group"] if "group" in entries else pd.Series("", index=entries.index, dtype="str")
     if groups is None:

@@ -75,15 +75,10 @@ def discover_folders(root: Path, problems: Problems, left_out: list[LeftOut] | N
 
 
 def read_sources_yaml(folder: Path, names: set[str], problems: Problems) -> dict[str, dict[str, Any]]:
-    """Read ``folder/sources.yaml`` if it is there, with the safe loader.
+    """Entry of each source in ``folder/sources.yaml``, read with the safe loader; {} without a file.
 
-    Args:
-        folder: Folder of the data set.
-        names: Sources and manifold folders found in the data set.
-        problems: Takes a file that is no mapping and entries without a folder.
-
-    Returns:
-        Entry of each source, {} without a file; they may stand at the top of the file or under the key ``sources``.
+    They may stand at the top of the file or under the key ``sources``. ``problems`` takes a file that is no mapping,
+    and entries that are not of ``names``, the sources and manifold folders found.
     """
     path = folder / "sources.yaml"
     if not path.is_file():
@@ -155,12 +150,7 @@ def _read_table(index_file: Path, problems: Problems) -> pd.DataFrame | None:
 
 
 def read_index_file(index_file: Path, base: Path, problems: Problems) -> pd.DataFrame:
-    """Read and check a table with the columns ``path``, ``source`` and optionally ``split`` and ``group``.
-
-    Args:
-        index_file: CSV or Parquet file; other columns are left alone.
-        base: Folder that relative paths start from.
-        problems: Takes bad columns, bad rows and paths that do not exist.
+    """Read and check a CSV or Parquet table: ``path``, ``source`` and optionally ``split`` and ``group``.
 
     Returns:
         Table as of ``entries_frame``, of the rows without a problem, and ``group`` ("" for an image that is in none).

@@ -92,13 +92,9 @@ def draw_order(contents: pd.Series, seed: int) -> pd.Series:
 def draw_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> pd.Series:
     """Divide each source's images: sorted by ``draw_order``, cut at the fractions.
 
-    Adding, removing or reordering files of one source changes nothing for the others; renaming files changes nothing at
-    all.
-
-    Args:
-        rows: Table with ``source``, ``role``, ``content``; each picture once.
-        rule: The fractions, caps and seed.
-        problems: Takes sources that are too small.
+    Adding, removing or reordering files of one source changes nothing for the others; renaming files changes nothing
+    at all. ``rows`` has ``source``, ``role``, ``content``, each picture once; ``problems`` takes sources that are too
+    small.
 
     Returns:
         ``manifold``, ``train``, ``val``, ``test`` or "" (left out by a cap) for each row.
@@ -195,17 +191,11 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule, problems: Problems, notes: list[str]) -> pd.Series:
-    """Give each row the split that the file names; the file decides alone.
+    """Give each row the split that a file of ``write_split_file`` names, "" where it does not know the picture.
 
-    Args:
-        path: A file of ``write_split_file``.
-        rows: Table with ``path`` and ``content``; each picture once.
-        rule: The rule of this run, which must be the file's.
-        problems: Takes an unreadable file, another rule, and pictures of the file that are not there.
-        notes: Takes the number of images that the file does not know and that are therefore left out.
-
-    Returns:
-        Split of each row, "" where the file does not know the picture.
+    The file decides alone, and its rule must be this run's. ``rows`` has ``path`` and ``content``, each picture once.
+    ``problems`` takes an unreadable file, another rule, and pictures of the file that are not there, ``notes`` the
+    number of images that the file does not know and that are therefore left out.
     """
     nothing = pd.Series("", index=rows.index, dtype="str")
     try:

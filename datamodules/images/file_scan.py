@@ -107,16 +107,9 @@ def _read_header(file: BytesIO, facts: FileFacts) -> None:
 
 
 def read_facts(path: Path, pixel_path: PixelPath, known: frozenset[str] | set[str] = frozenset()) -> FileFacts:
-    """Read a file once, decode it completely and describe it; nothing is raised for a bad file.
+    """Read a file once, decode it completely and describe it; one that cannot be used has ``problem`` and ``reason``.
 
-    Args:
-        path: The file.
-        pixel_path: What happens to its pixels before they are scored.
-        known: Hashes of files already described: one of them is not decoded, only ``file_hash`` and ``extension`` are
-            filled in.
-
-    Returns:
-        The facts; a file that cannot be used has ``problem`` and ``reason`` set.
+    A file whose hash is ``known`` is not decoded: only ``file_hash`` and ``extension`` are filled in.
     """
     facts = FileFacts(extension=path_text(path.suffix.lower()))
     try:

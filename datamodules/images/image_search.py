@@ -60,9 +60,8 @@ def find_images(folder: Path, set_aside: tuple[str, ...] = (".",)) -> FoundImage
 def search_images(images: str) -> FoundImages:
     """Image files that a path or pattern names.
 
-    Args:
-        images: A file; a folder, which is searched with its sub-folders; or a glob of files and folders, with ``**``
-            for folders of any depth. Brackets, stars and question marks in a name that exists are literal.
+    That is a file; a folder, which is searched with its sub-folders; or a glob of files and folders, with ``**`` for
+    folders of any depth. Brackets, stars and question marks in a name that exists are literal.
 
     Raises:
         FileNotFoundError: Nothing there is an image.
@@ -102,7 +101,7 @@ def left_out_text(left_out: list[LeftOut]) -> str:
 def left_out_line(files: int, left_out: list[LeftOut], all_in: Path | None = None) -> str:
     """One line that accounts for every file: those taken, those left out and why, and the file that lists all of it."""
     where = f"; all are listed in {path_text(all_in)}" if all_in is not None else ""
-    images = "1 image" if files == 1 else f"{files:,} images"
+    images = f"{files:,} image{'' if files == 1 else 's'}"
     return f"found {images}, left {len(left_out):,} out ({left_out_text(left_out)}){where}"
 
 

@@ -16,17 +16,11 @@ from datamodules.images.pixel_path import PixelPath
 
 
 class PlannedImages(Dataset[dict[str, Any]]):
-    """Images of one split: ``{"image": uint8 (3, H, W), "label", "content_id", "index", "path"}``.
+    """Images of one split: ``{"image": uint8 (3, H, W), "label", "content_id", "index", "path"}``, path as text.
 
-    ``path`` is text (``path_text``). Paths lie in one Arrow array, not in a list: workers then share the memory of a
-    list of millions instead of copying it.
-
-    Args:
-        base: Folder that relative paths start from.
-        rows: Rows of the plan, with ``path``, ``source`` and ``final``; without ``final``, files are not compared with
-            what was indexed; with ``position``, that is the ``index`` of an item.
-        pixel_path: What happens to the pixels.
-        sources: Names of the sources; None leaves ``label`` out (the manifold has none).
+    Paths lie in one Arrow array, not in a list: workers then share the memory of a list of millions instead of copying
+    it. Without ``final`` in the rows, files are not compared with what was indexed; with ``position``, that is the
+    ``index`` of an item. Without sources there is no ``label`` (the manifold has none).
     """
 
     def __init__(self, base: Path, rows: pd.DataFrame, pixel_path: PixelPath, sources: list[str] | None) -> None:

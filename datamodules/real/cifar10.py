@@ -62,11 +62,8 @@ def _read_torchvision(root: Path, split: str, download: bool) -> tuple[NDArray[n
 def load_cifar10(root: Path | None, split: str, download: bool = False) -> RealSet:
     """The whole set: 50,000 training or 10,000 test pictures, uint8 (32, 32, 3).
 
-    Args:
-        root: Folder that holds ``cifar-10-batches-bin`` (preferred, read as plain bytes) or ``cifar-10-batches-py``
-            (read by torchvision, which verifies it); None for ``data/cifar10``.
-        split: ``train`` or ``test``.
-        download: Let torchvision fetch the set where it is not found.
+    ``root``, by default ``data/cifar10``, holds ``cifar-10-batches-bin`` (preferred, read as plain bytes) or
+    ``cifar-10-batches-py`` (read by torchvision, which verifies it).
 
     Raises:
         FileNotFoundError: The files are not there, or not the original ones.

@@ -85,10 +85,7 @@ def _read(root: Path, split: str) -> RealSet:
 def load_fashion_mnist(root: Path | None, split: str, download: bool = False) -> RealSet:
     """The whole set: 60,000 training or 10,000 test pictures, uint8 (32, 32, 3).
 
-    Args:
-        root: Folder of the four IDX files; None for where Debian's package puts them.
-        split: ``train`` or ``test``.
-        download: Let torchvision fetch the set where it is not found.
+    ``root`` holds the four IDX files; by default it is where Debian's package puts them.
 
     Raises:
         FileNotFoundError: The files are not there; the message names every way to get them.

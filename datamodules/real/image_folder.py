@@ -81,18 +81,11 @@ def load_image_folder(
     licence: str = "not stated",
     with_classes: bool = True,
 ) -> RealSet:
-    """Every image below a folder.
+    """Every image below a folder, which cannot be downloaded.
 
     ``root/train`` and ``root/test`` (or ``root/val``) are the splits where they exist; without them the whole folder is
-    ``train``, and there is no ``test``. Where all images lie one folder deep, these folders are the classes.
-
-    Args:
-        root: The folder.
-        split: ``train`` or ``test``.
-        download: Not possible here.
-        name: Name of the set; None for the folder's.
-        licence: What its authors say.
-        with_classes: Whether folders can be classes; CelebA-HQ's and FFHQ's are only shares of the files.
+    ``train``, and there is no ``test``. Where all images lie one folder deep, these folders are the classes, unless
+    they are only shares of the files as in CelebA-HQ and FFHQ. The name is by default the folder's.
 
     Raises:
         FileNotFoundError: There is no such folder, no image in it, or no such split.

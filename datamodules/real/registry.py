@@ -30,10 +30,8 @@ class RealSet:
 
     Attributes:
         name: Short name; the folder of its images in a GM data set is ``real-<name>``.
-        split: ``train`` or ``test``.
         pictures: The pictures, uint8 (H, W, 3) each.
         labels: Class of each picture, int64 (N,), or None where the set has no classes.
-        classes: Names of the classes, empty without labels.
         licence: SPDX identifier or a short statement.
     """
 
@@ -100,16 +98,9 @@ def load_real_set(
     resize: int | None = None,
     reader: Reader = REALS,
 ) -> RealSet:
-    """Read one split of a real set.
+    """Read one split, ``train`` or ``test``, of a real set of ``REAL_SETS``; pixels as ``PixelPath`` has it.
 
-    Args:
-        name: One of ``REAL_SETS``.
-        root: Folder of its files; None for the set's own default place.
-        split: ``train`` or ``test``.
-        download: Let the set's library fetch it where it is not found.
-        center_crop: Side of the central square to cut out, in pixels; None keeps the set's own pictures.
-        resize: Length of the shorter side to scale to then, in pixels; None keeps it.
-        reader: Who reads them, for the messages.
+    ``root`` is the folder of its files, None for the set's own place; ``reader`` is who reads them, for the messages.
 
     Raises:
         ValueError: Unknown name or split.

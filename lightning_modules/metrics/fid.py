@@ -75,13 +75,10 @@ class FrechetImageDistance(FrechetInceptionDistance):
         return f"fid_{self.extractor.name}"
 
     def update(self, imgs: Tensor, real: bool, index: Tensor | None = None) -> None:
-        """Add a batch.
+        """Add reals or others `(B, 3, H, W)`, uint8, or float in [0, 1], which are clamped and rounded to 8 bit.
 
-        Args:
-            imgs: `(B, 3, H, W)`, float in [0, 1] or uint8; floats are clamped and rounded to 8 bit.
-            real: whether these are the reals.
-            index: `(B,)` integer, each image's unique position in its set; repeated ones are then an error in
-                `compute` (a sampler that pads the last batch of a process repeats some).
+        With an integer `index` `(B,)`, each image's unique position in its set, repeated images are an error in
+        `compute` (a sampler that pads the last batch of a process repeats some).
 
         Raises:
             ValueError: other images, NaN or infinity in them or in their features, or an index that does not fit.

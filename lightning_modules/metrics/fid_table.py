@@ -67,16 +67,9 @@ def frechet_table(
 ) -> FrechetTable:
     """Frechet distance of each source to n reals, and of n other reals to them.
 
-    Warns, before any feature is computed, where n is not above the number of features.
-
-    Args:
-        sources: images by name, `(n, 3, H, W)`, uint8 or float in [0, 1].
-        reals: images that no source was trained on, in any order; 2 n of them are drawn.
-        extractor: of `build_extractor`.
-        n: how many images of each source are taken, the first ones; by default all, of which each must have as many.
-        seed: draws the reals.
-        batch_size: images per pass through the extractor.
-        progress: show a progress bar for each source.
+    Images are `(n, 3, H, W)`, uint8 or float in [0, 1]; no source was trained on the reals. Of each source the first n
+    are taken, by default all; 2 n of the reals are drawn. Warns, before any feature is computed, where n is not above
+    the number of features.
 
     Raises:
         ValueError: no source, unequal or too few images, or a source called `reals`.

@@ -22,7 +22,6 @@ class SeedAccuracy(Metric):
     seed is hard for the others; an image then counts as one cluster, with the effective number of trials of
     `BitAccuracy`. The *spread*, `std` in the details, is the standard deviation over seeds on these very images; one
     seed has none.
-
     All state is integer counts, so 1 process and 8 give the same digits.
 
     Args:

@@ -39,13 +39,9 @@ Features = NDArray[np.float64]
 
 
 def trivial_features(images: NDArray[np.floating]) -> Features:
-    """The features of images, one row each, in the order of the module's table.
+    """The features of images `(N, 3, H, W)` in [0, 1], multiples of 1/255: float64 `(N, 97)`, as the module's table.
 
-    Args:
-        images: `(N, 3, H, W)` in [0, 1], multiples of 1/255.
-
-    Returns:
-        float64 `(N, 97)`; a row depends on its image alone.
+    A row depends on its image alone.
 
     Raises:
         ValueError: another shape.
@@ -94,17 +90,11 @@ def trivial_accuracies(
     class_names: Sequence[str],
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """What logistic regression on each of the features reaches on test images.
+    """What logistic regression on each of the features `(N, 97)` reaches on test images, given with their labels.
 
     Features are standardised; scikit-learn's defaults (L2 penalty, C = 1) with sources weighted alike, on one thread,
-    so that the same images give the same digits.
-
-    Args:
-        training: features `(N, 97)` of training images and their labels; None where there are none: each half of the
-            test images (every other one of a source) is then scored by what was fitted on the other.
-        test: features and labels of test images.
-        class_names: the sources, label = position.
-        confidence: nominal coverage of the intervals.
+    so that the same images give the same digits. Without training images each half of the test images (every other one
+    of a source) is scored by what was fitted on the other.
 
     Returns:
         By feature: mean recall over sources (balanced accuracy) with its interval, `what`, `chance` and `fitted_on`

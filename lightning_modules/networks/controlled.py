@@ -50,14 +50,8 @@ class ControlledNetworks(nn.Module):
 
     Args:
         chosen: Name and stem of the ``main`` network and of the ``control`` networks (`choose_networks`).
-        representation: What the main network sees.
-        controls: What the controls see.
         shapes: Shape of one input, (C, H, W) or (d,), by representation.
-        num_classes: Number of sources K.
-        control_seeds: Initialisations per control.
-        seed: Experiment seed.
         weights: Pretrained weights, see `SourceNetwork`; of the controls too, where they have the same network.
-        input_size: See `SourceNetwork`.
         load_weights: False where a checkpoint fills the networks; `weights` then decides the recipes alone.
 
     Attributes:

@@ -43,13 +43,9 @@ def _from_hub(name: str) -> dict[str, Tensor]:
 
 
 def load_backbone_weights(backbone: nn.Module, name: str, weights: str, new_stem: bool) -> None:
-    """Fill a timm backbone with pretrained weights; the classifier, and a replaced stem, keep their initialisation.
+    """Fill a timm backbone, in place, with pretrained weights: ``imagenet`` or a path.
 
-    Args:
-        backbone: The model to fill, in place.
-        name: Its timm name.
-        weights: ``imagenet`` or a path.
-        new_stem: Whether the stem was replaced, so that the file's first convolution has no place.
+    The classifier keeps its initialisation, and so does a replaced stem (``new_stem``).
 
     Raises:
         FileNotFoundError: No such file, or no hub.
@@ -74,13 +70,9 @@ STRIDES = (1, 1, 2, 1, 2, 1)
 class SmallCNN(nn.Module):
     """3x3 convolutions, each with batch normalisation and ReLU, then the mean over positions and a linear layer.
 
-    Traces of a generator are faint and local, so nothing is pooled before the third layer. It offers what
-    `SourceNetwork` asks of a timm model.
-
-    Args:
-        num_classes: Number of sources K.
-        width: Channels of the first two layers; the next two have twice, the last two four times as many.
-        channels: Of the input, C.
+    Traces of a generator are faint and local, so nothing is pooled before the third layer. The first two layers have
+    ``width`` channels, the next two twice, the last two four times as many. It offers what `SourceNetwork` asks of a
+    timm model.
     """
 
     def __init__(self, num_classes: int, width: int = SMALL_CNNS["small_cnn"], channels: int = 3) -> None:
@@ -216,14 +208,7 @@ _HIDDEN = 256
 
 
 class VectorHead(Standardised):
-    """Vectors to logits over sources: a linear layer, or one hidden layer of 256 units.
-
-    Args:
-        name: One of ``VECTOR_HEADS``.
-        dimensions: Length d of a vector.
-        num_classes: Number of sources K.
-        seed: Of the random initialisation; the global random state is left as it was.
-    """
+    """Vectors (N, d) to logits over sources: a linear layer, or one hidden layer of 256 units (``VECTOR_HEADS``)."""
 
     def __init__(self, name: str, dimensions: int, num_classes: int, seed: int = 0) -> None:
         super().__init__(dimensions)

@@ -67,11 +67,8 @@ class Representations:
     def prepare(self, data: Any, device: torch.device, first: bool, barrier: Callable[[], object]) -> None:
         """Embed on this device from now on; open the manifold of a data set, if one is needed and none is there.
 
-        Args:
-            data: A data module with ``manifold_images()`` and ``cache_dir``.
-            device: Where to embed.
-            first: Whether this process builds what is missing.
-            barrier: Waits for all processes.
+        The data module has ``manifold_images()`` and ``cache_dir``. The ``first`` process builds what is missing, the
+        others wait at the barrier.
         """
         self.embedding = self.embedding.to(device)
         if not self.needs_manifold or self.manifold is not None:
@@ -147,15 +144,10 @@ class Representations:
         return distance, index
 
     def nearest_image(self, index: int, image_shape: tuple[int, ...], reals: Any = None) -> Tensor | None:
-        """The real image ``(3, H, W)`` in [0, 1] of a point of the manifold.
+        """The real image ``(3, H, W)`` in [0, 1] of a point of the manifold; None where it is nowhere.
 
-        Args:
-            index: Of the point.
-            image_shape: Of an image; where an 8-bit embedding gives points of this shape, they are the images.
-            reals: Otherwise, a map-style data set with ``content_ids`` in which the point's content id is looked up.
-
-        Returns:
-            None where the image is in neither.
+        Where an 8-bit embedding gives points of the shape of an image, they are the images. Otherwise the point's
+        content id is looked up in ``reals``, a map-style data set with ``content_ids``.
         """
         manifold = self._manifold
         if self.embedding.eight_bit and manifold.shape == image_shape:

@@ -178,17 +178,11 @@ Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
 def describe_references(
     points: Tensor, columns: SharedCoordinates, axes: int | None, memory_limit: int, allocate: Allocate
 ) -> tuple[References, dict[str, Tensor]]:
-    """Compute what a search needs.
+    """The references of ``(N, C)`` stored columns, and the computed tensors by name (see :func:`assemble`).
 
-    Args:
-        points: ``(N, C)`` stored columns, uint8 or float32.
-        columns: How they stand for coordinates.
-        axes: Principal axes to keep; 0 for none, None for AXES where the manifold is large enough to profit.
-        memory_limit: Bytes to work with, beside what is allocated.
-        allocate: Gives the tensor of a name, shape and dtype that a result is written to.
-
-    Returns:
-        The references, and the computed tensors by name (see :func:`assemble`).
+    ``axes`` principal axes are kept: 0 for none, None for AXES where the manifold is large enough to profit. What is
+    computed is written to the tensors that ``allocate`` gives for a name, shape and dtype; beside them, it works with
+    ``memory_limit`` bytes.
     """
     total, count = points.shape
     if axes is None:

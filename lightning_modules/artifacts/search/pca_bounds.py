@@ -120,12 +120,8 @@ def bound_slack(terms: int, columns: int) -> float:
 def fit_axes(sample: Tensor, centre: Tensor, weight: Tensor, count: int, rows: int) -> Tensor:
     """Leading principal axes of a sample of references, by subspace iteration, scaled to a contraction.
 
-    Args:
-        sample: ``(n, C)`` stored columns, any dtype.
-        centre: ``(C,)`` float64.
-        weight: ``(C,)`` float64, square root of the columns' multiplicity.
-        count: Number of axes wanted, at most ``C``.
-        rows: Rows of the sample to look at at a time.
+    ``sample`` are ``(n, C)`` stored columns, looked at so many rows at a time; ``weight`` ``(C,)`` is the square root
+    of the columns' multiplicity.
 
     Returns:
         ``(C, count)`` float32 with spectral norm at most 1, by falling variance.

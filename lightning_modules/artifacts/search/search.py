@@ -93,15 +93,10 @@ def search(
     memory_limit: int,
     report: SearchReport | None = None,
 ) -> Neighbours:
-    """Find the k nearest references of each query.
+    """Find the k nearest references of each query ``(N, D)`` float32, finite, with so many bytes to allocate.
 
-    Args:
-        references: The real points.
-        queries: ``(N, D)`` float32, finite.
-        k: Neighbours wanted; every query must have as many references that are not banned.
-        banned: Rows of queries and references, ``(b,)`` int64 each: pairs that may not be returned.
-        memory_limit: Bytes that the search may allocate.
-        report: Filled in, if given.
+    ``banned`` are rows of queries and references, ``(b,)`` int64 each, that may not be returned; every query must have
+    k other references. ``report`` is filled in, if given.
 
     Returns:
         Distances in the units of the points' values (1 = the range of RGB), and indices; ties to the lowest index.
