@@ -153,9 +153,8 @@ class ImageFilesDataModule(pl.LightningDataModule):
             RuntimeError: ``setup`` has not run.
         """
         if self._images is None:
-            raise RuntimeError(
-                "the files are not listed yet; call setup() first (a Trainer does so before it asks for batches)"
-            )
+            found = "the files are not listed yet"
+            raise RuntimeError(f"{found}; call setup() first (a Trainer does so before it asks for batches)")
         return DataLoader(
             self._images,
             batch_size=self.hparams["batch_size"],

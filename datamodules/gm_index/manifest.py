@@ -81,9 +81,6 @@ class Plan:
             (after the pixel path), ``group`` ("" for an image alone); ordered by path.
         sources: Names of the labelled sources, sorted; a label is a position here.
         image_size: (H, W) after the pixel path.
-        notes: What was left out, and leaks that were let pass.
-        source_info: Entries of ``sources.yaml``.
-        groups: How many groups there are, for people.
         audit: What the format audit found of each attribute of the files that varies, best predictor first; None where
             it was off.
         training_files: Formats, modes and sizes of the training files and how many have each, most first.

@@ -27,7 +27,6 @@ class SplitRule:
     """How the images of each source are divided; ``train``, ``val`` and ``test`` are fractions that sum to 1.
 
     Attributes:
-        seed: Another seed draws another split.
         manifold: Fraction of the reals that forms the manifold before the rest is divided, where there is no folder
             ``manifold-<name>``.
         images_per_source: Most images of one source in train, val and test together; None for all.

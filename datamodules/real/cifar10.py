@@ -17,10 +17,7 @@ _RECORD = 1 + 3 * 32 * 32  # one byte of label, then the red, green and blue pla
 
 
 def read_binary_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read one file of the set's binary version.
-
-    Returns:
-        Images uint8 (N, 32, 32, 3) and labels int64 (N,).
+    """Images uint8 (N, 32, 32, 3) and labels int64 (N,) of one file of the set's binary version.
 
     Raises:
         ValueError: The length is no multiple of a record, or a label is above 9.

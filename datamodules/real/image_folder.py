@@ -92,22 +92,19 @@ def load_image_folder(
     """
     label = name or "an image folder"
     if root is None or not root.is_dir():
-        raise FileNotFoundError(
-            f"{label}: root is {root and path_text(root)}; expected a folder of images (it cannot be downloaded)"
-        )
+        given = root and path_text(root)
+        raise FileNotFoundError(f"{label}: root is {given}; expected a folder of images (it cannot be downloaded)")
     folder = next((root / part for part in _SPLIT_FOLDERS[split] if (root / part).is_dir()), None)
     if folder is None and split == "test":
-        raise FileNotFoundError(
-            f"{path_text(root)}: no folder test/ or val/; without them all images are the split 'train'"
-        )
+        where = path_text(root)
+        raise FileNotFoundError(f"{where}: no folder test/ or val/; without them all images are the split 'train'")
     folder = folder or root
     found = find_images(folder)
     files = tuple(found.files)
     if not files and not found.unreadable:
         others = f" (left out: {left_out_text(found.left_out)})" if found.left_out else ""
-        raise FileNotFoundError(
-            f"{path_text(folder)}: no image in it or below{others}; expected files that Pillow reads"
-        )
+        where = path_text(folder)
+        raise FileNotFoundError(f"{where}: no image in it or below{others}; expected files that Pillow reads")
     if found.left_out:
         _tell(f"{path_text(folder)}: {left_out_line(len(files), found.left_out)}")
     parents = [file.relative_to(folder).parts[:-1] for file in files]

@@ -162,11 +162,8 @@ class Manifold:
     ) -> Manifold:
         """Open a stored manifold; points stay on disk until they are used.
 
-        Args:
-            directory: Folder.
-            embedding: Checked against the manifold's, if given.
-            expected_hash: Checked against the manifold's, if given.
-            verify: Read everything and compare digests and the content hash; otherwise only sizes are compared.
+        Embedding and hash are compared with the manifold's where they are given. With ``verify`` everything is read,
+        and digests and the content hash are compared; otherwise only sizes are.
 
         Raises:
             FileNotFoundError: There is no manifold.

@@ -62,9 +62,8 @@ class PointStream:
     def _stored(self, points: Tensor, seen: int) -> Tensor:
         wrong = ~points.abs().amax(1).le(LARGEST)
         if bool(wrong.any()):
-            raise ValueError(
-                f"Image {seen + int(wrong.nonzero()[0])} embeds to values that are NaN, infinite or above {LARGEST:g}."
-            )
+            which = seen + int(wrong.nonzero()[0])
+            raise ValueError(f"Image {which} embeds to values that are NaN, infinite or above {LARGEST:g}.")
         if self.dtype == torch.float32:
             return points.float().contiguous()
         levels = points * LEVELS

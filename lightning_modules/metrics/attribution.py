@@ -33,7 +33,6 @@ class CrossEntropy(Metric):
     coverage of the interval of `estimate`.
     """
 
-    is_differentiable = False
     higher_is_better = False
     full_state_update = False
     unit = "nat"
@@ -148,9 +147,8 @@ def estimates_from_confusion(
     """
     k = len(class_names)
     if confusion.shape != (k, k):
-        raise ValueError(
-            f"confusion matrix has shape {tuple(confusion.shape)} for {k} class names; expected ({k}, {k})"
-        )
+        shape = tuple(confusion.shape)
+        raise ValueError(f"confusion matrix has shape {shape} for {k} class names; expected ({k}, {k})")
     counts = confusion.to("cpu", torch.long)
     support = counts.sum(dim=1).tolist()
     correct = counts.diagonal().tolist()

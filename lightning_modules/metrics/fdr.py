@@ -51,7 +51,6 @@ class FrechetDistanceRatio(Metric):
         ValueError: fewer than two classes, no halving, a single shuffle, or names that do not fit.
     """
 
-    is_differentiable = False
     higher_is_better = True
     full_state_update = False
 

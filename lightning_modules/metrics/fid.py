@@ -41,10 +41,6 @@ class FrechetImageDistance(FrechetInceptionDistance):
         FileNotFoundError: weights that are not there.
     """
 
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-
     extractor: FeatureExtractor
     real_index: list[Tensor] | Tensor
     fake_index: list[Tensor] | Tensor

@@ -29,11 +29,9 @@ class FrechetTable:
     """Distances of sources to the same reals.
 
     Attributes:
-        metric: `fid_<extractor>`.
         distances: by source, in the order given; last the floor, `reals`.
         n: images of each source, and of each of the two sets of reals.
         d: dimensions of the features.
-        seed: what the reals were drawn by.
     """
 
     metric: str

@@ -28,8 +28,6 @@ class FingerprintScores(nn.Module):
     """The metrics of one evaluation.
 
     Args:
-        bits: length m of a key.
-        attacks: names of the attacks, the clean images among them.
         features: extractor of the Frechet distances (`metrics.extractors`), or None for none.
         perceptual: perceptual distance of pairs, under the name it is reported by; None for none.
         equal: images of each set that enter a Frechet distance, the same number for all so that they compare.

@@ -21,7 +21,6 @@ class MeanOfPairs(Metric):
     """Mean of a score over pairs of images, with its Student interval of the nominal coverage `confidence`."""
 
     full_state_update = False
-    is_differentiable = False
     higher_is_better: bool | None = None
 
     total: Tensor

@@ -171,10 +171,7 @@ def match_p_value(matching: int, bits: int) -> float:
 
 
 def bits_needed(bits: int, false_positive_rate: float, users: int = 1) -> int | None:
-    """Fewest matching bits whose p-value, times the number of users, stays within a false-positive rate.
-
-    Returns:
-        The number; None where not even a match of all bits is enough.
+    """Fewest matching bits whose p-value, times the users, stays within a false-positive rate; None where none suffice.
 
     Raises:
         ValueError: a rate outside (0, 1).

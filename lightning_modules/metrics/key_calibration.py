@@ -67,7 +67,6 @@ class KeyCalibrationError(Metric):
     mean confidence less the share of right bits.
     """
 
-    is_differentiable = False
     higher_is_better = False
     full_state_update = False
 

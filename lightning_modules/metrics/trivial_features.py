@@ -32,6 +32,12 @@ TRIVIAL_FEATURES = {
     "together": "extreme grey values, colour histogram and mean spectrum together",
 }
 _EXTREMES, _STEPS, _RINGS = 16, 16, 16
+_COLUMNS = {
+    "extreme_values": slice(0, 2 * _EXTREMES),
+    "colour_histogram": slice(2 * _EXTREMES, -_RINGS - 1),
+    "spectrum": slice(-_RINGS - 1, None),
+    "together": slice(None),
+}
 _FLOOR = 1e-8  # of the power; that of rounding to 8 bits is 1e-6
 _ITERATIONS = 500
 
@@ -74,16 +80,6 @@ def _mean_spectrum(grey: Features) -> Features:
     return np.stack([each.mean(axis=1) if each.size else np.zeros(len(grey)) for each in rings], axis=1)
 
 
-def _columns() -> dict[str, slice]:
-    extremes, colours = 2 * _EXTREMES, 3 * _STEPS
-    return {
-        "extreme_values": slice(0, extremes),
-        "colour_histogram": slice(extremes, extremes + colours),
-        "spectrum": slice(extremes + colours, None),
-        "together": slice(None),
-    }
-
-
 def trivial_accuracies(
     training: tuple[Features, Sequence[int]] | None,
     test: tuple[Features, Sequence[int]],
@@ -111,7 +107,7 @@ def trivial_accuracies(
     if any(len(set(known.tolist())) < 2 for _, known, _ in folds):
         return {}
     found = {}
-    for name, columns in _columns().items():
+    for name, columns in _COLUMNS.items():
         named = np.full(len(labels), -1)
         for seen, known, scored in folds:
             named[scored] = _fit_and_name(seen[:, columns], known, features[scored][:, columns])

@@ -36,9 +36,8 @@ def build_network(
     if len(shape) == 3:
         return SourceNetwork(name, num_classes, stem, weights, input_size, seed, channels=shape[0])
     if weights != "none" or input_size is not None:
-        raise ValueError(
-            f"found weights {weights} and input_size {input_size} for vectors of shape {shape}; expected none of them"
-        )
+        found = f"found weights {weights} and input_size {input_size} for vectors of shape {shape}"
+        raise ValueError(f"{found}; expected none of them")
     return VectorHead(name, shape[0], num_classes, seed)
 
 
@@ -123,9 +122,9 @@ class ControlledNetworks(nn.Module):
     def answers(
         self, inputs: Mapping[str, Tensor], names: Sequence[str] | None = None, mirror: bool = False
     ) -> Outputs:
-        """What `forward` gives; with `mirror` the means over each image and its mirror image.
+        """What `forward` gives; with `mirror` means of probabilities and features over an image and its mirror image.
 
-        Probabilities are averaged (logits are the logarithm of their mean), and features.
+        Logits are then the logarithm of the mean probabilities.
         """
         outputs = self.forward(inputs, names)
         if not mirror:

@@ -136,12 +136,10 @@ class SourceNetwork(Standardised):
 
     Args:
         name: A timm model, ``resnet50`` in the paper, or a small CNN (``SMALL_CNNS``).
-        num_classes: Number of sources K.
         stem: One of ``STEMS``; other than ``imagenet`` only for timm's ResNets.
         weights: ``none``, ``imagenet`` (timm's, from the hub) or the path of a file with such weights.
         input_size: Bilinear resize of the input to this many pixels before the stem; None keeps its size.
         seed: Of the random initialisation; the global random state is left as it was.
-        channels: Of the input, C.
 
     Raises:
         ValueError: Unknown model or stem, a stem the model cannot take, or weights that do not fit.

@@ -18,10 +18,8 @@ def artifact(embedded: Tensor, points: Tensor | None) -> Tensor:
         ValueError: No points, or another shape.
     """
     if points is None or embedded.shape != points.shape:
-        raise ValueError(
-            f"The embedded images have shape {tuple(embedded.shape)} and their real points "
-            f"{None if points is None else tuple(points.shape)}; both must come from the same embedding and batch."
-        )
+        found = f"{tuple(embedded.shape)} and their real points {None if points is None else tuple(points.shape)}"
+        raise ValueError(f"The embedded images have shape {found}; both must come from the same embedding and batch.")
     return embedded - points
 
 

@@ -33,9 +33,7 @@ class Representation(ABC):
     """What a classifier sees of an image. A subclass sets the attributes and gives ``__call__``.
 
     Attributes:
-        name: Registry name.
         version: Raised whenever the same image would be represented differently.
-        title: For figures and tables.
         needs_neighbours: Whether it uses the nearest real; if nothing does, none is searched.
         needs_random_real: Whether it uses a random real.
         fit_images: Training images that :meth:`fit` wants; 0 for a representation without anything to fit.
