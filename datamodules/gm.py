@@ -19,7 +19,7 @@ from datamodules.gm_index.splits import SPLITS, SplitRule
 from datamodules.images.image_io import path_text
 from datamodules.images.indexed_images import ManifoldImages, PlannedImages, collate_images
 from datamodules.images.pixel_path import PixelPath, Reencode
-from datamodules.samplers import evaluation_sampler, rank_and_world, training_sampler
+from datamodules.samplers import TrainingSampler, evaluation_sampler, rank_and_world, training_sampler
 
 Batch = dict[str, Any]
 
@@ -117,9 +117,7 @@ class GMDataModule(pl.LightningDataModule):
         self._prepared_here = False
 
     def prepare_data(self) -> None:
-        """Index what is new, check everything, draw or read the split, write the plan.
-
-        Runs on rank 0 alone; the others wait.
+        """Index what is new, check everything, draw or read the split, write the plan; rank 0 alone, the others wait.
 
         Raises:
             GMDataError: Everything that is wrong with the data, in one message.
@@ -217,16 +215,16 @@ class GMDataModule(pl.LightningDataModule):
 
     def describe(self) -> dict[str, str]:
         """What a report says of the data: images of each split by source, reals of the manifold, groups, notes."""
-        told = {
-            split: ", ".join(f"{source} {count:,}" for source, count in self.counts(split).items())
-            for split in ("train", "val", "test")
+        counts = {split: self.counts(split).items() for split in ("train", "val", "test")}
+        leaks = "; ".join(leak.summary for leak in self.file_audit or []) or "the same in all files"
+        return {
+            **{split: ", ".join(f"{source} {count:,}" for source, count in found) for split, found in counts.items()},
+            "manifold": f"{int((self.plan.rows['split'] == 'manifold').sum()):,} reals",
+            "image size": f"{self.image_size[0]} x {self.image_size[1]} px",
+            "groups": self.plan.groups,
+            "file attributes": "not audited (format_audit: off)" if self.file_audit is None else leaks,
+            "notes": " ".join(self.plan.notes) or "none",
         }
-        told["manifold"] = f"{int((self.plan.rows['split'] == 'manifold').sum()):,} reals"
-        told["image size"] = f"{self.image_size[0]} x {self.image_size[1]} px"
-        told["groups"] = self.plan.groups
-        told["file attributes"] = _told_audit(self.file_audit)
-        told["notes"] = " ".join(self.plan.notes) or "none"
-        return told
 
     def images(self, split: str) -> PlannedImages:
         """The labelled images of ``train``, ``val`` or ``test`` as a map-style data set, decoded when asked for.
@@ -240,16 +238,11 @@ class GMDataModule(pl.LightningDataModule):
         return PlannedImages(self.settings.base, rows, self.settings.pixel_path, self.sources)
 
     def sample_batches(self, split: str, count: int) -> Iterator[Batch]:
-        """Batches of images of a split chosen at random, the same ones each time and on every process.
-
-        Args:
-            split: ``train``, ``val`` or ``test``.
-            count: Number of images; all of a smaller split.
-        """
+        """Batches of ``count`` random images of a split, at most all, the same each time and on every process."""
         images = self.images(split)
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count].tolist()
-        for start in range(0, len(chosen), self.hparams["batch_size"]):
-            yield collate_images([images[index] for index in chosen[start : start + self.hparams["batch_size"]]])
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
+        for indices in torch.split(chosen, self.hparams["batch_size"]):
+            yield collate_images([images[index] for index in indices.tolist()])
 
     def manifold_images(self) -> ManifoldImages:
         """The reals of the manifold: a map-style data set of ``{"image": uint8 (3, H, W), "content_id": int}``."""
@@ -261,45 +254,36 @@ class GMDataModule(pl.LightningDataModule):
 
         An incomplete last batch is left out, unless it is the only one: batch normalisation cannot train on one image.
         """
+        return self._loader("train")
+
+    def _training_sampler(self, images: PlannedImages) -> TrainingSampler:
         seed = self.hparams["shuffle_seed"]
         if seed is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", self.hparams["seed"]))
-        images = self.images("train")
-        sampler = training_sampler(images, seed, self.trainer)
-        return self._loader(images, sampler, drop_last=len(sampler) >= self.hparams["batch_size"])
+        return training_sampler(images, seed, self.trainer)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation images, each once over all processes, in order."""
-        return self._evaluation_loader("val")
+        return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Test images, each once over all processes, in order."""
-        return self._evaluation_loader("test")
+        return self._loader("test")
 
-    def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
-        images = self.images(split)
-        return self._loader(images, evaluation_sampler(images, self.trainer))
-
-    def _loader(
-        self, images: PlannedImages, sampler: torch.utils.data.Sampler[int], drop_last: bool = False
-    ) -> DataLoader[Batch]:
-        workers = self.hparams["num_workers"]
+    def _loader(self, split: str) -> DataLoader[Batch]:
+        images, batch_size, workers = self.images(split), self.hparams["batch_size"], self.hparams["num_workers"]
+        training = split == "train"
+        sampler = self._training_sampler(images) if training else evaluation_sampler(images, self.trainer)
         return DataLoader(
             images,
-            batch_size=self.hparams["batch_size"],
+            batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
             collate_fn=collate_images,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            drop_last=drop_last,
+            drop_last=training and len(sampler) >= batch_size,
         )
-
-
-def _told_audit(audit: list[Leak] | None) -> str:
-    if audit is None:
-        return "not audited (format_audit: off)"
-    return "; ".join(leak.summary for leak in audit) or "the same in all files"
 
 
 def _cache_folder(base: Path, cache_dir: str | None) -> Path:

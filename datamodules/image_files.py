@@ -19,15 +19,6 @@ from datamodules.images.problems import NOTHING_LEFT, PREDICTION, Kind, Problems
 from datamodules.samplers import evaluation_sampler
 
 
-def find_image_files(images: str) -> list[Path]:
-    """The image files that a path or pattern names, sorted (``image_search.search_images``, which also names the rest).
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    return search_images(images).files
-
-
 class ImageFilesDataModule(pl.LightningDataModule):
     """Image files without labels, for ``predict``.
 
@@ -96,27 +87,23 @@ class ImageFilesDataModule(pl.LightningDataModule):
         found = search_images(self.hparams["images"])
         paths = [path_text(file) for file in found.files]
         facts = scan_files(Path(), paths, self.pixel_path, set(), None)
-        reasons: list[tuple[Kind, str] | None] = []
-        for fact in facts:
+        bad: dict[int, tuple[Kind, str]] = {}  # by position
+        for index, fact in enumerate(facts):
             if fact.problem:
-                reasons.append((Kind[fact.problem], fact.reason))
+                bad[index] = (Kind[fact.problem], fact.reason)
             elif self.expected_size not in (None, (fact.height, fact.width)):
                 height, width = self.expected_size
-                reasons.append(
-                    (Kind.WRONG_SIZE, f"{fact.width}x{fact.height} (width x height), expected {width}x{height}")
-                )
-            else:
-                reasons.append(None)
-        usable = [fact for fact, reason in zip(facts, reasons, strict=True) if reason is None]
-        sizes = {(fact.height, fact.width) for fact in usable}
-        if len(sizes) > 1:
+                found_size = f"{fact.width}x{fact.height} (width x height), expected {width}x{height}"
+                bad[index] = (Kind.WRONG_SIZE, found_size)
+        usable = [fact for index, fact in enumerate(facts) if index not in bad]
+        if len({(fact.height, fact.width) for fact in usable}) > 1:
             for path, fact in zip(paths, facts, strict=True):
                 if not fact.problem:
                     problems.add(Kind.MIXED_SIZES, f"{path}: {fact.width}x{fact.height} (width x height)")
         skip = self.hparams["skip_unreadable"] and usable
-        for path, reason in zip(paths, reasons, strict=True):
-            if reason is not None and not skip:
-                problems.add(reason[0], f"{path}: {reason[1]}")
+        for index, (kind, reason) in bad.items():
+            if not skip:
+                problems.add(kind, f"{paths[index]}: {reason}")
         for folder in found.unreadable:
             if skip:
                 found.left_out.append(folder)
@@ -125,22 +112,19 @@ class ImageFilesDataModule(pl.LightningDataModule):
         problems.raise_if_any()
         self.left_out = found.left_out
         self.skipped = [
-            {"index": index, "path": path, "reason": f"{reason[0].title}: {reason[1]}"}
-            for index, (path, reason) in enumerate(zip(paths, reasons, strict=True))
-            if reason is not None
+            {"index": index, "path": paths[index], "reason": f"{kind.title}: {reason}"}
+            for index, (kind, reason) in bad.items()
         ]
-        self._usable = [path for path, reason in zip(paths, reasons, strict=True) if reason is None]
-        described = describe_files(pd.DataFrame([vars(fact) for fact in usable]))
-        self._tell(where, described)
+        self._usable = [path for index, path in enumerate(paths) if index not in bad]
+        self._tell(where, describe_files(pd.DataFrame([vars(fact) for fact in usable])))
 
     def _tell(self, where: str, described: dict[str, dict[str, int]]) -> None:
         lines = []
         if self.left_out:
-            file = self.hparams["left_out_file"]
+            file = None if self.hparams["left_out_file"] is None else Path(self.hparams["left_out_file"])
             if file is not None:
-                write_left_out(Path(file), self.left_out)
-            taken = len(self._usable or []) + len(self.skipped)
-            lines.append(left_out_line(taken, self.left_out, None if file is None else Path(file)))
+                write_left_out(file, self.left_out)
+            lines.append(left_out_line(len(self._usable or []) + len(self.skipped), self.left_out, file))
         if self.skipped:
             first = "; ".join(f"{item['path']}: {item['reason']}" for item in self.skipped[:3])
             more = f" and {len(self.skipped) - 3:,} more" if len(self.skipped) > 3 else ""
@@ -169,9 +153,8 @@ class ImageFilesDataModule(pl.LightningDataModule):
             RuntimeError: ``setup`` has not run.
         """
         if self._images is None:
-            raise RuntimeError(
-                "the files are not listed yet; call setup() first (a Trainer does so before it asks for batches)"
-            )
+            found = "the files are not listed yet"
+            raise RuntimeError(f"{found}; call setup() first (a Trainer does so before it asks for batches)")
         return DataLoader(
             self._images,
             batch_size=self.hparams["batch_size"],

@@ -22,8 +22,7 @@ class RealImages(Dataset[dict[str, torch.Tensor | int]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         """Item ``index``; ``label`` is -1 where the set has no classes."""
-        pixels = self.real_set.pictures[index]
-        labels = self.real_set.labels
+        pixels, labels = self.real_set.pictures[index], self.real_set.labels
         return {
             "image": to_tensor(pixels),
             "label": -1 if labels is None else int(labels[index]),

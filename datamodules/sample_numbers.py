@@ -22,12 +22,7 @@ FIRST = {"train": 0, "val": 2**40, "test": 2**41, "unmarked": 2**42, "other_gene
 
 
 class SampleNumbers(Dataset[dict[str, int]]):
-    """Items `{"sample": first + i, "index": i}`; any index may be asked for, whatever the length.
-
-    Args:
-        count: length.
-        first: number of the first sample.
-    """
+    """Items `{"sample": first + i, "index": i}`; any index may be asked for, whatever the length `count`."""
 
     def __init__(self, count: int, first: int) -> None:
         self.count, self.first = count, first
@@ -36,17 +31,13 @@ class SampleNumbers(Dataset[dict[str, int]]):
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, int]:
-        """Item `index`."""
         return {"sample": self.first + index, "index": index}
 
 
 class StreamSampler(Sampler[int]):
     """New positions in every epoch: epoch e has `e * count .. (e + 1) * count - 1`, dealt out to the ranks.
 
-    Args:
-        count: samples of an epoch over all processes; what does not divide by them is left out.
-        rank: this process, 0-based.
-        world: number of processes.
+    What does not divide by the number of processes, `world`, is left out.
     """
 
     def __init__(self, count: int, rank: int = 0, world: int = 1) -> None:
@@ -110,19 +101,12 @@ class SampleNumbersDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open the real set where the test needs it: a missing set is an error here."""
-        name, count = self.hparams["reals"], self.hparams["negative_images"]
-        if stage in ("fit", "test") and name is not None and count and self.reals is None:
-            given = self.hparams
-            self.reals = RealImages(
-                load_real_set(
-                    name,
-                    given["reals_root"],
-                    "test",
-                    center_crop=given["reals_center_crop"],
-                    resize=given["reals_resize"],
-                    reader=REALS_OF_OTHERS,
-                )
-            )
+        given = self.hparams
+        asked = stage in ("fit", "test") and given["reals"] is not None and given["negative_images"]
+        if asked and self.reals is None:
+            size = {"center_crop": given["reals_center_crop"], "resize": given["reals_resize"]}
+            reals = load_real_set(given["reals"], given["reals_root"], "test", **size, reader=REALS_OF_OTHERS)
+            self.reals = RealImages(reals)
 
     def test_parts(self) -> list[str]:
         """What each of the test's loaders gives: marked samples, and the kinds of negatives."""
@@ -132,20 +116,18 @@ class SampleNumbersDataModule(pl.LightningDataModule):
 
     def describe(self) -> dict[str, str]:
         """What a report says of the data."""
-        counts = {name: self.hparams[name] for name in ("test_images", "negative_images")}
         reals = f"{self.reals.real_set.name}, {self.reals.real_set.split} split" if self.reals is not None else "none"
-        return {**{name: f"{count:,}" for name, count in counts.items()}, "reals": reals}
+        return {name: f"{self.hparams[name]:,}" for name in ("test_images", "negative_images")} | {"reals": reals}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Full batches of numbers never seen before."""
         numbers = self._numbers("train")
-        rank, world = rank_and_world(self.trainer)
-        sampler = StreamSampler(len(numbers), rank, world)
+        sampler = StreamSampler(len(numbers), *rank_and_world(self.trainer))
         return DataLoader(numbers, batch_size=self.hparams["batch_size"], sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation's numbers, each once over all processes."""
-        return self._evaluation("val")
+        return self._loader(self._numbers("val"))
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """One loader for each of `test_parts`; the real images come as `{"image", "index", ...}`."""
@@ -153,21 +135,15 @@ class SampleNumbersDataModule(pl.LightningDataModule):
 
     def _part(self, name: str) -> DataLoader[Any]:
         if name == "marked":
-            return self._evaluation("test")
+            return self._loader(self._numbers("test"))
         count = self.hparams["negative_images"]
-        chosen: Subset[Any] | SampleNumbers
-        if name == "real":
-            assert self.reals is not None
-            chosen = Subset(self.reals, range(min(count, len(self.reals))))
-        else:
-            chosen = SampleNumbers(count, FIRST[name])
-        return self._loader(chosen)
+        if name != "real":
+            return self._loader(SampleNumbers(count, FIRST[name]))
+        assert self.reals is not None
+        return self._loader(Subset(self.reals, range(min(count, len(self.reals)))))
 
     def _numbers(self, split: str) -> SampleNumbers:
         return SampleNumbers(self.hparams[f"{split}_images"], FIRST[split])
-
-    def _evaluation(self, split: str) -> DataLoader[Any]:
-        return self._loader(self._numbers(split))
 
     def _loader(self, items: Subset[Any] | SampleNumbers) -> DataLoader[Any]:
         sampler = evaluation_sampler(items, self.trainer)

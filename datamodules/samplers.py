@@ -28,12 +28,6 @@ class TrainingSampler(Sampler[int]):
 
     Up to ``world - 1`` samples of the permutation's tail are left out of an epoch, others each time; none comes twice.
     Lightning calls ``set_epoch`` before each epoch.
-
-    Args:
-        data: Anything with a length.
-        seed: Seed of the order.
-        rank: This process, 0-based.
-        world: Number of processes.
     """
 
     def __init__(self, data: Sized, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -58,34 +52,27 @@ class TrainingSampler(Sampler[int]):
 class UnrepeatedDistributedSampler(Sampler[int]):
     """Every sample exactly once over all ranks, in order: rank r has r, r + world, r + 2 world, ...
 
-    Args:
-        data: Anything with a length.
-        rank: This process, 0-based.
-        world: Number of processes.
-
     Raises:
         ValueError: Fewer samples than processes: a process without a sample would hang the others.
     """
 
     def __init__(self, data: Sized, rank: int = 0, world: int = 1) -> None:
-        self.count, self.rank, self.world = len(data), rank, world
-        if self.count < world:
-            raise ValueError(f"{self.count} samples to evaluate on {world} processes; use {self.count} at most")
+        if len(data) < world:
+            raise ValueError(f"{len(data)} samples to evaluate on {world} processes; use {len(data)} at most")
+        self.positions = range(rank, len(data), world)
 
     def __len__(self) -> int:
-        return len(range(self.rank, self.count, self.world))
+        return len(self.positions)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, self.count, self.world))
+        return iter(self.positions)
 
 
 def training_sampler(data: Sized, seed: int, trainer: Any | None) -> TrainingSampler:
     """The training order of ``data`` for this process."""
-    rank, world = rank_and_world(trainer)
-    return TrainingSampler(data, seed, rank, world)
+    return TrainingSampler(data, seed, *rank_and_world(trainer))
 
 
 def evaluation_sampler(data: Sized, trainer: Any | None) -> UnrepeatedDistributedSampler:
     """This process's share of ``data``, each sample once over all processes."""
-    rank, world = rank_and_world(trainer)
-    return UnrepeatedDistributedSampler(data, rank, world)
+    return UnrepeatedDistributedSampler(data, *rank_and_world(trainer))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
@@ -22,24 +21,14 @@ from lightning_modules.common.tables import Choice
 from lightning_modules.evaluation.attribution import AttributionEvaluation
 from lightning_modules.metrics.attribution import attribution_metrics, scalars
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.networks import (
-    AUTO,
-    MAIN,
-    Chosen,
-    ControlledNetworks,
-    adamw,
-    channel_statistics,
-    choose_networks,
-    warmup_cosine,
-)
+from lightning_modules.networks.controlled import MAIN, ControlledNetworks, channel_statistics
+from lightning_modules.networks.recipes import AUTO, Chosen, adamw, choose_networks, warmup_cosine
 from lightning_modules.representations.batches import Representations
 from lightning_modules.representations.settings import ManifoldSettings
 
 CONTROLS: tuple[Choice, ...] = ("raw", "nearest", "random")  # the artifact is the attributor's own
 STATISTICS_IMAGES = 1024  # training images whose mean and deviation standardise the networks' input
 FEWEST_TEST_IMAGES = 4  # two halves of two: what a Frechet distance needs
-
-
 _MANIFOLD = ManifoldSettings()
 
 
@@ -48,15 +37,12 @@ class Attributor(pl.LightningModule):
 
     Beside the attributor it trains its *controls*: networks that see other representations of the same images, in the
     same steps, with the same recipe. They change nothing in the attributor; they show what the artifact adds. Each
-    costs as much as the attributor, unless `control_network` names a smaller one. The nearest reals are searched only
-    if the attributor or a control needs them.
+    costs as much as the attributor, unless `control_network` names a smaller one.
 
     Args:
-        embedding: Space of the artifact (``lightning_modules.artifacts.EMBEDDINGS``): a name, or ``{name: ...}`` with
-            the arguments of its class.
-        representation: What the attributor sees (``lightning_modules.representations.REPRESENTATIONS``), likewise.
-        network: timm model of the attributor, ``small_cnn``, ``small_cnn_16``, for vectors ``linear`` or ``mlp``; or
-            ``auto``: by the size of what it sees.
+        embedding: Space of the artifact (``artifacts.EMBEDDINGS``): a name, or ``{name: ...}`` with its arguments.
+        representation: What the attributor sees (``representations.registry.REPRESENTATIONS``), likewise.
+        network: timm model, ``small_cnn``, ``small_cnn_16``; for vectors ``linear``, ``mlp``; ``auto``: by image size.
         stem: ``imagenet``, ``small`` or ``patch`` (see ``SourceNetwork``), or ``auto``.
         weights: ``none``, ``imagenet`` or a path.
         input_size: Resize of the network's input, in pixels; None keeps the embedding's.
@@ -64,8 +50,7 @@ class Attributor(pl.LightningModule):
         weight_decay: AdamW's; None for the recipe's.
         flip: Mirror half of the training images in each epoch, and answer for an image and its mirror image together.
         controls: Representations that get control networks; empty for none.
-        control_network: Network of the controls, the same for all so that they compare; ``auto`` for the attributor's
-            own, which then needs no network more.
+        control_network: Network of the controls, the same for all so that they compare; ``auto`` for the attributor's.
         control_seeds: Initialisations per control.
         fdr_halvings: Random halvings that FDR is averaged over.
         model_seed: Of initialisations, random reals and halvings; None for the seed of ``seed_everything``.
@@ -133,39 +118,34 @@ class Attributor(pl.LightningModule):
 
     def _build(self, sources: list[str], size: tuple[int, int], chosen: Chosen, load_weights: bool = True) -> None:
         self.sources, self.image_size, self.chosen_networks = sources, size, chosen
-        main, controls = self.representations.main, self.representations.controls
+        main, controls, count = self.representations.main, self.representations.controls, len(sources)
         shapes = self.representations.output_shapes(size)
-        self.networks = ControlledNetworks(
-            chosen, main, controls, shapes, len(sources), *self.network_settings, load_weights
-        )
-        self.train_accuracy = MulticlassAccuracy(len(sources), average="micro")
-        self.val_metrics = attribution_metrics(len(sources), "val/")
+        self.networks = ControlledNetworks(chosen, main, controls, shapes, count, *self.network_settings, load_weights)
+        self.train_accuracy = MulticlassAccuracy(count, average="micro")
+        self.val_metrics = attribution_metrics(count, "val/")
         self.evaluation = AttributionEvaluation(sources, MAIN, self.networks.compared, self.fdr_halvings, self.seed)
 
     def _prepare(self) -> None:
         """Open the manifold of the checkpoint, or build the data set's; refuse data of other sources."""
         sources = list(getattr(self.data, "sources", self.sources))
         if sources != self.sources:
-            raise ValueError(
-                f"the data set has the sources {sources}, the attributor was trained on {self.sources}; "
-                "use a data set with the same sources"
-            )
+            found = f"the data set has the sources {sources}, the attributor was trained on {self.sources}"
+            raise ValueError(f"{found}; use a data set with the same sources")
         if not self._prepared:
-            trainer = self.trainer
-            self.representations.prepare(self.data, self.device, trainer.is_global_zero, trainer.strategy.barrier)
+            first, barrier = self.trainer.is_global_zero, self.trainer.strategy.barrier
+            self.representations.prepare(self.data, self.device, first, barrier)
             self._prepared = True
 
     def on_fit_start(self) -> None:
         """Before the first step: open the manifold, fit representations, and learn the scale of each."""
         self._prepare()
-        if self._fitted:
-            return
-        self.representations.fit(self._training_batches)
-        names, batches = self.networks.inputs, self._training_batches(STATISTICS_IMAGES)
-        parts = [self.representations(batch, names).tensors for batch in batches]
-        found = {name: channel_statistics(torch.cat([part[name] for part in parts])) for name in names}
-        self.networks.set_input_statistics(found)
-        self._fitted = True
+        if not self._fitted:
+            self.representations.fit(self._training_batches)
+            names, batches = self.networks.inputs, self._training_batches(STATISTICS_IMAGES)
+            parts = [self.representations(batch, names).tensors for batch in batches]
+            found = {name: channel_statistics(torch.cat([part[name] for part in parts])) for name in names}
+            self.networks.set_input_statistics(found)
+            self._fitted = True
 
     def _training_batches(self, count: int) -> Iterator[dict[str, Any]]:
         """The same training images each time and on every process."""
@@ -249,19 +229,6 @@ class Attributor(pl.LightningModule):
         if self.representations.neighbours is not None:
             self.representations.neighbours.flush()
 
-    # --- for reports -------------------------------------------------------------------------------------------------
-
-    def report_settings(self) -> dict[str, Any]:
-        """What a report says of the attributor: names in place of `auto`."""
-        (network, stem), (control, _) = self.chosen_networks["main"], self.chosen_networks["control"]
-        chosen = {"network": network, "stem": stem, "control_network": control, "model_seed": self.seed}
-        return {**chosen, "embedding": self.representations.embedding.name, "representation": self.representations.main}
-
-    def nearest_image(self, index: int) -> Tensor | None:
-        """The real image (3, H, W) of a point of the manifold; None where neither point nor data set gives it."""
-        reals = self.data.manifold_images() if hasattr(self.data, "manifold_images") else None
-        return self.representations.nearest_image(index, (3, *(self.image_size or ())), reals)
-
     # --- optimisation and checkpoints --------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -269,8 +236,8 @@ class Attributor(pl.LightningModule):
         recipes = self.networks.recipes
         networks = [(network, recipes[name]) for name, network in self.networks.networks.items()]
         optimizer = adamw(networks, self.learning_rate, self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = warmup_cosine(optimizer, steps, recipes[MAIN].warmup_fraction, recipes[MAIN].cycle_momentum)
+        steps, main = int(self.trainer.estimated_stepping_batches), recipes[MAIN]
+        schedule = warmup_cosine(optimizer, steps, main.warmup_fraction, main.cycle_momentum)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -288,8 +255,7 @@ class Attributor(pl.LightningModule):
         saved = checkpoint.get("attributor")
         if saved is None:
             raise ValueError("the checkpoint holds no attributor; give one that train.py wrote for an Attributor")
-        size = tuple(saved["image_size"])
-        chosen = self._choose_networks(size)
+        chosen = self._choose_networks(size := tuple(saved["image_size"]))
         if "networks" in saved:
             chosen = {part: (name, stem) for part, (name, stem) in saved["networks"].items()}
         if (self.sources, getattr(self, "chosen_networks", None)) != (saved["sources"], chosen):
@@ -302,17 +268,27 @@ class Attributor(pl.LightningModule):
         self.training_files = saved.get("training_files", self.training_files)  # earlier versions wrote none
         self.representations.load_checkpoint(saved)
 
-    # --- what the command line asks ----------------------------------------------------------------------------------
+    # --- what reports and the command line ask -----------------------------------------------------------------------
 
-    headlines = ("test/accuracy", "test/fdr")
-    """What a test prints, of what it measured; the report has the rest."""
+    def report_settings(self) -> dict[str, Any]:
+        """What a report says of the attributor: names in place of `auto`."""
+        (network, stem), (control, _) = self.chosen_networks["main"], self.chosen_networks["control"]
+        chosen = {"network": network, "stem": stem, "control_network": control, "model_seed": self.seed}
+        return {**chosen, "embedding": self.representations.embedding.name, "representation": self.representations.main}
+
+    def nearest_image(self, index: int) -> Tensor | None:
+        """The real image (3, H, W) of a point of the manifold; None where neither point nor data set gives it."""
+        reals = self.data.manifold_images() if hasattr(self.data, "manifold_images") else None
+        return self.representations.nearest_image(index, (3, *(self.image_size or ())), reals)
+
+    headlines = ("test/accuracy", "test/fdr")  # what a test prints; the report has the rest
     checkpoint_entry = "attributor"
 
-    def configure_callbacks(self) -> list[Callback]:
+    def configure_callbacks(self) -> list[pl.Callback]:
         """The report of a test; trivial baselines add to its results before it is written."""
         return [TrivialBaselines(), AttributionReport()]
 
-    def prediction_rows(self, out: Path, plan: Any) -> Callback:
+    def prediction_rows(self, out: Path, plan: Any) -> pl.Callback:
         """What writes the JSON lines of `predict`."""
         return PredictionRows(out)
 

@@ -1,5 +1,1 @@
 """The way from a folder of a GM data set to a plan of splits: discover, look at each file once, check, split, audit."""
-
-from datamodules.images.problems import GMDataError
-
-__all__ = ["GMDataError"]

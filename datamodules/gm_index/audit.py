@@ -30,18 +30,16 @@ from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import Kind, Problems, counted
 
 ATTRIBUTES = {
-    "file format": ["format"],
-    "file extension": ["extension"],
-    "JPEG quantisation tables": ["jpeg_tables"],
-    "JPEG chroma subsampling": ["jpeg_chroma"],
-    "metadata": ["metadata"],
-    "size (width x height)": ["size"],
-    "mode": ["mode"],
+    "file format": "format",
+    "file extension": "extension",
+    "JPEG quantisation tables": "jpeg_tables",
+    "JPEG chroma subsampling": "jpeg_chroma",
+    "metadata": "metadata",
+    "size (width x height)": "size",
+    "mode": "mode",
 }
-STAY_IN_PIXELS = (
-    "size (width x height)",
-    "mode",
-)  # scaling, palettes and grey leave traces that no re-encoding removes
+# scaling, palettes and grey leave traces that no re-encoding removes
+STAY_IN_PIXELS = ("size (width x height)", "mode")
 TOGETHER = "all of them together"
 SIGNIFICANCE = 0.01
 MARGIN = 0.01  # in sources recovered beyond chance: one image in a hundred of one source
@@ -57,9 +55,7 @@ class Leak:
     """One attribute that varies, and how well it names the source.
 
     Attributes:
-        attribute: Its name.
         accuracy: Cross-fitted balanced accuracy of the vote, in [0, 1].
-        chance: 1 / number of sources.
         p_value: Of the permutation test, uncorrected.
         leaks: Whether it predicts the source better than chance.
         table: Share of each value in each source, as text.
@@ -91,11 +87,7 @@ def _counts(values: NDArray[np.int64], sources: NDArray[np.int64], shape: tuple[
 
 
 def balanced_vote(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Balanced accuracy of the majority vote on the very images it was taken from.
-
-    Args:
-        counts: Images by value and source, (..., V, K).
-    """
+    """Balanced accuracy of the majority vote on the images it was taken from, by value and source `(..., V, K)`."""
     shares = counts / counts.sum(axis=-2, keepdims=True).clip(min=1)
     return np.asarray(shares.max(axis=-1).sum(axis=-1) / counts.shape[-1])
 
@@ -105,12 +97,8 @@ def cross_fitted_votes(
 ) -> NDArray[np.float64]:
     """Images of each source that a vote taken on the other half names rightly, (K,).
 
-    Ties share the vote, so that a value unseen in the other half counts as chance.
-
-    Args:
-        values: Value of each image, (N,), from 0.
-        sources: Source of each image, (N,), from 0.
-        half: Which images are the first half, (N,).
+    Ties share the vote, so that a value unseen in the other half counts as chance. Values and sources are numbers
+    from 0, ``half`` says which images are the first half, (N,) each.
     """
     shape = (int(values.max()) + 1, int(sources.max()) + 1)
     named = np.zeros(shape[1])
@@ -124,17 +112,14 @@ def cross_fitted_votes(
 
 
 def permutation_p_value(counts: NDArray[np.int64], seed: int = 0) -> float:
-    """Probability that a shuffled attribute votes at least as well.
+    """Probability that a shuffled attribute votes at least as well, from images by value and source, (V, K).
 
-    Args:
-        counts: Images by value and source, (V, K); tables with the same margins are drawn by scipy's ``random_table``.
-        seed: Seed of the draws, so that the verdict is the same each time.
+    Tables with the same margins are drawn by scipy's ``random_table``; a fixed seed gives the same verdict each time.
     """
     observed = balanced_vote(counts)
     draw = random_table(counts.sum(axis=1), counts.sum(axis=0), seed=np.random.default_rng(seed))
-    votes = np.concatenate(
-        [balanced_vote(draw.rvs(size=size)) for size in np.diff(np.linspace(0, _DRAWS, 20).astype(int))]
-    )
+    sizes = np.diff(np.linspace(0, _DRAWS, 20).astype(int))
+    votes = np.concatenate([balanced_vote(draw.rvs(size=size)) for size in sizes])
     return float((1 + np.sum(votes >= observed - 1e-12)) / (1 + _DRAWS))
 
 
@@ -158,33 +143,26 @@ def _table(values: pd.Series, sources: pd.Series) -> str:
 
 
 def _sample(rows: pd.DataFrame) -> pd.DataFrame:
-    order = draw_order(rows["content"], seed=0)
-    rows = rows.assign(_order=order).sort_values("_order")
-    return rows.groupby("source").head(_PER_SOURCE).drop(columns="_order")
+    order = draw_order(rows["content"], seed=0).sort_values().index
+    return rows.loc[order].groupby("source").head(_PER_SOURCE)
 
 
 def audit_formats(rows: pd.DataFrame, pixel_path: PixelPath) -> list[Leak]:
-    """Audit the labelled images of a data set.
+    """Every attribute of the labelled images' files that varies, best predictor first; those that leak are marked.
 
-    Args:
-        rows: Table with ``source``, ``content`` and the columns of ``FileFacts``, of at least two sources.
-        pixel_path: With ``reencode`` other than ``none``, only what stays in the decoded pixels (size and mode) is
-            audited.
-
-    Returns:
-        Every attribute that varies, best predictor first; those that leak are marked. Empty where all files are alike.
+    ``rows`` has ``source``, ``content`` and the columns of ``FileFacts``, of at least two sources. Where the pixel path
+    re-encodes, only what stays in the decoded pixels (size and mode) is audited.
     """
     rows = _sample(rows)
     names = list(ATTRIBUTES) if pixel_path.reencode == "none" else list(STAY_IN_PIXELS)
-    joined = {name: rows[ATTRIBUTES[name][0]] for name in names}
+    joined = {name: rows[ATTRIBUTES[name]] for name in names}
     varying = {name: values for name, values in joined.items() if values.nunique() > 1}
     if len(varying) > 1:
         first, *others = varying.values()
         varying[TOGETHER] = sum((" | " + other for other in others), start=first)
     sources, labels = pd.factorize(rows["source"], sort=True)
-    half = (
-        rows.groupby("source").cumcount().to_numpy() % 2 == 0
-    )  # rows stand in the order of a hash: an alternation is a random half
+    # rows stand in the order of a hash: an alternation is a random half
+    half = rows.groupby("source").cumcount().to_numpy() % 2 == 0
     leaks = []
     for name, values in varying.items():
         kept = values.value_counts().index[:_VALUES]
@@ -195,18 +173,8 @@ def audit_formats(rows: pd.DataFrame, pixel_path: PixelPath) -> list[Leak]:
         accuracy, p_value = float((named / images).mean()), permutation_p_value(counts)
         chance = 1 / len(labels)
         better = p_value * len(varying) <= SIGNIFICANCE and accuracy > chance + MARGIN / len(labels)
-        leaks.append(
-            Leak(
-                name,
-                accuracy,
-                chance,
-                p_value,
-                bool(better),
-                _table(merged, rows["source"]),
-                named.tolist(),
-                images.tolist(),
-            )
-        )
+        table = _table(merged, rows["source"])
+        leaks.append(Leak(name, accuracy, chance, p_value, better, table, named.tolist(), images.tolist()))
     return sorted(leaks, key=lambda leak: -leak.accuracy)
 
 
@@ -234,24 +202,16 @@ Duplicates = Literal["error", "drop"]
 def drop_duplicates(rows: pd.DataFrame, policy: Duplicates, problems: Problems, notes: list[str]) -> pd.DataFrame:
     """Leave each picture once. Two files are one picture when their pixels are equal after the pixel path.
 
-    Args:
-        rows: Table with ``path``, ``source``, ``role``, ``split``, ``content``, ``final``.
-        policy: What becomes of a picture that several sources share: ``error`` reports it, ``drop`` leaves out every
-            copy.
-        problems: Takes shared pictures, pictures of a source that stand in the manifold too, and copies in several
-            given splits.
-        notes: Takes a line for each source that lost copies.
-
-    Returns:
-        The rows that remain; of copies within a source the one with the lowest content id, then path.
+    Of copies within a source the one with the lowest content id, then path, remains. A picture that several sources
+    share is a problem with the policy ``error``; ``drop`` leaves out every copy. Pictures in the manifold and a source,
+    and copies in several given splits, are problems; ``notes`` take a line for each source that lost copies.
     """
     rows = rows.sort_values(["content", "path"], kind="stable")
     copies = rows[rows.duplicated("final", keep=False)]
     leave: set[int] = set()
     for _, group in copies.groupby("final", sort=True):
-        where = ", ".join(
-            path + (f" ({split})" if split else "") for path, split in group[["path", "split"]].to_numpy()
-        )
+        named = group[["path", "split"]].to_numpy()
+        where = ", ".join(path + (f" ({split})" if split else "") for path, split in named)
         if group["role"].nunique() > 1:
             problems.add(Kind.MANIFOLD_OVERLAP, where)
         elif group["source"].nunique() > 1 and (group["role"] == "source").all():

@@ -66,20 +66,12 @@ def _stat(path: str) -> tuple[int, int]:
 def build_index(
     entries: pd.DataFrame, base: Path, folder: Path, pixel_path: PixelPath, workers: int | None = None
 ) -> pd.DataFrame:
-    """Facts of every listed file, looking only at files that are new or changed.
+    """``entries`` with the columns of ``FileFacts``, looking only at files that are new or changed.
 
     A file is taken as unchanged while its path, size in bytes and modification time are; a file moved, copied or
-    touched is read but not decoded again (its bytes' hash is known).
-
-    Args:
-        entries: Table with a column ``path``, unique, as ``path_text`` writes it.
-        base: Folder that relative paths start from.
-        folder: Where the cache lies; one file for each pixel path.
-        pixel_path: What happens to the pixels before they are scored.
-        workers: Processes that decode; None for one per core.
-
-    Returns:
-        ``entries`` with the columns of ``FileFacts``, in the same order.
+    touched is read but not decoded again (its bytes' hash is known). The cache lies in ``folder``, one file for each
+    pixel path. ``entries`` has unique paths as ``path_text`` writes them, relative ones from ``base``; ``workers``
+    processes decode, None for one per core.
     """
     cache_file = folder / f"files-{pixel_path.key}.parquet"
     cache = _read_cache(cache_file)
@@ -100,9 +92,8 @@ def build_index(
             for fact in facts
         ]
         merged.loc[block, FACT_COLUMNS] = pd.DataFrame(rows, index=block)[FACT_COLUMNS]
-        done = merged.loc[
-            merged["file_hash"].notna() & (merged["problem"] == "")
-        ]  # bad files are looked at again each time
+        good = merged["file_hash"].notna() & (merged["problem"] == "")  # bad files are looked at again each time
+        done = merged.loc[good]
         absent = cache[~cache["path"].isin(done["path"])]  # of other listings, or removed: kept for their content
         write_parquet(cache_file, pd.concat([done, absent], ignore_index=True), {"index_version": str(INDEX_VERSION)})
     merged = merged.astype({"height": "int64", "width": "int64"})

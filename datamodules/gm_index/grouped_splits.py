@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from datamodules.gm_index.splits import SplitRule, draw_order, manifold_shares
+from datamodules.gm_index.splits import DIVIDED, SplitRule, draw_order, manifold_shares
 from datamodules.images.problems import Kind, Problems, counted
 
-_DIVIDED = ("train", "val", "test")
 _TOLD_FROM = 0.02  # share of a source by which a split may miss its size without a word
 
 
@@ -27,20 +24,10 @@ def draw_grouped_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems,
     Groups are dealt out largest first, then by a hash of (seed, group): each to the split whose sizes, over all sources
     of the group, are the least filled. Images alone then fill each source up, by `draw_order`. With no group of several
     images this is `draw_splits`. The order and names of files do not matter; another image or group may move others.
-
-    Args:
-        rows: Table with ``source``, ``role``, ``content``, ``group`` ("" for an image alone); each picture once.
-        rule: The fractions, caps and seed.
-        problems: Takes sources that are too small, or whose groups are too large.
-        notes: Takes what was left out, and sizes that groups do not allow.
-
-    Returns:
-        ``manifold``, ``train``, ``val``, ``test`` or "" (left out) for each row.
+    Arguments and result are those of `draw_splits`, with a column ``group`` ("" for an image alone); ``notes`` takes
+    what was left out, and sizes that groups do not allow.
     """
-    by_content = draw_order(rows["content"], rule.seed)
-    table = pd.DataFrame(
-        {"source": rows["source"], "role": rows["role"], "group": rows["group"], "by_content": by_content}
-    )
+    table = rows[["source", "role", "group"]].assign(by_content=draw_order(rows["content"], rule.seed))
     alone = table["group"] == ""
     table["group"] = table["group"].where(~alone, "content " + rows["content"]).where(alone, "group " + table["group"])
     table["order"] = _group_order(table, rule.seed)
@@ -70,9 +57,7 @@ def draw_grouped_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems,
 def _group_order(table: pd.DataFrame, seed: int) -> pd.Series:
     """Sort key of each row: of (seed, group) where several images share it, else of (seed, content)."""
     names = pd.Series(table["group"].unique())
-    keys = names.map(
-        lambda name: hashlib.blake2b(f"{seed}:{name}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    )
+    keys = draw_order(names, seed)
     order = table["group"].map(dict(zip(names, keys, strict=True)))
     shared = table.groupby("group")["group"].transform("size") > 1
     return order.where(shared, table["by_content"])
@@ -124,20 +109,20 @@ def _deal(rest: pd.DataFrame, sources: list[str], targets: NDArray[np.int64], ru
     matrix = counts.to_numpy()
     filled = np.zeros_like(targets)
     room = np.maximum(targets, 0.5)
-    closed = np.array([rule.train, rule.val, rule.test]) <= 0
+    closed = np.array(rule.fractions) <= 0
     chosen = np.zeros(len(matrix), dtype=np.int64)
     for place in np.argsort(-matrix.sum(axis=1), kind="stable"):
         empty = np.where(closed, -np.inf, matrix[place] @ ((targets - filled) / room))
         chosen[place] = int(empty.argmax())
         filled[:, chosen[place]] += matrix[place]
-    names = dict(zip(counts.index, np.array(_DIVIDED)[chosen], strict=True))
+    names = dict(zip(counts.index, np.array(DIVIDED)[chosen], strict=True))
     split[shared] = rest.loc[shared, "group"].map(names)
     for source, index in rest[~shared].groupby("source").groups.items():
         row = sources.index(str(source))
         ranked = rest.loc[index, "by_content"].sort_values().index
         missing = np.maximum(targets[row] - filled[row], 0)
         ends = np.rint(missing.cumsum() * len(ranked) / max(missing.sum(), 1)).astype(int)
-        for name, start, end in zip(_DIVIDED, [0, *ends[:-1]], ends, strict=True):
+        for name, start, end in zip(DIVIDED, [0, *ends[:-1]], ends, strict=True):
             split[ranked[start:end]] = name
     return split
 
@@ -156,11 +141,11 @@ def _report(
     moved = []
     for source, target in zip(sources, targets, strict=True):
         own = table["source"] == source
-        found = [int(((split == name) & own).sum()) for name in _DIVIDED]
-        shares = (rule.train, rule.val, rule.test)
-        missing = [name for name, share, count in zip(_DIVIDED, shares, found, strict=True) if share > 0 and count == 0]
+        found = [int(((split == name) & own).sum()) for name in DIVIDED]
+        counts = zip(DIVIDED, rule.fractions, found, strict=True)
+        missing = [name for name, share, count in counts if share > 0 and count == 0]
         if missing:
-            groups = counted(int(table.loc[own & split.isin(_DIVIDED), "group"].nunique()), "group")
+            groups = counted(int(table.loc[own & split.isin(DIVIDED), "group"].nunique()), "group")
             excluded = int((left["source"] == source).sum())
             why = f", {excluded} of them left out because their groups have reals in the manifold" if excluded else ""
             problems.add(
@@ -169,9 +154,7 @@ def _report(
                 f"{', '.join(missing)}; at least {rule.least()} groups of one size are needed",
             )
         elif max(abs(np.array(found) - target)) > max(1, _TOLD_FROM * sum(found)):
-            sizes = ", ".join(
-                f"{name} {count} for {wanted}" for name, count, wanted in zip(_DIVIDED, found, target, strict=True)
-            )
-            moved.append(f"{source} {sizes}")
+            sizes = zip(DIVIDED, found, target, strict=True)
+            moved.append(f"{source} " + ", ".join(f"{name} {count} for {wanted}" for name, count, wanted in sizes))
     if moved:
         notes.append("groups do not allow the sizes asked for: " + "; ".join(moved))

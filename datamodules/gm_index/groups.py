@@ -42,31 +42,22 @@ def check_groups(groups: str | None) -> None:
     try:
         parts = re.compile(groups).groups
     except re.error as error:
-        raise ValueError(f"groups is {groups!r}, which is no regular expression ({error}); expected {_EXPECTED}") from (
-            error
-        )
+        found = f"groups is {groups!r}, which is no regular expression ({error})"
+        raise ValueError(f"{found}; expected {_EXPECTED}") from error
     if parts != 1:
         raise ValueError(f"groups is {groups!r}; expected {_EXPECTED}")
 
 
 def stems_of(paths: pd.Series) -> pd.Series:
     """Names of files without folder and suffix, in Unicode's NFC."""
-    return paths.map(
-        lambda path: unicodedata.normalize("NFC", path.rsplit("/", 1)[-1].rsplit(".", 1)[0]), na_action=None
-    )
+    return paths.map(lambda path: unicodedata.normalize("NFC", path.rsplit("/", 1)[-1].rsplit(".", 1)[0]))
 
 
 def assign_groups(entries: pd.DataFrame, groups: str | None, problems: Problems, notes: list[str]) -> pd.DataFrame:
-    """Name the group of each image.
+    """``entries`` with the ``group`` of each image, "" for one that is a group of its own.
 
-    Args:
-        entries: Table with ``path`` and, from an index file, ``group``.
-        groups: The option, as `check_groups` takes it.
-        problems: Takes groups given twice, and an expression that fits no name.
-        notes: Takes the number of names that the expression does not fit.
-
-    Returns:
-        ``entries`` with ``group``, "" for an image that is a group of its own.
+    ``groups`` is the option, as `check_groups` takes it. ``problems`` takes groups given twice, and an expression that
+    fits no name; ``notes`` the number of names that it does not fit.
     """
     given = entries["group"] if "group" in entries else pd.Series("", index=entries.index, dtype="str")
     if groups is None:
@@ -87,13 +78,9 @@ def assign_groups(entries: pd.DataFrame, groups: str | None, problems: Problems,
 
 
 def join_copies(rows: pd.DataFrame) -> pd.DataFrame:
-    """Make one group of all groups that hold copies of one picture.
+    """Make one group, under the first of their names, of all groups that hold copies of one picture.
 
-    Args:
-        rows: Table with ``group`` and ``final``, before copies are left out.
-
-    Returns:
-        ``rows`` with ``group``: joined groups under the first of their names.
+    ``rows`` has ``group`` and ``final``, before copies are left out.
     """
     leads: dict[str, str] = {}
 
@@ -117,12 +104,7 @@ def join_copies(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe_groups(rows: pd.DataFrame, groups: str | None) -> str:
-    """What a report says of the groups: where they come from, how many there are, how large.
-
-    Args:
-        rows: Images used, with ``group``.
-        groups: The option.
-    """
+    """What a report says of the groups of the images used: where they come from, how many there are, how large."""
     named = rows["group"][rows["group"] != ""]
     if named.empty:
         return "none: images are split one by one"
@@ -138,21 +120,13 @@ def describe_groups(rows: pd.DataFrame, groups: str | None) -> str:
 
 
 def looks_grouped(rows: pd.DataFrame, base: Path, pixel_path: PixelPath) -> str | None:
-    """Say so where images of several sources seem to come from the same photographs or prompts.
+    """A sentence where images of several sources seem to come from the same photographs or prompts, else None.
 
     Sources have at least half of their file names in common. Names that are no running numbers (words, hashes,
     ``000000581929`` of COCO) are enough evidence. Running numbers say nothing, since every source begins at 0:
     then up to 24 images of the names in common are compared as 8 by 8 grey pixels, and most must resemble the image of
     their name in the other source more than any other image there. Images that only have a prompt in common may not do
     so, and are found by their names alone.
-
-    Args:
-        rows: Images with ``path`` and ``source``.
-        base: Folder that relative paths start from.
-        pixel_path: What happens to the pixels.
-
-    Returns:
-        One sentence that names the option, or None.
     """
     stems = stems_of(rows["path"])
     paths = {
@@ -165,13 +139,11 @@ def looks_grouped(rows: pd.DataFrame, base: Path, pixel_path: PixelPath) -> str 
         least = min(len(paths[one]), len(paths[other]))
         if len(common) < max(_LEAST_SHARED, _SHARE * least):
             continue
+        shared = f"{one} and {other} have {len(common)} of {least} file names in common"
         if not _running_numbers(common):
-            found.append(f"{one} and {other} have {len(common)} of {least} file names in common ({min(common)!r}, ...)")
+            found.append(f"{shared} ({min(common)!r}, ...)")
         elif _resemble(paths[one], paths[other], common, base, pixel_path, small):
-            found.append(
-                f"{one} and {other} have {len(common)} of {least} file names in common, and images of one name "
-                "resemble each other"
-            )
+            found.append(f"{shared}, and images of one name resemble each other")
     if not found:
         return None
     more = f"; and so {len(found) - 1} more pairs" if len(found) > 1 else ""

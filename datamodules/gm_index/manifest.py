@@ -31,18 +31,12 @@ SHOWN_OF_A_GROUP = 2  # files of each split
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """Everything a plan depends on besides the files.
+    """Everything a plan depends on besides the files: arguments of ``GMDataModule``, its paths absolute.
 
     Attributes:
         base: Folder that relative paths start from.
-        index_file: CSV or Parquet index, or None for folders.
-        pixel_path: What happens to the pixels.
         rule: How images are divided.
-        split_file: Split to reuse, or to write where there is none.
-        format_audit: ``error`` stops at a leak, ``warn`` notes it, ``off`` does not look.
-        duplicates: What becomes of pictures that several sources share.
         cache_folder: Folder of the index and the plans.
-        groups: What names the group of an image: None, ``stem`` or a regular expression.
     """
 
     base: Path
@@ -87,9 +81,6 @@ class Plan:
             (after the pixel path), ``group`` ("" for an image alone); ordered by path.
         sources: Names of the labelled sources, sorted; a label is a position here.
         image_size: (H, W) after the pixel path.
-        notes: What was left out, and leaks that were let pass.
-        source_info: Entries of ``sources.yaml``.
-        groups: How many groups there are, for people.
         audit: What the format audit found of each attribute of the files that varies, best predictor first; None where
             it was off.
         training_files: Formats, modes and sizes of the training files and how many have each, most first.
@@ -106,15 +97,8 @@ class Plan:
 
     def write(self, path: Path) -> None:
         """Write the plan, atomically."""
-        head = {
-            "sources": self.sources,
-            "image_size": self.image_size,
-            "notes": self.notes,
-            "source_info": self.source_info,
-            "groups": self.groups,
-            "audit": None if self.audit is None else [asdict(leak) for leak in self.audit],
-            "training_files": self.training_files,
-        }
+        head = {name: value for name, value in vars(self).items() if name != "rows"}
+        head["audit"] = None if self.audit is None else [asdict(leak) for leak in self.audit]
         write_parquet(path, self.rows, {"plan": json.dumps(head, default=str)})
 
     @classmethod
@@ -136,19 +120,15 @@ class Plan:
             )
         table = read_parquet(path)
         head = json.loads(table.schema.metadata[b"plan"])
-        rows = table.to_pandas()
-        height, width = head["image_size"]
-        leaks = None if head["audit"] is None else [Leak(**leak) for leak in head["audit"]]
-        described = (head["notes"], head["source_info"], head["groups"], leaks, head["training_files"])
-        return cls(rows, head["sources"], (height, width), *described)
+        head["image_size"] = tuple(head["image_size"])
+        head["audit"] = None if head["audit"] is None else [Leak(**leak) for leak in head["audit"]]
+        return cls(table.to_pandas(), **head)
 
 
 def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
     """Discover, look at every new file, check, split and audit; write the plan and, where named, the split file.
 
-    Args:
-        settings: What to do.
-        workers: Processes that decode; None for one per core.
+    ``workers`` processes decode; None for one per core.
 
     Raises:
         GMDataError: Everything that is wrong, in one message. No plan is left for these settings then.
@@ -282,25 +262,23 @@ def _check_disjoint(rows: pd.DataFrame, problems: Problems) -> None:
     several = named.groupby("group")["split"].nunique()
     for name in several.index[several > 1]:
         group = named[named["group"] == name]
-        files = ", ".join(
-            f"{row.path} ({row.split})" for row in group.groupby("split").head(SHOWN_OF_A_GROUP).itertuples()
-        )
-        problems.add(Kind.GROUP_SPLITS, f"group {name!r}: {files}")
+        problems.add(Kind.GROUP_SPLITS, f"group {name!r}: {_named(group.groupby('split').head(SHOWN_OF_A_GROUP))}")
+    known = [where for kind in (Kind.DUPLICATE_SPLITS, Kind.MANIFOLD_OVERLAP) for where in problems.found.get(kind, [])]
     for column in ("content", "final"):
         straddling = used.groupby(column)["split"].nunique()
         for content in straddling.index[straddling > 1]:
-            group = used[used[column] == content]
-            found = ", ".join(f"{row.path} ({row.split})" for row in group.itertuples())
-            if found not in problems.found.get(Kind.DUPLICATE_SPLITS, []) + problems.found.get(
-                Kind.MANIFOLD_OVERLAP, []
-            ):
+            found = _named(used[used[column] == content])
+            if found not in known:
+                known.append(found)
                 problems.add(Kind.DUPLICATE_SPLITS, found)
     real = used["source"].str.startswith(("real-", "manifold-"))
     for row in used[(used["split"] == "manifold") & ~real].itertuples():
-        problems.add(
-            Kind.SPLIT_FILE, f"{row.path} of {row.source} has the split 'manifold'; only reals form the manifold"
-        )
+        found = f"{row.path} of {row.source} has the split 'manifold'; only reals form the manifold"
+        problems.add(Kind.SPLIT_FILE, found)
     for row in used[(used["split"] != "manifold") & used["source"].str.startswith("manifold-")].itertuples():
-        problems.add(
-            Kind.SPLIT_FILE, f"{row.path} of {row.source} has the split {row.split!r}; it can only be 'manifold'"
-        )
+        found = f"{row.path} of {row.source} has the split {row.split!r}; it can only be 'manifold'"
+        problems.add(Kind.SPLIT_FILE, found)
+
+
+def _named(rows: pd.DataFrame) -> str:
+    return ", ".join(f"{path} ({split})" for path, split in zip(rows["path"], rows["split"], strict=True))

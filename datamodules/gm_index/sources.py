@@ -36,15 +36,10 @@ def discover_folders(root: Path, problems: Problems, left_out: list[LeftOut] | N
     """List ``root/<family>-<model>/``, ``root/real-<name>/`` and ``root/manifold-<name>/``, with sub-folders.
 
     Folders whose names begin with '.' or '_' are left alone; files are images by suffix or content (``find_images``).
-
-    Args:
-        root: Folder of the data set.
-        problems: Takes what is wrong with names and folders.
-        left_out: Takes the files of source folders that are not read.
+    What is wrong with names and folders goes to ``problems``, files that are not read to ``left_out``.
 
     Returns:
-        Table with the columns of ``entries_frame``; paths are relative to ``root``, with '/', as ``path_text`` writes
-        them.
+        Table as of ``entries_frame``; paths are relative to ``root``, with '/', as ``path_text`` writes them.
     """
     if not root.is_dir():
         problems.add(Kind.MISSING_ROOT, f"{path_text(root)} is {'a file' if root.exists() else 'not there'}")
@@ -80,16 +75,10 @@ def discover_folders(root: Path, problems: Problems, left_out: list[LeftOut] | N
 
 
 def read_sources_yaml(folder: Path, names: set[str], problems: Problems) -> dict[str, dict[str, Any]]:
-    """Read ``folder/sources.yaml`` if it is there, with the safe loader.
+    """Entry of each source in ``folder/sources.yaml``, read with the safe loader; {} without a file.
 
-    Args:
-        folder: Folder of the data set.
-        names: Sources and manifold folders found in the data set.
-        problems: Takes a file that is no mapping and entries without a folder.
-
-    Returns:
-        Entry of each source, {} without a file. The mapping may stand at the top of the file or under the key
-        ``sources``.
+    They may stand at the top of the file or under the key ``sources``. ``problems`` takes a file that is no mapping,
+    and entries that are not of ``names``, the sources and manifold folders found.
     """
     path = folder / "sources.yaml"
     if not path.is_file():
@@ -148,33 +137,23 @@ def _read_table(index_file: Path, problems: Problems) -> pd.DataFrame | None:
     except (ValueError, OSError, pa.ArrowException) as error:  # pandas' parser errors are ValueErrors
         problems.add(Kind.INDEX_FILE, f"{index_file} cannot be read: {error}")
         return None
-    missing = [name for name in ("path", "source") if name not in table.columns]
-    if missing:
+    if missing := " and ".join(name for name in ("path", "source") if name not in table.columns):
         found = ", ".join(map(str, table.columns)) or "none"
-        problems.add(
-            Kind.INDEX_FILE, f"{index_file} lacks the column {' and '.join(missing)}; its columns are: {found}"
-        )
+        problems.add(Kind.INDEX_FILE, f"{index_file} lacks the column {missing}; its columns are: {found}")
         return None
     if table.empty:
         problems.add(Kind.INDEX_FILE, f"{index_file} has no rows")
         return None
-    for name in ("split", "group"):
-        if name not in table.columns:
-            table[name] = ""
-    return table[["path", "source", "split", "group"]].fillna("").astype(str).map(str.strip)
+    return (
+        table.reindex(columns=["path", "source", "split", "group"], fill_value="").fillna("").astype(str).map(str.strip)
+    )
 
 
 def read_index_file(index_file: Path, base: Path, problems: Problems) -> pd.DataFrame:
-    """Read and check a table with the columns ``path``, ``source`` and optionally ``split`` and ``group``.
-
-    Args:
-        index_file: CSV or Parquet file; other columns are left alone.
-        base: Folder that relative paths start from.
-        problems: Takes bad columns, bad rows and paths that do not exist.
+    """Read and check a CSV or Parquet table: ``path``, ``source`` and optionally ``split`` and ``group``.
 
     Returns:
-        Table with the columns of ``discover.entries_frame`` and ``group`` ("" for an image that is in no group), of the
-        rows without a problem.
+        Table as of ``entries_frame``, of the rows without a problem, and ``group`` ("" for an image that is in none).
     """
     table = _read_table(index_file, problems)
     if table is None:

@@ -17,19 +17,16 @@ from datamodules.gm_index.fact_cache import read_parquet, write_parquet
 from datamodules.images.problems import Kind, Problems, counted
 from lightning_modules.common.files import write_text
 
-SPLITS = ("manifold", "train", "val", "test")
+DIVIDED = ("train", "val", "test")
+SPLITS = ("manifold", *DIVIDED)
 _TOO_MANY_TO_TRY = 100_000
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How the images of each source are divided.
+    """How the images of each source are divided; ``train``, ``val`` and ``test`` are fractions that sum to 1.
 
     Attributes:
-        seed: Another seed draws another split.
-        train: Fraction for training.
-        val: Fraction for validation.
-        test: Fraction for test; the three sum to 1.
         manifold: Fraction of the reals that forms the manifold before the rest is divided, where there is no folder
             ``manifold-<name>``.
         images_per_source: Most images of one source in train, val and test together; None for all.
@@ -48,15 +45,19 @@ class SplitRule:
         fractions = {"train_fraction": self.train, "val_fraction": self.val, "test_fraction": self.test}
         shown = ", ".join(f"{name} {value}" for name, value in fractions.items())
         if min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
-            raise ValueError(
-                f"{shown}: they sum to {sum(fractions.values()):g}; expected numbers of at least 0 that sum to 1"
-            )
+            total = sum(fractions.values())
+            raise ValueError(f"{shown}: they sum to {total:g}; expected numbers of at least 0 that sum to 1")
         if not 0 <= self.manifold <= 1:
             raise ValueError(f"manifold_fraction is {self.manifold}; expected a number between 0 and 1")
         for name in ("images_per_source", "manifold_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1, or null for no limit")
+
+    @property
+    def fractions(self) -> tuple[float, float, float]:
+        """Of train, val and test."""
+        return self.train, self.val, self.test
 
     def as_dict(self) -> dict[str, int | float | None]:
         """The rule as plain values, for files."""
@@ -69,12 +70,8 @@ class SplitRule:
 
     def missing(self, count: int) -> list[str]:
         """Splits that would be empty although their fraction is not 0."""
-        fractions = {"train": self.train, "val": self.val, "test": self.test}
-        return [
-            name
-            for size, (name, fraction) in zip(self.sizes(count), fractions.items(), strict=True)
-            if fraction > 0 and size < 1
-        ]
+        sizes = zip(DIVIDED, self.sizes(count), self.fractions, strict=True)
+        return [name for name, size, fraction in sizes if fraction > 0 and size < 1]
 
     def least(self) -> int:
         """Fewest images with which no split of a source is empty."""
@@ -84,19 +81,19 @@ class SplitRule:
 def draw_order(contents: pd.Series, seed: int) -> pd.Series:
     """Sort key of each image: a hash of (seed, content id), so that no image's place depends on what else is there."""
     prefix = f"{seed}:"
-    return contents.map(lambda content: hashlib.blake2b((prefix + content).encode(), digest_size=16).hexdigest())
+
+    def key(content: str) -> str:
+        return hashlib.blake2b((prefix + content).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+    return contents.map(key)
 
 
 def draw_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> pd.Series:
     """Divide each source's images: sorted by ``draw_order``, cut at the fractions.
 
-    Adding, removing or reordering files of one source changes nothing for the others; renaming files changes nothing at
-    all.
-
-    Args:
-        rows: Table with ``source``, ``role``, ``content``; each picture once.
-        rule: The fractions, caps and seed.
-        problems: Takes sources that are too small.
+    Adding, removing or reordering files of one source changes nothing for the others; renaming files changes nothing
+    at all. ``rows`` has ``source``, ``role``, ``content``, each picture once; ``problems`` takes sources that are too
+    small.
 
     Returns:
         ``manifold``, ``train``, ``val``, ``test`` or "" (left out by a cap) for each row.
@@ -110,9 +107,8 @@ def draw_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> pd.S
         split[pool[: rule.manifold_size]] = "manifold"
         share: dict[str, int] = {}
     else:
-        share = manifold_shares(
-            {source: len(index) for source, index in ranked.items() if source.startswith("real-")}, rule
-        )
+        reals = {source: len(index) for source, index in ranked.items() if source.startswith("real-")}
+        share = manifold_shares(reals, rule)
     for source, index in ranked.items():
         if source in own:
             continue
@@ -123,16 +119,12 @@ def draw_splits(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> pd.S
             ask = f"{source}: {counted(len(index))}"
             ask += f", {taken} of them for the manifold" if source in share else ""
             ask += f", {len(rest)} to divide" if len(rest) != len(index) else ""
-            problems.add(
-                Kind.TOO_FEW, f"{ask}: none left for {', '.join(missing)}; at least {rule.least()} to divide are needed"
-            )
-        start = 0
-        for name, size in zip(("train", "val", "test"), rule.sizes(len(rest)), strict=True):
-            split[rest[start : start + size]] = name
-            start += size
+            ask += f": none left for {', '.join(missing)}; at least {rule.least()} to divide are needed"
+            problems.add(Kind.TOO_FEW, ask)
+        split[rest] = np.repeat(DIVIDED, rule.sizes(len(rest)))
     if share and not any(share.values()):
-        reals = ", ".join(f"{source} ({counted(len(ranked[source]))})" for source in share)
-        problems.add(Kind.TOO_FEW, f"{reals}: none for the manifold with manifold_fraction {rule.manifold:g}")
+        told = ", ".join(f"{source} ({counted(len(ranked[source]))})" for source in share)
+        problems.add(Kind.TOO_FEW, f"{told}: none for the manifold with manifold_fraction {rule.manifold:g}")
     return split
 
 
@@ -152,16 +144,13 @@ def manifold_shares(reals: dict[str, int], rule: SplitRule) -> dict[str, int]:
 
 def check_given(rows: pd.DataFrame, rule: SplitRule, problems: Problems) -> None:
     """Check splits read from an index file or a split file: every source in every split with a fraction above 0."""
-    wanted = {
-        name for name, fraction in (("train", rule.train), ("val", rule.val), ("test", rule.test)) if fraction > 0
-    }
+    wanted = {name for name, fraction in zip(DIVIDED, rule.fractions, strict=True) if fraction > 0}
     for source, group in rows[rows["role"] == "source"].groupby("source"):
         divided = group["split"][group["split"].isin(wanted)].value_counts()
         if missing := sorted(wanted - set(divided.index)):
-            counts = (
-                ", ".join(f"{name} {count}" for name, count in group["split"].value_counts().items() if name) or "none"
-            )
-            problems.add(Kind.TOO_FEW, f"{source}: no image with the split {', '.join(missing)} (found: {counts})")
+            counts = ", ".join(f"{name} {count}" for name, count in group["split"].value_counts().items() if name)
+            found = f"(found: {counts or 'none'})"
+            problems.add(Kind.TOO_FEW, f"{source}: no image with the split {', '.join(missing)} {found}")
     if not (rows["split"] == "manifold").any():
         problems.add(Kind.NO_REAL, "no image has the split 'manifold'")
 
@@ -171,13 +160,7 @@ SUFFIXES = (".json", ".parquet")
 
 
 def write_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule) -> None:
-    """Write the split of every row that has one, ordered by content id, atomically.
-
-    Args:
-        path: ``.json`` or ``.parquet``.
-        rows: Table with ``content`` and ``split``.
-        rule: How it was drawn.
-    """
+    """Write the ``.json`` or ``.parquet`` of every row's ``split`` and how it was drawn, by content id, atomically."""
     drawn = rows.loc[rows["split"] != "", ["content", "split"]].sort_values("content")
     head = {"format": SPLIT_FORMAT, "rule": rule.as_dict()}
     if path.suffix.lower() == ".parquet":
@@ -207,17 +190,11 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule, problems: Problems, notes: list[str]) -> pd.Series:
-    """Give each row the split that the file names; the file decides alone.
+    """Give each row the split that a file of ``write_split_file`` names, "" where it does not know the picture.
 
-    Args:
-        path: A file of ``write_split_file``.
-        rows: Table with ``path`` and ``content``; each picture once.
-        rule: The rule of this run, which must be the file's.
-        problems: Takes an unreadable file, another rule, and pictures of the file that are not there.
-        notes: Takes the number of images that the file does not know and that are therefore left out.
-
-    Returns:
-        Split of each row, "" where the file does not know the picture.
+    The file decides alone, and its rule must be this run's. ``rows`` has ``path`` and ``content``, each picture once.
+    ``problems`` takes an unreadable file, another rule, and pictures of the file that are not there, ``notes`` the
+    number of images that the file does not know and that are therefore left out.
     """
     nothing = pd.Series("", index=rows.index, dtype="str")
     try:
@@ -228,20 +205,19 @@ def read_split_file(path: Path, rows: pd.DataFrame, rule: SplitRule, problems: P
         problems.add(Kind.SPLIT_FILE, f"{path} cannot be read as a split file ({type(error).__name__}: {error})")
         return nothing
     if version != SPLIT_FORMAT or unknown or not isinstance(rule_there, dict):
-        problems.add(
-            Kind.SPLIT_FILE, f"{path}: format {version!r} with splits {sorted(set(map(str, splits.values())))}"
-        )
+        named = sorted(set(map(str, splits.values())))
+        problems.add(Kind.SPLIT_FILE, f"{path}: format {version!r} with splits {named}")
         return nothing
-    for name, value in rule.as_dict().items():
-        if rule_there.get(name) != value:
-            problems.add(
-                Kind.SPLIT_FILE, f"{path} was written with {name} {rule_there.get(name)}, this run has {name} {value}"
-            )
+    wrong = [
+        f"was written with {name} {rule_there.get(name)}, this run has {name} {value}"
+        for name, value in rule.as_dict().items()
+        if rule_there.get(name) != value
+    ]
     present = set(rows["content"])
     for content in (content for content in splits if content not in present):
-        problems.add(
-            Kind.SPLIT_FILE, f"{path} names the picture {content} ({splits[content]}), which is not in the data set"
-        )
+        wrong.append(f"names the picture {content} ({splits[content]}), which is not in the data set")
+    for difference in wrong:
+        problems.add(Kind.SPLIT_FILE, f"{path} {difference}")
     found = rows["content"].map(splits).fillna("").astype("str")
     if new := int((found == "").sum()):
         notes.append(f"left out, not in {path}: {counted(new)}")

@@ -63,6 +63,10 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def _tables(image: JpegImagePlugin.JpegImageFile) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))
+
+
 @cache
 def _libjpeg_tables() -> dict[tuple[tuple[int, ...], ...], int]:
     tables = {}
@@ -70,8 +74,7 @@ def _libjpeg_tables() -> dict[tuple[tuple[int, ...], ...], int]:
         for mode in ("RGB", "L"):
             buffer = BytesIO()
             Image.new(mode, (8, 8)).save(buffer, format="JPEG", quality=quality)
-            image = JpegImagePlugin.JpegImageFile(BytesIO(buffer.getvalue()))
-            tables[tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))] = quality
+            tables[_tables(JpegImagePlugin.JpegImageFile(BytesIO(buffer.getvalue())))] = quality
     return tables
 
 
@@ -96,9 +99,7 @@ def _read_header(file: BytesIO, facts: FileFacts) -> None:
         facts.metadata = " ".join(sorted(str(name) for name in image.info))
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             facts.format = "JPEG"
-            facts.jpeg_tables = _name_tables(
-                tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))
-            )
+            facts.jpeg_tables = _name_tables(_tables(image))
             chroma = _CHROMA.get(JpegImagePlugin.get_sampling(image), "other" if image.mode != "L" else "grey")
             facts.jpeg_chroma = chroma + (" progressive" if image.info.get("progressive") else "")
     if facts.format == "WEBP":
@@ -106,16 +107,9 @@ def _read_header(file: BytesIO, facts: FileFacts) -> None:
 
 
 def read_facts(path: Path, pixel_path: PixelPath, known: frozenset[str] | set[str] = frozenset()) -> FileFacts:
-    """Read a file once, decode it completely and describe it.
+    """Read a file once, decode it completely and describe it; one that cannot be used has ``problem`` and ``reason``.
 
-    Args:
-        path: The file.
-        pixel_path: What happens to its pixels before they are scored.
-        known: Hashes of files already described; for one of them only ``file_hash`` and ``extension`` are filled in,
-            without decoding.
-
-    Returns:
-        The facts; a file that cannot be used has ``problem`` and ``reason`` set. Nothing is raised for a bad file.
+    A file whose hash is ``known`` is not decoded: only ``file_hash`` and ``extension`` are filled in.
     """
     facts = FileFacts(extension=path_text(path.suffix.lower()))
     try:
@@ -138,10 +132,8 @@ def read_facts(path: Path, pixel_path: PixelPath, known: frozenset[str] | set[st
     _read_header(file, facts)
     facts.size = f"{pixels.shape[1]}x{pixels.shape[0]}"
     if not pixel_path.fits(pixels):
-        facts.problem, facts.reason = (
-            "CROP_TOO_LARGE",
-            f"{facts.size} (width x height), center_crop is {pixel_path.center_crop}",
-        )
+        facts.problem = "CROP_TOO_LARGE"
+        facts.reason = f"{facts.size} (width x height), center_crop is {pixel_path.center_crop}"
         return facts
     facts.content = content_id(pixels)
     final = pixel_path(pixels)
@@ -157,8 +149,7 @@ _MOST = 50  # values of an attribute that a description names
 def describe_files(facts: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Formats, modes and sizes of files and how many have each: ``{"format": {"PNG": 12}, "mode": ..., "size": ...}``.
 
-    Args:
-        facts: Table with columns of ``FileFacts``. The 50 most frequent values are named; ``other`` counts the rest.
+    ``facts`` has columns of ``FileFacts``. The 50 most frequent values are named; ``other`` counts the rest.
     """
     described = {}
     for name in _DESCRIBED:
@@ -170,11 +161,9 @@ def describe_files(facts: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def unlike(found: dict[str, dict[str, int]], trained: dict[str, dict[str, int]]) -> list[str]:
-    """A line for each attribute in which files have values that no training file had.
+    """A line for each attribute in which files have values that no training file had, both as of ``describe_files``.
 
-    Args:
-        found: ``describe_files`` of some files.
-        trained: The same of the training files; empty where a checkpoint does not say.
+    ``trained`` is empty where a checkpoint does not say.
     """
     lines = []
     for name, known in trained.items():
@@ -198,43 +187,32 @@ def _named(values: dict[str, int]) -> str:
 _PARALLEL_FROM = 1_000  # below, starting workers costs more than it saves
 
 
-class _FileScan(Dataset[tuple[int, FileFacts]]):
+class _FileScan(Dataset[FileFacts]):
     def __init__(self, base: Path, paths: list[str], pixel_path: PixelPath, known: set[str]) -> None:
         self.base, self.paths, self.pixel_path, self.known = base, paths, pixel_path, known
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[int, FileFacts]:
-        return index, read_facts(self.base / text_path(self.paths[index]), self.pixel_path, self.known)
-
-
-def _unchanged(batch: list[tuple[int, FileFacts]]) -> list[tuple[int, FileFacts]]:
-    return batch
+    def __getitem__(self, index: int) -> FileFacts:
+        return read_facts(self.base / text_path(self.paths[index]), self.pixel_path, self.known)
 
 
 def scan_files(
     base: Path, paths: list[str], pixel_path: PixelPath, known: set[str], workers: int | None
 ) -> list[FileFacts]:
-    """Facts of each file, in order.
+    """Facts of each file, in order (``read_facts``); paths as ``path_text`` writes them, relative ones from ``base``.
 
-    Args:
-        base: Folder that relative paths start from.
-        paths: The files, as ``path_text`` writes them.
-        pixel_path: What happens to the pixels before they are scored.
-        known: File hashes whose facts need no decoding.
-        workers: Processes; None for one per core where there is enough to do.
+    ``workers`` processes decode; None for one per core where there is enough to do.
     """
     if workers is None:
         workers = min(16, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     workers = workers if len(paths) >= _PARALLEL_FROM and workers > 1 else 0
-    loader = DataLoader(
-        _FileScan(base, paths, pixel_path, known), batch_size=128, num_workers=workers, collate_fn=_unchanged
-    )
-    facts: list[FileFacts] = [FileFacts()] * len(paths)
+    scan = _FileScan(base, paths, pixel_path, known)
+    loader = DataLoader(scan, batch_size=128, num_workers=workers, collate_fn=list)  # keeps the order
+    facts: list[FileFacts] = []
     with tqdm(total=len(paths), desc="indexing images", unit="img", disable=len(paths) < _PARALLEL_FROM) as bar:
         for batch in loader:
-            for index, fact in batch:
-                facts[index] = fact
+            facts += batch
             bar.update(len(batch))
     return facts

@@ -11,7 +11,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -69,11 +69,8 @@ def path_text(path: Path | str) -> str:
     """
     text = os.fspath(path)
     if "\\x" not in text and "\\\\" not in text:
-        try:
+        with suppress(UnicodeEncodeError):
             text.encode()
-        except UnicodeEncodeError:
-            pass
-        else:
             return text
     return os.fsencode(text).replace(b"\\", b"\\\\").decode(errors="backslashreplace")
 
@@ -100,11 +97,8 @@ def _formats() -> tuple[str, ...]:
 @cache
 def _suffixes() -> dict[str, str]:
     Image.init()
-    return {
-        suffix: name
-        for suffix, name in Image.registered_extensions().items()
-        if name in Image.OPEN and name not in _NOT_READ
-    }
+    known = Image.registered_extensions().items()
+    return {suffix: name for suffix, name in known if name in Image.OPEN and name not in _NOT_READ}
 
 
 def has_image_suffix(name: str) -> bool:
@@ -280,9 +274,14 @@ def content_id_to_int(identifier: str) -> int:
     return int(identifier[:16], 16) >> 1
 
 
+def chw(pixels: Pixels) -> torch.Tensor:
+    """8-bit pixels (H, W, 3) to a uint8 tensor (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
 def to_tensor(pixels: Pixels) -> torch.Tensor:
     """8-bit pixels (H, W, 3) to a float32 image (3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(torch.float32).div_(255)
+    return chw(pixels).to(torch.float32).div_(255)
 
 
 def save_png(path: Path, pixels: Pixels) -> None:

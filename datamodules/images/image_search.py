@@ -49,12 +49,8 @@ def find_images(folder: Path, set_aside: tuple[str, ...] = (".",)) -> FoundImage
     """Image files in a folder and its sub-folders, by their suffix or, where that says nothing, by their content.
 
     Links to folders and files are followed. What is reached twice is found once: under its own name rather than through
-    a link. A link to a folder above the searched one is not followed.
-
-    Args:
-        folder: The folder.
-        set_aside: Sub-folders whose names begin with one of these are not searched. Files are left out by name only
-            where it begins with '.'.
+    a link. A link to a folder above the searched one is not followed. Sub-folders whose names begin with one of
+    ``set_aside`` are not searched; files are left out by name only where it begins with '.'.
     """
     search = _Search(set_aside)
     search.below(os.fspath(folder))
@@ -64,9 +60,8 @@ def find_images(folder: Path, set_aside: tuple[str, ...] = (".",)) -> FoundImage
 def search_images(images: str) -> FoundImages:
     """Image files that a path or pattern names.
 
-    Args:
-        images: A file; a folder, which is searched with its sub-folders; or a glob of files and folders, with ``**``
-            for folders of any depth. Brackets, stars and question marks in a name that exists are literal.
+    That is a file; a folder, which is searched with its sub-folders; or a glob of files and folders, with ``**`` for
+    folders of any depth. Brackets, stars and question marks in a name that exists are literal.
 
     Raises:
         FileNotFoundError: Nothing there is an image.
@@ -104,15 +99,9 @@ def left_out_text(left_out: list[LeftOut]) -> str:
 
 
 def left_out_line(files: int, left_out: list[LeftOut], all_in: Path | None = None) -> str:
-    """One line that accounts for every file: those taken, those left out and why.
-
-    Args:
-        files: Number of images found.
-        left_out: What was left out, at least one.
-        all_in: File that lists all of it.
-    """
+    """One line that accounts for every file: those taken, those left out and why, and the file that lists all of it."""
     where = f"; all are listed in {path_text(all_in)}" if all_in is not None else ""
-    images = "1 image" if files == 1 else f"{files:,} images"
+    images = f"{files:,} image{'' if files == 1 else 's'}"
     return f"found {images}, left {len(left_out):,} out ({left_out_text(left_out)}){where}"
 
 
@@ -123,10 +112,7 @@ def write_left_out(path: Path, left_out: list[LeftOut]) -> None:
 
 
 class _Search:
-    """One search, which may begin at several places and reaches nothing twice.
-
-    Paths are strings: a Path for each of a million files costs more than the search.
-    """
+    """One search, which may begin at several places; paths are strings, as a Path for each would cost more than it."""
 
     def __init__(self, set_aside: tuple[str, ...]) -> None:
         self.set_aside = set_aside

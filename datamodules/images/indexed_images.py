@@ -11,22 +11,16 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from datamodules.images.image_io import Pixels, content_id, content_id_to_int, decode_image, path_text, text_path
+from datamodules.images.image_io import chw, content_id, content_id_to_int, decode_image, path_text, text_path
 from datamodules.images.pixel_path import PixelPath
 
 
 class PlannedImages(Dataset[dict[str, Any]]):
-    """Images of one split: ``{"image": uint8 (3, H, W), "label", "content_id", "index", "path"}``.
+    """Images of one split: ``{"image": uint8 (3, H, W), "label", "content_id", "index", "path"}``, path as text.
 
-    ``path`` is text (``path_text``). Paths lie in one Arrow array, not in a list: workers then share the memory of a
-    list of millions instead of copying it.
-
-    Args:
-        base: Folder that relative paths start from.
-        rows: Rows of the plan, with ``path``, ``source`` and ``final``; without ``final``, files are not compared with
-            what was indexed; with ``position``, that is the ``index`` of an item.
-        pixel_path: What happens to the pixels.
-        sources: Names of the sources; None leaves ``label`` out (the manifold has none).
+    Paths lie in one Arrow array, not in a list: workers then share the memory of a list of millions instead of copying
+    it. Without ``final`` in the rows, files are not compared with what was indexed; with ``position``, that is the
+    ``index`` of an item. Without sources there is no ``label`` (the manifold has none).
     """
 
     def __init__(self, base: Path, rows: pd.DataFrame, pixel_path: PixelPath, sources: list[str] | None) -> None:
@@ -57,7 +51,7 @@ class PlannedImages(Dataset[dict[str, Any]]):
                 "split anew"
             )
         item: dict[str, Any] = {
-            "image": _chw(pixels),
+            "image": chw(pixels),
             "content_id": content_id_to_int(identifier),
             "index": index if self.positions is None else int(self.positions[index]),
             "path": path_text(path),
@@ -74,7 +68,6 @@ class ManifoldImages(PlannedImages):
         super().__init__(base, rows, pixel_path, sources=None)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Item ``index``."""
         item = super().__getitem__(index)
         return {"image": item["image"], "content_id": item["content_id"]}
 
@@ -83,10 +76,6 @@ class ManifoldImages(PlannedImages):
         """Content ids of all images, int64 (N,), without decoding any."""
         identifiers = [] if self.final is None else self.final.to_pylist()
         return torch.tensor([content_id_to_int(identifier) for identifier in identifiers], dtype=torch.int64)
-
-
-def _chw(pixels: Pixels) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def collate_images(items: list[dict[str, Any]]) -> dict[str, Any]:

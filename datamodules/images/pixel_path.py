@@ -66,14 +66,7 @@ class PixelPath:
         return max(self.resize, round(height * scale)), max(self.resize, round(width * scale))
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        """Crop, resize, re-encode, in this order.
-
-        Args:
-            pixels: uint8 (H, W, 3), each side at least ``center_crop``.
-
-        Returns:
-            uint8 (H', W', 3).
-        """
+        """Crop, resize, re-encode uint8 pixels (H, W, 3), each side at least ``center_crop``, to (H', W', 3)."""
         if self.keeps_pixels:
             return pixels
         if self.center_crop is not None:

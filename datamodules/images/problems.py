@@ -198,13 +198,7 @@ class GMDataError(ValueError):
 
 @dataclass
 class Problems:
-    """Collects problems, so that all of them are reported at once.
-
-    Attributes:
-        where: The data set, as the message names it.
-        reader: Who reads it.
-        found: What was found, by kind, in the order of discovery.
-    """
+    """Collects problems by kind, in the order of discovery, so that all of them are reported at once."""
 
     where: str
     reader: Reader = GM_DATA

@@ -16,11 +16,7 @@ CROP_AND_SCALE = PixelPath(center_crop=140, resize=64)
 def load_celeba(root: Path | None, split: str, download: bool = False) -> RealSet:
     """The aligned and cropped faces: 162,770 training or 19,962 test pictures, uint8 (64, 64, 3), without classes.
 
-    Args:
-        root: Folder that holds torchvision's ``celeba/`` (``img_align_celeba/`` and the annotation files); None for
-            ``data``.
-        split: ``train`` or ``test``, as ``list_eval_partition.txt`` says.
-        download: Let torchvision fetch the set where it is not found.
+    ``root``, by default ``data``, holds torchvision's ``celeba/``: ``img_align_celeba/`` and the annotation files.
 
     Raises:
         FileNotFoundError: The files are not there, or not the original ones.

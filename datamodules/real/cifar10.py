@@ -17,10 +17,7 @@ _RECORD = 1 + 3 * 32 * 32  # one byte of label, then the red, green and blue pla
 
 
 def read_binary_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read one file of the set's binary version.
-
-    Returns:
-        Images uint8 (N, 32, 32, 3) and labels int64 (N,).
+    """Images uint8 (N, 32, 32, 3) and labels int64 (N,) of one file of the set's binary version.
 
     Raises:
         ValueError: The length is no multiple of a record, or a label is above 9.
@@ -62,20 +59,16 @@ def _read_torchvision(root: Path, split: str, download: bool) -> tuple[NDArray[n
 def load_cifar10(root: Path | None, split: str, download: bool = False) -> RealSet:
     """The whole set: 50,000 training or 10,000 test pictures, uint8 (32, 32, 3).
 
-    Args:
-        root: Folder that holds ``cifar-10-batches-bin`` (preferred, read as plain bytes) or ``cifar-10-batches-py``
-            (read by torchvision, which verifies it); None for ``data/cifar10``.
-        split: ``train`` or ``test``.
-        download: Let torchvision fetch the set where it is not found.
+    ``root``, by default ``data/cifar10``, holds ``cifar-10-batches-bin`` (preferred, read as plain bytes) or
+    ``cifar-10-batches-py`` (read by torchvision, which verifies it).
 
     Raises:
         FileNotFoundError: The files are not there, or not the original ones.
         ValueError: A binary file is damaged.
     """
     root = root or DEFAULT_ROOT
-    binary = next(
-        (folder for folder in (root / "cifar-10-batches-bin", root) if (folder / "test_batch.bin").is_file()), None
-    )
+    folders = (root / "cifar-10-batches-bin", root)
+    binary = next((folder for folder in folders if (folder / "test_batch.bin").is_file()), None)
     images, labels = _read_binary(binary, split) if binary else _read_torchvision(root, split, download)
 
     def picture(index: int) -> Pixels:

@@ -40,18 +40,14 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def _find(root: Path, stem: str) -> Path | None:
-    for folder in (root, root / "FashionMNIST" / "raw"):  # the second is torchvision's layout
-        for name in (f"{stem}.gz", stem):
-            if (folder / name).is_file():
-                return folder / name
-    return None
+    folders = (root, root / "FashionMNIST" / "raw")  # the second is torchvision's layout
+    files = (folder / name for folder in folders for name in (f"{stem}.gz", stem))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _locate(root: Path | None, download: bool) -> Path:
-    if root is None and _find(DEBIAN_ROOT, "train-images-idx3-ubyte"):
-        return DEBIAN_ROOT
-    if root is not None and _find(root, "train-images-idx3-ubyte"):
-        return root
+    if _find(root or DEBIAN_ROOT, "train-images-idx3-ubyte"):
+        return root or DEBIAN_ROOT
     if download:
         from torchvision.datasets import FashionMNIST
 
@@ -71,7 +67,7 @@ def _locate(root: Path | None, download: bool) -> Path:
     )
 
 
-def _read(name: str, root: Path, split: str) -> RealSet:
+def _read(root: Path, split: str) -> RealSet:
     stem = {"train": "train", "test": "t10k"}[split]
     image_path, label_path = _find(root, f"{stem}-images-idx3-ubyte"), _find(root, f"{stem}-labels-idx1-ubyte")
     if image_path is None or label_path is None:
@@ -89,17 +85,14 @@ def _read(name: str, root: Path, split: str) -> RealSet:
 def load_fashion_mnist(root: Path | None, split: str, download: bool = False) -> RealSet:
     """The whole set: 60,000 training or 10,000 test pictures, uint8 (32, 32, 3).
 
-    Args:
-        root: Folder of the four IDX files; None for where Debian's package puts them.
-        split: ``train`` or ``test``.
-        download: Let torchvision fetch the set where it is not found.
+    ``root`` holds the four IDX files; by default it is where Debian's package puts them.
 
     Raises:
         FileNotFoundError: The files are not there; the message names every way to get them.
     """
-    return _read("fashion", _locate(root, download), split)
+    return _read(_locate(root, download), split)
 
 
 def load_fashion_sample(root: Path | None, split: str, download: bool = False) -> RealSet:
     """The sample that ships: first pictures of each split in the set's format; ``root``, ``download`` play no part."""
-    return _read("fashion", SAMPLE_ROOT, split)
+    return _read(SAMPLE_ROOT, split)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -23,29 +23,21 @@ _SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}  # AFHQ's first 
 
 @dataclass(frozen=True)
 class FilePictures:
-    """Pictures in files, decoded on access.
-
-    Attributes:
-        files: The image files.
-        unreadable: Folders among them that cannot be opened.
-    """
+    """Pictures in files, decoded on access; ``unreadable`` are folders among them that cannot be opened."""
 
     files: tuple[Path, ...]
-    unreadable: tuple[LeftOut, ...] = field(default=())
+    unreadable: tuple[LeftOut, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Pixels:
-        """Picture ``index`` as a uint8 array of shape (H, W, 3)."""
         return decode_image(self.files[index])
 
     def check(self, pixel_path: PixelPath | None, reader: Reader = REALS) -> None:
         """Check every file by its header (``check_image``): all must be fit, and of one size after the pixel path.
 
-        Args:
-            pixel_path: What happens to the pixels; None where pictures of several sizes will do.
-            reader: Who reads them, for the message.
+        Without a pixel path, pictures of several sizes will do.
 
         Raises:
             GMDataError: Every file that is unfit or too small for the crop, and all sizes if there are several.
@@ -89,40 +81,30 @@ def load_image_folder(
     licence: str = "not stated",
     with_classes: bool = True,
 ) -> RealSet:
-    """Every image below a folder.
+    """Every image below a folder, which cannot be downloaded.
 
     ``root/train`` and ``root/test`` (or ``root/val``) are the splits where they exist; without them the whole folder is
-    ``train``, and there is no ``test``. Where all images lie one folder deep, these folders are the classes.
-
-    Args:
-        root: The folder.
-        split: ``train`` or ``test``.
-        download: Not possible here.
-        name: Name of the set; None for the folder's.
-        licence: What its authors say.
-        with_classes: Whether folders can be classes; CelebA-HQ's and FFHQ's are only shares of the files.
+    ``train``, and there is no ``test``. Where all images lie one folder deep, these folders are the classes, unless
+    they are only shares of the files as in CelebA-HQ and FFHQ. The name is by default the folder's.
 
     Raises:
         FileNotFoundError: There is no such folder, no image in it, or no such split.
     """
     label = name or "an image folder"
     if root is None or not root.is_dir():
-        raise FileNotFoundError(
-            f"{label}: root is {root and path_text(root)}; expected a folder of images (it cannot be downloaded)"
-        )
+        given = root and path_text(root)
+        raise FileNotFoundError(f"{label}: root is {given}; expected a folder of images (it cannot be downloaded)")
     folder = next((root / part for part in _SPLIT_FOLDERS[split] if (root / part).is_dir()), None)
     if folder is None and split == "test":
-        raise FileNotFoundError(
-            f"{path_text(root)}: no folder test/ or val/; without them all images are the split 'train'"
-        )
+        where = path_text(root)
+        raise FileNotFoundError(f"{where}: no folder test/ or val/; without them all images are the split 'train'")
     folder = folder or root
     found = find_images(folder)
     files = tuple(found.files)
     if not files and not found.unreadable:
         others = f" (left out: {left_out_text(found.left_out)})" if found.left_out else ""
-        raise FileNotFoundError(
-            f"{path_text(folder)}: no image in it or below{others}; expected files that Pillow reads"
-        )
+        where = path_text(folder)
+        raise FileNotFoundError(f"{where}: no image in it or below{others}; expected files that Pillow reads")
     if found.left_out:
         _tell(f"{path_text(folder)}: {left_out_line(len(files), found.left_out)}")
     parents = [file.relative_to(folder).parts[:-1] for file in files]
@@ -136,11 +118,7 @@ def load_image_folder(
     return RealSet(name or plain, split, FilePictures(files, tuple(found.unreadable)), labels, classes, licence)
 
 
-load_celeba_hq = partial(
-    load_image_folder,
-    name="celeba_hq",
-    licence="non-commercial research only, see the set's agreement",
-    with_classes=False,
-)
+_RESEARCH = "non-commercial research only, see the set's agreement"
+load_celeba_hq = partial(load_image_folder, name="celeba_hq", licence=_RESEARCH, with_classes=False)
 load_ffhq = partial(load_image_folder, name="ffhq", licence="CC-BY-NC-SA-4.0", with_classes=False)
 load_afhq = partial(load_image_folder, name="afhq", licence="CC-BY-NC-4.0")

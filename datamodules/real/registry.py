@@ -17,13 +17,11 @@ from lightning_modules.common.tables import Table
 
 
 class Pictures(Protocol):
-    """A sequence of 8-bit RGB pictures that may be decoded lazily."""
+    """A sequence of pictures, uint8 (H, W, 3), that may be decoded lazily."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Pixels:
-        """Picture ``index`` as a uint8 array of shape (H, W, 3)."""
-        ...
+    def __getitem__(self, index: int) -> Pixels: ...
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,8 @@ class RealSet:
 
     Attributes:
         name: Short name; the folder of its images in a GM data set is ``real-<name>``.
-        split: ``train`` or ``test``.
         pictures: The pictures, uint8 (H, W, 3) each.
         labels: Class of each picture, int64 (N,), or None where the set has no classes.
-        classes: Names of the classes, empty without labels.
         licence: SPDX identifier or a short statement.
     """
 
@@ -72,7 +68,6 @@ class CheckedPictures(Protocol):
 
     def check(self, pixel_path: PixelPath, reader: Reader) -> None:
         """Raise a GMDataError that names the files that cannot be used, are too small or of several sizes."""
-        ...
 
 
 Loader = Callable[[Path | None, str, bool], RealSet]
@@ -103,16 +98,9 @@ def load_real_set(
     resize: int | None = None,
     reader: Reader = REALS,
 ) -> RealSet:
-    """Read one split of a real set.
+    """Read one split, ``train`` or ``test``, of a real set of ``REAL_SETS``; pixels as ``PixelPath`` has it.
 
-    Args:
-        name: One of ``REAL_SETS``.
-        root: Folder of its files; None for the set's own default place.
-        split: ``train`` or ``test``.
-        download: Let the set's library fetch it where it is not found.
-        center_crop: Side of the central square to cut out, in pixels; None keeps the set's own pictures.
-        resize: Length of the shorter side to scale to then, in pixels; None keeps it.
-        reader: Who reads them, for the messages.
+    ``root`` is the folder of its files, None for the set's own place; ``reader`` is who reads them, for the messages.
 
     Raises:
         ValueError: Unknown name or split.

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from lightning_modules.artifacts.embeddings.registry import (
-    EMBEDDINGS,
-    Embedding,
-    build_embedding,
-    embedding_identity,
-)
+from lightning_modules.artifacts.embeddings.registry import EMBEDDINGS, Embedding, build_embedding, embedding_identity
 from lightning_modules.artifacts.manifold import Manifold
 from lightning_modules.artifacts.manifold_files import ManifoldError, manifold_key
 from lightning_modules.artifacts.neighbour_cache import NeighbourCache
-from lightning_modules.artifacts.search.index import DEFAULT_MEMORY_LIMIT
 from lightning_modules.artifacts.search.refinement import SearchReport
-from lightning_modules.artifacts.search.search import Neighbours
 
 __all__ = [
-    "DEFAULT_MEMORY_LIMIT",
     "EMBEDDINGS",
     "Embedding",
     "Manifold",
     "ManifoldError",
     "NeighbourCache",
-    "Neighbours",
     "SearchReport",
     "build_embedding",
     "embedding_identity",

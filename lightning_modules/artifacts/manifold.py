@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,8 @@ class Manifold:
         content_hash: str,
         directory: Path | None,
     ) -> None:
-        self._references = references
-        self.content_ids = content_ids
-        self.shape = shape
-        self.embedding = embedding
-        self.hash = content_hash
-        self.directory = directory
+        self._references, self.content_ids, self.shape = references, content_ids, shape
+        self.embedding, self.hash, self.directory = embedding, content_hash, directory
 
     # --- making one ---------------------------------------------------------------------------------------------------
 
@@ -115,9 +112,7 @@ class Manifold:
             tensors["content_ids"] = content_ids
             for name in ("column", "constant", "content_ids"):
                 create_tensor(work, name, tuple(tensors[name].shape), tensors[name].dtype).copy_(tensors[name])
-            _, computed = describe_references(
-                points, columns, axes, memory_limit, lambda *wanted: create_tensor(work, *wanted)
-            )
+            _, computed = describe_references(points, columns, axes, memory_limit, partial(create_tensor, work))
             facts = {
                 "embedding": embedding_identity(embedding),
                 "shape": list(stream.shape),
@@ -146,12 +141,10 @@ class Manifold:
             return
         try:
             work.rename(directory)
-        except OSError:
-            # Another process was faster. Its manifold serves if it is the same one.
+        except OSError:  # another process was faster; its manifold serves if it is the same one
             if read_manifest(directory)["hash"] != read_manifest(work)["hash"]:
-                raise FileExistsError(
-                    f"{directory} was made by another process meanwhile, from other images."
-                ) from None
+                found = f"{directory} was made by another process meanwhile, from other images."
+                raise FileExistsError(found) from None
 
     @staticmethod
     def exists(directory: str | Path) -> bool:
@@ -169,11 +162,8 @@ class Manifold:
     ) -> Manifold:
         """Open a stored manifold; points stay on disk until they are used.
 
-        Args:
-            directory: Folder.
-            embedding: Checked against the manifold's, if given.
-            expected_hash: Checked against the manifold's, if given.
-            verify: Read everything and compare digests and the content hash; otherwise only sizes are compared.
+        Embedding and hash are compared with the manifold's where they are given. With ``verify`` everything is read,
+        and digests and the content hash are compared; otherwise only sizes are.
 
         Raises:
             FileNotFoundError: There is no manifold.
@@ -205,13 +195,11 @@ class Manifold:
             columns = SharedCoordinates(tensors["column"], tensors["constant"])
             points, content_ids = tensors["points"].contiguous(), tensors["content_ids"]
             shape = tuple(int(size) for size in facts["shape"])
-            references, _ = describe_references(
-                points,
-                columns,
-                facts["axes"],
-                DEFAULT_MEMORY_LIMIT,
-                lambda _, size, dtype: torch.empty(size, dtype=dtype),
-            )
+
+            def in_memory(_: str, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+                return torch.empty(size, dtype=dtype)
+
+            references, _ = describe_references(points, columns, facts["axes"], DEFAULT_MEMORY_LIMIT, in_memory)
             manifold = cls(references, content_ids, shape, facts["embedding"], facts["hash"], None)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ManifoldError(f"These tensors are not those of a manifold ({error!r}).") from error
@@ -252,26 +240,22 @@ class Manifold:
             raise ManifoldError(f"The points of {where} do not have the hash that it claims. Build it again.")
 
     def _content_hash(self) -> str:
-        references = self._references
-        digest = new_content_hash(self.embedding, self.shape, references.points.dtype)
-        rows = max(1, 2**24 // references.columns.dimensions)
-        for start in range(0, len(self), rows):
-            restored = references.columns.restore(references.points[start : start + rows])
-            digest.update(restored.contiguous().numpy().data)
+        points, columns = self._references.points, self._references.columns
+        digest = new_content_hash(self.embedding, self.shape, points.dtype)
+        for part in torch.split(points, max(1, 2**24 // columns.dimensions)):
+            digest.update(columns.restore(part).contiguous().numpy().data)
         digest.update(self.content_ids.numpy().data)
         return str(digest.hexdigest())
 
     # --- using it -----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Number of points."""
         return len(self._references)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the points, which is about what the manifold adds to a checkpoint."""
-        points = self._references.points
-        return points.numel() * points.element_size()
+        return self._references.points.nbytes
 
     def contains(self, content_ids: Tensor) -> Tensor:
         """Which of these images stand in the manifold: ``(N,)`` int64 to ``(N,)`` bool."""
@@ -331,8 +315,7 @@ class Manifold:
         if k < 1:
             raise ValueError(f"k must be at least 1, found {k}.")
         low, high = torch.aminmax(flat, dim=1) if len(flat) else (flat[:, 0], flat[:, 0])
-        bad = (~((low >= -LARGEST) & (high <= LARGEST))).nonzero()[:, 0].tolist()
-        if bad:
+        if bad := (~((low >= -LARGEST) & (high <= LARGEST))).nonzero()[:, 0].tolist():
             raise ValueError(f"Queries {bad[:10]} hold values that are NaN, infinite or above {LARGEST:g}.")
         banned = banned_pairs(self.content_ids, len(flat), exclude, exclude_index, flat.device)
         usable = len(self) - torch.bincount(banned[0], minlength=max(1, len(flat)))

@@ -22,13 +22,7 @@ LARGEST = 1e15
 
 
 class PointStream:
-    """Embeds images and yields points as they are stored.
-
-    Args:
-        images: See ``Manifold.build``.
-        embedding: The space.
-        num_workers: Processes that decode a map-style data set.
-        device: Where to embed; points come back to the CPU.
+    """Embeds images on a device and yields points as they are stored, on the CPU; arguments as ``Manifold.build``.
 
     Attributes:
         shape: Shape of a point, known after the first batch.
@@ -68,9 +62,8 @@ class PointStream:
     def _stored(self, points: Tensor, seen: int) -> Tensor:
         wrong = ~points.abs().amax(1).le(LARGEST)
         if bool(wrong.any()):
-            raise ValueError(
-                f"Image {seen + int(wrong.nonzero()[0])} embeds to values that are NaN, infinite or above {LARGEST:g}."
-            )
+            which = seen + int(wrong.nonzero()[0])
+            raise ValueError(f"Image {which} embeds to values that are NaN, infinite or above {LARGEST:g}.")
         if self.dtype == torch.float32:
             return points.float().contiguous()
         levels = points * LEVELS
@@ -96,7 +89,7 @@ class PointStream:
         for item in source:
             image = torch.as_tensor(item["image"])
             if images and (image.ndim == 4 or len(images) == _BATCH):
-                yield _stack(images, identifiers)
+                yield torch.stack(images), torch.tensor(identifiers)
                 images, identifiers = [], []
             if image.ndim == 4:
                 yield image, torch.as_tensor(item["content_id"], dtype=torch.int64).reshape(-1).cpu()
@@ -109,20 +102,11 @@ class PointStream:
             images.append(image)
             identifiers.append(int(item["content_id"]))
         if images:
-            yield _stack(images, identifiers)
-
-
-def _stack(images: list[Tensor], identifiers: list[int]) -> tuple[Tensor, Tensor]:
-    return torch.stack(images), torch.tensor(identifiers, dtype=torch.int64)
+            yield torch.stack(images), torch.tensor(identifiers)
 
 
 def write_points(folder: Path, stream: PointStream, memory_limit: int) -> tuple[Tensor, SharedCoordinates, Tensor, str]:
-    """Write ``points.bin``.
-
-    Args:
-        folder: Where to.
-        stream: The points.
-        memory_limit: Bytes to work with.
+    """Write ``points.bin``, with so many bytes to work with.
 
     Returns:
         Memory-mapped points ``(N, C)``, their columns, content ids ``(N,)`` and the content hash.

@@ -71,12 +71,8 @@ def write_manifest(folder: Path, tensors: dict[str, Tensor], **facts: Any) -> No
     files = {}
     for name, tensor in tensors.items():
         path = folder / f"{name}.bin"
-        files[name] = {
-            "dtype": dtype_name(tensor.dtype),
-            "shape": list(tensor.shape),
-            "bytes": path.stat().st_size,
-            "blake2b": digest(path),
-        }
+        kind = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape)}
+        files[name] = {**kind, "bytes": path.stat().st_size, "blake2b": digest(path)}
     manifest = {"format": FORMAT_VERSION, **facts, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 

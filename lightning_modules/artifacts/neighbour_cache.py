@@ -22,15 +22,8 @@ class NeighbourCache:
 
     The same image has the same nearest real as long as embedding and manifold are the same, so what one epoch, run or
     process has found serves all others. Every flush writes what is new into a file of its own and every start reads all
-    files, so that any number of processes may write at once.
-
-    Args:
-        manifold: Its hash keys the files; entries of another manifold are never read.
-        folder: Where the files go; None for ``neighbours/`` in the manifold's folder. A manifold in memory without a
-            folder is cached in memory only.
-
-    Attributes:
-        folder: Where the files go, or None.
+    files of the manifold's hash, so that any number of processes may write at once. They lie in a folder, by default
+    ``neighbours/`` in the manifold's; a manifold in memory without a folder is cached in memory only.
     """
 
     def __init__(self, manifold: Manifold, folder: str | Path | None = None) -> None:
@@ -45,7 +38,6 @@ class NeighbourCache:
         self.refresh()
 
     def __len__(self) -> int:
-        """Number of images whose neighbour is known."""
         return len(self._known)
 
     def lookup(self, content_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from lightning_modules.metrics.frechet import as_float64
-from lightning_modules.metrics.intervals import Estimate, percent, proportion, student_half_width, wilson
+from lightning_modules.metrics.frechet import as_float64, float64_scalar
+from lightning_modules.metrics.intervals import Estimate, percent, proportion, student_interval, wilson
 
 # Sums are integers: adding floats in another order (batches, processes) changes the last digits, adding integers does
 # not. At these units a loss is rounded to 2e-10, and 1e6 samples of the largest loss kept still fit into 63 bits.
@@ -29,14 +29,10 @@ class CrossEntropy(Metric):
     """Mean of -ln p(label) over samples, natural logarithm, from unnormalised logits.
 
     Sums are kept in fixed point (see above), so 1 process and 8 give the same digits. A sample whose logits are NaN
-    makes the mean NaN; a loss above 1000 (a probability below 1e-434) counts as 1000.
-
-    Args:
-        confidence: nominal coverage of the interval of `estimate`.
-        **kwargs: arguments of `torchmetrics.Metric`.
+    makes the mean NaN; a loss above 1000 (a probability below 1e-434) counts as 1000. `confidence` is the nominal
+    coverage of the interval of `estimate`.
     """
 
-    is_differentiable = False
     higher_is_better = False
     full_state_update = False
     unit = "nat"
@@ -70,7 +66,7 @@ class CrossEntropy(Metric):
         """Mean cross entropy: scalar float64; NaN without samples or with an undefined one."""
         self._moments = (int(self.count), int(self.square_sum) * _SQUARE_UNIT)
         mean = math.nan if self.undefined or not self.count else self.loss_sum.item() * _LOSS_UNIT / self.count.item()
-        return torch.tensor(mean, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
+        return float64_scalar(mean, self.device)
 
     def estimate(self) -> Estimate:
         """The mean with its Student t interval over samples. All processes must call it together, as `compute`."""
@@ -78,22 +74,16 @@ class CrossEntropy(Metric):
         n, squares = self._moments
         if n < 2 or math.isnan(mean):
             return Estimate(mean, None, None, n, "none", {"unit": self.unit})
-        variance = max(0.0, squares - n * mean * mean) / (n - 1)
-        half = student_half_width(math.sqrt(variance / n), n - 1, self.confidence)
-        return Estimate(
-            mean, max(0.0, mean - half), mean + half, n, f"student t {percent(self.confidence)}", {"unit": self.unit}
-        )
+        half, _ = student_interval(mean, squares, n, self.confidence)
+        interval = f"student t {percent(self.confidence)}"
+        return Estimate(mean, max(0.0, mean - half), mean + half, n, interval, {"unit": self.unit})
 
 
 SCALARS = ("accuracy", "accuracy_macro", "cross_entropy")  # what can be logged as one number
 
 
 def attribution_metrics(num_classes: int, prefix: str | None = None) -> MetricCollection:
-    """What an attributor is measured with in one stage.
-
-    Args:
-        num_classes: number of sources.
-        prefix: put before every name, `"test/"` for instance.
+    """What an attributor is measured with in one stage; names begin with the prefix, `"test/"` for instance.
 
     Returns:
         A collection updated with `(logits (B, K), labels (B,))`: `accuracy` (micro), `accuracy_macro` (mean recall),
@@ -125,15 +115,9 @@ def scalars(metrics: MetricCollection) -> dict[str, Metric]:
 def attribution_estimates(
     metrics: MetricCollection, class_names: Sequence[str], confidence: float = 0.95
 ) -> dict[str, Estimate]:
-    """Every number of `attribution_metrics` with its interval. All processes must call it together.
+    """Every number of `attribution_metrics` with its interval, under the collection's prefix.
 
-    Args:
-        metrics: what `attribution_metrics` made, updated with the whole split.
-        class_names: the sources, label = position.
-        confidence: nominal coverage.
-
-    Returns:
-        Under the collection's prefix: the entries of `estimates_from_confusion` and `cross_entropy`.
+    All processes must call it together. The entries are those of `estimates_from_confusion`, and `cross_entropy`.
     """
     confusion = cast(MulticlassConfusionMatrix, metrics["confusion_matrix"]).compute()
     found = estimates_from_confusion(confusion, class_names, confidence)
@@ -144,12 +128,7 @@ def attribution_estimates(
 def estimates_from_confusion(
     confusion: Tensor, class_names: Sequence[str], confidence: float = 0.95
 ) -> dict[str, Estimate]:
-    """Accuracies, recalls and chance levels of a confusion matrix.
-
-    Args:
-        confusion: `(K, K)` integer counts, rows = true source, columns = predicted.
-        class_names: the sources, label = position.
-        confidence: nominal coverage.
+    """Accuracies, recalls and chance levels of a `(K, K)` matrix of counts, rows = true source, columns = predicted.
 
     Returns:
         - `accuracy`: share of images named rightly, Wilson interval; the two chance levels in its details;
@@ -168,9 +147,8 @@ def estimates_from_confusion(
     """
     k = len(class_names)
     if confusion.shape != (k, k):
-        raise ValueError(
-            f"confusion matrix has shape {tuple(confusion.shape)} for {k} class names; expected ({k}, {k})"
-        )
+        shape = tuple(confusion.shape)
+        raise ValueError(f"confusion matrix has shape {shape} for {k} class names; expected ({k}, {k})")
     counts = confusion.to("cpu", torch.long)
     support = counts.sum(dim=1).tolist()
     correct = counts.diagonal().tolist()
@@ -185,9 +163,8 @@ def estimates_from_confusion(
     for name, right, n in zip(class_names, correct, support, strict=True):
         found[f"recall/{name}"] = proportion(right, n, confidence)
     found["chance"] = Estimate(chance, None, None, total, "none", {"classes": k})
-    found["majority"] = Estimate(
-        majority, None, None, total, "none", {"source": class_names[support.index(max(support))]}
-    )
+    largest = class_names[support.index(max(support))]
+    found["majority"] = Estimate(majority, None, None, total, "none", {"source": largest})
     return found
 
 
@@ -198,13 +175,13 @@ def balanced_accuracy(
     confidence: float = 0.95,
     **details: Any,
 ) -> Estimate:
-    """Mean recall over the sources that have images; the others are named in the details.
+    """Mean recall over the sources that have images, MOVER interval of Wilson's (see `estimates_from_confusion`).
 
     Args:
         correct: images of each source that were named rightly; fractions where a tie counts in part.
         support: images of each source.
-        class_names: the sources.
-        confidence: nominal coverage of the interval, MOVER of Wilson's (see `estimates_from_confusion`).
+        class_names: the sources; those without images are named in the details.
+        confidence: nominal coverage of the interval.
         **details: what else belongs beside the number.
 
     Raises:
@@ -222,7 +199,6 @@ def balanced_accuracy(
         raise ValueError("found no image of any source; a mean recall needs at least one")
     mean = math.fsum(recalls) / k
     low, high = mean - math.sqrt(math.fsum(below)) / k, mean + math.sqrt(math.fsum(above)) / k
-    absent = [name for name, n in zip(class_names, support, strict=True) if not n]
-    if absent:
+    if absent := [name for name, n in zip(class_names, support, strict=True) if not n]:
         details["absent"] = absent
     return Estimate(mean, low, high, sum(support), f"wilson (mover) {percent(confidence)}", details)

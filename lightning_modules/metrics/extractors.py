@@ -41,8 +41,7 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self, name: str, num_features: int, network: nn.Module) -> None:
         super().__init__()
-        self.name = name
-        self.num_features = num_features
+        self.name, self.num_features = name, num_features
         self.network = network.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> FeatureExtractor:
@@ -87,9 +86,8 @@ def build_extractor(word: str) -> FeatureExtractor:
     """
     kind, colon, rest = word.partition(":")
     if kind not in EXTRACTORS or (colon and not rest):
-        raise ValueError(
-            f"features are {word!r}; {did_you_mean(kind, EXTRACTORS)} expected {WORDS}".replace(";  ", "; ")
-        )
+        found = f"features are {word!r}; {did_you_mean(kind, EXTRACTORS)} expected {WORDS}"
+        raise ValueError(found.replace(";  ", "; "))
     extractor: FeatureExtractor = EXTRACTORS.load(kind)(rest)
     return extractor
 
@@ -113,8 +111,7 @@ def inception_extractor(path: str = "") -> FeatureExtractor:
 def timm_extractor(model: str) -> FeatureExtractor:
     """Pooled features of any timm model, at the input size and scaling it was trained with (antialiased).
 
-    Args:
-        model: timm's name, and behind a colon a local file of its tensors; else they come from the hub.
+    Behind a colon its name may have a local file of its tensors; else they come from the hub.
 
     Raises:
         ValueError: no such model, or weights that do not fit it.

@@ -46,10 +46,7 @@ class FashionCNN(nn.Module):
         self.classifier = nn.Linear(num_features, CLASSES)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate activations `(n, num_features)`, each the mean of a rectified map.
-
-        Args:
-            images: `(n, 3, 32, 32)` in [0, 1].
+        """Penultimate activations `(n, num_features)`, means of rectified maps, of images `(n, 3, 32, 32)` in [0, 1].
 
         Raises:
             ValueError: another size.
@@ -68,10 +65,7 @@ class FashionCNN(nn.Module):
 
 
 def load_fashion_cnn(folder: Path = WEIGHTS_FOLDER) -> FashionCNN:
-    """Load the classifier that ships: float32, frozen, on the CPU.
-
-    Args:
-        folder: folder with `fashion_cnn.yaml` and the weights it names.
+    """Load the classifier that ships, by its `fashion_cnn.yaml`: float32, frozen, on the CPU.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -86,11 +80,8 @@ def load_fashion_cnn(folder: Path = WEIGHTS_FOLDER) -> FashionCNN:
     if not weights.is_file():
         raise FileNotFoundError(f"found no {weights}, though {described.name} names it; restore it from the repository")
     content = weights.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != entry["sha256"]:
-        raise ValueError(
-            f"{weights}: found sha256 {found}, expected {entry['sha256']}; restore the file from the repository"
-        )
+    if (found := hashlib.sha256(content).hexdigest()) != (expected := entry["sha256"]):
+        raise ValueError(f"{weights}: found sha256 {found}, expected {expected}; restore the file from the repository")
     network = FashionCNN(**entry["arguments"])
     # stored in half precision to keep the repository small; computed in single precision
     state = {key: v.float() if v.dtype == torch.float16 else v for key, v in load_safetensors(content).items()}

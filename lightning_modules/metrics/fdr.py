@@ -29,7 +29,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_modules.metrics.frechet import GaussianFactor, as_float64, pairwise_frechet
+from lightning_modules.metrics.frechet import GaussianFactor, as_float64, float64_scalar, pairwise_frechet
 from lightning_modules.metrics.intervals import Estimate, mean_and_std, percent, student_half_width
 
 
@@ -41,20 +41,16 @@ class FrechetDistanceRatio(Metric):
     processes changes a digit. A process that saw no sample is fine.
 
     Args:
-        num_classes: how many sources; labels are 0 .. num_classes - 1.
         seeds: how many random halvings are averaged.
         seed: experiment seed the halvings are keyed by.
         samples_per_half: n of every distance; by default half the smallest class.
         shuffles: how often labels are shuffled for the null; None for 20, down to 5 where the distances take long.
         class_names: names for error messages; by default the labels.
-        confidence: nominal coverage of the interval of `estimate`.
-        **kwargs: arguments of `torchmetrics.Metric`.
 
     Raises:
         ValueError: fewer than two classes, no halving, a single shuffle, or names that do not fit.
     """
 
-    is_differentiable = False
     higher_is_better = True
     full_state_update = False
 
@@ -87,29 +83,18 @@ class FrechetDistanceRatio(Metric):
             raise ValueError(f"shuffles is {shuffles}; a range needs at least 2")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"found {len(class_names)} class names for {num_classes} classes; expected one each")
-        self.num_classes = num_classes
-        self.seeds = seeds
-        self.seed = seed
-        self.samples_per_half = samples_per_half
-        self.shuffles = shuffles
-        self.class_names = (
-            list(class_names) if class_names is not None else [str(label) for label in range(num_classes)]
-        )
+        self.num_classes, self.seeds, self.seed = num_classes, seeds, seed
+        self.samples_per_half, self.shuffles = samples_per_half, shuffles
+        self.class_names = list(class_names or map(str, range(num_classes)))
         self.confidence = confidence
         self._replicates: list[tuple[float, float]] = []  # (inter, intra) of each halving, filled by compute
         self._null: list[float] = []  # ratio of each shuffle, likewise
         self._shape = (0, 0, 0)  # n, d and number of images, filled by compute
-        self.add_state("features", default=[], dist_reduce_fx="cat")
-        self.add_state("labels", default=[], dist_reduce_fx="cat")
-        self.add_state("index", default=[], dist_reduce_fx="cat")
+        for name in ("features", "labels", "index"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, features: Tensor, labels: Tensor, index: Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            features: `(B, d)` floating point.
-            labels: `(B,)` integer, 0 .. num_classes - 1.
-            index: `(B,)` integer, the sample's unique position in the split.
+        """Add a batch: features `(B, d)`, labels `(B,)` from 0 and `index` `(B,)`, unique positions in the split.
 
         Raises:
             ValueError: shapes do not fit each other.
@@ -121,9 +106,8 @@ class FrechetDistanceRatio(Metric):
             )
         stored = features.detach() if features.dtype == torch.float64 else features.detach().float()
         for state, batch in ((self.features, stored), (self.labels, labels.long()), (self.index, index.long())):
-            cast(list[Tensor], state).append(
-                batch
-            )  # a tensor only while synchronised, when torchmetrics lets nobody update
+            # a tensor only while synchronised, when torchmetrics lets nobody update
+            cast(list[Tensor], state).append(batch)
 
     def compute(self) -> Tensor:
         """FDR over what all processes saw: scalar float64, infinite where the halves of every class coincide.
@@ -150,8 +134,7 @@ class FrechetDistanceRatio(Metric):
             self._null.append(_ratio(*_inter_and_intra(features[chosen].chunk(self.num_classes))))
         self._shape = (n, features.shape[1], len(features))
         ratios = [_ratio(inter, intra) for inter, intra in self._replicates]
-        device = "cpu" if self.device.type == "mps" else self.device
-        return torch.tensor(mean_and_std(ratios)[0], dtype=torch.float64, device=device)
+        return float64_scalar(mean_and_std(ratios)[0], self.device)
 
     def estimate(self) -> Estimate:
         """FDR with an interval; inter, intra, n, d, seeds in the details. All processes must call it together.
@@ -209,22 +192,16 @@ class FrechetDistanceRatio(Metric):
             raise ValueError("found no features; call update with the test set before compute")
         features, labels, index = dim_zero_cat(self.features), dim_zero_cat(self.labels), dim_zero_cat(self.index)
         index, order = index.sort()
-        repeated = sorted(set(index[1:][index[1:] == index[:-1]].tolist()))
-        if len(repeated):
-            raise ValueError(
-                f"{len(repeated)} samples were counted more than once (index {repeated[:5]} ...); "
-                "use a sampler that gives each sample to one process once, and reset the metric between epochs"
-            )
-        wrong = sorted(set(labels[(labels < 0) | (labels >= self.num_classes)].tolist()))
-        if wrong:
+        refuse_repeated(index, "sample")
+        if wrong := sorted(set(labels[(labels < 0) | (labels >= self.num_classes)].tolist())):
             raise ValueError(f"found labels {wrong}; expected 0 .. {self.num_classes - 1}")
         bad = ~features.isfinite().all(dim=1)
         if bad.any():
             names = [self.class_names[label] for label in sorted(set(labels[bad].tolist()))]
             raise ValueError(
                 f"{int(bad.sum())} of {len(features)} feature vectors hold NaN or infinity "
-                f"(classes: {', '.join(names)}); "
-                "look at the network and its inputs, no Frechet distance is defined for them"
+                f"(classes: {', '.join(names)}); look at the network and its inputs, no Frechet distance "
+                "is defined for them"
             )
         features = as_float64(features)
         order = order.to(features.device)
@@ -233,22 +210,17 @@ class FrechetDistanceRatio(Metric):
     def _half_size(self, counts: list[int]) -> int:
         """N of every distance; an error that names every class with too few images."""
         need = 2 * (self.samples_per_half or 2)
-        few = [f"{name} has {count}" for name, count in zip(self.class_names, counts, strict=True) if count < need]
-        if few:
+        if few := [f"{name} has {n}" for name, n in zip(self.class_names, counts, strict=True) if n < need]:
             raise ValueError(
-                f"too few images per class for FDR: {', '.join(few)}; "
-                f"expected at least {need} of each (two halves of {need // 2}); "
-                "use a larger test split or a smaller samples_per_half"
+                f"too few images per class for FDR: {', '.join(few)}; expected at least {need} of each (two halves of "
+                f"{need // 2}); use a larger test split or a smaller samples_per_half"
             )
         return self.samples_per_half or min(counts) // 2
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
     ) -> None:
-        """Gather from all processes, with typed empty matrices where a process saw no sample.
-
-        torchmetrics gives such a process an untyped 1-d state, which cannot be gathered with matrices.
-        """
+        """Gather from all processes; torchmetrics cannot where one saw no sample, as its empty state is no matrix."""
         rows = self.features if isinstance(self.features, list) else [self.features]
         mine = torch.tensor([rows[0].shape[1], rows[0].dtype == torch.float64] if rows else [0, 0], device=self.device)
         everyone = torch.stack(dist_sync_fn(mine, group=process_group or self.process_group))
@@ -267,6 +239,15 @@ class FrechetDistanceRatio(Metric):
         super()._sync_dist(dist_sync_fn, process_group)
 
 
+def refuse_repeated(index: Tensor, what: str, where: str = "") -> None:
+    """Raise a ValueError where a sorted index `(n,)` of samples, or of what they are called, names one twice."""
+    if repeated := sorted(set(index[1:][index[1:] == index[:-1]].tolist())):
+        raise ValueError(
+            f"{where}{len(repeated)} {what}s were counted more than once (index {repeated[:5]} ...); use a sampler "
+            f"that gives each {what.split()[-1]} to one process once, and reset the metric between epochs"
+        )
+
+
 def _inter_and_intra(halves: Sequence[Tensor]) -> tuple[float, float]:
     """Mean distance between first halves, and between first and second, of features `(2n, d)` of each class."""
     first, second = ([GaussianFactor.from_features(rows.chunk(2)[place]) for rows in halves] for place in (0, 1))
@@ -283,4 +264,4 @@ def _affordable_shuffles(classes: int, n: int, d: int) -> int:
 
 
 def _ratio(inter: float, intra: float) -> float:
-    return inter / intra if intra > 0 else float("inf")
+    return inter / intra if intra > 0 else math.inf

@@ -20,6 +20,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_modules.common.images import checked_uint8
 from lightning_modules.metrics.extractors import FeatureExtractor, build_extractor
+from lightning_modules.metrics.fdr import refuse_repeated
 from lightning_modules.metrics.frechet import as_float64, frechet_distance
 from lightning_modules.metrics.intervals import Estimate
 
@@ -34,16 +35,11 @@ class FrechetImageDistance(FrechetInceptionDistance):
         min_samples: fewest images of each side that a distance is computed from; by default 2, with a warning where
             there are not more than dimensions, for the covariance is then singular and the distance biased far upwards.
         reset_real_features: whether `reset` forgets the reals as well.
-        **kwargs: arguments of `torchmetrics.Metric`.
 
     Raises:
         ValueError: an unknown extractor, or `min_samples` below 2.
         FileNotFoundError: weights that are not there.
     """
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
 
     extractor: FeatureExtractor
     real_index: list[Tensor] | Tensor
@@ -75,13 +71,10 @@ class FrechetImageDistance(FrechetInceptionDistance):
         return f"fid_{self.extractor.name}"
 
     def update(self, imgs: Tensor, real: bool, index: Tensor | None = None) -> None:
-        """Add a batch.
+        """Add reals or others `(B, 3, H, W)`, uint8, or float in [0, 1], which are clamped and rounded to 8 bit.
 
-        Args:
-            imgs: `(B, 3, H, W)`, float in [0, 1] or uint8; floats are clamped and rounded to 8 bit.
-            real: whether these are the reals.
-            index: `(B,)` integer, each image's unique position in its set; repeated ones are then an error in
-                `compute` (a sampler that pads the last batch of a process repeats some).
+        With an integer `index` `(B,)`, each image's unique position in its set, repeated images are an error in
+        `compute` (a sampler that pads the last batch of a process repeats some).
 
         Raises:
             ValueError: other images, NaN or infinity in them or in their features, or an index that does not fit.
@@ -108,8 +101,7 @@ class FrechetImageDistance(FrechetInceptionDistance):
         Raises:
             ValueError: too few images of a side, images counted more than once, or an index for a part of them.
         """
-        real, fake = self._moments("real"), self._moments("fake")
-        return frechet_distance(*real, *fake)
+        return frechet_distance(*self._moments("real"), *self._moments("fake"))
 
     def estimate(self) -> Estimate:
         """The distance with its numbers of images and dimensions; all processes must call it together.
@@ -142,19 +134,12 @@ class FrechetImageDistance(FrechetInceptionDistance):
         if self.min_samples is None and (warning := few_images(self.name, n, d, side)) is not None:
             warnings.warn(warning, stacklevel=3)
         rows = getattr(self, f"{side}_index")
-        index = dim_zero_cat(rows) if len(rows) else None
-        if index is None or not len(index):
+        index = dim_zero_cat(rows) if len(rows) else torch.empty(0)
+        if not len(index):
             return
         if len(index) != n:
             raise ValueError(f"{self.name}: {len(index)} of {n} {side} images came with an index; give all or none")
-        index = index.sort().values
-        repeated = sorted(set(index[1:][index[1:] == index[:-1]].tolist()))
-        if repeated:
-            raise ValueError(
-                f"{self.name}: {len(repeated)} {side} images were counted more than once (index "
-                f"{repeated[:5]} ...); use a sampler that gives each image to one process once, and reset "
-                "the metric between epochs"
-            )
+        refuse_repeated(index.sort().values, f"{side} image", where=f"{self.name}: ")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> FrechetImageDistance:
         super()._apply(fn, exclude_state)
@@ -172,13 +157,9 @@ class FrechetImageDistance(FrechetInceptionDistance):
 
 
 def few_images(name: str, n: int, d: int, side: str = "") -> str | None:
-    """What to say of a Frechet distance that n images give in d dimensions; None where n is above d.
+    """What to say of a Frechet distance that n images of a side ("" for each) give in d dimensions; None where n > d.
 
-    Args:
-        name: `fid_<extractor>`.
-        n: number of images of a side.
-        d: dimensions of the features.
-        side: which images are meant; "" for those of each side.
+    `name` is `fid_<extractor>`.
     """
     if n > d:
         return None

@@ -29,11 +29,9 @@ class FrechetTable:
     """Distances of sources to the same reals.
 
     Attributes:
-        metric: `fid_<extractor>`.
         distances: by source, in the order given; last the floor, `reals`.
         n: images of each source, and of each of the two sets of reals.
         d: dimensions of the features.
-        seed: what the reals were drawn by.
     """
 
     metric: str
@@ -67,16 +65,9 @@ def frechet_table(
 ) -> FrechetTable:
     """Frechet distance of each source to n reals, and of n other reals to them.
 
-    Warns, before any feature is computed, where n is not above the number of features.
-
-    Args:
-        sources: images by name, `(n, 3, H, W)`, uint8 or float in [0, 1].
-        reals: images that no source was trained on, in any order; 2 n of them are drawn.
-        extractor: of `build_extractor`.
-        n: how many images of each source are taken, the first ones; by default all, of which each must have as many.
-        seed: draws the reals.
-        batch_size: images per pass through the extractor.
-        progress: show a progress bar for each source.
+    Images are `(n, 3, H, W)`, uint8 or float in [0, 1]; no source was trained on the reals. Of each source the first n
+    are taken, by default all; 2 n of the reals are drawn. Warns, before any feature is computed, where n is not above
+    the number of features.
 
     Raises:
         ValueError: no source, unequal or too few images, or a source called `reals`.
@@ -89,7 +80,7 @@ def frechet_table(
             f"sources have different numbers of images: {counts}; Frechet distances of different n do not compare. "
             f"Give n={min(counts.values())} (--n) to take the first of each"
         )
-    n = n if n is not None else min(counts.values())
+    n = min(counts.values()) if n is None else n
     few = {name: count for name, count in counts.items() if count < n}
     if n < 2 or few or len(reals) < 2 * n:
         raise ValueError(

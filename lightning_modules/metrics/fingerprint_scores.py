@@ -28,8 +28,6 @@ class FingerprintScores(nn.Module):
     """The metrics of one evaluation.
 
     Args:
-        bits: length m of a key.
-        attacks: names of the attacks, the clean images among them.
         features: extractor of the Frechet distances (`metrics.extractors`), or None for none.
         perceptual: perceptual distance of pairs, under the name it is reported by; None for none.
         equal: images of each set that enter a Frechet distance, the same number for all so that they compare.
@@ -44,19 +42,14 @@ class FingerprintScores(nn.Module):
         equal: int,
     ) -> None:
         super().__init__()
-        self.attacks = list(attacks)
-        self.equal = equal
+        self.attacks, self.equal = list(attacks), equal
         self.keys = nn.ModuleList(key_metrics(bits, prefix=f"test/{name}/") for name in attacks)
-        self.negatives = nn.ModuleDict(
-            {
-                kind: negative_metrics(bits, NEGATIVE_RATES, prefix=f"test/negatives/{kind}/")
-                for kind in (*NEGATIVES, "all")
-            }
-        )
+        self.negatives = nn.ModuleDict()
+        for kind in (*NEGATIVES, "all"):
+            self.negatives[kind] = negative_metrics(bits, NEGATIVE_RATES, prefix=f"test/negatives/{kind}/")
         shared = {"psnr": psnr, "ssim": ssim} | ({perceptual[0]: perceptual[1]} if perceptual else {})
         self.pairs = nn.ModuleDict({name: MeanOfPairs(score) for name, score in shared.items()})
-        distances = {name: FrechetImageDistance(features) for name in DISTANCES} if features else {}
-        self.distances = nn.ModuleDict(distances)
+        self.distances = nn.ModuleDict({name: FrechetImageDistance(features) for name in DISTANCES if features})
 
     def update_keys(self, attack: str, logits: Tensor, keys: Tensor) -> None:
         """Add decoded marked images `(n, m)` under one attack, with the keys they carry."""
@@ -79,13 +72,11 @@ class FingerprintScores(nn.Module):
         """
         for part, first in ((name, 0), (f"{name}_others", self.equal)):
             chosen = (position >= first) & (position < first + self.equal)
-            if not bool(chosen.any()):
-                continue
-            for distance, (reference, compared) in DISTANCES.items():
-                if distance in self.distances and part in (reference, compared):
-                    cast(Any, self.distances[distance]).update(
-                        images[chosen], real=part == reference, index=position[chosen]
-                    )
+            wanted = cast(Any, self.distances).items() if chosen.any() else ()
+            for distance, metric in wanted:
+                if part in DISTANCES[distance]:
+                    real = part == DISTANCES[distance][0]
+                    metric.update(images[chosen], real=real, index=position[chosen])
 
     def estimates(self) -> dict[str, Estimate]:
         """Every number with its interval and n, by name. All processes must call it together."""

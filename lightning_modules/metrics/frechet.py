@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -79,10 +80,7 @@ class GaussianFactor:
     """
 
     def __init__(self, mean: Tensor, trace: Tensor, covariance: Tensor | None, features: Tensor | None) -> None:
-        self.mean = mean
-        self.trace = trace
-        self.covariance = covariance
-        self._features = features
+        self.mean, self.trace, self.covariance, self._features = mean, trace, covariance, features
 
     @classmethod
     def from_features(cls, features: Tensor) -> GaussianFactor:
@@ -113,9 +111,8 @@ class GaussianFactor:
         """
         mean, covariance = as_float64(mean), as_float64(covariance)
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise ValueError(
-                f"mean {tuple(mean.shape)} and covariance {tuple(covariance.shape)}; expected (d,) and (d, d)"
-            )
+            found = f"mean {tuple(mean.shape)} and covariance {tuple(covariance.shape)}"
+            raise ValueError(f"{found}; expected (d,) and (d, d)")
         if not torch.allclose(covariance, covariance.T, rtol=1e-8, atol=1e-8 * float(covariance.abs().max())):
             raise ValueError("the covariance is not symmetric; expected a symmetric positive semi-definite matrix")
         covariance = (covariance + covariance.T) / 2
@@ -195,6 +192,11 @@ def as_float64(tensor: Tensor) -> Tensor:
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
 
 
+def float64_scalar(value: float, device: torch.device) -> Tensor:
+    """What a metric computes, on its device; like `as_float64`, on the CPU for Apple's MPS."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+
+
 def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean `(d,)`, and rows whose products sum to the unbiased covariance `(n, d)`, float64."""
     rows = as_float64(features)
@@ -203,10 +205,9 @@ def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _full_rank(centred: Tensor) -> Tensor:
-    """`(n - 1, d)` with the same products as centred rows `(n, d)`, whose sum of 0 would be a singular value of 0.
+    """`(n - 1, d)` with the products of centred rows `(n, d)`, whose sum of 0 would be a singular value of 0.
 
-    The reflection that takes (1, ..., 1) to the first axis leaves nothing in the first row; it is that row's share that
-    the others are given.
+    The reflection that takes (1, ..., 1) to the first axis leaves nothing in the first row: the others get its share.
     """
     return centred[1:] + centred[0] / (math.sqrt(len(centred)) - 1)
 
@@ -223,9 +224,7 @@ def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
 
 def pairwise_frechet(gaussians: Sequence[GaussianFactor]) -> Tensor:
     """All distances between K Gaussians, each factorised once: `(K, K)` float64, symmetric, zero diagonal."""
-    count = len(gaussians)
-    distances = torch.zeros(count, count, dtype=torch.float64)
-    for i in range(count):
-        for j in range(i + 1, count):
-            distances[i, j] = distances[j, i] = gaussians[i].distance(gaussians[j])
+    distances = torch.zeros(len(gaussians), len(gaussians), dtype=torch.float64)
+    for i, j in combinations(range(len(gaussians)), 2):
+        distances[i, j] = distances[j, i] = gaussians[i].distance(gaussians[j])
     return distances

@@ -11,23 +11,16 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from lightning_modules.metrics.intervals import Estimate, percent, student_half_width
+from lightning_modules.metrics.intervals import Estimate, percent, student_interval
 
 PairScore = Callable[[Tensor, Tensor], Tensor]
 """Images `(n, 3, H, W)` marked and unmarked, in [0, 1] to one number a pair, `(n,)`."""
 
 
 class MeanOfPairs(Metric):
-    """Mean over pairs of images of a score, with Student's interval.
-
-    Args:
-        score: what is averaged.
-        confidence: nominal coverage of the interval.
-        **kwargs: arguments of `torchmetrics.Metric`.
-    """
+    """Mean of a score over pairs of images, with its Student interval of the nominal coverage `confidence`."""
 
     full_state_update = False
-    is_differentiable = False
     higher_is_better: bool | None = None
 
     total: Tensor
@@ -61,11 +54,8 @@ class MeanOfPairs(Metric):
         if n < 2:
             return Estimate(total / n if n else math.nan, None, None, n, "none", {})
         mean = total / n
-        variance = max(0.0, squares - n * mean * mean) / (n - 1)
-        half = student_half_width(math.sqrt(variance / n), n - 1, self.confidence)
-        return Estimate(
-            mean, mean - half, mean + half, n, f"student t {percent(self.confidence)}", {"std": math.sqrt(variance)}
-        )
+        half, std = student_interval(mean, squares, n, self.confidence)
+        return Estimate(mean, mean - half, mean + half, n, f"student t {percent(self.confidence)}", {"std": std})
 
 
 def psnr(marked: Tensor, unmarked: Tensor) -> Tensor:

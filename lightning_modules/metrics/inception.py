@@ -47,43 +47,27 @@ class InceptionFeatures(nn.Module):
             num_classes=1008,
             aux_logits=False,
             init_weights=False,
-            inception_blocks=[
-                blocks.BasicConv2d,
-                _BlockA,
-                blocks.InceptionB,
-                _BlockC,
-                blocks.InceptionD,
-                _BlockE,
-                blocks.InceptionAux,
-            ],
+            inception_blocks=_BLOCKS,
         )
         network.Mixed_7c.pool = _maximum
         self.network = network
         if state is not None:
-            _load(network, state)
+            own = network.state_dict()
+            # converted files do not hold the counters of batch normalisation
+            if problems := misfits(own, state, lambda name: name.endswith("num_batches_tracked")):
+                raise ValueError(f"not the network of 2015-12-05: {problems}")
+            network.load_state_dict(own | state)
         network.dropout = nn.Identity()
         network.fc = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features `(n, 2048)` of 8-bit images.
-
-        Args:
-            images: uint8 `(n, 3, H, W)`, any size.
-        """
+        """Features `(n, 2048)` of uint8 images `(n, 3, H, W)` of any size."""
         features: Tensor = self.network((resize_as_tensorflow(images.float(), SIDE) - 128) / 128)
         return features
 
 
 def resize_as_tensorflow(images: Tensor, side: int) -> Tensor:
-    """Bilinear scaling of TensorFlow 1: output pixel i reads at `i * size / side`, without antialiasing.
-
-    Args:
-        images: float `(n, c, H, W)`.
-        side: height and width of the result.
-
-    Returns:
-        `(n, c, side, side)`.
-    """
+    """Bilinear scaling of TensorFlow 1 to `(n, c, side, side)`: pixel i reads at `i * size / side`, no antialiasing."""
     for axis in (3, 2):
         size = images.shape[axis]
         position = torch.arange(side, device=images.device, dtype=images.dtype) * (size / side)
@@ -96,13 +80,10 @@ def resize_as_tensorflow(images: Tensor, side: int) -> Tensor:
 
 
 def load_inception(path: Path | None = None) -> tuple[InceptionFeatures, str]:
-    """The network with its published weights, and a name that changes with them.
+    """The frozen network with its published weights, and its name.
 
-    Args:
-        path: local weights, a PyTorch file of a state dict or safetensors; None downloads the published file.
-
-    Returns:
-        The network, frozen, and `inception`, or `inception_<hash>` for other weights than the published ones.
+    `path` is a PyTorch file of a state dict or safetensors; without one the published file is downloaded. The name is
+    `inception`, or `inception_<hash>` for other weights than the published ones.
 
     Raises:
         FileNotFoundError: no such file, or no network to download it over.
@@ -112,7 +93,10 @@ def load_inception(path: Path | None = None) -> tuple[InceptionFeatures, str]:
         return InceptionFeatures(_download()).eval().requires_grad_(False), "inception"
     if not path.is_file():
         raise FileNotFoundError(f"Inception weights {path}: no such file. {LOCAL}")
-    state = _read(path)
+    try:
+        state = read_state_dict(path, BEGINNINGS)
+    except ValueError as error:
+        raise ValueError(f"Inception weights {error}. {LOCAL}") from error
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     published = found.startswith(WEIGHTS_SHA256)
@@ -133,21 +117,6 @@ def _download() -> dict[str, Tensor]:
             f"Inception weights: {WEIGHTS_URL} could not be fetched ({type(error).__name__}: {error}). {LOCAL}"
         ) from error
     return state
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return read_state_dict(path, BEGINNINGS)
-    except ValueError as error:
-        raise ValueError(f"Inception weights {error}. {LOCAL}") from error
-
-
-def _load(network: nn.Module, state: dict[str, Tensor]) -> None:
-    own = network.state_dict()
-    counters = {name for name in own if name.endswith("num_batches_tracked")}  # converted files do not hold them
-    if problems := misfits(own, state, counters.__contains__):
-        raise ValueError(f"not the network of 2015-12-05: {problems}")
-    network.load_state_dict(own | state)
 
 
 def _average(maps: Tensor) -> Tensor:
@@ -179,10 +148,9 @@ class _BlockE(blocks.InceptionE):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         once = self.branch3x3_1(x)
         twice = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        spread = [
-            self.branch3x3_2a(once),
-            self.branch3x3_2b(once),
-            self.branch3x3dbl_3a(twice),
-            self.branch3x3dbl_3b(twice),
-        ]
+        spread = [self.branch3x3_2a(once), self.branch3x3_2b(once)]
+        spread += [self.branch3x3dbl_3a(twice), self.branch3x3dbl_3b(twice)]
         return torch.cat([self.branch1x1(x), *spread, self.branch_pool(self.pool(x))], 1)
+
+
+_BLOCKS = [blocks.BasicConv2d, _BlockA, blocks.InceptionB, _BlockC, blocks.InceptionD, _BlockE, blocks.InceptionAux]

@@ -1,10 +1,9 @@
 """Confidence intervals, and the `Estimate` every reported number is: value, interval, n.
 
-Sources: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927; Clopper and
-    Pearson, "The use of confidence or
-fiducial limits illustrated in the case of the binomial", Biometrika 1934; Brown, Cai and DasGupta, "Interval
-estimation for a binomial proportion", Statistical Science 2001 (why Wilson is the default here: its coverage stays
-near the nominal one at small n and near 0 and 1).
+Sources: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927; Clopper and Pearson,
+"The use of confidence or fiducial limits illustrated in the case of the binomial", Biometrika 1934; Brown, Cai and
+DasGupta, "Interval estimation for a binomial proportion", Statistical Science 2001 (why Wilson is the default here: its
+coverage stays near the nominal one at small n and near 0 and 1).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -42,9 +42,7 @@ class Estimate:
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse details that would hide a field of the estimate."""
-        clash = [key for key in _RESERVED if key in self.details]
-        if clash:
+        if clash := [key for key in _RESERVED if key in self.details]:
             raise ValueError(
                 f"details of an Estimate hold {clash}, which are fields of the estimate itself; rename them"
             )
@@ -61,8 +59,7 @@ class Estimate:
         Raises:
             ValueError: a field is missing.
         """
-        missing = [key for key in _RESERVED if key not in entry]
-        if missing:
+        if missing := [key for key in _RESERVED if key not in entry]:
             raise ValueError(
                 f"not an estimate: {missing} missing, found {sorted(entry)}; expected {list(_RESERVED)} and details"
             )
@@ -92,18 +89,12 @@ def _check_counts(successes: float, n: float) -> None:
 
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion (Wilson 1927), without continuity correction.
+    """Lower and upper end in [0, 1] of the Wilson interval of a proportion, without continuity correction.
 
-    Args:
-        successes: how many of the `n` independent trials succeeded; a fraction where `n` is an effective number.
-        n: number of trials; with 0 trials nothing is known and the interval is (0, 1).
-        confidence: nominal coverage in (0, 1).
-
-    Returns:
-        Lower and upper end, within [0, 1].
+    With 0 trials it is (0, 1); counts may be fractions where `n` is an effective number of trials.
 
     Raises:
-        ValueError: the counts or the confidence make no sense.
+        ValueError: the counts make no sense, or the confidence is not in (0, 1).
     """
     _check_counts(successes, n)
     z = _z(confidence)
@@ -119,18 +110,10 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float,
 
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact (conservative) interval of a proportion (Clopper and Pearson 1934).
-
-    Args:
-        successes: how many of the `n` independent trials succeeded.
-        n: number of trials; with 0 trials the interval is (0, 1).
-        confidence: guaranteed coverage in (0, 1).
-
-    Returns:
-        Lower and upper end, within [0, 1].
+    """Lower and upper end in [0, 1] of the exact (conservative) interval of a proportion; (0, 1) with 0 trials.
 
     Raises:
-        ValueError: the counts or the confidence make no sense.
+        ValueError: the counts make no sense, or the confidence is not in (0, 1).
     """
     _check_counts(successes, n)
     _z(confidence)
@@ -148,13 +131,7 @@ def proportion(successes: int, n: int, confidence: float = 0.95, **details: Any)
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (n - 1 in the denominator), as tables over seeds show them.
-
-    Args:
-        values: one number per seed, at least one.
-
-    Returns:
-        The mean, and the standard deviation or None where a single value says nothing about spread.
+    """Mean, and sample standard deviation (n - 1 in the denominator) or None of a single value.
 
     Raises:
         ValueError: no value given.
@@ -165,6 +142,15 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     if len(values) == 1:
         return mean, None
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def student_interval(mean: float, squares: float, n: int, confidence: float) -> tuple[float, float]:
+    """Half the width of the Student interval of a mean over n > 1 samples, and their standard deviation.
+
+    `squares` is the sum of the squared samples.
+    """
+    variance = max(0.0, squares - n * mean * mean) / (n - 1)
+    return student_half_width(math.sqrt(variance / n), n - 1, confidence), math.sqrt(variance)
 
 
 def student_half_width(std_error: float, degrees: int, confidence: float = 0.95) -> float:
@@ -181,54 +167,40 @@ def match_p_value(matching: int, bits: int) -> float:
     """
     if not 0 <= matching <= bits:
         raise ValueError(f"found {matching} matching of {bits} bits, expected 0 to {bits}")
-    binom = _binomial()
-    return float(binom.sf(matching - 1, bits, 0.5))
+    return float(_tails(bits)[matching])
 
 
 def bits_needed(bits: int, false_positive_rate: float, users: int = 1) -> int | None:
-    """Fewest matching bits whose p-value, times the number of users, stays within a false-positive rate.
-
-    Returns:
-        The number; None where not even a match of all bits is enough.
+    """Fewest matching bits whose p-value, times the users, stays within a false-positive rate; None where none suffice.
 
     Raises:
         ValueError: a rate outside (0, 1).
     """
     if not 0.0 < false_positive_rate < 1.0:
         raise ValueError(f"found false-positive rate {false_positive_rate}, expected a number between 0 and 1")
-    binom = _binomial()
-    p_values = binom.sf(np.arange(bits + 1) - 1, bits, 0.5) * users
-    enough = np.flatnonzero(p_values <= false_positive_rate)
+    enough = np.flatnonzero(_tails(bits) * users <= false_positive_rate)
     return int(enough[0]) if len(enough) else None
 
 
 def alone_at_the_top(bits: int, users: int) -> NDArray[np.float64]:
-    """Probability that no other user's key matches as well, by number of bits that match one's own.
+    """Probability that no other of N users' keys matches as well, by matching bits of one's own: float64 `(m + 1,)`.
 
     The others hold independent random keys, so with k matching bits none of the N - 1 others reaches k with probability
     `(1 - P(Bin(m, 1/2) >= k)) ** (N - 1)`: exact, where a simulation would need N keys for every image. An equally good
     match of another counts as a failure.
-
-    Args:
-        bits: length m of a key.
-        users: N, the holder of the true key among them.
-
-    Returns:
-        float64 `(m + 1,)`, entry k for k matching bits.
 
     Raises:
         ValueError: fewer than two users, among whom nobody can be mistaken.
     """
     if users < 2:
         raise ValueError(f"found {users} users to identify one among, expected at least 2")
-    binom = _binomial()
-    tails = binom.sf(np.arange(bits + 1) - 1, bits, 0.5)
     with np.errstate(divide="ignore"):  # log(0) at k = 0, where every other matches as well
-        return np.asarray(np.exp((users - 1) * np.log1p(-tails)), dtype=np.float64)
+        return np.asarray(np.exp((users - 1) * np.log1p(-_tails(bits))), dtype=np.float64)
 
 
-def _binomial() -> Any:
-    """Scipy's distribution, imported late: it takes a second, which commands that only read estimates do not pay."""
-    from scipy.stats import binom
+@cache
+def _tails(bits: int) -> NDArray[np.float64]:
+    """Probability of at least k heads of so many coins, by k: `(bits + 1,)`."""
+    from scipy.stats import binom  # takes a second, which commands that only read estimates do not pay
 
-    return binom
+    return np.asarray(binom.sf(np.arange(bits + 1) - 1, bits, 0.5))

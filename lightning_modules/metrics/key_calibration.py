@@ -11,17 +11,17 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lightning_modules.metrics.attribution import CrossEntropy
-from lightning_modules.metrics.frechet import as_float64
-from lightning_modules.metrics.intervals import Estimate, percent, student_half_width
+from lightning_modules.metrics.frechet import as_float64, float64_scalar
+from lightning_modules.metrics.intervals import Estimate, percent, student_interval
 
 _UNIT = 2.0**-30  # fixed point, as in cross_entropy: adding integers gives the same digits in any order
 
 
 def check_keys(logits: Tensor, keys: Tensor, bits: int) -> None:
-    """Refuse logits and keys that are not `(B, bits)` both, or keys that are not bool.
+    """Check that logits and keys are `(B, bits)` both.
 
     Raises:
-        ValueError: as said.
+        ValueError: they are not, or the keys are not bool.
     """
     if logits.shape != keys.shape or logits.ndim != 2 or logits.shape[1] != bits or keys.dtype != torch.bool:
         raise ValueError(
@@ -35,11 +35,6 @@ class KeyCrossEntropy(CrossEntropy):
 
     The interval is Student's over images, whose bits depend on each other. Otherwise as `CrossEntropy`: a bit whose
     logit is NaN makes the mean NaN, and an image's mean above 1000 counts as 1000.
-
-    Args:
-        bits: length m of a key.
-        confidence: nominal coverage of the interval of `estimate`.
-        **kwargs: arguments of `torchmetrics.Metric`.
     """
 
     unit = "bit"
@@ -70,15 +65,8 @@ class KeyCalibrationError(Metric):
     With the sign of each bin's difference held fixed the error is a mean over images, and its interval Student's of
     that mean (the delta method; bits of one image depend on each other), cut at 0. `overconfidence` in the details is
     mean confidence less the share of right bits.
-
-    Args:
-        bits: length m of a key.
-        bins: number of bins.
-        confidence: nominal coverage of the interval of `estimate`.
-        **kwargs: arguments of `torchmetrics.Metric`.
     """
 
-    is_differentiable = False
     higher_is_better = False
     full_state_update = False
 
@@ -119,8 +107,7 @@ class KeyCalibrationError(Metric):
     def compute(self) -> Tensor:
         """The error: scalar float64; NaN without images or with a logit that is NaN."""
         self._whole = (self.excess.cpu(), self.products.cpu(), int(self.count), bool(self.undefined))
-        device = "cpu" if self.device.type == "mps" else self.device
-        return torch.tensor(self._estimate(*self._whole).value, dtype=torch.float64, device=device)
+        return float64_scalar(self._estimate(*self._whole).value, self.device)
 
     def estimate(self) -> Estimate:
         """The error with its interval over images. All processes must call it together, as `compute`."""
@@ -138,7 +125,6 @@ class KeyCalibrationError(Metric):
             return Estimate(error, None, None, n, "none", details)
         signs = means.sign()
         squares = float(signs @ (products.double() * _UNIT) @ signs)
-        variance = max(0.0, squares - n * error * error) / (n - 1)
-        half = student_half_width(math.sqrt(variance / n), n - 1, self.confidence)
+        half, _ = student_interval(error, squares, n, self.confidence)
         name = f"student t {percent(self.confidence)}"
         return Estimate(error, max(0.0, error - half), error + half, n, name, details)

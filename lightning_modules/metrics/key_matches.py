@@ -15,6 +15,7 @@ from scipy.special import ndtri
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_modules.metrics.frechet import float64_scalar
 from lightning_modules.metrics.intervals import (
     Estimate,
     alone_at_the_top,
@@ -30,18 +31,12 @@ from lightning_modules.metrics.key_calibration import check_keys
 
 
 class MatchingBits(Metric):
-    """Base of the metrics that depend on each image's number of matching bits alone.
-
-    Args:
-        bits: length m of a key.
-        confidence: nominal coverage of the interval of `estimate`.
-        **kwargs: arguments of `torchmetrics.Metric`.
+    """Base of the metrics that depend on each image's number of matching bits alone, of a key's `bits`.
 
     Raises:
         ValueError: fewer than one bit.
     """
 
-    is_differentiable = False
     higher_is_better: bool | None = True
     full_state_update = False
 
@@ -68,8 +63,7 @@ class MatchingBits(Metric):
     def compute(self) -> Tensor:
         """The value: scalar float64, NaN without images."""
         self._counts = self.images.tolist()
-        value = self.of_counts(self._counts).value
-        return torch.tensor(value, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
+        return float64_scalar(self.of_counts(self._counts).value, self.device)
 
     def estimate(self) -> Estimate:
         """The value with its interval over images. All processes must call it together, as `compute`."""
@@ -115,18 +109,12 @@ class AttributionAccuracy(MatchingBits):
 
 
 class Identification(MatchingBits):
-    """Share of images whose best match among N registered users is their own, the others' keys being random.
+    """Share of images whose best match among N registered `users` is their own, the others' keys being random.
 
     Each image contributes its exact probability over the others' keys (`alone_at_the_top`), the mean that simulated
     registries tend to; ties are failures. For keys that were drawn with a minimum distance it is a lower bound of what
     is seen wherever fewer bits are wrong than half that distance. The interval is Wilson's as if each image were one
     trial: probabilities vary no more than trials of their mean do, so it is never too narrow.
-
-    Args:
-        bits: as in `MatchingBits`.
-        users: N, the holder of the true key among them, at least 2.
-        confidence: as in `MatchingBits`.
-        **kwargs: as in `MatchingBits`.
     """
 
     def __init__(self, bits: int, users: int, confidence: float = 0.95, **kwargs: Any) -> None:
@@ -144,16 +132,10 @@ class Identification(MatchingBits):
 
 
 class TruePositiveRate(MatchingBits):
-    """Share of images whose match with their key is convincing at a false-positive rate, Wilson interval.
+    """Share of images whose match with their key is convincing at a false-positive rate in (0, 1), Wilson interval.
 
     The threshold is theory's (`bits_needed`). A key so short that no match is convincing has the rate 0, and no
     interval: this is known, not measured.
-
-    Args:
-        bits: as in `MatchingBits`.
-        false_positive_rate: chance, at most, of so good a match by accident, in (0, 1).
-        confidence: as in `MatchingBits`.
-        **kwargs: as in `MatchingBits`.
     """
 
     def __init__(self, bits: int, false_positive_rate: float, confidence: float = 0.95, **kwargs: Any) -> None:

@@ -26,13 +26,11 @@ def key_metrics(
     false_positive_rates: Sequence[float] = (1e-3, 1e-6),
     prefix: str | None = None,
 ) -> MetricCollection:
-    """What decoded keys are measured with, under one attack.
-
-    Identification is among so many `users`, true-positive rates are at so many `false_positive_rates`.
+    """What decoded keys are measured with, under one attack; names begin with the prefix.
 
     Returns:
         A collection of scalars updated with `(logits (B, m), keys (B, m))`: `bit_accuracy`, `attribution_accuracy`,
-        `identification_<N>`, `tpr_at_<rate>`, `cross_entropy` (bits) and `calibration_error`, after the prefix.
+        `identification_<N>` among N users, `tpr_at_<rate>`, `cross_entropy` (bits) and `calibration_error`.
 
     Raises:
         ValueError: a number of bits or users, or a rate, that makes no sense.
@@ -51,19 +49,19 @@ def key_metrics(
 def negative_metrics(
     bits: int, false_positive_rates: Sequence[float] = (1e-3, 1e-6), prefix: str | None = None
 ) -> MetricCollection:
-    """What negatives are measured with: images that do not carry the key they are compared with.
+    """What negatives are measured with: images that do not carry the key they are compared with, a random one each.
 
     Returns:
-        A collection of scalars updated with `(logits (B, m), keys (B, m))`, a random key for each negative:
-        `false_positive_rate_<rate>`, and `bit_accuracy`, which is 1/2 for negatives, after the prefix.
+        As `key_metrics`: `false_positive_rate_<rate>`, and `bit_accuracy`, which is 1/2 for negatives.
 
     Raises:
         ValueError: a number of bits, or a rate, that makes no sense.
     """
     metrics: dict[str, Metric | MetricCollection] = {
-        f"false_positive_rate_{rate_name(rate)}": FalsePositiveRate(bits, rate) for rate in false_positive_rates
+        **{f"false_positive_rate_{rate_name(rate)}": FalsePositiveRate(bits, rate) for rate in false_positive_rates},
+        "bit_accuracy": BitAccuracy(bits),
     }
-    return MetricCollection({**metrics, "bit_accuracy": BitAccuracy(bits)}, prefix=prefix, compute_groups=False)
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)
 
 
 def key_estimates(metrics: MetricCollection) -> dict[str, Estimate]:

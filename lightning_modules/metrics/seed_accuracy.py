@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_modules.metrics.frechet import float64_scalar
 from lightning_modules.metrics.intervals import Estimate, mean_and_std, percent, wilson
 from lightning_modules.metrics.key_matches import effective_trials
 
@@ -20,20 +21,12 @@ class SeedAccuracy(Metric):
     kind: Wilson's. With several seeds, the answers to one image are no independent trials, for what is hard for one
     seed is hard for the others; an image then counts as one cluster, with the effective number of trials of
     `BitAccuracy`. The *spread*, `std` in the details, is the standard deviation over seeds on these very images; one
-    seed has none.
-
-    All state is integer counts, so 1 process and 8 give the same digits.
-
-    Args:
-        seeds: number S of networks.
-        confidence: nominal coverage of the interval of `estimate`.
-        **kwargs: arguments of `torchmetrics.Metric`.
+    seed has none. All state is integer counts, so 1 process and 8 give the same digits.
 
     Raises:
         ValueError: no seed.
     """
 
-    is_differentiable = False
     higher_is_better = True
     full_state_update = False
 
@@ -56,10 +49,8 @@ class SeedAccuracy(Metric):
             ValueError: shapes other than these.
         """
         if predicted.shape != (self.seeds, *labels.shape):
-            raise ValueError(
-                f"found predictions {tuple(predicted.shape)} and labels {tuple(labels.shape)}, expected "
-                f"({self.seeds}, B) and (B,)"
-            )
+            found = f"found predictions {tuple(predicted.shape)} and labels {tuple(labels.shape)}"
+            raise ValueError(f"{found}, expected ({self.seeds}, B) and (B,)")
         hits = predicted == labels  # (S, B)
         self.images += torch.bincount(hits.sum(dim=0), minlength=self.seeds + 1).to(self.images.device)
         self.right += hits.sum(dim=1).to(self.right.device)
@@ -69,7 +60,7 @@ class SeedAccuracy(Metric):
         self._counts = (self.images.tolist(), self.right.tolist())
         n = sum(self._counts[0])
         value = sum(self._counts[1]) / (n * self.seeds) if n else math.nan
-        return torch.tensor(value, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
+        return float64_scalar(value, self.device)
 
     def estimate(self) -> Estimate:
         """The mean with its interval over images; `seeds`, their `std` and `values` in the details.

@@ -32,6 +32,12 @@ TRIVIAL_FEATURES = {
     "together": "extreme grey values, colour histogram and mean spectrum together",
 }
 _EXTREMES, _STEPS, _RINGS = 16, 16, 16
+_COLUMNS = {
+    "extreme_values": slice(0, 2 * _EXTREMES),
+    "colour_histogram": slice(2 * _EXTREMES, -_RINGS - 1),
+    "spectrum": slice(-_RINGS - 1, None),
+    "together": slice(None),
+}
 _FLOOR = 1e-8  # of the power; that of rounding to 8 bits is 1e-6
 _ITERATIONS = 500
 
@@ -39,13 +45,9 @@ Features = NDArray[np.float64]
 
 
 def trivial_features(images: NDArray[np.floating]) -> Features:
-    """The features of images, one row each, in the order of the module's table.
+    """The features of images `(N, 3, H, W)` in [0, 1], multiples of 1/255: float64 `(N, 97)`, as the module's table.
 
-    Args:
-        images: `(N, 3, H, W)` in [0, 1], multiples of 1/255.
-
-    Returns:
-        float64 `(N, 97)`; a row depends on its image alone.
+    A row depends on its image alone.
 
     Raises:
         ValueError: another shape.
@@ -78,33 +80,17 @@ def _mean_spectrum(grey: Features) -> Features:
     return np.stack([each.mean(axis=1) if each.size else np.zeros(len(grey)) for each in rings], axis=1)
 
 
-def _columns() -> dict[str, slice]:
-    extremes, colours = 2 * _EXTREMES, 3 * _STEPS
-    return {
-        "extreme_values": slice(0, extremes),
-        "colour_histogram": slice(extremes, extremes + colours),
-        "spectrum": slice(extremes + colours, None),
-        "together": slice(None),
-    }
-
-
 def trivial_accuracies(
     training: tuple[Features, Sequence[int]] | None,
     test: tuple[Features, Sequence[int]],
     class_names: Sequence[str],
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """What logistic regression on each of the features reaches on test images.
+    """What logistic regression on each of the features `(N, 97)` reaches on test images, given with their labels.
 
     Features are standardised; scikit-learn's defaults (L2 penalty, C = 1) with sources weighted alike, on one thread,
-    so that the same images give the same digits.
-
-    Args:
-        training: features `(N, 97)` of training images and their labels; None where there are none: each half of the
-            test images (every other one of a source) is then scored by what was fitted on the other.
-        test: features and labels of test images.
-        class_names: the sources, label = position.
-        confidence: nominal coverage of the intervals.
+    so that the same images give the same digits. Without training images each half of the test images (every other one
+    of a source) is scored by what was fitted on the other.
 
     Returns:
         By feature: mean recall over sources (balanced accuracy) with its interval, `what`, `chance` and `fitted_on`
@@ -121,7 +107,7 @@ def trivial_accuracies(
     if any(len(set(known.tolist())) < 2 for _, known, _ in folds):
         return {}
     found = {}
-    for name, columns in _columns().items():
+    for name, columns in _COLUMNS.items():
         named = np.full(len(labels), -1)
         for seen, known, scored in folds:
             named[scored] = _fit_and_name(seen[:, columns], known, features[scored][:, columns])

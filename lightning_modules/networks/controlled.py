@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_modules.networks.recipes import Chosen, recipe_for
-from lightning_modules.networks.source_network import SourceNetwork
-from lightning_modules.networks.vector_head import VectorHead
+from lightning_modules.networks.source_network import SourceNetwork, VectorHead
 
 MAIN = "main"
 _SEED_STEP = 1000  # between initialisations, so that those of neighbouring experiment seeds differ
@@ -37,9 +36,8 @@ def build_network(
     if len(shape) == 3:
         return SourceNetwork(name, num_classes, stem, weights, input_size, seed, channels=shape[0])
     if weights != "none" or input_size is not None:
-        raise ValueError(
-            f"found weights {weights} and input_size {input_size} for vectors of shape {shape}; expected none of them"
-        )
+        found = f"found weights {weights} and input_size {input_size} for vectors of shape {shape}"
+        raise ValueError(f"{found}; expected none of them")
     return VectorHead(name, shape[0], num_classes, seed)
 
 
@@ -51,14 +49,8 @@ class ControlledNetworks(nn.Module):
 
     Args:
         chosen: Name and stem of the ``main`` network and of the ``control`` networks (`choose_networks`).
-        representation: What the main network sees.
-        controls: What the controls see.
         shapes: Shape of one input, (C, H, W) or (d,), by representation.
-        num_classes: Number of sources K.
-        control_seeds: Initialisations per control.
-        seed: Experiment seed.
         weights: Pretrained weights, see `SourceNetwork`; of the controls too, where they have the same network.
-        input_size: See `SourceNetwork`.
         load_weights: False where a checkpoint fills the networks; `weights` then decides the recipes alone.
 
     Attributes:
@@ -130,9 +122,9 @@ class ControlledNetworks(nn.Module):
     def answers(
         self, inputs: Mapping[str, Tensor], names: Sequence[str] | None = None, mirror: bool = False
     ) -> Outputs:
-        """What `forward` gives; with `mirror` the means over each image and its mirror image.
+        """What `forward` gives; with `mirror` means of probabilities and features over an image and its mirror image.
 
-        Probabilities are averaged (logits are the logarithm of their mean), and features.
+        Logits are then the logarithm of the mean probabilities.
         """
         outputs = self.forward(inputs, names)
         if not mirror:

@@ -21,8 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_modules.networks.source_network import SMALL_CNNS
-from lightning_modules.networks.vector_head import VECTOR_HEADS
+from lightning_modules.networks.source_network import SMALL_CNNS, VECTOR_HEADS
 
 AUTO = "auto"
 SMALL_NETWORK = "small_cnn"
@@ -50,12 +49,9 @@ class Recipe:
 
 
 def choose_network(network: str, stem: str, shape: tuple[int, ...]) -> tuple[str, str]:
-    """Name and stem of the network, `auto` replaced by what suits its input.
+    """Name and stem of the network, `auto` replaced by what suits its input of shape (C, H, W) or (d,).
 
-    Args:
-        network: A timm model, a name of `SMALL_CNNS` or `VECTOR_HEADS`, or `auto`.
-        stem: One of `STEMS` or `auto`; vectors have none.
-        shape: Of one input: (C, H, W) or (d,).
+    The name is a timm model or of `SMALL_CNNS` or `VECTOR_HEADS`, the stem one of `STEMS`; vectors have none.
 
     Raises:
         ValueError: A network for images with vectors, or the other way round; another shape.
@@ -123,11 +119,8 @@ def warmup_cosine(
 ) -> LambdaLR:
     """Linear warm-up over ``warmup_fraction`` of ``steps``, then half a cosine to zero (Loshchilov and Hutter 2017).
 
-    Args:
-        optimizer: Its learning rates are the peaks.
-        steps: Optimizer steps of the whole training, at least 1.
-        warmup_fraction: In [0, 1).
-        cycle_momentum: Move the first beta of an Adam from 0.95 to 0.85 and back, against the rate.
+    The optimizer's learning rates are the peaks. With ``cycle_momentum`` the first beta of an Adam moves from 0.95 to
+    0.85 and back, against the rate.
     """
     warmup = max(1, round(steps * warmup_fraction))
 
@@ -143,13 +136,7 @@ def warmup_cosine(
 def adamw(
     networks: Iterable[tuple[nn.Module, Recipe]], learning_rate: float | None, weight_decay: float | None
 ) -> torch.optim.AdamW:
-    """AdamW with the rate and decay of each network's recipe, one parameter group for each pair of the two.
-
-    Args:
-        networks: With their recipes.
-        learning_rate: In place of the recipes'; None for theirs.
-        weight_decay: Likewise.
-    """
+    """AdamW with the rate and decay of each network's recipe, or these; one parameter group for each pair."""
     parameters: dict[tuple[float, float], list[nn.Parameter]] = {}
     for network, recipe in networks:
         rate = recipe.learning_rate if learning_rate is None else learning_rate

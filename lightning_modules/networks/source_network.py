@@ -1,4 +1,4 @@
-"""The network that names the source: a timm backbone (ResNet50 in ManiFPT, Sec. 5) or a small CNN, with its stem.
+"""What names the source: a timm backbone (ResNet50 in ManiFPT, Sec. 5), a small CNN, or for vectors a head.
 
 Artifacts are high-frequency and small images have few pixels, so what the first layers throw away matters. Stems:
 
@@ -43,13 +43,9 @@ def _from_hub(name: str) -> dict[str, Tensor]:
 
 
 def load_backbone_weights(backbone: nn.Module, name: str, weights: str, new_stem: bool) -> None:
-    """Fill a timm backbone with pretrained weights; the classifier, and a replaced stem, keep their initialisation.
+    """Fill a timm backbone, in place, with pretrained weights: ``imagenet`` or a path.
 
-    Args:
-        backbone: The model to fill, in place.
-        name: Its timm name.
-        weights: ``imagenet`` or a path.
-        new_stem: Whether the stem was replaced, so that the file's first convolution has no place.
+    The classifier keeps its initialisation, and so does a replaced stem (``new_stem``).
 
     Raises:
         FileNotFoundError: No such file, or no hub.
@@ -74,13 +70,9 @@ STRIDES = (1, 1, 2, 1, 2, 1)
 class SmallCNN(nn.Module):
     """3x3 convolutions, each with batch normalisation and ReLU, then the mean over positions and a linear layer.
 
-    Traces of a generator are faint and local, so nothing is pooled before the third layer. It offers what
-    `SourceNetwork` asks of a timm model.
-
-    Args:
-        num_classes: Number of sources K.
-        width: Channels of the first two layers; the next two have twice, the last two four times as many.
-        channels: Of the input, C.
+    Traces of a generator are faint and local, so nothing is pooled before the third layer. The first two layers have
+    ``width`` channels, the next two twice, the last two four times as many. It offers what `SourceNetwork` asks of a
+    timm model.
     """
 
     def __init__(self, num_classes: int, width: int = SMALL_CNNS["small_cnn"], channels: int = 3) -> None:
@@ -113,24 +105,41 @@ class SmallCNN(nn.Module):
         return self.classifier
 
 
+class Standardised(nn.Module):
+    """A network whose input is standardised with the mean and deviation of the training images (or vectors).
+
+    Until ``set_input_statistics`` is called, the input enters as it is.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input_mean: Tensor
+        self.input_std: Tensor
+        self.register_buffer("input_mean", torch.zeros(channels))
+        self.register_buffer("input_std", torch.ones(channels))
+
+    def set_input_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise the input from now on, by channel or coordinate, (C,) each; a constant one is left unscaled.
+
+        The statistics travel with the weights.
+        """
+        self.input_mean.copy_(mean)
+        self.input_std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+
+
 STEMS = ("imagenet", "small", "patch")
 _PATCH = 4
 
 
-class SourceNetwork(nn.Module):
+class SourceNetwork(Standardised):
     """Images or artifacts to logits over sources, and the penultimate features that FDR and t-SNE look at.
-
-    Its input is standardised channel by channel with the mean and deviation of the training images
-    (``set_input_statistics``); until they are set it enters as it is.
 
     Args:
         name: A timm model, ``resnet50`` in the paper, or a small CNN (``SMALL_CNNS``).
-        num_classes: Number of sources K.
         stem: One of ``STEMS``; other than ``imagenet`` only for timm's ResNets.
         weights: ``none``, ``imagenet`` (timm's, from the hub) or the path of a file with such weights.
         input_size: Bilinear resize of the input to this many pixels before the stem; None keeps its size.
         seed: Of the random initialisation; the global random state is left as it was.
-        channels: Of the input, C.
 
     Raises:
         ValueError: Unknown model or stem, a stem the model cannot take, or weights that do not fit.
@@ -147,7 +156,7 @@ class SourceNetwork(nn.Module):
         seed: int = 0,
         channels: int = 3,
     ) -> None:
-        super().__init__()
+        super().__init__(channels)
         if stem not in STEMS:
             raise ValueError(f"stem is {stem!r}; expected one of {', '.join(STEMS)}")
         if name not in SMALL_CNNS and not timm.is_model(name):
@@ -156,19 +165,14 @@ class SourceNetwork(nn.Module):
         if name in SMALL_CNNS and weights == "imagenet":
             raise ValueError(f"{name} has no ImageNet weights; name another network, or give `weights: none`")
         self.input_size = input_size
-        self.input_mean: Tensor
-        self.input_std: Tensor
-        self.register_buffer("input_mean", torch.zeros(channels))
-        self.register_buffer("input_std", torch.ones(channels))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            backbone: Any = (
-                SmallCNN(num_classes, SMALL_CNNS[name], channels)
-                if name in SMALL_CNNS
-                else timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels)
-            )
-            self.num_features = int(backbone.num_features)
-            self.backbone: Any = backbone
+            self.backbone: Any
+            if name in SMALL_CNNS:
+                self.backbone = SmallCNN(num_classes, SMALL_CNNS[name], channels)
+            else:
+                self.backbone = timm.create_model(name, num_classes=num_classes, in_chans=channels)
+            self.num_features = int(self.backbone.num_features)
             if stem != "imagenet":
                 self._replace_stem(name, stem, channels)
         if weights != "none":
@@ -177,9 +181,8 @@ class SourceNetwork(nn.Module):
     def _replace_stem(self, name: str, stem: str, channels: int) -> None:
         first, pool = getattr(self.backbone, "conv1", None), getattr(self.backbone, "maxpool", None)
         if first is None or pool is None:
-            raise ValueError(
-                f"stem {stem!r} needs a ResNet of timm's; {name!r} lacks conv1 and maxpool, use `imagenet`"
-            )
+            found = f"stem {stem!r} needs a ResNet of timm's; {name!r} lacks conv1 and maxpool, use `imagenet`"
+            raise ValueError(found)
         width = self.backbone.bn1.num_features
         inputs = channels if stem == "small" else channels * _PATCH**2
         convolution = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
@@ -187,29 +190,36 @@ class SourceNetwork(nn.Module):
         self.backbone.conv1 = convolution if stem == "small" else nn.Sequential(nn.PixelUnshuffle(_PATCH), convolution)
         self.backbone.maxpool = nn.Identity()
 
-    def set_input_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise the input from now on; the statistics travel with the weights.
-
-        Args:
-            mean: Of each channel over the training images, (C,).
-            std: Standard deviation likewise; a channel without any is left unscaled.
-        """
-        self.input_mean.copy_(mean)
-        self.input_std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
-
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and features of a batch.
-
-        Args:
-            images: float32 (N, C, H, W), images or signed artifacts, before standardisation.
-
-        Returns:
-            Logits (N, K) and penultimate features (N, d), d = 2048 for ResNet50.
-        """
+        """Logits (N, K) and penultimate features (N, d), d = 2048 for ResNet50, of images or artifacts (N, C, H, W)."""
         if self.input_size is not None and images.shape[-1] != self.input_size:
             size = (self.input_size, self.input_size)
             images = interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         images = (images - self.input_mean[:, None, None]) / self.input_std[:, None, None]
         features = self.backbone.forward_head(self.backbone.forward_features(images), pre_logits=True)
         logits: Tensor = self.backbone.get_classifier()(features)
+        return logits, features
+
+
+VECTOR_HEADS = ("linear", "mlp")
+_HIDDEN = 256
+
+
+class VectorHead(Standardised):
+    """Vectors (N, d) to logits over sources: a linear layer, or one hidden layer of 256 units (``VECTOR_HEADS``)."""
+
+    def __init__(self, name: str, dimensions: int, num_classes: int, seed: int = 0) -> None:
+        super().__init__(dimensions)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.num_features = dimensions if name == "linear" else _HIDDEN
+            self.hidden: nn.Module = nn.Identity()
+            if name == "mlp":
+                self.hidden = nn.Sequential(nn.Linear(dimensions, _HIDDEN), nn.ReLU())
+            self.classifier = nn.Linear(self.num_features, num_classes)
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) and features (N, 256), or (N, d) of a linear head, of vectors (N, d)."""
+        features: Tensor = self.hidden((vectors - self.input_mean) / self.input_std)
+        logits: Tensor = self.classifier(features)
         return logits, features

@@ -8,27 +8,18 @@ from lightning_modules.representations.registry import Inputs, Representation
 
 
 def artifact(embedded: Tensor, points: Tensor | None) -> Tensor:
-    """Signed difference between an embedded image and a real point.
+    """Signed difference between an embedded image and a real point, ``(N, *shape)`` float32; in RGB in [-1, 1].
 
     ManiFPT, Sec. 3: with ``e`` the embedding and the manifold estimated by the embedded real images, the nearest point
     of an image ``x`` is ``x* = argmin over real r of ||e(x) - e(r)||_2`` and its artifact is ``a(x) = e(x) - x*``:
     signed, without absolute value or rescaling. A generator's fingerprint is the set of its images' artifacts.
 
-    Args:
-        embedded: ``(N, *shape)`` float32, ``e(x)``.
-        points: ``(N, *shape)`` float32, ``x*``.
-
-    Returns:
-        ``(N, *shape)`` float32; in RGB in [-1, 1].
-
     Raises:
         ValueError: No points, or another shape.
     """
     if points is None or embedded.shape != points.shape:
-        raise ValueError(
-            f"The embedded images have shape {tuple(embedded.shape)} and their real points "
-            f"{None if points is None else tuple(points.shape)}; both must come from the same embedding and batch."
-        )
+        found = f"{tuple(embedded.shape)} and their real points {None if points is None else tuple(points.shape)}"
+        raise ValueError(f"The embedded images have shape {found}; both must come from the same embedding and batch.")
     return embedded - points
 
 

@@ -38,13 +38,6 @@ class Represented:
 class Representations:
     """The representations that the networks of one attributor see, and the manifold if they need it.
 
-    Args:
-        embedding: The space.
-        main: What the attributor sees.
-        controls: What its controls see.
-        seed: Of the random reals.
-        settings: Of the manifold.
-
     Attributes:
         main: Name of the attributor's representation.
         controls: Names of the controls'.
@@ -74,11 +67,8 @@ class Representations:
     def prepare(self, data: Any, device: torch.device, first: bool, barrier: Callable[[], object]) -> None:
         """Embed on this device from now on; open the manifold of a data set, if one is needed and none is there.
 
-        Args:
-            data: A data module with ``manifold_images()`` and ``cache_dir``.
-            device: Where to embed.
-            first: Whether this process builds what is missing.
-            barrier: Waits for all processes.
+        The data module has ``manifold_images()`` and ``cache_dir``. The ``first`` process builds what is missing, the
+        others wait at the barrier.
         """
         self.embedding = self.embedding.to(device)
         if not self.needs_manifold or self.manifold is not None:
@@ -96,18 +86,14 @@ class Representations:
 
     def output_shapes(self, image_size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
         """Shape of each representation of one image ``(H, W)``."""
-        image = torch.zeros(1, 3, *image_size)
         with torch.inference_mode():
-            embedded = tuple(self.embedding(image).shape[1:])
+            embedded = tuple(self.embedding(torch.zeros(1, 3, *image_size)).shape[1:])
         return {name: member.output_shape((3, *image_size), embedded) for name, member in self.members.items()}
 
     def __call__(self, batch: dict[str, Any], names: Iterable[str], distances: bool = False) -> Represented:
-        """Represent a batch.
+        """Represent a batch: ``image`` (N, 3, H, W) and ``content_id`` (N,); with a ``label``, also ``path``.
 
-        Args:
-            batch: ``image`` (N, 3, H, W) and ``content_id`` (N,); with a ``label``, also ``path``.
-            names: Representations wanted.
-            distances: Search the nearest reals in any case, if this attributor has a manifold to search.
+        With ``distances`` the nearest reals are searched in any case, if this attributor has a manifold to search.
 
         Raises:
             ValueError: An image with a label stands in the manifold itself.
@@ -141,9 +127,8 @@ class Representations:
         manifold, identifiers = self._manifold, batch["content_id"].cpu()
         assert self.neighbours is not None
         if "label" in batch:
-            inside = manifold.contains(identifiers)
-            if inside.any():
-                paths = [path for path, hit in zip(batch["path"], inside.tolist(), strict=True) if hit]
+            inside = manifold.contains(identifiers).tolist()
+            if paths := [path for path, hit in zip(batch["path"], inside, strict=True) if hit]:
                 raise ValueError(
                     f"{len(paths)} images of a batch stand in the manifold of reals, so that their artifact would be "
                     f"zero: {', '.join(paths[:5])}; take them out of the data set, or train on another manifold"
@@ -152,25 +137,17 @@ class Representations:
         if missing.any():
             rows = missing.nonzero()[:, 0]
             # An image without a label may be one of the manifold's own: then its nearest *other* real counts.
-            found = manifold.nearest(
-                embedded[rows.to(embedded.device)],
-                exclude=identifiers[rows],
-                memory_limit=self.settings.search_memory_mib * MIB,
-            )
+            limit, queries = self.settings.search_memory_mib * MIB, embedded[rows.to(embedded.device)]
+            found = manifold.nearest(queries, exclude=identifiers[rows], memory_limit=limit)
             distance[rows], index[rows] = found.distance[:, 0].cpu(), found.index[:, 0].cpu()
             self.neighbours.add(identifiers[rows], distance[rows], index[rows])
         return distance, index
 
     def nearest_image(self, index: int, image_shape: tuple[int, ...], reals: Any = None) -> Tensor | None:
-        """The real image ``(3, H, W)`` in [0, 1] of a point of the manifold.
+        """The real image ``(3, H, W)`` in [0, 1] of a point of the manifold; None where it is nowhere.
 
-        Args:
-            index: Of the point.
-            image_shape: Of an image; where an 8-bit embedding gives points of this shape, they are the images.
-            reals: Otherwise, a map-style data set with ``content_ids`` in which the point's content id is looked up.
-
-        Returns:
-            None where the image is in neither.
+        Where an 8-bit embedding gives points of the shape of an image, they are the images. Otherwise the point's
+        content id is looked up in ``reals``, a map-style data set with ``content_ids``.
         """
         manifold = self._manifold
         if self.embedding.eight_bit and manifold.shape == image_shape:

@@ -33,9 +33,7 @@ class Representation(ABC):
     """What a classifier sees of an image. A subclass sets the attributes and gives ``__call__``.
 
     Attributes:
-        name: Registry name.
         version: Raised whenever the same image would be represented differently.
-        title: For figures and tables.
         needs_neighbours: Whether it uses the nearest real; if nothing does, none is searched.
         needs_random_real: Whether it uses a random real.
         fit_images: Training images that :meth:`fit` wants; 0 for a representation without anything to fit.
@@ -70,15 +68,10 @@ class Representation(ABC):
             raise ValueError(f"found fitted {', '.join(state)} for representation {self.name!r}, which fits nothing")
 
 
-_HERE = "lightning_modules.representations.artifact"
+_CLASSES = {"artifact": "Artifact", "raw": "Raw", "nearest": "Nearest", "random": "RandomDifference"}
 REPRESENTATIONS = Table(
     "representation",
-    {
-        "artifact": f"{_HERE}:Artifact",
-        "raw": f"{_HERE}:Raw",
-        "nearest": f"{_HERE}:Nearest",
-        "random": f"{_HERE}:RandomDifference",
-    },
+    {name: f"lightning_modules.representations.artifact:{found}" for name, found in _CLASSES.items()},
 )
 """Where each representation is defined; a new one is one file and one line here."""
 

@@ -11,7 +11,8 @@ import torch
 from gm_folders import pixels, write_source
 from PIL import Image
 
-from datamodules.image_files import ImageFilesDataModule, find_image_files
+from datamodules.image_files import ImageFilesDataModule
+from datamodules.images.image_search import search_images
 from datamodules.images.problems import GMDataError, Kind
 
 
@@ -43,12 +44,10 @@ def test_a_folder_with_its_subfolders(folder):
 
 
 def test_a_file_and_globs(folder):
-    assert find_image_files(str(folder / "gan-a" / "00001.png")) == [folder / "gan-a" / "00001.png"]
-    assert [file.name for file in find_image_files(str(folder / "gan-a" / "0000[13].png"))] == [
-        "00001.png",
-        "00003.png",
-    ]
-    assert len(find_image_files(str(folder / "**" / "*.webp"))) == 3
+    assert search_images(str(folder / "gan-a" / "00001.png")).files == [folder / "gan-a" / "00001.png"]
+    found = search_images(str(folder / "gan-a" / "0000[13].png")).files
+    assert [file.name for file in found] == ["00001.png", "00003.png"]
+    assert len(search_images(str(folder / "**" / "*.webp")).files) == 3
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ class Embedding(Protocol):
     A network is frozen, in evaluation mode, and needs no gradients.
 
     Attributes:
-        name: Registry name, e.g. ``"rgb"``.
         version: Raised whenever the same image would be embedded differently, so that caches are not mixed.
         preprocessing: What happens to the image before it is embedded, in words; part of the identity.
         arguments: Plain values that change what comes out (a file of weights by its hash); part of the identity.

@@ -27,13 +27,7 @@ class RGBEmbedding:
         return self
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the images as they are.
-
-        Args:
-            images: ``(N, 3, H, W)`` float32 in [0, 1].
-
-        Returns:
-            The same tensor, ``(N, 3, H, W)`` float32.
+        """The images ``(N, 3, H, W)`` in [0, 1] as they are, float32.
 
         Raises:
             ValueError: The images are not a float batch of three channels.

@@ -25,10 +25,9 @@ from lightning_modules.artifacts.search.candidates import (
     flat_nonzero,
     group_minima,
 )
-from lightning_modules.artifacts.search.index import QueryBlock, References, SearchMemory
 from lightning_modules.artifacts.search.lower_bounds import BANNED, FullDistances, LeadingBounds
 from lightning_modules.artifacts.search.pca_bounds import CELL, Projection
-from lightning_modules.artifacts.search.refinement import BoundsPruneTooLittle, Refinement, SearchReport
+from lightning_modules.artifacts.search.refinement import BoundsPruneTooLittle, Refinement
 
 _NEAREST = 3  # cells whose best reference is tried first
 _ROWS, _TOGETHER = 2048, 32  # fewer queries than _ROWS take up to _TOGETHER cells at a time
@@ -38,26 +37,15 @@ class BoundedSearch:
     """The search of a block by lower bounds (see the module).
 
     Args:
-        references: The real points, with a projection.
-        block: The queries.
+        refinement: The references, with a projection, the queries, and where pairs go.
         banned: Rows of the block and references, ``(b,)`` int64 each: pairs that may not be returned.
-        refinement: Where pairs go.
-        memory: Sizes of tiles and buffers.
-        report: Added to.
     """
 
-    def __init__(
-        self,
-        references: References,
-        block: QueryBlock,
-        banned: tuple[Tensor, Tensor],
-        refinement: Refinement,
-        memory: SearchMemory,
-        report: SearchReport,
-    ) -> None:
+    def __init__(self, refinement: Refinement, banned: tuple[Tensor, Tensor]) -> None:
+        references, block = refinement.references, refinement.block
         assert references.projection is not None
         self._projection: Projection = references.projection
-        self._block, self._refinement, self._memory, self._report = block, refinement, memory, report
+        self._refinement, self._memory, self._report = refinement, refinement.memory, refinement.report
         self._leading = LeadingBounds(block, self._projection, references.columns.count)
         cells = self._projection.cells
         self._start: list[int] = cells.start.tolist()
@@ -126,11 +114,9 @@ class BoundedSearch:
         self._refinement.try_smallest(Candidates.join(promising), self._projection)
 
     def _values(self, cell: int, end: int, rows: Tensor, likely: bool = False) -> Tensor:
-        """Bounds of some queries in cells ``cell ... end - 1``, (rows, references); banned pairs are BANNED.
+        """Bounds of some queries in cells ``cell ... end - 1``, (rows, references), valid until the next call.
 
-        With ``likely``, not the bounds but likely distances.
-
-        Valid until the next call.
+        With ``likely``, likely distances instead. Banned pairs are BANNED.
         """
         start, stop = self._start[cell], self._start[end]
         values = self._buffer[: len(rows) * (stop - start)].view(len(rows), stop - start)
@@ -146,15 +132,7 @@ class BoundedSearch:
 
 
 def _by_cell(chosen: Tensor, together: int) -> list[tuple[int, Tensor]]:
-    """Queries of each run of cells, ascending.
-
-    Args:
-        chosen: ``(n, cells)`` bool.
-        together: Cells in a run.
-
-    Returns:
-        First cell of a run and the queries that have chosen one of its cells, without the runs nobody has chosen.
-    """
+    """First cell of each run of ``together`` cells that a query has chosen, ``(n, cells)`` bool, and those queries."""
     runs = pad(chosen, (0, -chosen.shape[1] % together)).view(len(chosen), -1, together).any(2)
     flat = flat_nonzero(runs.T.contiguous())
     cell = torch.div(flat, len(chosen), rounding_mode="floor")
@@ -166,17 +144,9 @@ def _by_cell(chosen: Tensor, together: int) -> list[tuple[int, Tensor]]:
 class ProductSearch:
     """The search of a block by the plain product, float32 distances of all pairs; arguments as `BoundedSearch`."""
 
-    def __init__(
-        self,
-        references: References,
-        block: QueryBlock,
-        banned: tuple[Tensor, Tensor],
-        refinement: Refinement,
-        memory: SearchMemory,
-        report: SearchReport,
-    ) -> None:
-        self._references, self._block, self._refinement = references, block, refinement
-        self._memory, self._report = memory, report
+    def __init__(self, refinement: Refinement, banned: tuple[Tensor, Tensor]) -> None:
+        self._references, self._block, self._refinement = refinement.references, refinement.block, refinement
+        self._memory, self._report = refinement.memory, refinement.report
         order = torch.argsort(banned[1])
         self._banned = (banned[0][order], banned[1][order])
 

@@ -27,7 +27,6 @@ class Candidates:
         return len(self.query)
 
     def __getitem__(self, which: Tensor) -> Candidates:
-        """Pairs at the given positions."""
         return Candidates(*(part.index_select(0, which) for part in (self.query, self.reference, self.value)))
 
     @staticmethod
@@ -35,9 +34,8 @@ class Candidates:
         """One list of several, at least one."""
         if len(pairs) == 1:
             return pairs[0]
-        return Candidates(
-            *(torch.cat([getattr(part, name) for part in pairs]) for name in ("query", "reference", "value"))
-        )
+        parts = ([getattr(part, name) for part in pairs] for name in ("query", "reference", "value"))
+        return Candidates(*map(torch.cat, parts))
 
 
 def flat_nonzero(mask: Tensor) -> Tensor:
@@ -57,16 +55,10 @@ def group_minima(values: Tensor) -> Tensor:
 
 
 def candidates_below(values: Tensor, minima: Tensor, threshold: Tensor, most: int) -> Iterator[Candidates]:
-    """Pairs (row, column) whose value is at most the row's threshold.
+    """Pairs, row as ``query`` and column as ``reference``, whose value is at most the row's threshold ``(r,)``.
 
-    Args:
-        values: ``(r, w)`` float32, contiguous, ``w`` a multiple of GROUP.
-        minima: ``(r, w / GROUP)``, see :func:`group_minima`.
-        threshold: ``(r,)`` float32.
-        most: Values to look at at a time.
-
-    Yields:
-        Pairs with row as ``query`` and column as ``reference``.
+    ``values`` are ``(r, w)`` float32, contiguous, ``w`` a multiple of GROUP, ``minima`` their :func:`group_minima`;
+    ``most`` values are looked at at a time.
     """
     per_row = minima.shape[1]
     groups = flat_nonzero(minima <= threshold[:, None])

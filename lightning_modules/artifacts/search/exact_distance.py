@@ -10,8 +10,6 @@ from lightning_modules.artifacts.search.index import QueryBlock, References
 
 _CHUNK = 64
 """Products that sum exactly in float32: 64 x (4 x 255) x 255 < 2^24 (see shared_coordinates.MAX_GROUP)."""
-
-
 _NUMBERS = 2**18  # per buffer: they stay in the cache
 
 
@@ -21,11 +19,7 @@ class ExactDistance:
     Between 8-bit points the squared distance is an integer and is computed as one, so that equal distances are equal
     numbers. Otherwise it is the float64 sum of squared differences, added up in a fixed tree, so that it does not
     depend on which other pairs are computed with it, on threads or on the device.
-
-    Args:
-        references: The real points.
-        block: The queries.
-        memory: Bytes that the working buffers may take.
+    Its buffers take at most ``memory`` bytes.
     """
 
     def __init__(self, references: References, block: QueryBlock, memory: int) -> None:

@@ -106,13 +106,10 @@ def on_grid(queries: Tensor) -> Tensor:
 
 
 def prepare(queries: Tensor, references: References, grid: bool, describe_them: bool) -> QueryBlock:
-    """Prepare a block of queries ``(n, D)`` float32.
+    """Prepare a block of queries ``(n, D)`` float32 for the comparison with references.
 
-    Args:
-        queries: The block.
-        references: What they will be compared with.
-        grid: True if all of them are 8-bit points and so are the references.
-        describe_them: Compute the descriptions that the bounds need, if there is a projection.
+    ``grid`` is True if queries and references are 8-bit points. With ``describe_them``, the descriptions that bounds
+    need are computed, if there is a projection.
     """
     # A few rows at a time: what is computed on the way then fits the processor's cache.
     split = torch.split(queries, max(1, _PIECE // queries.shape[1]))
@@ -135,16 +132,8 @@ def prepare(queries: Tensor, references: References, grid: bool, describe_them: 
     leading, finer = None, None
     if projection is not None:
         leading, finer = (part.float() for part in describe(projected, squares, projection.leading_axes))
-    return QueryBlock(
-        on_grid=grid,
-        sums=joined["sums"],
-        centres=centres,
-        own=joined["own"],
-        remainder=joined["remainder"],
-        norm=squares.sqrt(),
-        leading=leading,
-        finer=finer,
-    )
+    sums, own, remainder = joined["sums"], joined["own"], joined["remainder"]
+    return QueryBlock(grid, sums, centres, own, remainder, squares.sqrt(), leading, finer)
 
 
 def _prepare(queries: Tensor, references: References, grid: bool) -> dict[str, Tensor]:
@@ -189,17 +178,11 @@ Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
 def describe_references(
     points: Tensor, columns: SharedCoordinates, axes: int | None, memory_limit: int, allocate: Allocate
 ) -> tuple[References, dict[str, Tensor]]:
-    """Compute what a search needs.
+    """The references of ``(N, C)`` stored columns, and the computed tensors by name (see :func:`assemble`).
 
-    Args:
-        points: ``(N, C)`` stored columns, uint8 or float32.
-        columns: How they stand for coordinates.
-        axes: Principal axes to keep; 0 for none, None for AXES where the manifold is large enough to profit.
-        memory_limit: Bytes to work with, beside what is allocated.
-        allocate: Gives the tensor of a name, shape and dtype that a result is written to.
-
-    Returns:
-        The references, and the computed tensors by name (see :func:`assemble`).
+    ``axes`` principal axes are kept: 0 for none, None for AXES where the manifold is large enough to profit. What is
+    computed is written to the tensors that ``allocate`` gives for a name, shape and dtype; beside them, it works with
+    ``memory_limit`` bytes.
     """
     total, count = points.shape
     if axes is None:
@@ -257,8 +240,8 @@ def _describe_all(
     for start in range(0, total, rows):
         part = slice(start, start + rows)
         ordered = short[cells.order[part]]
-        tensors["leading"][start : start + len(ordered), :-1] = ordered
-        tensors["leading"][start : start + len(ordered), -1] = ordered.double().square().sum(1).float()
+        tensors["leading"][:total][part, :-1] = ordered
+        tensors["leading"][:total][part, -1] = ordered.double().square().sum(1).float()
         tensors["finer"][part] = finer[cells.order[part]]
 
 
@@ -299,11 +282,7 @@ class SearchMemory:
     def plan(cls, references: References, limit: int, queries: int, grid: bool) -> SearchMemory:
         """Divide the memory: half for queries, a quarter for bounds, an eighth each for pairs and gathered points.
 
-        Args:
-            references: The real points.
-            limit: Bytes in all, beside the queries that came in and the result.
-            queries: How many queries there are.
-            grid: True if they are 8-bit points, which take less.
+        ``limit`` is in bytes, beside the ``queries`` that came in and the result; 8-bit points (``grid``) take less.
 
         Raises:
             ValueError: The limit does not allow a single query at a time.
@@ -318,9 +297,8 @@ class SearchMemory:
         once = 128 * dimensions  # a single query while it is prepared
         # A value, the second buffer of a product in several pieces or a mask; the tile itself in float32.
         per_pair, per_reference = 13, 4 * min(columns, 4096) + 4 * described + 32
-        needed = max(
-            2 * (per_query + once), 4 * GROUP * (per_reference + per_pair), 4 * CELL * per_pair, 8 * 160 * GROUP
-        )
+        pairs = max(4 * GROUP * (per_reference + per_pair), 4 * CELL * per_pair, 8 * 160 * GROUP)
+        needed = max(2 * (per_query + once), pairs)
         if limit < needed:
             raise ValueError(
                 f"A search of points with {dimensions} dimensions needs a memory limit of at least {needed} bytes, "

@@ -59,15 +59,10 @@ class LeadingBounds:
         self.finer_addend = finer - block.remainder - squared_norm
 
     def values(self, rows: Tensor, first: int, last: int, out: Tensor, likely: bool = False) -> None:
-        """Compute the values of some queries for the references at some places.
+        """Fill ``out`` ``(r, last - first)`` float32 for queries ``(r,)`` and the references ``first ... last - 1``.
 
-        Args:
-            rows: ``(r,)`` int64, queries.
-            first: First place.
-            last: First place after.
-            out: ``(r, last - first)`` float32, filled.
-            likely: Not the bound, but the likely distance: residuals point in unrelated directions, so that their
-                product is nearly 0, where the bound takes them to be parallel.
+        With ``likely``, not with the bound, but the likely distance: residuals point in unrelated directions, so that
+        their product is nearly 0, where the bound takes them to be parallel.
         """
         queries = self._likely if likely else self._queries
         chosen = torch.index_select(queries, 0, rows, out=self._chosen[: len(rows)])
@@ -75,13 +70,7 @@ class LeadingBounds:
 
 
 class FullDistances:
-    """Distances from all columns, in float32: the plain product.
-
-    Args:
-        block: The queries.
-        references: The real points.
-        width: Most references at a time.
-    """
+    """Distances from all columns, in float32: the plain product, of at most ``width`` references at a time."""
 
     def __init__(self, block: QueryBlock, references: References, width: int) -> None:
         device = block.sums.device
@@ -125,12 +114,8 @@ class PairDistances:
     """Distances of chosen pairs in float32, a few alike queries at a time, which is far cheaper than exact ones.
 
     With ``c`` the centre, ``||r - c||^2 - 2 (r - c) . (q - c) = ||q - r||^2 - ||q - c||^2``. The product is summed in
-    pieces, which bounds its rounding error: in float32 within a piece, in float64 over the pieces.
-
-    Args:
-        references: The real points.
-        block: The queries.
-        memory: Bytes that the working buffers may take.
+    pieces, which bounds its rounding error: in float32 within a piece, in float64 over the pieces. Its buffers take at
+    most ``memory`` bytes.
     """
 
     def __init__(self, references: References, block: QueryBlock, memory: int) -> None:

@@ -65,17 +65,9 @@ class Projection:
 def project(
     count: int, columns: int, centred: Centred, axes: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Coordinates of points along the axes, and their squared norms.
+    """Coordinates ``(n, K)`` of points along axes ``(C, K)``, and their squared norms ``(n,)``, float64, on a device.
 
-    Args:
-        count: Number of points, n.
-        columns: Number of columns, C.
-        centred: Gives their columns.
-        axes: ``(C, K)``, or None for the norms alone.
-        device: Where to.
-
-    Returns:
-        ``(n, K)`` and ``(n,)``, float64.
+    ``count`` is n, ``columns`` C; ``centred`` gives the points' columns. Without axes K is 0.
     """
     wide = 0 if axes is None else axes.shape[1]
     projected = torch.zeros(count, wide, dtype=torch.float64, device=device)
@@ -128,12 +120,8 @@ def bound_slack(terms: int, columns: int) -> float:
 def fit_axes(sample: Tensor, centre: Tensor, weight: Tensor, count: int, rows: int) -> Tensor:
     """Leading principal axes of a sample of references, by subspace iteration, scaled to a contraction.
 
-    Args:
-        sample: ``(n, C)`` stored columns, any dtype.
-        centre: ``(C,)`` float64.
-        weight: ``(C,)`` float64, square root of the columns' multiplicity.
-        count: Number of axes wanted, at most ``C``.
-        rows: Rows of the sample to look at at a time.
+    ``sample`` are ``(n, C)`` stored columns, looked at so many rows at a time; ``weight`` ``(C,)`` is the square root
+    of the columns' multiplicity.
 
     Returns:
         ``(C, count)`` float32 with spectral norm at most 1, by falling variance.
@@ -156,8 +144,7 @@ def fit_axes(sample: Tensor, centre: Tensor, weight: Tensor, count: int, rows: i
         part = ((sample[start : start + rows].float() - offset) * scale) @ axes
         moment += part.T.double() @ part.double()
     rotation = torch.linalg.eigh(moment)[1].flip(1)[:, :count]
-    turned = (axes.double() @ rotation).float()
-    return _contract(turned)
+    return _contract((axes.double() @ rotation).float())
 
 
 def _contract(axes: Tensor) -> Tensor:

@@ -55,14 +55,11 @@ class Refinement:
     ``d`` has a value of at most ``d + addend`` (`lower_bounds.py`), so a pair whose value exceeds limit plus addend is
     certainly none.
 
-    Args:
-        references: The real points.
-        block: The queries.
-        k: Neighbours wanted.
-        memory: Sizes of buffers.
-        report: Added to.
-
     Attributes:
+        references: The real points.
+        block: The queries, of which k neighbours are wanted.
+        memory: Sizes of tiles and buffers.
+        report: Added to.
         best: The k best so far.
         spent: Cost of the pairs so far, in numbers of a matrix product.
     """
@@ -70,7 +67,7 @@ class Refinement:
     def __init__(
         self, references: References, block: QueryBlock, k: int, memory: SearchMemory, report: SearchReport
     ) -> None:
-        self._references, self._block, self._memory, self._report = references, block, memory, report
+        self.references, self.block, self.memory, self.report = references, block, memory, report
         self._exact = ExactDistance(references, block, memory.buffer)
         self._distances: PairDistances | None = None
         self.best = TopK(len(block), k, block.sums.device)
@@ -86,7 +83,7 @@ class Refinement:
 
     def count(self, kept: int) -> None:
         """Take note of pairs that passed a first bound."""
-        self._report.kept += kept
+        self.report.kept += kept
         self.spent += kept * self._finer_cost
 
     def cost_of(self, pairs: int) -> float:
@@ -102,16 +99,16 @@ class Refinement:
 
     def refine_finer(self, pairs: Candidates, projection: Projection, leading: LeadingBounds) -> None:
         """The same for places in the cells' order, with the finer bound and a float32 comparison in between."""
-        assert self._block.leading is not None
-        assert self._block.finer is not None
+        assert self.block.leading is not None
+        assert self.block.finer is not None
         pairs = self._within(pairs, leading.addend)
-        self._try_likely(pairs, projection, self._block.leading[:, -1], projection.leading[:, -2])
+        self._try_likely(pairs, projection, self.block.leading[:, -1], projection.leading[:, -2])
         pairs = self._finer(self._within(pairs, leading.addend), projection)
         pairs = self._within(pairs, leading.finer_addend)
-        self._try_likely(pairs, projection, self._block.finer[:, -2], projection.finer[:, -2])
+        self._try_likely(pairs, projection, self.block.finer[:, -2], projection.finer[:, -2])
         pairs = self._by_index(self._within(pairs, leading.finer_addend), projection)
-        counts = torch.bincount(pairs.query, minlength=len(self._block))
-        many = (counts >= _MANY) & (counts * self._references.columns.count >= _MANY_NUMBERS)
+        counts = torch.bincount(pairs.query, minlength=len(self.block))
+        many = (counts >= _MANY) & (counts * self.references.columns.count >= _MANY_NUMBERS)
         of_many = many.index_select(0, pairs.query)
         if bool(of_many.any()):
             self._compare(pairs[flat_nonzero(of_many)], projection)
@@ -121,8 +118,8 @@ class Refinement:
     def _compare(self, pairs: Candidates, projection: Projection) -> None:
         """Compare pairs in float32, and evaluate those that this does not exclude; references by index."""
         if self._distances is None:
-            self._distances = PairDistances(self._references, self._block, self._memory.buffer)
-        self._report.compared += len(pairs)
+            self._distances = PairDistances(self.references, self.block, self.memory.buffer)
+        self.report.compared += len(pairs)
         self.spent += len(pairs) * self._exact_cost
         # Queries whose nearest references so far lie in one cell have other near references in common as well.
         order = projection.cells.order
@@ -132,9 +129,9 @@ class Refinement:
         self.refine(self._distances.values(pairs, rank[nearest].to(pairs.query.device)), self._distances.addend)
 
     def _try_likely(self, pairs: Candidates, projection: Projection, own: Tensor, theirs: Tensor) -> None:
-        """Evaluate the k pairs of each query that are likely the nearest, by residuals ``(n,)`` and ``(N,)``.
+        """Evaluate each query's k pairs that are likely the nearest: residuals of images mostly are at right angles.
 
-        A bound takes the residuals to be parallel; those of images mostly are at right angles.
+        Residuals are ``(n,)`` and ``(N,)``; a bound takes them to be parallel.
         """
         products = theirs.index_select(0, pairs.reference.to(theirs.device)).to(own.device)
         products *= own.index_select(0, pairs.query)
@@ -169,10 +166,10 @@ class Refinement:
 
     def _finer(self, pairs: Candidates, projection: Projection) -> Candidates:
         """Replace the first bound by the one from all axes: exchange the first residual for axes and the last one."""
-        assert self._block.finer is not None
-        own, theirs = self._block.finer, projection.finer
+        assert self.block.finer is not None
+        own, theirs = self.block.finer, projection.finer
         value = torch.empty_like(pairs.value)
-        rows = max(1, min(_ROWS, self._memory.buffer // (8 * own.shape[1])))
+        rows = max(1, min(_ROWS, self.memory.buffer // (8 * own.shape[1])))
         for start in range(0, len(pairs), rows):
             part = slice(start, start + rows)
             difference = theirs.index_select(0, pairs.reference[part].to(theirs.device)).to(own.device)
@@ -184,6 +181,6 @@ class Refinement:
     def _evaluate(self, pairs: Candidates) -> None:
         known = (self.best.index.index_select(0, pairs.query) == pairs.reference[:, None]).any(1)
         pairs = pairs[flat_nonzero(~known)]
-        self._report.evaluated += len(pairs)
+        self.report.evaluated += len(pairs)
         self.spent += len(pairs) * self._exact_cost
         self.best.merge(pairs.query, pairs.reference, self._exact(pairs.query, pairs.reference))

@@ -20,11 +20,11 @@ from lightning_modules.artifacts.search.refinement import BoundsPruneTooLittle, 
 def banned_pairs(
     content_ids: Tensor, count: int, exclude: Tensor | None, exclude_index: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Exclusions of ``count`` queries as pairs, each once: rows of queries and indices of references, ``(b,)`` each.
+    """Exclusions of N = ``count`` queries as pairs, each once: rows of queries, indices of references, ``(b,)`` each.
 
     Args:
         content_ids: ``(R,)`` int64, of the references; an id that several carry excludes all of them.
-        count: Number of queries, N.
+        count: N.
         exclude: ``(N,)`` or ``(N, m)`` content ids, or None; negative ones mean nothing.
         exclude_index: The same by index.
         device: Where the result goes.
@@ -93,15 +93,10 @@ def search(
     memory_limit: int,
     report: SearchReport | None = None,
 ) -> Neighbours:
-    """Find the k nearest references of each query.
+    """Find the k nearest references of each query ``(N, D)`` float32, finite, with so many bytes to allocate.
 
-    Args:
-        references: The real points.
-        queries: ``(N, D)`` float32, finite.
-        k: Neighbours wanted; every query must have as many references that are not banned.
-        banned: Rows of queries and references, ``(b,)`` int64 each: pairs that may not be returned.
-        memory_limit: Bytes that the search may allocate.
-        report: Filled in, if given.
+    ``banned`` are rows of queries and references, ``(b,)`` int64 each, that may not be returned; every query must have
+    k other references. ``report`` is filled in, if given.
 
     Returns:
         Distances in the units of the points' values (1 = the range of RGB), and indices; ties to the lowest index.
@@ -145,14 +140,14 @@ def _search_kind(
         refinement = Refinement(references, block, k, memory, report)
         if bounds:
             try:
-                BoundedSearch(references, block, local, refinement, memory, report).run()
+                BoundedSearch(refinement, local).run()
                 report.by_bounds += len(block)
                 trusted = True
             except BoundsPruneTooLittle:
                 bounds = trusted = False
                 continue
         else:
-            ProductSearch(references, block, local, refinement, memory, report).run()
+            ProductSearch(refinement, local).run()
             bounds = references.projection is not None
         result.distance[rows], result.index[rows] = refinement.best.distance, refinement.best.index
         start += size

@@ -112,11 +112,7 @@ class SharedCoordinates:
 
 
 def find_shared_coordinates(points: Tensor, rows: int) -> SharedCoordinates:
-    """Find repeated and constant coordinates of 8-bit points.
-
-    Args:
-        points: ``(N, D)`` uint8, possibly memory-mapped.
-        rows: How many to look at at a time.
+    """Find repeated and constant coordinates of 8-bit points ``(N, D)``, possibly memory-mapped, ``rows`` at a time.
 
     Returns:
         Columns that restore every one of the points exactly (checked), or the identity if merging would save little.
