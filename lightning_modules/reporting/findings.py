@@ -126,11 +126,7 @@ def trivial_warning(results: Mapping[str, Estimate]) -> str | None:
 
 def warnings_of(results: Mapping[str, Estimate], training: TrainingState | None) -> list[str]:
     """Everything that has to be said of a test, most important first."""
-    told = [
-        training.warning if training is not None else None,
-        trivial_warning(results),
-        fdr_warning(results),
-    ]
+    told = [training.warning if training is not None else None, trivial_warning(results), fdr_warning(results)]
     return [sentence for sentence in told if sentence is not None]
 
 

@@ -34,16 +34,7 @@ from lightning_modules.reporting.fingerprint_tables import (
     strength_curves,
 )
 from lightning_modules.reporting.formatting import format_number
-from lightning_modules.reporting.page import (
-    Block,
-    Details,
-    FigureBlock,
-    Section,
-    Summary,
-    Table,
-    Text,
-    render_report,
-)
+from lightning_modules.reporting.page import Block, Details, FigureBlock, Section, Summary, Table, Text, render_report
 from lightning_modules.reporting.runs import epoch_means
 
 __all__ = ["FingerprintResults", "MarkedPair", "write_fingerprint_page"]

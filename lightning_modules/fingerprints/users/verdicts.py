@@ -15,15 +15,7 @@ from torch import Tensor
 
 from lightning_modules.metrics.intervals import bits_needed, match_p_value
 
-__all__ = [
-    "Verdict",
-    "attribute",
-    "bits_needed",
-    "combine",
-    "family_p_value",
-    "match_p_value",
-    "matching_bits",
-]
+__all__ = ["Verdict", "attribute", "bits_needed", "combine", "family_p_value", "match_p_value", "matching_bits"]
 
 KEYS_AT_ONCE = 65_536  # keys compared in one step: a registry of a million needs no million floats per bit
 

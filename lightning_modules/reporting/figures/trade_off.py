@@ -87,11 +87,7 @@ def trade_off_figure(
     )
     whiskers = [[_place(point), end] for point in known for end in _whisker_ends(point)]
     label_points(
-        figure,
-        axes,
-        [_place(point) for point in known],
-        [f"{point.order:g}" for point in known],
-        [*lines, *whiskers],
+        figure, axes, [_place(point) for point in known], [f"{point.order:g}" for point in known], [*lines, *whiskers]
     )
     return figure
 

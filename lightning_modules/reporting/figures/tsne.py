@@ -43,11 +43,7 @@ def tsne(features: ArrayLike, *, seed: int = 0, perplexity: float = 30.0) -> NDA
             rows = PCA(n_components=min(50, len(rows)), svd_solver="randomized", random_state=seed).fit_transform(rows)
         start = "pca" if rows.shape[1] >= 2 else "random"
         fitted = TSNE(
-            perplexity=min(perplexity, (len(rows) - 1) / 3),
-            init=start,
-            max_iter=_STEPS,
-            random_state=seed,
-            n_jobs=1,
+            perplexity=min(perplexity, (len(rows) - 1) / 3), init=start, max_iter=_STEPS, random_state=seed, n_jobs=1
         )
         return np.asarray(fitted.fit_transform(rows), dtype=np.float64)
 
