@@ -19,17 +19,11 @@ from lightning_modules.callbacks import FingerprintReport, VerdictRows
 from lightning_modules.common.images import eight_bit
 from lightning_modules.evaluation.fingerprint import FingerprintEvaluation, check_reals, load_other, make_scores
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
-from lightning_modules.fingerprints.decoders.key_network import (
-    KeyNetwork,
-    build_network,
-    calibrate_network,
-    take_network,
-)
+from lightning_modules.fingerprints.decoders.key_network import build_network, calibrate_network, take_network
 from lightning_modules.fingerprints.decoders.registry import DECODERS, build_decoder, check_decoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fingerprint_file import read_fingerprint, write_fingerprint
-from lightning_modules.fingerprints.fitting import checkpoint_fingerprint, fit_fingerprint, sample_bank
-from lightning_modules.fingerprints.layouts import check_layout
+from lightning_modules.fingerprints.fitting import check_key, checkpoint_fingerprint, fit_fingerprint, sample_bank
 from lightning_modules.fingerprints.marked_generator import take_noise
 from lightning_modules.fingerprints.marked_images import MarkedImages
 from lightning_modules.fingerprints.settings import (
@@ -98,24 +92,21 @@ class LatentFingerprint(pl.LightningModule):
         groups = {"key": asdict(self.key), "training": asdict(self.training_settings)}
         groups |= {"decoder": asdict(self.decoder), "test": asdict(self.test_settings)}
         self.save_hyperparameters({**named, **groups, "stream_seed": stream_seed})
-        self.generator_name, self.given_options, self.file = generator, options, fingerprint
-        self.stream_seed = stream_seed
+        self.generator_name, self.options, self.file, self.stream_seed = generator, options, fingerprint, stream_seed
+        self.given_options = options
         # in a tuple, so that neither checkpoints nor optimisers see a network that is never trained
         self._frozen = (load_generator(generator, kind, **(options or {})),)
-        dim = self.generator.latent_dim
-        channels = getattr(self.generator, "latent_shape", (1,))[0]
         if fingerprint is None:
-            check_layout(dim, self.key.bits, self.key.shift, self.key.layout, channels)
-        self.options = options
+            check_key(self.generator, self.key)
         self.fingerprint: Fingerprint | None = None
-        if fingerprint is not None and Path(fingerprint).exists():  # else a checkpoint has to bring it: see setup
-            self._read(Path(fingerprint))
+        if fingerprint is not None and Path(fingerprint).exists():  # else a checkpoint has to bring it
+            self._require_file()
         check_decoder(self.decoder.name, self.decoder.options or {})
         self.attack = make_attack(self.training_settings.attack)
         make_attacks(self.test_settings.attacks or [])  # an unknown name is an error now, not after the training
         self.results: dict[str, Estimate] = {}
         self.rows: list[dict[str, Any]] = []
-        self.network = self._made_network()
+        self.network = build_network(self.key, self.training_settings, self.generator, self.fingerprint)
         self.val_scores = torch.nn.ModuleDict({name: MeanMetric() for name in ("clean", "attacked")})
 
     @property
@@ -132,15 +123,12 @@ class LatentFingerprint(pl.LightningModule):
         """As Lightning's, also for checkpoints of an older version; a setting is changed with its whole group."""
         stored = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
         settings = current_settings(stored.get("hyper_parameters", {}))
-        module: LatentFingerprint = super().load_from_checkpoint(checkpoint_path, *args, **{**settings, **changes})
-        return module
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**settings, **changes})
 
     def on_fit_start(self) -> None:
         """Fit the fingerprint where neither file nor checkpoint gave one, and leave it in the run's folder.
 
-        Raises:
-            ValueError: Negatives of another size than the generator's images, or a start that does not fit.
-            FingerprintError: The file of the fingerprint is gone, and no checkpoint has brought it.
+        ValueError where negatives or the start do not fit; FingerprintError where the fingerprint's file is gone.
         """
         self._require_file()
         self.generator.to(self.device)
@@ -152,11 +140,8 @@ class LatentFingerprint(pl.LightningModule):
         if start is not None and self.trainer.ckpt_path is None:  # a resumed training has its own
             take_network(self.network, Path(start))
         bank = self._bank()
-        if self.fingerprint is None:
-            self.fingerprint = self._fitted(bank)
-        self.fingerprint = self.fingerprint.to(self.device)
-        banked = bank if len(bank) else None
-        self.training_stream = MarkedImages(self.generator, self.fingerprint, self.stream_seed, banked)
+        self.fingerprint = (self.fingerprint or self._fitted(bank)).to(self.device)
+        self.training_stream = MarkedImages(self.generator, self.fingerprint, self.stream_seed, bank)
         if self.trainer.is_global_zero:
             write_fingerprint(self.fingerprint, Path(self.trainer.default_root_dir) / "fingerprint.safetensors")
 
@@ -179,9 +164,8 @@ class LatentFingerprint(pl.LightningModule):
         entropy = F.binary_cross_entropy_with_logits(logits, marked.keys.float())
         error = F.mse_loss(alpha, marked.alpha.clamp(-4.0, 4.0))
         accuracy = ((logits > 0) == marked.keys).float().mean()
-        self.log_dict(
-            {"train/cross_entropy": entropy, "train/alpha_error": error, "train/bit_accuracy": accuracy}, prog_bar=True
-        )
+        shown = {"train/cross_entropy": entropy, "train/alpha_error": error, "train/bit_accuracy": accuracy}
+        self.log_dict(shown, prog_bar=True)
         return entropy + self.training_settings.alpha_weight * error
 
     def on_validation_epoch_start(self) -> None:
@@ -195,9 +179,8 @@ class LatentFingerprint(pl.LightningModule):
         attacked = self.attack.real(images, image_seeds(self.stream_seed, batch["sample"]))
         for name, seen in (("clean", images), ("attacked", attacked)):
             logits, alpha = self.network(seen)
-            score: Any = self.val_scores[name]
-            score.update(((logits > 0) == marked.keys).float())
-            self.log(f"val/{name}/bit_accuracy", score, prog_bar=True)
+            self.val_scores[name].update(((logits > 0) == marked.keys).float())  # type: ignore[operator]
+            self.log(f"val/{name}/bit_accuracy", self.val_scores[name], prog_bar=True)  # type: ignore[arg-type]
         self._validated.append((logits, marked.keys, alpha - marked.alpha))
 
     def on_validation_epoch_end(self) -> None:
@@ -205,14 +188,12 @@ class LatentFingerprint(pl.LightningModule):
         if not self.trainer.sanity_checking:
             calibrate_network(self.network, self._validated)
 
-    # --- test and predict --------------------------------------------------------------------------------------------
-
     def on_test_start(self) -> None:
         """Build decoder and metrics; ValueError where nothing can read keys, or settings do not fit each other."""
-        asked, sizes = self.test_settings, self._data.hparams
+        asked = self.test_settings
         self.parts: list[str] = self._data.test_parts()
         check_reals(self._data, self.generator.image_size)
-        marked, negatives = sizes["test_images"], sizes["negative_images"]
+        marked, negatives = (self._data.hparams[name] for name in ("test_images", "negative_images"))
         other = asked.other_generator if "other_generator" in self.parts else None
         self.evaluation = FingerprintEvaluation(
             self._fresh(), self.key_decoder(), asked.attacks or [], other, self.stream_seed, negatives, marked
@@ -231,8 +212,7 @@ class LatentFingerprint(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Turn counts into estimates with intervals; every process computes the same."""
         self.results = self.scores.estimates()
-        for name, estimate in self.results.items():
-            self.log(name, estimate.value, rank_zero_only=False)
+        self.log_dict({name: estimate.value for name, estimate in self.results.items()}, rank_zero_only=False)
 
     def on_predict_start(self) -> None:
         """Build the decoder."""
@@ -241,15 +221,13 @@ class LatentFingerprint(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Decoded keys of image files: columns `logits` `(n, m)` and `loss` `(n,)` beside those that name the file."""
         estimate = self.reader.decode(batch["image"])
-        kept = {key: batch[key] for key in ("index", "path", "content_id")}
-        return {**kept, "logits": estimate.logits, "loss": estimate.loss}
+        named = {name: batch[name] for name in ("index", "path", "content_id")}
+        return {**named, "logits": estimate.logits, "loss": estimate.loss}
 
     def key_decoder(self) -> KeyDecoder:
         """The decoder that the settings name, on this module's device; ValueError without the network it needs."""
         fingerprint = self._require_fingerprint()
         return build_decoder(self.decoder, self.generator, self.options, fingerprint, self.network, self.device)
-
-    # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Carry the fingerprint: tensors and plain values."""
@@ -258,21 +236,12 @@ class LatentFingerprint(pl.LightningModule):
         checkpoint["image_size"] = [self.generator.image_size] * 2
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the checkpoint's fingerprint.
-
-        Raises:
-            FingerprintError: It holds none, one that belongs to another generator, one of another noise, or another
-                than the file that the settings name.
-        """
-        unsized = self.fingerprint is None and self.file is not None
+        """Go on with the checkpoint's fingerprint; FingerprintError without one that fits generator and file."""
         read = None if self.file is None else self.fingerprint
-        self.fingerprint = checkpoint_fingerprint(checkpoint, self.generator, self.generator_name, read, self.file)
-        self.options = take_noise(self.generator, self.fingerprint, self.given_options)
-        if unsized:  # the network was made before its fingerprint was known
-            self.network = self._made_network().to(self.device)
-
-    def _made_network(self) -> KeyNetwork:
-        return build_network(self.key, self.training_settings, self.generator, self.fingerprint)
+        self._take(checkpoint_fingerprint(checkpoint, self.generator, self.generator_name, read, self.file))
+        if self.file is not None and read is None:  # the network was made before its fingerprint was known
+            self.network = build_network(self.key, self.training_settings, self.generator, self.fingerprint)
+            self.network.to(self.device)
 
     def _fresh(self) -> MarkedImages:
         """Marked images whose latents are sampled anew."""
@@ -299,22 +268,15 @@ class LatentFingerprint(pl.LightningModule):
         return fit_fingerprint(self.generator, self.generator_name, self.key, self.stream_seed, bank)
 
     def _require_file(self) -> None:
-        if self.file is not None and self.fingerprint is None:
-            self._read(Path(self.file))  # it was not there before, and its absence is an error now
+        if self.file is not None and self.fingerprint is None:  # its absence was no error before, and is one now
+            self._take(read_fingerprint(Path(self.file), content_hash(self.generator.state_dict())))
 
-    def _read(self, path: Path) -> None:
-        self.fingerprint = read_fingerprint(path, content_hash(self.generator.state_dict()))
-        self.options = take_noise(self.generator, self.fingerprint, self.given_options)
+    def _take(self, fingerprint: Fingerprint) -> None:
+        self.fingerprint = fingerprint
+        self.options = take_noise(self.generator, fingerprint, self.given_options)
 
-    # --- what the command line asks ----------------------------------------------------------------------------------
-
-    headlines = (
-        "test/clean/bit_accuracy",
-        "test/clean/attribution_accuracy",
-        "test/clean/tpr_at_1e-6",
-        "test/quality/fid_before",
-        "test/quality/fid_after",
-    )
+    headlines = tuple(f"test/clean/{name}" for name in ("bit_accuracy", "attribution_accuracy", "tpr_at_1e-6"))
+    headlines += ("test/quality/fid_before", "test/quality/fid_after")
     """What a test prints, of what it measured; the report has the rest."""
     checkpoint_entry = "fingerprint"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -23,25 +24,15 @@ Spec = dict[str, Any]
 
 @dataclass(frozen=True)
 class Curve:
-    """The robustness curve of a kind of attack, over the NUMBER of the names `KIND_NUMBER`.
+    """The robustness curve of a kind of attack, over the NUMBER of the names `KIND_NUMBER`."""
 
-    Attributes:
-        title: of its panel.
-        axis: label of the strength, with its unit.
-        argument: of the attack's options that the number is.
-        meaning: of the number, for messages.
-        strengths: those of the set `grid-KIND`, as they stand in names.
-        weaker_is_larger: whether a larger number leaves more of the image.
-        fixed: the other options.
-    """
-
-    title: str
-    axis: str
-    argument: str
-    meaning: str
-    strengths: tuple[str, ...]
-    weaker_is_larger: bool = False
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    title: str  # of its panel
+    axis: str  # label of the strength, with its unit
+    argument: str  # the attack's option that the number is
+    meaning: str  # of the number, for messages
+    strengths: tuple[str, ...]  # those of the set `grid-KIND`, as they stand in names
+    weaker_is_larger: bool = False  # whether a larger number leaves more of the image
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # the other options
 
 
 class Attack(ABC):
@@ -62,6 +53,7 @@ class Attack(ABC):
         presets: its options in the presets that it is part of.
         curve: its robustness curve; None for an attack without one number as its strength.
         name: what it was asked for by (`jpeg_50`, `paper-blur`); names rows and log keys.
+        strength: factor on the parameters as specified (`at_strength`).
     """
 
     kind: ClassVar[str]
@@ -70,6 +62,7 @@ class Attack(ABC):
 
     def __init__(self) -> None:
         self.name = self.kind
+        self.strength = 1.0
 
     @classmethod
     def from_options(cls, options: Spec, make: Callable[[str | Mapping[str, Any]], Attack]) -> Self:
@@ -104,14 +97,8 @@ class Attack(ABC):
 
     @abstractmethod
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
-        """Give the parameters that images of these seeds meet, each `(n,)`.
+        """Give the parameters that images of seeds `(n,)` meet, each `(n,)`; `size` is their shorter side in pixels."""
 
-        Args:
-            seeds: int64 `(n,)`.
-            size: shorter side of the images in pixels (only parameters that scale with it use it).
-        """
-
-    @abstractmethod
     def at_strength(self, strength: float) -> Self:
         """Give this attack with its parameters scaled, for a curriculum: 1 as it is, 0 does nothing.
 
@@ -120,6 +107,11 @@ class Attack(ABC):
         Raises:
             ValueError: a strength outside [0, 1].
         """
+        if not 0.0 <= strength <= 1.0:
+            raise ValueError(f"found an attack strength of {strength}, expected 0 (does nothing) to 1 (as specified)")
+        weaker = copy(self)
+        weaker.strength = self.strength * float(strength)
+        return weaker
 
     @abstractmethod
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
@@ -128,13 +120,6 @@ class Attack(ABC):
     @abstractmethod
     def attack_smoothly(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Attack checked images float32 `(n, 3, H, W)` on their device, with gradients; n at least 1."""
-
-
-def checked_strength(strength: float) -> float:
-    """Return the strength, or raise ValueError for one outside [0, 1]."""
-    if not 0.0 <= strength <= 1.0:
-        raise ValueError(f"found an attack strength of {strength}, expected 0 (does nothing) to 1 (as specified)")
-    return float(strength)
 
 
 def _checked(images: Tensor, seeds: Tensor) -> NDArray[np.int64]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import copy
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, checked_strength, parse_draw
+from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, parse_draw
 from lightning_modules.common.random_streams import draw_streams
 
 _PAPER: Spec = {"kernel": [3, 7, 9, 16, 25], "sigma": [0.5, 1.0, 1.5, 2.0]}
@@ -140,7 +139,6 @@ class Blur(Attack):
                 "expected 'parameters', or 'image' together with a reference_size"
             )
         self.reference_size, self.scaling = reference_size, scaling
-        self.strength = 1.0
 
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
         """Give `sigma` float64 `(n,)` in pixels and `kernel` int64 `(n,)` in taps, of an image of this size.
@@ -157,12 +155,6 @@ class Blur(Attack):
             if scale != 1.0:
                 taps = np.maximum(3, 2 * np.floor(taps * scale / 2) + 1)
         return {"sigma": self.strength * full, "kernel": taps.astype(np.int64)}
-
-    def at_strength(self, strength: float) -> Self:
-        """Multiply the standard deviations, and the half pixel of even kernels, by `strength`."""
-        weaker = copy(self)
-        weaker.strength = self.strength * checked_strength(strength)
-        return weaker
 
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Blur in float64, tap by tap."""

@@ -25,21 +25,13 @@ QUALITIES = (95, 90, 80, 70, 60, 50)
 
 @dataclass(frozen=True)
 class Agreement:
-    """One row: mean PSNR in dB over the images, with the half width of its 95 % interval (Student).
-
-    Attributes:
-        quality: JPEG quality.
-        subsampling: of the real codec; the differentiable one always has 4:2:0.
-        agreement: differentiable, rounded to 8 bits, against real.
-        real: real against the uncompressed image.
-        differentiable: differentiable, rounded, against the uncompressed image.
-    """
+    """One row: mean PSNR in dB over the images, with the half width of its 95 % interval (Student)."""
 
     quality: int
-    subsampling: str
-    agreement: tuple[float, float]
-    real: tuple[float, float]
-    differentiable: tuple[float, float]
+    subsampling: str  # of the real codec; the differentiable one always has 4:2:0
+    agreement: tuple[float, float]  # differentiable, rounded to 8 bits, against real
+    real: tuple[float, float]  # against the uncompressed image
+    differentiable: tuple[float, float]  # rounded, against the uncompressed image
 
 
 def compare_codecs(
@@ -61,12 +53,9 @@ def compare_codecs(
 
 
 def psnr(first: Tensor, second: Tensor) -> NDArray[np.float64]:
-    """Peak signal-to-noise ratio of each pair of images in [0, 1].
+    """Peak signal-to-noise ratio of each pair of images in [0, 1], float64 `(n,)` in dB.
 
     Equal images count as one grey level of error in one value, so that a mean stays finite.
-
-    Returns:
-        float64 `(n,)` in dB.
     """
     error = (first.double() - second.double()).square().flatten(1).mean(1).clamp_min(1 / 255.0**2 / first[0].numel())
     return np.asarray(-10.0 * torch.log10(error).numpy())

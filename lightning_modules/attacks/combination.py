@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, Curve, Spec, checked_strength
+from lightning_modules.attacks.base import Attack, Curve, Spec
 from lightning_modules.attacks.blur import Blur
 from lightning_modules.attacks.jpeg import Jpeg
 from lightning_modules.attacks.noise import Noise
@@ -28,11 +27,6 @@ class Identity(Attack):
         """Give no parameters: there are none."""
         return {}
 
-    def at_strength(self, strength: float) -> Self:
-        """Give itself, whatever the strength in [0, 1]."""
-        checked_strength(strength)
-        return self
-
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Give the pixels."""
         return pixels
@@ -47,11 +41,6 @@ class Combination(Attack):
 
     `real` keeps blur and noise in float64 and rounds once, where the encoder takes bytes. Each stage draws what it
     would draw alone, so an image meets the same noise in `noise` and in `combination`.
-
-    Args:
-        blur: first stage.
-        noise: second stage.
-        jpeg: third stage.
     """
 
     kind = "combination"
@@ -86,14 +75,13 @@ class Combination(Attack):
 
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
         """Give the parameters of the stages: `blur.sigma`, `blur.kernel`, `noise.std`, `jpeg.quality`."""
-        return {
-            f"{stage.kind}.{what}": values for stage in self.stages for what, values in stage.draw(seeds, size).items()
-        }
+        drawn = [(stage.kind, stage.draw(seeds, size).items()) for stage in self.stages]
+        return {f"{kind}.{what}": values for kind, parameters in drawn for what, values in parameters}
 
     def at_strength(self, strength: float) -> Self:
         """Scale every stage."""
-        weaker = copy(self)
-        weaker.stages = tuple(stage.at_strength(checked_strength(strength)) for stage in self.stages)
+        weaker = super().at_strength(strength)
+        weaker.stages = tuple(stage.at_strength(strength) for stage in self.stages)
         return weaker
 
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
@@ -145,8 +133,8 @@ class Mixture(Attack):
 
     def at_strength(self, strength: float) -> Self:
         """Scale every attack; the choice stays the same."""
-        weaker = copy(self)
-        weaker.attacks = tuple(attack.at_strength(checked_strength(strength)) for attack in self.attacks)
+        weaker = super().at_strength(strength)
+        weaker.attacks = tuple(attack.at_strength(strength) for attack in self.attacks)
         return weaker
 
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
@@ -158,10 +146,7 @@ class Mixture(Attack):
         return self._by_attack(images, seeds, lambda attack: attack.attack_smoothly)
 
     def _by_attack(
-        self,
-        images: Tensor,
-        seeds: NDArray[np.int64],
-        implementation: Callable[[Attack], Callable[[Tensor, NDArray[np.int64]], Tensor]],
+        self, images: Tensor, seeds: NDArray[np.int64], implementation: Callable[[Attack], Callable[..., Tensor]]
     ) -> Tensor:
         drawn = self.draw(seeds, min(images.shape[-2:]))["attack"]
         attacked = torch.empty_like(images)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 from io import BytesIO
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, checked_strength, parse_draw
+from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, parse_draw
 from lightning_modules.common.images import to_uint8
 from lightning_modules.common.random_streams import draw_streams
 
@@ -41,9 +40,7 @@ class Jpeg(Attack):
 
     kind = "jpeg"
     presets: ClassVar[Mapping[str, Spec]] = {
-        "paper": _PAPER,
-        "paper-scaled": _PAPER,
-        "paper-enlarged": _PAPER,
+        **dict.fromkeys(("paper", "paper-scaled", "paper-enlarged"), _PAPER),
         "paper-strongest": {"quality": 50},
     }
     curve = Curve(
@@ -61,18 +58,11 @@ class Jpeg(Attack):
         if subsampling not in SUBSAMPLINGS:
             raise ValueError(f"jpeg.subsampling: found {subsampling!r}, expected one of {', '.join(SUBSAMPLINGS)}")
         self.subsampling = subsampling
-        self.strength = 1.0
 
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
         """Give `quality`, int64 `(n,)`."""
         full = self.quality.at(draw_streams(seeds, self.kind, uniforms=1)[0][:, 0])
         return {"quality": np.rint(100.0 - self.strength * (100.0 - full)).astype(np.int64)}
-
-    def at_strength(self, strength: float) -> Self:
-        """Move the quality from 100 towards the specified one; 0 leaves images uncompressed."""
-        weaker = copy(self)
-        weaker.strength = self.strength * checked_strength(strength)
-        return weaker
 
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Round to 8 bits and send each image through Pillow."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, checked_strength, parse_draw
+from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, parse_draw
 from lightning_modules.common.random_streams import draw_streams
 
 _PAPER: Spec = {"std": {"uniform": [0.0, 0.1]}}
@@ -31,9 +30,7 @@ class Noise(Attack):
 
     kind = "noise"
     presets: ClassVar[Mapping[str, Spec]] = {
-        "paper": _PAPER,
-        "paper-scaled": _PAPER,
-        "paper-enlarged": _PAPER,
+        **dict.fromkeys(("paper", "paper-scaled", "paper-enlarged"), _PAPER),
         "paper-strongest": {"std": 0.1},
     }
     curve = Curve(
@@ -47,17 +44,10 @@ class Noise(Attack):
     def __init__(self, std: Parameter) -> None:
         super().__init__()
         self.std = parse_draw("noise.std", std, 0.0, 1.0, "standard deviation in [0, 1] image units")
-        self.strength = 1.0
 
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
         """Give `std`, float64 `(n,)`, in [0, 1] image units."""
         return {"std": self._scaled(draw_streams(seeds, self.kind, uniforms=1)[0])}
-
-    def at_strength(self, strength: float) -> Self:
-        """Multiply the standard deviations by `strength`."""
-        weaker = copy(self)
-        weaker.strength = self.strength * checked_strength(strength)
-        return weaker
 
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Add the noise in float64."""

@@ -8,7 +8,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from lightning_modules.callbacks.attribution_rows import rows_of
@@ -44,25 +43,19 @@ class AttributionReport(Callback):
         self.stride = max(1, -(-images // SHOWN_FEATURES))
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *position: Any, **named: Any
     ) -> None:
         """Keep the batch's rows, the first images of each source, and an even selection of features."""
         module: Any = pl_module
         features = outputs["features"].cpu()
         labels, indices = batch["label"].tolist(), batch["index"].tolist()
-        for position, (label, index) in enumerate(zip(labels, indices, strict=True)):
+        for place, (label, index) in enumerate(zip(labels, indices, strict=True)):
             if index % self.stride == 0:
-                self.features[index] = (label, features[position])
+                self.features[index] = (label, features[place])
             kept = self.examples.setdefault(label, [])
             if "artifact" in outputs and len(kept) < self.examples_per_source:
-                nearest = module.nearest_image(int(outputs["nearest"][position]))
-                image, artifact = batch["image"][position].cpu(), outputs["artifact"][position].cpu()
+                nearest = module.nearest_image(int(outputs["nearest"][place]))
+                image, artifact = batch["image"][place].cpu(), outputs["artifact"][place].cpu()
                 kept.append(ExampleImages(index, image, None if nearest is None else nearest.cpu(), artifact))
         columns = {key: value for key, value in outputs.items() if key not in ("artifact", "nearest", "features")}
         self.rows.extend(rows_of(columns, module.sources))
@@ -90,10 +83,7 @@ class AttributionReport(Callback):
                 data=data.describe(),
                 training=training_behind(trainer),
             )
-            figures = write_attribution_page(folder, shown)
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    send_to_wandb(logger, folder, figures, module.results)
+            send_to_wandb(trainer, write_attribution_page(folder, shown), module.results)
         self._reset()
 
     def _merge(self, into: dict[int, list[ExampleImages]], share: dict[int, list[ExampleImages]]) -> None:

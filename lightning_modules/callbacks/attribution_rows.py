@@ -14,12 +14,9 @@ from lightning_modules.reporting.run_files import write_jsonl
 
 
 class PredictionRows(Callback):
-    """Writes one row an image, in the order of the files, when all images are done.
+    """Writes one row an image into the file `out`, in the order of the files, when all images are done.
 
     An image that could not be used has the row `{"file", "predicted": null, "reason"}`.
-
-    Args:
-        out: The file to write.
     """
 
     def __init__(self, out: Path) -> None:
@@ -27,21 +24,14 @@ class PredictionRows(Callback):
         self.rows: list[dict[str, Any]] = []
 
     def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *position: Any, **named: Any
     ) -> None:
         """Keep the batch's rows."""
         self.rows.extend(rows_of(outputs, pl_module.sources))  # type: ignore[arg-type]
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather from all processes; the first one writes."""
-        rows = gather_rows(self.rows)
-        rows += skipped_rows(trainer, "predicted")
+        rows = gather_rows(self.rows) + skipped_rows(trainer, "predicted")
         rows.sort(key=lambda row: row["index"])
         if trainer.is_global_zero:
             write_jsonl(self.out, ({key: row[key] for key in row if key != "index"} for row in rows))
@@ -76,11 +66,6 @@ def rows_of(outputs: dict[str, Any], sources: list[str]) -> list[dict[str, Any]]
 
 
 def skipped_rows(trainer: pl.Trainer, answer: str) -> list[dict[str, Any]]:
-    """Rows of the images that the datamodule of a `predict` could not use.
-
-    Args:
-        trainer: Its datamodule names them in `skipped`.
-        answer: Column that is null for them.
-    """
+    """Rows of the images that a `predict` could not use (`skipped` of its datamodule); the column `answer` is null."""
     skipped = getattr(getattr(trainer, "datamodule", None), "skipped", [])
     return [{"index": item["index"], "file": item["path"], answer: None, "reason": item["reason"]} for item in skipped]

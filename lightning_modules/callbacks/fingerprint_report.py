@@ -7,12 +7,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import WandbLogger
 
 from lightning_modules.callbacks.training_record import training_behind
 from lightning_modules.callbacks.wandb_results import send_to_wandb
 from lightning_modules.common.distributed import gather_rows
-from lightning_modules.reporting.fingerprint_page import FingerprintResults, MarkedPair, write_fingerprint_page
+from lightning_modules.reporting.fingerprint_page import FingerprintResults, write_fingerprint_page
 from lightning_modules.reporting.run_files import write_jsonl, write_metrics
 from lightning_modules.reporting.runs import flat_settings
 
@@ -34,11 +33,10 @@ class FingerprintReport(Callback):
         folder = Path(trainer.default_root_dir)
         write_metrics(folder / "metrics.json", module.results)
         write_jsonl(folder / "rows.jsonl", rows)
-        examples = [MarkedPair(*vars(example).values()) for example in module.evaluation.examples]
         shown = FingerprintResults(
             results=module.results,
             attacks=module.evaluation.names,
-            examples=examples,
+            examples=module.evaluation.examples,
             settings=flat_settings(module.hparams),
             fingerprint={name: getattr(module.fingerprint, name) for name in PUBLIC},
             data=trainer.datamodule.describe(),  # type: ignore[attr-defined]
@@ -46,7 +44,4 @@ class FingerprintReport(Callback):
             training=training_behind(trainer),
             loss=str(module.decoder.image_loss["name"]),
         )
-        figures = write_fingerprint_page(folder, shown)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                send_to_wandb(logger, folder, figures, module.results)
+        send_to_wandb(trainer, write_fingerprint_page(folder, shown), module.results)

@@ -54,13 +54,7 @@ class TrivialBaselines(Callback):
             self.training = _features_of(images, chosen, data.hparams["num_workers"])
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *position: Any, **named: Any
     ) -> None:
         """Compute the features of the chosen images of the batch."""
         indices, labels = batch["index"].tolist(), batch["label"].tolist()

@@ -65,18 +65,12 @@ class VerdictRows(Callback):
         """What to tell a person, once all is written; on the first process only."""
 
     def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *position: Any, **named: Any
     ) -> None:
         """Keep the batch's evidence: `index`, `path`, `content_id`, `logits` (n, m) and `loss` (n,)."""
         names = ("index", "path", "content_id", "logits", "loss")
         columns = [value.tolist() if isinstance(value := outputs[name], Tensor) else value for name in names]
-        self.decoded.extend(dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+        self.decoded += [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather from all processes; the first one compares and writes."""
@@ -108,12 +102,12 @@ class VerdictRows(Callback):
         return row | ({"decoded_bits": key_to_text(bits)} if self.show_bits else {})
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        if self.show_bits:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-            write_bytes(self.out, lines.encode(), private=True)
-        else:
+        if not self.show_bits:
             write_jsonl(self.out, rows)
+            return
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        write_bytes(self.out, lines.encode(), private=True)
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:

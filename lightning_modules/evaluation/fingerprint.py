@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from lightning_modules.common.images import eight_bit
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.losses import make_loss
-from lightning_modules.fingerprints.marked_images import MarkedImages, runs
+from lightning_modules.fingerprints.marked_images import MarkedImages, MarkedPair, runs
 from lightning_modules.fingerprints.settings import TestSettings
 from lightning_modules.generators.bundled.load import load_named
 from lightning_modules.generators.protocol import Generator
@@ -26,23 +25,13 @@ SHOWN = 6
 """Marked images kept for the report."""
 
 
-@dataclass(frozen=True)
-class ExampleImages:
-    """An unmarked image, the marked one of the same latent and what attacks left of it, `(3, H, W)` in [0, 1]."""
-
-    index: int
-    unmarked: Tensor
-    marked: Tensor
-    attacked: dict[str, Tensor]
-
-
 class FingerprintEvaluation:
     """Makes the test's images, decodes them and hands estimates to the scores.
 
     Args:
         stream: makes marked images by number.
         decoder: reads them; it is given images alone.
-        attacks: names, sets of names, mappings or the path of a list, with the real codec; clean images come first.
+        attacks: as `make_attacks` takes them; clean images come first.
         other: generator of the negatives from elsewhere, by path or bundled name.
         seed: of attacks and of the keys that negatives are compared with.
         negatives: images of each kind of negative.
@@ -64,7 +53,7 @@ class FingerprintEvaluation:
         self.other = None if other is None else load_other(other, stream.generator.image_size)
         self.wrong_per_image = -(-negatives // marked)
         self.negatives = negatives
-        self.examples: list[ExampleImages] = []
+        self.examples: list[MarkedPair] = []
 
     @property
     def names(self) -> list[str]:
@@ -85,15 +74,14 @@ class FingerprintEvaluation:
         for name, attacked in seen.items():
             logits = clean if name == "clean" else self._decoded(attacked, images, clean)
             scores.update_keys(name, logits, made.keys)
-            matching = ((logits > 0) == made.keys).sum(dim=1).tolist()
-            for row, count in zip(rows, matching, strict=True):
+            for row, count in zip(rows, ((logits > 0) == made.keys).sum(dim=1).tolist(), strict=True):
                 row["matching_bits"][name] = count
         self._wrong_keys(clean, index, scores)
-        for position in range(len(images)):
-            if len(self.examples) < SHOWN:
-                left = {name: attacked[position].cpu() for name, attacked in seen.items() if name != "clean"}
-                pair = unmarked[position].cpu(), images[position].cpu()
-                self.examples.append(ExampleImages(int(index[position]), *pair, left))
+        del seen["clean"]
+        for position in range(min(len(images), SHOWN - len(self.examples))):
+            left = {name: attacked[position].cpu() for name, attacked in seen.items()}
+            pair = unmarked[position].cpu(), images[position].cpu()
+            self.examples.append(MarkedPair(int(index[position]), *pair, left))
         return rows
 
     def negative(self, kind: str, batch: dict[str, Tensor], scores: FingerprintScores) -> None:
@@ -138,10 +126,7 @@ class FingerprintEvaluation:
 def make_scores(
     settings: TestSettings, evaluation: FingerprintEvaluation, parts: Sequence[str], equal: int
 ) -> FingerprintScores:
-    """The metrics of an evaluation; without unmarked and real parts there is no Frechet distance.
-
-    So many images of each set, an `equal` number, enter a Frechet distance.
-    """
+    """The metrics of an evaluation; a Frechet distance, of `equal` images a set, needs unmarked and real parts."""
     features = settings.features if {"unmarked", "real"} <= set(parts) else None
     loss = settings.perceptual
     perceptual = None if loss is None else (f"perceptual_{loss['name']}", make_loss(**loss))
@@ -150,11 +135,7 @@ def make_scores(
 
 
 def check_reals(data: Any, size: int) -> None:
-    """Refuse a datamodule whose reals, if it has any, have not `size` pixels on both sides.
-
-    Raises:
-        ValueError: they have another size.
-    """
+    """Refuse, by a ValueError, a datamodule whose reals, if it has any, have not `size` pixels on both sides."""
     reals = getattr(data, "reals", None)
     if reals is None:
         return

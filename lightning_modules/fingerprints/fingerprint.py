@@ -27,39 +27,24 @@ class Fingerprint:
     generator draws. A centred fingerprint takes phi - 1/2 instead: bits lie as far apart, at half the squared distance
     from the mean, so that images keep more of their quality; every key marks.
 
-    Attributes:
-        mean: float32 `(d,)`, mean latent.
-        key_axes: float32 `(copies, m, d)`, orthonormal rows.
-        key_deviation: float32 `(copies, m)`, natural standard deviation along them.
-        other_axes: float32 `(k, d)`, the leading axes outside the key; all of them where k + copies m = d.
-        other_deviation: float32 `(k,)`.
-        rest_deviation: root mean square deviation along the axes outside the key that are not kept; 0 if all are.
-        sigma: strength of the key: the distance between a bit's two values along its axis.
-        centred: whether these lie on both sides of the mean, or at the mean and beside it as in the paper.
-        shift: first key axis, counted from the axis of largest variance.
-        layout: see `layouts`.
-        latent_prior: where the other coordinates come from: `projected` samples of the generator, or `gaussian`.
-        noise: noise mode of a StyleGAN2 shared by embedding and attribution; empty for other generators.
-        generator: content hash of the generator it belongs to.
-        generator_name: its file, or the name of a bundled source.
-        sampling: how the generator sampled the latents that the axes were fitted to, such as its truncation.
+    Tensors are float32.
     """
 
-    mean: Tensor = field(repr=False)
-    key_axes: Tensor = field(repr=False)
-    key_deviation: Tensor = field(repr=False)
-    other_axes: Tensor = field(repr=False)
-    other_deviation: Tensor = field(repr=False)
-    rest_deviation: float
-    sigma: float
-    centred: bool
-    shift: int
-    layout: str
-    latent_prior: str
-    noise: str
-    generator: str
-    generator_name: str
-    sampling: dict[str, Any] = field(default_factory=dict)
+    mean: Tensor = field(repr=False)  # (d,), mean latent
+    key_axes: Tensor = field(repr=False)  # (copies, m, d), orthonormal rows
+    key_deviation: Tensor = field(repr=False)  # (copies, m), natural standard deviation along them
+    other_axes: Tensor = field(repr=False)  # (k, d), the leading axes outside the key; all where k + copies m = d
+    other_deviation: Tensor = field(repr=False)  # (k,)
+    rest_deviation: float  # root mean square deviation along the axes outside the key that are not kept; 0 if all are
+    sigma: float  # strength of the key: the distance between a bit's two values along its axis
+    centred: bool  # whether these lie on both sides of the mean, or at the mean and beside it as in the paper
+    shift: int  # first key axis, counted from the axis of largest variance
+    layout: str  # see `layouts`
+    latent_prior: str  # where the other coordinates come from: `projected` samples of the generator, or `gaussian`
+    noise: str  # noise mode of a StyleGAN2 shared by embedding and attribution; empty for other generators
+    generator: str  # content hash of the generator it belongs to
+    generator_name: str  # its file, or the name of a bundled source
+    sampling: dict[str, Any] = field(default_factory=dict)  # how the latents were sampled that the axes were fitted to
 
     @property
     def id(self) -> str:
@@ -118,8 +103,7 @@ class Fingerprint:
         They follow from independent standard normal values `(n, d)`, as `standard_normal_latents` draws them.
         """
         along = normals @ self.other_axes.T  # standard normal coordinates, for orthonormal axes
-        kept = along @ self.other_axes
-        rest = self.without_key(self.mean + normals) - self.mean - kept
+        rest = self.without_key(self.mean + normals) - self.mean - along @ self.other_axes
         return self.mean + (along * self.other_deviation) @ self.other_axes + self.rest_deviation * rest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,19 +16,10 @@ from lightning_modules.fingerprints.fingerprint import Fingerprint
 
 FORMAT = "manifold-fingerprints fingerprint"
 VERSION = 3
-TENSORS = ("mean", "key_axes", "key_deviation", "other_axes", "other_deviation")
-PLAIN: dict[str, type] = {
-    "rest_deviation": float,
-    "sigma": float,
-    "centred": bool,
-    "shift": int,
-    "layout": str,
-    "latent_prior": str,
-    "noise": str,
-    "generator": str,
-    "generator_name": str,
-    "sampling": dict,
-}
+_KINDS = get_type_hints(Fingerprint)
+TENSORS = [name for name, kind in _KINDS.items() if kind is Tensor]
+PLAIN = {name: get_origin(kind) or kind for name, kind in _KINDS.items() if kind is not Tensor}
+"""What a file holds: the fields of a fingerprint, with the types of the plain ones. Others need a new VERSION."""
 
 
 class FingerprintError(ValueError):
@@ -60,7 +51,7 @@ def read_fingerprint(path: Path, generator: str | None = None) -> Fingerprint:
     try:
         with safe_open(path, framework="pt") as file:
             manifest: Any = json.loads((file.metadata() or {}).get("manifest", "null"))
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise FingerprintError(f"{path.name}: found a truncated or damaged file ({error}); restore it") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -74,8 +65,7 @@ def read_fingerprint(path: Path, generator: str | None = None) -> Fingerprint:
     missing += [name for name, kind in PLAIN.items() if not isinstance(manifest.get(name), kind)]
     if missing:
         raise FingerprintError(f"{path.name}: found no {', '.join(missing)}; the file is damaged, restore it")
-    values: dict[str, Any] = {**tensors, **{name: manifest[name] for name in PLAIN}}
-    fingerprint = Fingerprint(**values)
+    fingerprint = Fingerprint(**tensors, **{name: manifest[name] for name in PLAIN})
     _check_shapes(fingerprint, path.name)
     if generator is not None and fingerprint.generator != generator:
         raise FingerprintError(

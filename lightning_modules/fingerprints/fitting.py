@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
 from lightning_modules.fingerprints.fingerprint_file import FingerprintError
-from lightning_modules.fingerprints.layouts import REPEATS, place_key
+from lightning_modules.fingerprints.layouts import REPEATS, check_layout, place_key
 from lightning_modules.fingerprints.settings import KeySettings
 from lightning_modules.generators.checkpoints.hub import hub_name
 from lightning_modules.generators.checkpoints.own_file import content_hash
@@ -19,6 +19,15 @@ from lightning_modules.generators.checkpoints.own_file import content_hash
 FIT_BATCH = 256
 KEPT_AXES = 2048
 """Axes outside the key that are stored and estimated one by one."""
+
+
+def _channels(generator: Any) -> int:
+    return int(getattr(generator, "latent_shape", (1,))[0])
+
+
+def check_key(generator: Any, key: KeySettings) -> None:
+    """Refuse, as `check_layout` does, a key that does not fit a generator's latents."""
+    check_layout(generator.latent_dim, key.bits, key.shift, key.layout, _channels(generator))
 
 
 def sample_bank(generator: Any, size: int, seed: int) -> Tensor:
@@ -42,9 +51,8 @@ def fit_fingerprint(generator: Any, name: str, key: KeySettings, seed: int, bank
     # of one of the hub with the commit, since its main branch may move
     pinned = getattr(generator, "origin", {}).get("hub")
     reproducible_name = str(pinned) if pinned is not None and hub_name(name) is not None else name
-    channels = getattr(generator, "latent_shape", (1,))[0]
     return make_fingerprint(
-        place_key(natural, generator.latent_dim, key.bits, key.shift, key.layout, channels),
+        place_key(natural, generator.latent_dim, key.bits, key.shift, key.layout, _channels(generator)),
         key.sigma,
         key.shift,
         key.layout,
@@ -107,6 +115,5 @@ def axes_outside(generator: Any, key: KeySettings, fingerprint: Fingerprint | No
     if fingerprint is not None:
         bits, copies = fingerprint.bits, len(fingerprint.key_axes)
     else:
-        per_channel = int(getattr(generator, "latent_shape", (1,))[0])
-        bits, copies = key.bits, {"flat": 1, "repeated": REPEATS, "per_channel": per_channel}[key.layout]
+        bits, copies = key.bits, {"flat": 1, "repeated": REPEATS, "per_channel": _channels(generator)}[key.layout]
     return int(min(generator.latent_dim - bits * copies, KEPT_AXES))

@@ -20,36 +20,21 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class PlacedAxes:
-    """Principal axes, divided into those of the key and the others.
+    """Principal axes, divided into those of the key and the others; all float64."""
 
-    Attributes:
-        mean: float64 `(d,)`.
-        key_axes: float64 `(copies, m, d)`, orthonormal: bit j moves the latent along row j of every copy.
-        key_deviation: float64 `(copies, m)`, natural standard deviation along them.
-        other_axes: float64 `(d - copies m, d)`, orthonormal, by decreasing deviation.
-        other_deviation: float64 `(d - copies m,)`.
-    """
-
-    mean: Tensor
-    key_axes: Tensor
-    key_deviation: Tensor
-    other_axes: Tensor
-    other_deviation: Tensor
+    mean: Tensor  # (d,)
+    key_axes: Tensor  # (copies, m, d), orthonormal: bit j moves the latent along row j of every copy
+    key_deviation: Tensor  # (copies, m), natural standard deviation along them
+    other_axes: Tensor  # (d - copies m, d), orthonormal, by decreasing deviation
+    other_deviation: Tensor  # (d - copies m,)
 
 
 def place_key(
     batches: Callable[[], Iterable[Tensor]], dim: int, bits: int, shift: int, layout: str = "flat", channels: int = 1
 ) -> PlacedAxes:
-    """Fit the axes of a stream of latents and divide them.
+    """Fit the axes of a stream of latents of length `dim` and divide them; the rest as in `KeySettings`.
 
-    Args:
-        batches: starts the stream of latents `(n_i, d)` anew; called once for each channel.
-        dim: length d of a latent.
-        bits: length m of a key.
-        shift: axes of larger variance that the key leaves alone; negative counts from the end, so -m is the m axes of
-            least variance.
-        layout: one of `LAYOUTS`.
-        channels: of the latent, for `per_channel`.
+    `batches` starts the stream of latents `(n_i, d)` anew, once for each of the `channels` in the layout `per_channel`.
 
     Raises:
         ValueError: an unknown layout, or a key that does not fit.
@@ -101,19 +86,12 @@ def check_layout(dim: int, bits: int, shift: int, layout: str, channels: int = 1
 
 @dataclass(frozen=True)
 class PrincipalAxes:
-    """Axes of decreasing variance.
+    """Axes of decreasing variance."""
 
-    Attributes:
-        mean: float64 `(d,)`.
-        axes: float64 `(d, d)`, orthonormal rows.
-        deviation: float64 `(d,)`, standard deviation along each row (divisor n - 1), decreasing.
-        count: latents seen.
-    """
-
-    mean: Tensor
-    axes: Tensor
-    deviation: Tensor
-    count: int
+    mean: Tensor  # float64 (d,)
+    axes: Tensor  # float64 (d, d), orthonormal rows
+    deviation: Tensor  # float64 (d,), standard deviation along each row (divisor n - 1), decreasing
+    count: int  # latents seen
 
 
 def fit_principal_axes(batches: Iterable[Tensor]) -> PrincipalAxes:

@@ -38,11 +38,8 @@ class MarkedGenerator:
                 "the fingerprint has; use the generator that it was made for"
             )
         check_same_noise(unmarked, fingerprint)
-        self.latent_dim = unmarked.latent_dim
-        self.image_size = unmarked.image_size
-        self.unmarked = unmarked
-        self.fingerprint = fingerprint
-        self.user = user
+        self.unmarked, self.fingerprint, self.user = unmarked, fingerprint, user
+        self.latent_dim, self.image_size = unmarked.latent_dim, unmarked.image_size
         self._key = tuple(bool(bit) for bit in key)
 
     @property
@@ -53,15 +50,8 @@ class MarkedGenerator:
     @property
     def mark(self) -> dict[str, Any]:
         """What is in the images, as plain values without the key."""
-        return {
-            "user": self.user,
-            "id": self.fingerprint.id,
-            "bits": self.fingerprint.bits,
-            "sigma": self.fingerprint.sigma,
-            "centred": self.fingerprint.centred,
-            "layout": self.fingerprint.layout,
-            "latent_prior": self.fingerprint.latent_prior,
-        }
+        public = ("id", "bits", "sigma", "centred", "layout", "latent_prior")
+        return {"user": self.user} | {name: getattr(self.fingerprint, name) for name in public}
 
     def sample_latents(self, n: int, seed: int, start: int = 0) -> Tensor:
         """Return latents `(n, d)` that carry the key; row i depends on `(seed, start + i)` and the key alone.
@@ -83,11 +73,7 @@ class MarkedGenerator:
 
 
 def check_same_noise(generator: Any, fingerprint: Fingerprint) -> None:
-    """Refuse a generator whose noise is not the fingerprint's.
-
-    Raises:
-        FingerprintError: it has another one.
-    """
+    """Refuse, by a FingerprintError, a generator whose noise is not the fingerprint's."""
     noise = str(getattr(generator, "noise", ""))
     if noise != fingerprint.noise:
         raise FingerprintError(
@@ -97,10 +83,7 @@ def check_same_noise(generator: Any, fingerprint: Fingerprint) -> None:
 
 
 def take_noise(generator: Any, fingerprint: Fingerprint, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Give a generator, in place, the fingerprint's noise where its options name none.
-
-    Returns:
-        Options under which the generator loads with that noise: as given where it has it already.
+    """Give a generator, in place, the fingerprint's noise where its options name none; options to load it with that.
 
     Raises:
         FingerprintError: the options name another noise.

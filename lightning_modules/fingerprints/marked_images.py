@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,34 +14,35 @@ from lightning_modules.generators.protocol import Generator
 
 @dataclass(frozen=True)
 class MarkedBatch:
-    """Fingerprinted samples.
+    """Fingerprinted samples."""
 
-    Attributes:
-        images: `(n, 3, H, W)`, about [0, 1], as the generator gives them.
-        keys: bool `(n, m)`.
-        latents: `(n, d)` before the key was set.
-        alpha: `(n, k)`, their coordinates outside the key in standard deviations.
-    """
+    images: Tensor  # (n, 3, H, W), about [0, 1], as the generator gives them
+    keys: Tensor  # bool (n, m)
+    latents: Tensor  # (n, d) before the key was set
+    alpha: Tensor  # (n, k), their coordinates outside the key in standard deviations
 
-    images: Tensor
-    keys: Tensor
-    latents: Tensor
-    alpha: Tensor
+
+@dataclass(frozen=True)
+class MarkedPair:
+    """One latent, drawn without and with a key; images are float `(3, H, W)` in [0, 1]."""
+
+    index: int  # position in the test split
+    unmarked: Tensor
+    marked: Tensor
+    attacked: dict[str, Tensor] = field(default_factory=dict)  # the marked image after each attack, by its name
 
 
 class MarkedImages:
     """Makes fingerprinted images of one generator; the seed is that of latents and keys.
 
-    With a bank of natural latents `(b, d)`, for generators that sample slowly, sample i has row i mod b of it.
+    With a bank of natural latents `(b, d)`, for generators that sample slowly, sample i has row i mod b of it; an empty
+    one is none.
     """
 
     def __init__(
         self, generator: Generator, fingerprint: Fingerprint, seed: int = 0, bank: Tensor | None = None
     ) -> None:
-        self.generator = generator
-        self.fingerprint = fingerprint
-        self.seed = seed
-        self.bank = bank
+        self.generator, self.fingerprint, self.seed, self.bank = generator, fingerprint, seed, bank
 
     @torch.no_grad()
     def make(self, samples: Tensor) -> MarkedBatch:
@@ -59,19 +60,14 @@ class MarkedImages:
             dim = self.fingerprint.latent_dim
             normals = torch.cat([standard_normal_latents(1, dim, self.seed, int(i)) for i in samples])
             return self.fingerprint.gaussian_latents(normals.to(self.fingerprint.mean))
-        if self.bank is not None:
+        if self.bank is not None and len(self.bank):
             return self.bank[samples.to(self.bank.device) % len(self.bank)]
-        return torch.cat(
-            [self.generator.sample_latents(stop - start, self.seed, start) for start, stop in runs(samples)]
-        )
+        latents = [self.generator.sample_latents(stop - start, self.seed, start) for start, stop in runs(samples)]
+        return torch.cat(latents)
 
 
 def runs(numbers: Tensor) -> list[tuple[int, int]]:
-    """Consecutive stretches `(start, stop)` of numbers `(n,)`, in their order."""
-    found: list[tuple[int, int]] = []
-    for number in numbers.tolist():
-        if found and found[-1][1] == number:
-            found[-1] = (found[-1][0], number + 1)
-        else:
-            found.append((number, number + 1))
-    return found
+    """Consecutive stretches `(start, stop)` of numbers `(n,)`, n at least 1, in their order."""
+    numbers = numbers.cpu()
+    stretches = torch.tensor_split(numbers, (numbers.diff() != 1).nonzero()[:, 0] + 1)
+    return [(int(some[0]), int(some[-1]) + 1) for some in stretches]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.common.files import write_bytes
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
-from lightning_modules.reporting.figures import (
-    ArtifactRow,
-    artifact_rows,
-    confusion_matrix,
-    method_accuracy,
-    per_source_accuracy,
-    to_png,
-    training_curves,
-    tsne_figure,
-)
+from lightning_modules.reporting.figures.artifact_rows import ArtifactRow, artifact_rows
+from lightning_modules.reporting.figures.bars import confusion_matrix, method_accuracy, per_source_accuracy
+from lightning_modules.reporting.figures.robustness import training_curves
+from lightning_modules.reporting.figures.tsne import tsne_figure
 from lightning_modules.reporting.findings import TrainingState, best_trivial, fdr_conditions, warnings_of
 from lightning_modules.reporting.formatting import format_percent
 from lightning_modules.reporting.page import (
@@ -37,9 +29,10 @@ from lightning_modules.reporting.page import (
     Section,
     Summary,
     Table,
-    Text,
     render_report,
 )
+from lightning_modules.reporting.run_section import run_section, write_figures
+from lightning_modules.reporting.runs import epoch_means
 from lightning_modules.representations.registry import REPRESENTATIONS, representation_title
 
 _CURVES = ("train/loss", "train/accuracy", "val/accuracy")
@@ -57,44 +50,23 @@ class ExampleImages:
 
 @dataclass(frozen=True)
 class AttributionResults:
-    """What the page shows.
+    """What the page shows."""
 
-    Attributes:
-        results: Metrics by `test/name`.
-        rows: Per-image rows of the whole test split.
-        sources: Names, label = position.
-        source_info: What is known of each source.
-        features: Penultimate features of an even selection of test images, `(M, d)`.
-        labels: Their labels.
-        examples: Test images by label; none where no nearest real was searched.
-        settings: `embedding`, `representation`, `network`, `control_network` and `model_seed` of the attributor.
-        data: What the data set says of itself, by name.
-        training: How far the training had come; None where that is not known.
-    """
-
-    results: dict[str, Estimate]
-    rows: list[dict[str, Any]]
-    sources: list[str]
-    source_info: dict[str, dict[str, Any]]
-    features: Tensor
-    labels: list[int]
-    examples: dict[int, list[ExampleImages]]
-    settings: dict[str, Any]
-    data: dict[str, str]
-    training: TrainingState | None = None
+    results: dict[str, Estimate]  # metrics by `test/name`
+    rows: list[dict[str, Any]]  # per image of the whole test split
+    sources: list[str]  # label = position
+    source_info: dict[str, dict[str, Any]]  # what is known of each source
+    features: Tensor  # (M, d), penultimate features of an even selection of test images
+    labels: list[int]  # of these images
+    examples: dict[int, list[ExampleImages]]  # test images by label; none where no nearest real was searched
+    settings: dict[str, Any]  # `embedding`, `representation`, `network`, `control_network` and `model_seed`
+    data: dict[str, str]  # what the data set says of itself, by name
+    training: TrainingState | None = None  # how far the training had come; None where that is not known
 
 
 def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str, Path]:
-    """Write `figures/*.png` and `report.html` into a run folder.
-
-    Returns:
-        The figures' paths by name.
-    """
-    figures = _figures(folder, shown)
-    paths = {}
-    for name, figure in figures.items():
-        paths[name] = folder / "figures" / f"{name}.png"
-        write_bytes(paths[name], to_png(figure))
+    """Write `figures/*.png` and `report.html` into a run folder; returns the figures' paths by name."""
+    paths = write_figures(folder, _figures(folder, shown))
     sections = [_sources_section(shown, paths)]
     if best_trivial(shown.results) is not None:
         sections.append(_trivial_section(shown))
@@ -103,7 +75,7 @@ def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str,
     if "controls" in paths:
         sections.append(_controls_section(shown, paths))
     sections.append(_features_section(shown, paths))
-    sections.append(_run_section(folder, shown, paths))
+    sections.append(run_section(folder, paths, "Loss and accuracy by epoch.", _facts(shown)))
     seen = {"artifact": "artifacts"}.get(shown.settings["representation"], shown.settings["representation"])
     title = f"Which generator made it? {len(shown.sources)} sources, {shown.settings['embedding'].upper()} {seen}"
     render_report(folder / "report.html", title=title, summary=_summary(shown), sections=sections)
@@ -138,7 +110,7 @@ def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
         figures["controls"] = method_accuracy(
             controls, chance=chance, highlight=[representation_title(shown.settings["representation"])]
         )
-    if curves := _curves(folder / "logs" / "metrics.csv"):
+    if curves := epoch_means(folder / "logs" / "metrics.csv", dict(zip(_CURVES, _CURVES, strict=True))):
         figures["training"] = training_curves(curves)
     return figures
 
@@ -156,15 +128,6 @@ def _artifact_rows(shown: AttributionResults) -> list[ArtifactRow]:
             drawn = artifacts.ndim == 4 and artifacts.shape[-2:] == images.shape[-2:]
             rows.append(ArtifactRow(source, images, torch.stack(nearest), artifacts if drawn else None))
     return rows
-
-
-def _curves(log: Path) -> dict[str, list[tuple[float, float]]]:
-    if not log.is_file():
-        return {}
-    with log.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    curves = {name: [(float(line["epoch"]), float(line[name])) for line in lines if line.get(name)] for name in _CURVES}
-    return {name: points for name, points in curves.items() if len(points) > 1}
 
 
 def _summary(shown: AttributionResults) -> Summary:
@@ -187,17 +150,15 @@ def _summary(shown: AttributionResults) -> Summary:
     )
 
 
-def _figure(paths: dict[str, Path], name: str, caption: str, alt: str) -> FigureBlock:
-    return FigureBlock(paths[name], caption, alt)
-
-
 def _sources_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
     recalls: list[list[Cell]] = [[source, shown.results[f"test/recall/{source}"]] for source in shown.sources]
     return Section(
         "Sources",
         [
-            _figure(paths, "confusion", "Test images by true and named source; shading by row.", "Confusion matrix"),
-            _figure(paths, "recall", "Share of each source's images named rightly.", "Accuracy by source"),
+            FigureBlock(
+                paths["confusion"], "Test images by true and named source; shading by row.", "Confusion matrix"
+            ),
+            FigureBlock(paths["recall"], "Share of each source's images named rightly.", "Accuracy by source"),
             Details("Accuracy by source as a table", Table(["source", "accuracy"], recalls, percent=["accuracy"])),
         ],
     )
@@ -207,7 +168,7 @@ def _images_section(shown: AttributionResults, paths: dict[str, Path]) -> Sectio
     blocks: list[Block] = []
     if "artifacts" in paths:
         caption = "For each source: image, nearest real of the manifold, and their signed difference, the artifact."
-        blocks.append(_figure(paths, "artifacts", caption, "Rows of images, nearest real images and artifacts"))
+        blocks.append(FigureBlock(paths["artifacts"], caption, "Rows of images, nearest real images and artifacts"))
     distances: dict[str, list[float]] = {source: [] for source in shown.sources}
     for row in shown.rows:
         if "distance" in row:
@@ -262,9 +223,8 @@ def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
     return Section(
         "What the artifact adds",
         [
-            _figure(
-                paths,
-                "controls",
+            FigureBlock(
+                paths["controls"],
                 "Mean over seeds, with its interval over test images; each dot is one seed.",
                 "Accuracy of the controls",
             ),
@@ -291,9 +251,8 @@ def _features_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
     return Section(
         "Features",
         [
-            _figure(
-                paths,
-                "tsne",
+            FigureBlock(
+                paths["tsne"],
                 "t-SNE of the penultimate features of test images. Distances between far clusters mean little.",
                 "Scatter of test images by source",
             ),
@@ -316,21 +275,13 @@ def _times(estimate: Estimate, of: str) -> str:
     return f"{estimate.details[of]} {'halvings' if of == 'seeds' else of}"
 
 
-def _run_section(folder: Path, shown: AttributionResults, paths: dict[str, Path]) -> Section:
-    blocks: list[Any] = []
-    if "training" in paths:
-        blocks.append(_figure(paths, "training", "Loss and accuracy by epoch.", "Training curves"))
+def _facts(shown: AttributionResults) -> list[Block]:
+    blocks: list[Block] = []
     if shown.data:
         blocks.append(Details("Data", shown.data))
     if shown.source_info:
         keys = sorted({key for info in shown.source_info.values() for key in info} - {"sha256"})
-        table = [[name, *(_text(info.get(key)) for key in keys)] for name, info in shown.source_info.items()]
+        found = {name: [info.get(key) for key in keys] for name, info in shown.source_info.items()}
+        table = [[name, *(None if value is None else str(value) for value in row)] for name, row in found.items()]
         blocks.append(Details("Sources", Table(["source", *keys], table)))
-    for name in ("config.yaml", "provenance.json"):
-        if (folder / name).is_file():
-            blocks.append(Details(name, (folder / name).read_text()))
-    return Section("Run", blocks or [Text("This run left no configuration.")])
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return blocks

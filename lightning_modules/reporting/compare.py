@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,8 @@ from lightning_modules.reporting.formatting import MISSING, format_estimate, for
 from lightning_modules.reporting.page import Cell, Details, Section, Summary, Table, render_report
 from lightning_modules.reporting.runs import SEED, Run, read_runs
 
-_MINOR = (
-    "*/recall/*",
-    "*/chance",
-    "*/majority",
-    "*/fdr_null",
-    "*/trivial/*",
-)  # in the CSV, but too many or too constant for a table to read
+# in the CSV, but too many or too constant for a table to read
+_MINOR = ("*/recall/*", "*/chance", "*/majority", "*/fdr_null", "*/trivial/*")
 _CAPTION = "Mean ± sample standard deviation over seeds; of one seed alone, its interval over images in brackets."
 _SHARES = ("accuracy", "accuracy_macro", "recall", "chance", "majority")
 _CONDITIONS = ("n_per_half", "d")  # what FDR depends on
@@ -31,55 +26,33 @@ _CONDITIONS = ("n_per_half", "d")  # what FDR depends on
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation (None for one seed) of a metric over `seeds` seeds.
-
-    Attributes:
-        mean: mean over seeds.
-        std: standard deviation over seeds.
-        seeds: number of seeds.
-        single: the estimate itself, whose interval is over images, where there is one seed alone.
-    """
+    """Mean and sample standard deviation (None for one seed) of a metric over `seeds` seeds."""
 
     mean: float
     std: float | None
     seeds: int
-    single: Estimate | None = None
+    single: Estimate | None = None  # the estimate itself, whose interval is over images, of one seed alone
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed alone.
+    """Runs that differ in their seed alone."""
 
-    Attributes:
-        label: what the group is called in the table.
-        settings: the settings in which the groups of the comparison differ, with this group's values.
-        runs: its runs, one per seed, by seed.
-        metrics: spread of each metric over the runs in which it is defined.
-    """
-
-    label: str
-    settings: Mapping[str, Any]
-    runs: Sequence[Run]
-    metrics: Mapping[str, Spread]
+    label: str  # what the group is called in the table
+    settings: Mapping[str, Any]  # those in which the groups of the comparison differ, with this group's values
+    runs: Sequence[Run]  # one per seed, by seed
+    metrics: Mapping[str, Spread]  # over the runs in which each metric is defined
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table of `compare_runs`.
+    """The table of `compare_runs`."""
 
-    Attributes:
-        groups: one row each, in the order their first run was given.
-        notes: what a reader has to know before comparing the rows.
-    """
-
-    groups: Sequence[Group]
-    notes: Sequence[str] = field(default=())
+    groups: Sequence[Group]  # one row each, in the order their first run was given
+    notes: Sequence[str] = ()  # what a reader has to know before comparing the rows
 
     def metric_names(self, patterns: Sequence[str] | None = None) -> list[str]:
-        """Metrics that some group has, in alphabetical order.
-
-        Args:
-            patterns: shell patterns (`"test/accuracy*"`) to choose by; None leaves out recalls and chance levels.
+        """Metrics that some group has and a shell pattern matches, sorted; None leaves out recalls and chance levels.
 
         Raises:
             ValueError: a pattern matches no metric.
@@ -104,13 +77,8 @@ class Comparison:
     def to_markdown(self, patterns: Sequence[str] | None = None) -> str:
         """`to_table` as a Markdown table, notes below it."""
         table = self.to_table(patterns)
-        lines = [
-            *markdown_rows(table.columns, table.rows),
-            "",
-            table.caption,
-            *(f"Note: {note}" for note in self.notes),
-        ]
-        return "\n".join(lines) + "\n"
+        notes = [f"Note: {note}" for note in self.notes]
+        return "\n".join([*markdown_rows(table.columns, table.rows), "", table.caption, *notes]) + "\n"
 
     def to_csv(self, patterns: Sequence[str] | None = ("*",)) -> str:
         """One line per group and metric: experiment, settings that differ, metric, its spread; full precision."""
@@ -123,10 +91,9 @@ class Comparison:
             for name in self.metric_names(patterns):
                 if name in group.metrics:
                     spread = group.metrics[name]
-                    std = "" if spread.std is None else repr(spread.std)
-                    ends = [spread.single.low, spread.single.high] if spread.single is not None else [None, None]
-                    shown = ["" if end is None else repr(end) for end in ends]
-                    writer.writerow([group.label, *values, name, repr(spread.mean), std, *shown, spread.seeds])
+                    ends = (None, None) if spread.single is None else (spread.single.low, spread.single.high)
+                    numbers = ["" if one is None else repr(one) for one in (spread.mean, spread.std, *ends)]
+                    writer.writerow([group.label, *values, name, *numbers, spread.seeds])
         return text.getvalue()
 
     def write_html(self, path: Path, patterns: Sequence[str] | None = None) -> None:
@@ -145,13 +112,7 @@ def compare_runs(run_folders: Iterable[Path | str]) -> Comparison:
     """Read runs, put those that differ in their seed alone together, and average their metrics over seeds.
 
     Two runs with the same settings, seed and metrics (a training run and a later evaluation of its checkpoint) count
-    once.
-
-    Args:
-        run_folders: folders that hold `config.yaml` and `metrics.json`.
-
-    Returns:
-        The comparison, one group per experiment.
+    once. Folders hold `config.yaml` and `metrics.json`.
 
     Raises:
         ValueError: some folders are no runs (all of them are named), or two runs of one seed have different numbers.
@@ -208,8 +169,8 @@ def _short(key: str, keys: Sequence[str]) -> str:
 def _spreads(runs: Sequence[Run]) -> dict[str, Spread]:
     spreads = {}
     for name in sorted({name for run in runs for name in run.metrics}):
-        found = [run.metrics[name] for run in runs if name in run.metrics]
-        found = [estimate for estimate in found if not math.isnan(estimate.value)]  # a recall without images, say
+        defined = [run.metrics[name] for run in runs if name in run.metrics]
+        found = [estimate for estimate in defined if not math.isnan(estimate.value)]  # a recall without images, say
         if found:
             spread = mean_and_std([estimate.value for estimate in found])
             spreads[name] = Spread(*spread, len(found), found[0] if len(found) == 1 else None)
@@ -222,13 +183,10 @@ def _condition_notes(members: Sequence[Sequence[Run]]) -> list[str]:
     metrics = [run.metrics for runs in members for run in runs]
     for name in sorted({name for each in metrics for name in each}):
         for condition in _CONDITIONS:
-            found = {
-                str(each[name].details[condition]) for each in metrics if condition in each.get(name, _NONE).details
-            }
+            details = [each[name].details for each in metrics if name in each]
+            found = sorted({str(each[condition]) for each in details if condition in each})
             if len(found) > 1:
-                notes.append(
-                    f"{name} was computed with {condition} = {', '.join(sorted(found))}: these do not compare."
-                )
+                notes.append(f"{name} was computed with {condition} = {', '.join(found)}: these do not compare.")
     return notes
 
 
@@ -242,23 +200,17 @@ def _training_notes(members: Sequence[Sequence[Run]]) -> list[str]:
     ]
 
 
-_NONE = Estimate(0.0, None, None, 0, "none")
-
-
-def _equal(first: Mapping[str, Estimate], second: Mapping[str, Estimate]) -> bool:
-    return json.dumps({name: found.to_json() for name, found in first.items()}, sort_keys=True) == json.dumps(
-        {name: found.to_json() for name, found in second.items()}, sort_keys=True
-    )
+def _equal(*metrics: Mapping[str, Estimate]) -> bool:
+    plain = ({name: found.to_json() for name, found in each.items()} for each in metrics)
+    return len({json.dumps(each, sort_keys=True) for each in plain}) == 1
 
 
 def _shown(name: str, spread: Spread | None, seeds: int) -> str:
     if spread is None:
         return MISSING
     share = any(part in _SHARES for part in name.split("/"))
-    if spread.single is not None:
-        text = format_estimate(spread.single, percent=share)
-    else:
-        text = format_spread(spread.mean, spread.std, percent=share)
+    over_seeds = format_spread(spread.mean, spread.std, percent=share)
+    text = over_seeds if spread.single is None else format_estimate(spread.single, percent=share)
     return text if spread.seeds == seeds else f"{text} ({spread.seeds} of {seeds} seeds)"
 
 

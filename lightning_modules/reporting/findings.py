@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,30 +13,18 @@ from lightning_modules.reporting.formatting import format_estimate, format_inter
 
 @dataclass(frozen=True)
 class TrainingState:
-    """How far a training had come when its weights were written.
+    """How far a training had come when its weights were written."""
 
-    Attributes:
-        epochs: finished epochs.
-        max_epochs: epochs asked for; -1 for no limit.
-        steps: finished steps of the optimiser.
-        max_steps: steps asked for; -1 for no limit.
-        stopped: whether a rule of the training itself, such as early stopping, had ended it.
-    """
-
-    epochs: int
-    max_epochs: int
-    steps: int
-    max_steps: int
-    stopped: bool
+    epochs: int  # finished
+    max_epochs: int  # asked for; -1 for no limit
+    steps: int  # finished, of the optimiser
+    max_steps: int  # asked for; -1 for no limit
+    stopped: bool  # whether a rule of the training itself, such as early stopping, had ended it
 
     @property
     def finished(self) -> bool:
         """Whether a limit or a rule of its own had ended it; a training without limits never is."""
-        return (
-            self.stopped
-            or 0 <= self.max_epochs <= self.epochs
-            or (self.max_steps >= 0 and self.max_steps <= self.steps)
-        )
+        return self.stopped or 0 <= self.max_epochs <= self.epochs or 0 <= self.max_steps <= self.steps
 
     @property
     def progress(self) -> str:
@@ -63,22 +52,16 @@ class TrainingState:
 
 def best_trivial(results: Mapping[str, Estimate]) -> tuple[str, Estimate] | None:
     """The entry `test/trivial/NAME/accuracy` of the greatest value, with its NAME; None where there is none."""
-    prefix, suffix = "test/trivial/", "/accuracy"
-    names = [name for name in results if name.startswith(prefix) and name.endswith(suffix)]
-    if not names:
-        return None
-    best = max(names, key=lambda name: results[name].value)
-    return best.removeprefix(prefix).removesuffix(suffix), results[best]
+    found = {name: re.fullmatch(r"test/trivial/(.*)/accuracy", name) for name in results}
+    known = [(match[1], results[name]) for name, match in found.items() if match is not None]
+    return max(known, key=lambda entry: entry[1].value, default=None)
 
 
 def fdr_conditions(results: Mapping[str, Estimate]) -> str:
     """What FDR depends on and what shuffled labels give: `"each distance from 60 images, d = 2,048 ..."`."""
-    fdr, null = results["test/fdr"], results.get("test/fdr_null")
-    facts = fdr.details
+    facts, null = results["test/fdr"].details, results.get("test/fdr_null")
     told = f"each distance from {facts['n_per_half']:,} images, d = {facts['d']:,}, {facts['seeds']} halvings"
-    if null is not None:
-        told += f"; with labels shuffled {format_estimate(null)}"
-    return told
+    return told if null is None else f"{told}; with labels shuffled {format_estimate(null)}"
 
 
 def fdr_warning(results: Mapping[str, Estimate]) -> str | None:
@@ -94,8 +77,7 @@ def fdr_warning(results: Mapping[str, Estimate]) -> str | None:
 
 def trivial_finding(results: Mapping[str, Estimate]) -> str | None:
     """The best trivial feature, beside chance; None where none was measured."""
-    best = best_trivial(results)
-    if best is None:
+    if (best := best_trivial(results)) is None:
         return None
     estimate = best[1]
     return (
@@ -126,11 +108,7 @@ def trivial_warning(results: Mapping[str, Estimate]) -> str | None:
 
 def warnings_of(results: Mapping[str, Estimate], training: TrainingState | None) -> list[str]:
     """Everything that has to be said of a test, most important first."""
-    told = [
-        training.warning if training is not None else None,
-        trivial_warning(results),
-        fdr_warning(results),
-    ]
+    told = [training.warning if training is not None else None, trivial_warning(results), fdr_warning(results)]
     return [sentence for sentence in told if sentence is not None]
 
 

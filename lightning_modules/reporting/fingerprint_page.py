@@ -10,17 +10,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lightning_modules.attacks.registry import PRESETS
-from lightning_modules.common.files import write_bytes
+from lightning_modules.fingerprints.marked_images import MarkedPair
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures import (
-    MarkedPair,
-    difference_factor,
-    marked_pair_rows,
-    robustness_curves,
-    shown_attacks,
-    to_png,
-    training_curves,
-)
+from lightning_modules.reporting.figures.marked_pairs import difference_factor, marked_pair_rows, shown_attacks
+from lightning_modules.reporting.figures.robustness import robustness_curves, training_curves
 from lightning_modules.reporting.findings import TrainingState, warnings_of
 from lightning_modules.reporting.fingerprint_tables import (
     calibration_table,
@@ -34,19 +27,9 @@ from lightning_modules.reporting.fingerprint_tables import (
     strength_curves,
 )
 from lightning_modules.reporting.formatting import format_number
-from lightning_modules.reporting.page import (
-    Block,
-    Details,
-    FigureBlock,
-    Section,
-    Summary,
-    Table,
-    Text,
-    render_report,
-)
+from lightning_modules.reporting.page import Block, Details, FigureBlock, Section, Summary, Table, render_report
+from lightning_modules.reporting.run_section import run_section, write_figures
 from lightning_modules.reporting.runs import epoch_means
-
-__all__ = ["FingerprintResults", "MarkedPair", "write_fingerprint_page"]
 
 _RATE = 1e-6
 _MOST_ROWS, _MOST_ATTACKS = 8, 8  # of the picture of pairs: more would be too small to see
@@ -61,48 +44,28 @@ _CURVES = {
 
 @dataclass(frozen=True)
 class FingerprintResults:
-    """What the page shows; no part of it holds a key.
+    """What the page shows; no part of it holds a key, and metrics that are missing are left out."""
 
-    Attributes:
-        results: Metrics by name, `test/<attack>/...`, `test/negatives/<kind>/...`, `test/quality/...`; any may be
-            missing, and is left out of the page.
-        attacks: Names of the attacks in the order shown, `clean` first.
-        examples: Unmarked and marked images of one latent each.
-        settings: Hyper-parameters of the module, by dotted name.
-        fingerprint: What is public of it: `bits`, `shift`, `sigma`, `centred`, `layout`, `latent_prior`,
-            `generator_name`.
-        data: What the data say of themselves, by name.
-        decoder: What read the keys; `loss` is what it minimised.
-        training: How far the training had come; None where that is not known.
-    """
-
-    results: dict[str, Estimate]
-    attacks: list[str]
+    results: dict[str, Estimate]  # by name, `test/<attack>/...`, `test/negatives/<kind>/...`, `test/quality/...`
+    attacks: list[str]  # names in the order shown, `clean` first
     examples: list[MarkedPair]
-    settings: dict[str, Any]
-    fingerprint: dict[str, Any]
-    data: dict[str, str]
-    decoder: str
-    loss: str
-    training: TrainingState | None = None
+    settings: dict[str, Any]  # hyper-parameters of the module, by dotted name
+    fingerprint: dict[str, Any]  # what is public of it (`callbacks.fingerprint_report.PUBLIC`)
+    data: dict[str, str]  # what the data say of themselves, by name
+    decoder: str  # what read the keys
+    loss: str  # what it minimised
+    training: TrainingState | None = None  # how far the training had come; None where that is not known
 
 
 def write_fingerprint_page(folder: Path, shown: FingerprintResults) -> dict[str, Path]:
-    """Write `figures/*.png` and `report.html` into a run folder.
-
-    Returns:
-        The figures' paths by name.
-    """
-    paths = {}
-    for name, figure in _figures(folder, shown).items():
-        paths[name] = folder / "figures" / f"{name}.png"
-        write_bytes(paths[name], to_png(figure))
+    """Write `figures/*.png` and `report.html` into a run folder; returns the figures' paths by name."""
+    paths = write_figures(folder, _figures(folder, shown))
     sections = [
         _robustness_section(shown, paths),
         _false_positive_section(shown),
         _quality_section(shown, paths),
         _calibration_section(shown),
-        _run_section(folder, shown, paths),
+        run_section(folder, paths, "Means over each epoch.", _facts(shown)),
     ]
     render_report(
         folder / "report.html",
@@ -239,15 +202,7 @@ def _calibration_section(shown: FingerprintResults) -> Section | None:
     return _section("Calibration", [calibration_table(shown.results, named, caption)])
 
 
-def _run_section(folder: Path, shown: FingerprintResults, paths: dict[str, Path]) -> Section:
-    blocks: list[Block] = []
-    if "training" in paths:
-        blocks.append(FigureBlock(paths["training"], "Means over each epoch.", "Training curves"))
+def _facts(shown: FingerprintResults) -> list[Block]:
     facts = {**shown.fingerprint, "decoder": shown.decoder, "loss": shown.loss}
-    for title, pairs in (("Fingerprint", facts), ("Settings", shown.settings), ("Data", shown.data)):
-        if pairs:
-            blocks.append(Details(title, pairs))
-    for name in ("config.yaml", "provenance.json"):
-        if (folder / name).is_file():
-            blocks.append(Details(name, (folder / name).read_text()))
-    return Section("Run", blocks or [Text("This run left no configuration.")])
+    parts = {"Fingerprint": facts, "Settings": shown.settings, "Data": shown.data}
+    return [Details(title, pairs) for title, pairs in parts.items() if pairs]

@@ -79,11 +79,11 @@ def calibration_table(results: Results, attacks: Sequence[str], caption: str = "
     table = _by_attack(results, attacks, names, caption, percent=False)
     if table is None or "calibration error" not in table.columns:
         return table
-    found = {name: results.get(f"test/{name}/calibration_error") for name in attacks}
-    over = {name: None if one is None else one.details.get("overconfidence") for name, one in found.items()}
-    if all(value is None for value in over.values()):
+    found = [results.get(f"test/{row[0]}/calibration_error") for row in table.rows]
+    over = [None if one is None else one.details.get("overconfidence") for one in found]
+    if not any(value is not None for value in over):
         return table
-    rows = [[*row, over[str(row[0])]] for row in table.rows]
+    rows = [[*row, value] for row, value in zip(table.rows, over, strict=True)]
     return Table([*table.columns, "overconfidence"], rows, caption)
 
 

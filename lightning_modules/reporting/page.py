@@ -35,28 +35,19 @@ Cell = str | int | float | Estimate | None
 
 @dataclass(frozen=True)
 class Headline:
-    """One number at the top of the page.
+    """One number at the top of the page."""
 
-    Attributes:
-        label: what it is: `"Accuracy"`.
-        value: the number as it is to be read: `"71.3 %"`.
-        note: what has to stand beside it: interval, n, chance.
-    """
-
-    label: str
-    value: str
-    note: str = ""
+    label: str  # what it is: `"Accuracy"`
+    value: str  # as it is to be read: `"71.3 %"`
+    note: str = ""  # what has to stand beside it: interval, n, chance
 
     @classmethod
     def of(cls, label: str, estimate: Estimate, *, percent: bool = False, note: str = "") -> Headline:
         """The headline of an estimate: its value, its interval and n, and then `note`."""
-        interval = format_interval(estimate, percent=percent)
-        parts = [] if interval == MISSING else [f"{interval} ({interval_name(estimate)})"]
-        parts.append(f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{estimate.n:,}")
-        if note:
-            parts.append(note)
-        value = format_percent(estimate.value) if percent else format_number(estimate.value)
-        return cls(label, value, "; ".join(parts))
+        value, interval = _cell(estimate, percent)
+        known = f"{interval} ({interval_name(estimate)})" if interval else ""
+        number = f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{estimate.n:,}"
+        return cls(label, value, "; ".join(part for part in (known, number, note) if part))
 
 
 @dataclass(frozen=True)
@@ -80,22 +71,15 @@ class Text:
 class Table:
     """A table; columns that hold numbers are set flush right, in figures of equal width.
 
-    Attributes:
-        columns: header cells.
-        rows: as many cells per row as columns; numbers are rounded for reading, estimates shown with their interval.
-        caption: what the reader sees and how it was computed.
-        percent: columns (by name) whose numbers are shares to be shown in percent.
-        right: columns (by name) to set flush right although they hold text.
-
     Raises:
         ValueError: a row has another number of cells, or `percent` or `right` names no column.
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    caption: str = ""
-    percent: Sequence[str] = ()
-    right: Sequence[str] = ()
+    rows: Sequence[Sequence[Cell]]  # numbers are rounded for reading, estimates shown with their interval
+    caption: str = ""  # what the reader sees and how it was computed
+    percent: Sequence[str] = ()  # columns whose numbers are shares to be shown in percent
+    right: Sequence[str] = ()  # columns to set flush right although they hold text
     kind: str = field(default="table", init=False)
 
     def __post_init__(self) -> None:
@@ -129,20 +113,14 @@ class Table:
 class FigureBlock:
     """A figure.
 
-    Attributes:
-        figure: a matplotlib figure, or PNG bytes, or the path of a PNG file.
-        caption: what the reader sees and how it was made.
-        alt: what it shows, for a reader who does not see it.
-        wide: whether it takes the whole width; others stand two in a row where the window allows.
-
     Raises:
         ValueError: no alternative text.
     """
 
-    figure: Figure | bytes | Path
-    caption: str
-    alt: str
-    wide: bool = True
+    figure: Figure | bytes | Path  # bytes and files are PNG
+    caption: str  # what the reader sees and how it was made
+    alt: str  # what it shows, for a reader who does not see it
+    wide: bool = True  # whether it takes the whole width; others stand two in a row where the window allows
     kind: str = field(default="figure", init=False)
 
     def __post_init__(self) -> None:
@@ -177,15 +155,10 @@ class FigureBlock:
 
 @dataclass(frozen=True)
 class Details:
-    """A block that is folded away until the reader opens it: configuration, provenance, long lists.
-
-    Attributes:
-        title: what is inside.
-        content: text shown as it is (YAML), pairs of name and value, or a table.
-    """
+    """A block that is folded away until the reader opens it: configuration, provenance, long lists."""
 
     title: str
-    content: str | Mapping[str, Any] | Table
+    content: str | Mapping[str, Any] | Table  # text is shown as it is (YAML)
     kind: str = field(default="details", init=False)
 
 
@@ -209,12 +182,6 @@ class Section:
 def render_report(path: Path, *, title: str, summary: Summary, sections: Sequence[Section]) -> None:
     """Write the page, atomically.
 
-    Args:
-        path: where to, `report.html` for instance.
-        title: the page's heading.
-        summary: what stands at the top.
-        sections: what follows, in order.
-
     Raises:
         ValueError: two sections have the same title, or a figure is no PNG; nothing is written.
     """
@@ -222,9 +189,8 @@ def render_report(path: Path, *, title: str, summary: Summary, sections: Sequenc
     twice = sorted({section.title for section in sections if anchors.count(section.anchor) > 1})
     if twice:
         raise ValueError(f"sections {twice} have the same name in links; give each its own title")
-    write_text(
-        path, _environment().get_template("report.html.j2").render(title=title, summary=summary, sections=sections)
-    )
+    template = _environment().get_template("report.html.j2")
+    write_text(path, template.render(title=title, summary=summary, sections=sections))
 
 
 @functools.cache

@@ -37,10 +37,6 @@ def write_metrics(path: Path, metrics: Mapping[str, Estimate]) -> None:
     """Write `metrics.json`: `{"test/accuracy": {"value": ..., "low": ..., "high": ..., "n": ..., "interval": ...}}`.
 
     Metrics are sorted by name, so that two runs' files compare line by line.
-
-    Args:
-        path: where to; `metrics.json` of a run folder.
-        metrics: estimates by `stage/metric`.
     """
     write_json(path, {name: metrics[name].to_json() for name in sorted(metrics)})
 
@@ -52,9 +48,7 @@ def read_metrics(path: Path) -> dict[str, Estimate]:
         FileNotFoundError: there is none.
         ValueError: it is not a file of metrics; the message says what is wrong with it.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / METRICS_FILE
+    path = path / METRICS_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; an evaluation writes it at its end (evaluate.py test)")
     try:

@@ -27,23 +27,14 @@ _SEEDS = (SEED, "model.init_args.model_seed")
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder.
-
-    Attributes:
-        folder: where it is.
-        name: the experiment's name, from `provenance.json`; empty where there is none.
-        seed: `seed_everything` of its config, with the module's own seed behind it where that is another.
-        settings: every other setting by dotted key, less the paths of the run itself.
-        metrics: its `metrics.json`.
-        training: how far the training of its weights had come; None where it does not say.
-    """
+    """One run folder."""
 
     folder: Path
-    name: str
-    seed: str
-    settings: Mapping[str, Any]
-    metrics: Mapping[str, Estimate]
-    training: TrainingState | None = None
+    name: str  # the experiment's, from `provenance.json`; empty where there is none
+    seed: str  # `seed_everything` of its config, with the module's own seed behind it where that is another
+    settings: Mapping[str, Any]  # every other setting by dotted key, less the paths of the run itself
+    metrics: Mapping[str, Estimate]  # its `metrics.json`
+    training: TrainingState | None = None  # how far that of its weights had come; None where it does not say
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -98,11 +89,10 @@ def flat_settings(value: Any, key: str = "") -> dict[str, Any]:
         items = [(str(position), item) for position, item in enumerate(value)]
     else:
         return {key: value}
-    return {
-        name: leaf
-        for part, item in items
-        for name, leaf in flat_settings(item, f"{key}.{part}" if key else part).items()
-    }
+    flat: dict[str, Any] = {}
+    for part, item in items:
+        flat |= flat_settings(item, f"{key}.{part}" if key else part)
+    return flat
 
 
 def _of_run_alone(key: str) -> bool:
@@ -110,14 +100,10 @@ def _of_run_alone(key: str) -> bool:
 
 
 def epoch_means(log: Path, titles: Mapping[str, str]) -> dict[str, list[tuple[float, float]]]:
-    """Curves of (epoch, mean of what was logged during it).
+    """Curves of (epoch, mean of what was logged during it), in order of epochs, by title.
 
-    Args:
-        log: the CSV file; no curve where there is none.
-        titles: columns to read, and what to call each.
-
-    Returns:
-        Points in order of epochs, by title; columns with fewer than two epochs are left out.
+    `titles` says which columns of the CSV file `log`, if it is there, to read, and what to call each; columns with
+    fewer than two epochs are left out.
     """
     if not log.is_file():
         return {}

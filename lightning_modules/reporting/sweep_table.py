@@ -30,32 +30,18 @@ _HEADINGS = {
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """What one point of a sweep gave.
+    """What one point of a sweep gave."""
 
-    Attributes:
-        label: the point in one line.
-        settings: values of what varies over the sweep, by name.
-        state: `finished`, or in words what became of it.
-        folder: name of its run folder.
-        metrics: its `metrics.json`; empty where it has not finished.
-        mark: whether it is the setting that the sweep's config has by itself.
-    """
-
-    label: str
-    settings: Mapping[str, Any]
-    state: str
-    folder: str
-    metrics: Mapping[str, Estimate] = field(default_factory=dict)
-    mark: bool = False
+    label: str  # the point in one line
+    settings: Mapping[str, Any]  # values of what varies over the sweep, by name
+    state: str  # `finished`, or in words what became of it
+    folder: str  # name of its run folder
+    metrics: Mapping[str, Estimate] = field(default_factory=dict)  # `metrics.json`; empty where it has not finished
+    mark: bool = False  # whether it is the setting that the sweep's config has by itself
 
 
 def table_columns(points: Sequence[SweepPoint], metric: str | None) -> list[str]:
-    """Metrics that the readable table shows: the known ones that some point has, and the sweep's own metric.
-
-    Args:
-        points: of the sweep.
-        metric: the metric that the sweep file names; it stands in the table even where no point has it.
-    """
+    """Metrics that the readable table shows: the known ones that some point has, and in any case the sweep's own."""
     found = {name for point in points for name in point.metrics}
     attacked = metric.rpartition("/")[0] + "/attribution_accuracy" if metric else ""
     wanted = [CLEAN, metric, ATTRIBUTION, attacked, FID_OWN, FID_FLOOR, FID_BEFORE, FID_AFTER]
@@ -63,13 +49,7 @@ def table_columns(points: Sequence[SweepPoint], metric: str | None) -> list[str]
 
 
 def sweep_markdown(points: Sequence[SweepPoint], title: str, metric: str | None) -> str:
-    """One row a point: value, interval and n of each metric of `table_columns`; what did not finish says so.
-
-    Args:
-        points: in the order of the table.
-        title: the heading.
-        metric: see `table_columns`.
-    """
+    """One row a point: value, interval and n of each metric of `table_columns`; what did not finish says so."""
     columns = table_columns(points, metric)
     headings = [heading(name) for name in columns]
     rows = []
@@ -99,12 +79,9 @@ def sweep_csv(points: Sequence[SweepPoint]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*settings, "state", "folder", *(name + part for name in names for part in parts)])
     for point in points:
-        cells: list[Any] = [point.settings.get(name, "") for name in settings]
-        cells += [point.state, point.folder]
-        for name in names:
-            estimate = point.metrics.get(name)
-            cells += ["", "", "", ""] if estimate is None else _cells(estimate)
-        writer.writerow(cells)
+        numbers = [cell for name in names for cell in _cells(point.metrics.get(name))]
+        settings_of = [point.settings.get(name, "") for name in settings]
+        writer.writerow([*settings_of, point.state, point.folder, *numbers])
     return text.getvalue()
 
 
@@ -113,23 +90,16 @@ def trade_off_points(points: Sequence[SweepPoint], metric: str | None) -> tuple[
 
     Points share a line where they differ in one setting alone: `sigma` where it varies, else the first number.
 
-    Args:
-        points: of the sweep.
-        metric: the accuracy; None for the clean bit accuracy.
-
     Returns:
-        The points, and the name of the setting along the lines; no point where none has both numbers.
+        The points that have both numbers, and the name of the setting along the lines.
     """
     from lightning_modules.reporting.figures.trade_off import TradeOffPoint  # here: a table needs no matplotlib
 
     accuracy = metric or CLEAN
     drawn = [point for point in points if accuracy in point.metrics and FID_OWN in point.metrics]
     drawn = [point for point in drawn if all(math.isfinite(point.metrics[name].value) for name in (accuracy, FID_OWN))]
-    numbers = [
-        name
-        for name in (points[0].settings if points else {})
-        if all(isinstance(point.settings[name], int | float) for point in points)
-    ]
+    varying = points[0].settings if points else {}
+    numbers = [name for name in varying if all(isinstance(point.settings[name], int | float) for point in points)]
     along = "sigma" if "sigma" in numbers else next(iter(numbers), "")
     return [
         TradeOffPoint(
@@ -163,6 +133,8 @@ def _intervals(points: Sequence[SweepPoint], columns: Sequence[str]) -> str:
     return f"Intervals: {', '.join(named)}." if named else ""
 
 
-def _cells(estimate: Estimate) -> list[Any]:
+def _cells(estimate: Estimate | None) -> list[Any]:
+    if estimate is None:
+        return [""] * 4
     numbers = [estimate.value, estimate.low, estimate.high]
     return ["" if number is None or math.isnan(number) else repr(number) for number in numbers] + [estimate.n]

@@ -16,18 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_modules.metrics.intervals import Estimate, proportion
-from lightning_modules.reporting.figures import (
-    ArtifactRow,
-    artifact_rows,
-    confusion_matrix,
-    method_accuracy,
-    per_source_accuracy,
-    source_styles,
-    to_png,
-    training_curves,
-    tsne,
-    tsne_figure,
-)
+from lightning_modules.reporting.figures.artifact_rows import ArtifactRow, artifact_rows
+from lightning_modules.reporting.figures.bars import confusion_matrix, method_accuracy, per_source_accuracy
+from lightning_modules.reporting.figures.robustness import training_curves
+from lightning_modules.reporting.figures.style import source_styles, to_png
+from lightning_modules.reporting.figures.tsne import tsne, tsne_figure
 
 SOURCES = ["real-fashion", "gan-dcgan", "score-ddpm"]
 COUNTS = np.array([[8, 2, 0], [3, 1007, 0], [0, 0, 0]])

@@ -13,17 +13,11 @@ from matplotlib.transforms import Bbox
 
 from lightning_modules.attacks.registry import curves as attack_curves
 from lightning_modules.attacks.registry import grid_names
+from lightning_modules.fingerprints.marked_images import MarkedPair
 from lightning_modules.metrics.intervals import Estimate, proportion
-from lightning_modules.reporting.figures import (
-    MarkedPair,
-    TradeOffPoint,
-    attack_strength,
-    difference_factor,
-    marked_pair_rows,
-    robustness_curves,
-    shown_attacks,
-    trade_off_figure,
-)
+from lightning_modules.reporting.figures.marked_pairs import difference_factor, marked_pair_rows, shown_attacks
+from lightning_modules.reporting.figures.robustness import attack_strength, robustness_curves
+from lightning_modules.reporting.figures.trade_off import TradeOffPoint, trade_off_figure
 
 
 def fid(value: float) -> Estimate:

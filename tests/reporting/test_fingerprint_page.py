@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_modules.fingerprints.marked_images import MarkedPair
 from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.metrics.key_metrics import key_estimates, key_metrics, negative_metrics
-from lightning_modules.reporting.fingerprint_page import FingerprintResults, MarkedPair, write_fingerprint_page
+from lightning_modules.reporting.fingerprint_page import FingerprintResults, write_fingerprint_page
 
 BITS = 32
 ATTACKS = ["clean", "paper-noise", "paper-combination", "noise_0.05", "noise_0.1", "jpeg_50"]

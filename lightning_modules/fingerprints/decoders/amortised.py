@@ -19,19 +19,13 @@ class AmortisedSettings:
 
 
 class AmortisedDecoder(NamedDecoder):
-    """Decodes keys by a trained network.
-
-    Args:
-        network: the network, in evaluation mode.
-        batch: images computed together.
-    """
+    """Decodes keys by a trained network, in evaluation mode; `batch` images are computed together."""
 
     settings_class = AmortisedSettings
     needs_network = True
 
     def __init__(self, network: KeyNetwork, batch: int = 256) -> None:
-        self.network = network.eval()
-        self.batch = batch
+        self.network, self.batch = network.eval(), batch
 
     @classmethod
     def build(cls, parts: DecoderParts, settings: AmortisedSettings) -> AmortisedDecoder:

@@ -26,17 +26,11 @@ SimulatedAttack = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class KeyEstimate:
-    """Decoded keys of n images.
+    """Decoded keys of n images."""
 
-    Attributes:
-        logits: float32 `(n, m)`, evidence for a 1 against a 0; log odds where the decoder is calibrated.
-        loss: float32 `(n,)`, what the decoder minimised, at its end; nan for a decoder that minimises nothing.
-        latents: float32 `(n, d)`, the latents found with their keys, or None.
-    """
-
-    logits: Tensor
-    loss: Tensor
-    latents: Tensor | None = None
+    logits: Tensor  # float32 (n, m), evidence for a 1 against a 0; log odds where the decoder is calibrated
+    loss: Tensor  # float32 (n,), what the decoder minimised, at its end; nan for a decoder that minimises nothing
+    latents: Tensor | None = None  # float32 (n, d), those found, with their keys
 
     @property
     def bits(self) -> Tensor:
@@ -59,37 +53,22 @@ class KeyDecoder(Protocol):
 
 @dataclass(frozen=True)
 class DecoderParts:
-    """What decoders are made of.
+    """What decoders are made of."""
 
-    Attributes:
-        generator: the frozen generator as the attributor has it.
-        fingerprint: its fingerprint, on its device.
-        network: a trained network.
-        loss: ranks restarts and answers.
-        attack: post-processing to simulate in a descent, where the attributor knows or guesses it.
-    """
-
-    generator: Generator
-    fingerprint: Fingerprint
-    network: KeyNetwork
-    loss: ImageLoss
-    attack: SimulatedAttack | None = None
+    generator: Generator  # frozen, as the attributor has it
+    fingerprint: Fingerprint  # of that generator, on its device
+    network: KeyNetwork  # trained
+    loss: ImageLoss  # ranks restarts and answers
+    attack: SimulatedAttack | None = None  # to simulate in a descent, where the attributor knows or guesses it
 
 
 class NamedDecoder(ABC):
-    """A decoder that settings can name (`registry.DECODERS`).
+    """A decoder that settings can name (`registry.DECODERS`)."""
 
-    Attributes:
-        settings_class: dataclass of its options.
-        preset: the options it is run with where nothing else is asked for.
-        needs_network: whether it reads keys with a trained network.
-        simulates_attacks: whether it takes `DecoderParts.attack`.
-    """
-
-    settings_class: ClassVar[type]
-    preset: ClassVar[Mapping[str, Any]] = {}
-    needs_network: ClassVar[bool] = False
-    simulates_attacks: ClassVar[bool] = False
+    settings_class: ClassVar[type]  # dataclass of its options
+    preset: ClassVar[Mapping[str, Any]] = {}  # the options it is run with where nothing else is asked for
+    needs_network: ClassVar[bool] = False  # whether it reads keys with a trained network
+    simulates_attacks: ClassVar[bool] = False  # whether it takes `DecoderParts.attack`
 
     @classmethod
     @abstractmethod

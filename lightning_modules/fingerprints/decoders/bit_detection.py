@@ -24,13 +24,11 @@ def decide(key: Tensor, precision: Tensor, odds: Tensor | None = None, rounds: i
     Returns:
         float32 `(n, m)`, positive for 1; upper bounds in size, since only changes of at most two bits are tried.
     """
-    axes = precision.shape[1] - key.shape[1]
+    m = key.shape[1]
     odds = torch.zeros_like(key) if odds is None else odds
-    inner, outer = precision[:, :axes, :axes], precision[:, axes:, axes:]
-    across = precision[:, :axes, axes:]
+    inner, across, outer = precision[:, :-m, :-m], precision[:, :-m, -m:], precision[:, -m:, -m:]
     marginal = outer - across.mT @ torch.linalg.solve(inner, across)  # of the key, whatever alpha is
     bits = (key > 0.5).to(key.dtype)
-    m = key.shape[1]
     for _ in range(rounds):
         single, double = _changes(bits, key, marginal, odds)
         best, where = torch.cat([single, double.flatten(1)], dim=1).min(dim=1)

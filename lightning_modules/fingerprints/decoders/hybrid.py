@@ -23,6 +23,7 @@ from lightning_modules.generators.protocol import Generator
 
 DESCENT = InversionSettings(starts=16, steps=60, learning_rate=0.1, decay=0.008, whitened=True)
 """The descent that starts an efficient inversion."""
+BATCH = 256
 
 
 class StartDecoder(Protocol):
@@ -54,14 +55,12 @@ class HybridDecoder(NamedDecoder):
         fingerprint: Fingerprint,
         loss: ImageLoss,
         alpha_error: Tensor | None = None,
-        batch: int = 256,
     ) -> None:
         self.start, self.search, self.space = start, search, space
         self.generator, self.fingerprint, self.loss = generator, fingerprint, loss
         # a code is the latent and the quantisation's error, which no start knows
         known = 1.0 / space.widening.square()
         self.alpha_error = None if alpha_error is None else alpha_error * known + (1.0 - known)
-        self.batch = batch
 
     @classmethod
     def build(cls, parts: DecoderParts, settings: LeastSquaresSettings) -> HybridDecoder:
@@ -74,8 +73,7 @@ class HybridDecoder(NamedDecoder):
     ) -> HybridDecoder:
         """Least squares from the answer of any start."""
         space = search_space(parts.generator, parts.fingerprint)
-        search = _search(space, settings)
-        return cls(start, search, space, parts.generator, parts.fingerprint, parts.loss, alpha_error)
+        return cls(start, _search(space, settings), space, parts.generator, parts.fingerprint, parts.loss, alpha_error)
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
@@ -83,9 +81,8 @@ class HybridDecoder(NamedDecoder):
         found = self.search.refine(images, alpha / self.space.widening, logits, self.alpha_error)
         assert found.latents is not None
         first, second = self._shown(alpha, logits > 0), self.fingerprint.embed(found.latents, found.bits)
-        loss, loss_found = (
-            loss_of(self.loss, self.generator, images, latents, self.batch) for latents in (first, second)
-        )
+        losses = (loss_of(self.loss, self.generator, images, latents) for latents in (first, second))
+        loss, loss_found = losses
         better = loss_found < loss
         return KeyEstimate(
             torch.where(better[:, None], found.logits, logits),
@@ -118,17 +115,15 @@ class RestartedDecoder(NamedDecoder):
         generator: Generator,
         fingerprint: Fingerprint,
         loss: ImageLoss,
-        batch: int = 256,
     ) -> None:
         self.descent, self.search, self.generator = descent, search, generator
-        self.fingerprint, self.loss, self.batch = fingerprint, loss, batch
+        self.fingerprint, self.loss = fingerprint, loss
 
     @classmethod
     def build(cls, parts: DecoderParts, settings: LeastSquaresSettings) -> KeyDecoder:
         """Least squares from the generator's encoder where it has one, else from each restart of a short descent."""
         if hasattr(parts.generator, "encode"):
-            start = EncoderStarts(parts.generator, parts.fingerprint)
-            return HybridDecoder.from_start(start, parts, settings)
+            return HybridDecoder.from_start(EncoderStarts(parts.generator, parts.fingerprint), parts, settings)
         descent = InversionDecoder(parts.generator.synthesize, parts.fingerprint, parts.loss, DESCENT)
         search = _search(search_space(parts.generator, parts.fingerprint), settings)
         return cls(descent, search, parts.generator, parts.fingerprint, parts.loss)
@@ -139,7 +134,7 @@ class RestartedDecoder(NamedDecoder):
         found = self.search.refine(images, alpha, logits)
         assert found.latents is not None
         latents = self.fingerprint.embed(found.latents, found.bits)
-        return KeyEstimate(found.logits, loss_of(self.loss, self.generator, images, latents, self.batch), latents)
+        return KeyEstimate(found.logits, loss_of(self.loss, self.generator, images, latents), latents)
 
 
 class EncoderStarts:
@@ -163,9 +158,9 @@ def _search(space: SearchSpace, settings: LeastSquaresSettings) -> LeastSquaresD
 
 
 @torch.no_grad()
-def loss_of(loss: ImageLoss, generator: Generator, images: Tensor, latents: Tensor, batch: int) -> Tensor:
-    """Loss `(n,)` between images `(n, 3, H, W)` and what latents `(n, d)` make, so many at a time."""
-    parts = zip(torch.split(images, batch), torch.split(latents, batch), strict=True)
+def loss_of(loss: ImageLoss, generator: Generator, images: Tensor, latents: Tensor) -> Tensor:
+    """Loss `(n,)` between images `(n, 3, H, W)` and what latents `(n, d)` make, `BATCH` at a time."""
+    parts = zip(torch.split(images, BATCH), torch.split(latents, BATCH), strict=True)
     return torch.cat([loss(generator.synthesize(some).clamp(0.0, 1.0), image) for image, some in parts])
 
 

@@ -109,11 +109,8 @@ class InversionDecoder(NamedDecoder):
         settings: InversionSettings | None = None,
         attack: SimulatedAttack | None = None,
     ) -> None:
-        self.synthesize = synthesize
-        self.fingerprint = fingerprint
-        self.loss = loss
-        self.settings = InversionSettings() if settings is None else settings
-        self.attack = attack
+        self.synthesize, self.fingerprint, self.loss, self.attack = synthesize, fingerprint, loss, attack
+        self.settings = settings or InversionSettings()
         self.axes = len(fingerprint.other_deviation)
 
     @classmethod
@@ -185,11 +182,9 @@ class InversionDecoder(NamedDecoder):
             part = rows.take(index)
             while part.step < stop and len(part.image):
                 self._update(part, targets)
-                if self.settings.patience:
-                    settled = part.waited >= self.settings.patience
-                    if bool(settled.any()):
-                        finished.append(part.take(settled.nonzero()[:, 0]))
-                        part = part.take((~settled).nonzero()[:, 0])
+                if self.settings.patience and bool((settled := part.waited >= self.settings.patience).any()):
+                    finished.append(part.take(settled.nonzero()[:, 0]))
+                    part = part.take((~settled).nonzero()[:, 0])
             parts.append(part)
         return _joined(parts), finished
 
@@ -238,9 +233,7 @@ class InversionDecoder(NamedDecoder):
     def _estimate(self, rows: Rows, targets: list[Tensor]) -> KeyEstimate:
         """The row of least loss of each image, by the loss of the values it ended with."""
         with torch.no_grad():
-            parts = zip(
-                torch.split(rows.values, self.settings.batch), torch.split(rows.image, self.settings.batch), strict=True
-            )
+            parts = zip(*(torch.split(each, self.settings.batch) for each in (rows.values, rows.image)), strict=True)
             rows.loss = torch.cat([self._losses(v, i, [target[i] for target in targets], rows.step) for v, i in parts])
             best = _best_rows(rows, 1)
             return KeyEstimate(best.values[:, self.axes :], best.loss, self._latents(best.values))

@@ -30,8 +30,7 @@ class KeyNetwork(nn.Module):
         bits: length m of a key.
         axes: number k of coordinates to estimate, those of largest deviation first.
         backbone: a timm network.
-        stem: see `networks.SourceNetwork`.
-        weights: see `networks.SourceNetwork`.
+        stem, weights: see `networks.SourceNetwork`.
         image_size: height and width of the images in pixels.
         levels: stages of the backbone that the heads see, as timm counts them.
         grid: levels of more positions than this on a side are averaged down to it.
@@ -52,10 +51,7 @@ class KeyNetwork(nn.Module):
         grid: int = 8,
     ) -> None:
         super().__init__()
-        self.bits = bits
-        self.axes = axes
-        self.levels = list(levels)
-        self.grid = grid
+        self.bits, self.axes, self.levels, self.grid = bits, axes, list(levels), grid
         self.backbone: Any = SourceNetwork(backbone, 0, stem, weights).backbone
         self.backbone.prune_intermediate_layers(self.levels, prune_head=True)
         with torch.no_grad():
@@ -147,9 +143,6 @@ def take_network(network: KeyNetwork, checkpoint: Path) -> None:
 
 
 def calibrate_network(network: KeyNetwork, answers: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
-    """Calibrate a network on the validation images of all processes.
-
-    Each batch of this process gave logits `(n, m)`, keys `(n, m)` and errors of alpha `(n, k)`.
-    """
+    """Calibrate on all processes' validation batches: logits `(n, m)`, keys `(n, m)` and errors of alpha `(n, k)`."""
     logits, keys, errors = (torch.cat(part) for part in zip(*answers, strict=True))
     network.calibrate(*(gather_tensors(part) for part in (logits, keys, errors)))

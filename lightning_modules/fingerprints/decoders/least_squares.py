@@ -117,10 +117,8 @@ class LeastSquaresDecoder:
         loss: ImageLoss,
         settings: LeastSquaresSettings | None = None,
     ) -> None:
-        self.synthesize = synthesize
-        self.fingerprint = fingerprint
-        self.loss = loss
-        self.settings = LeastSquaresSettings() if settings is None else settings
+        self.synthesize, self.fingerprint, self.loss = synthesize, fingerprint, loss
+        self.settings = settings or LeastSquaresSettings()
         self.axes = len(fingerprint.other_deviation)
 
     def decode(self, images: Tensor) -> KeyEstimate:
@@ -147,16 +145,12 @@ class LeastSquaresDecoder:
         n, starts = len(images), alpha.shape[1] if alpha.ndim == 3 else 1
         logits = logits.expand(*alpha.shape[:-1], bits).reshape(n * starts, bits)
         alpha = alpha.reshape(n * starts, self.axes)
-        key = torch.sigmoid(logits)
-        start = torch.cat([alpha, key], dim=1)
+        start = torch.cat([alpha, torch.sigmoid(logits)], dim=1)
         centre, weight = torch.zeros_like(start), torch.ones_like(start)
         centre[:, self.axes :], weight[:, self.axes :] = KEY_CENTRE, 1.0 / KEY_DEVIATION**2
+        odds = torch.zeros_like(logits)
         if alpha_error is not None:
-            weight[:, : self.axes] = 1.0 / alpha_error
-            centre[:, : self.axes] = alpha
-            odds = logits
-        else:
-            odds = torch.zeros_like(key)
+            weight[:, : self.axes], centre[:, : self.axes], odds = 1.0 / alpha_error, alpha, logits
         size = self.settings.batch  # of images here, each with all its starts
         parts = [
             self._search(
@@ -275,14 +269,10 @@ def _least(residual: Tensor, starts: int) -> Tensor:
 
 
 def _noise(residual: Tensor) -> Tensor:
-    """Variance of the residual `(n, c, p)` in each channel, `(n, c, 1)`, drawn to that of the whole image.
-
-    A channel's own positions are few; as many more count that have the mean variance.
-    """
+    """Variance of the residual `(n, c, p)` in each channel, `(n, c, 1)`, drawn to that of the whole image."""
     squares = residual.square()
     whole = squares.mean(dim=(1, 2), keepdim=True)
-    count = residual.shape[2]
-    return ((squares.sum(dim=2, keepdim=True) + SHRINKAGE * whole) / (count + SHRINKAGE)).clamp_min(FLOOR)
+    return ((squares.sum(dim=2, keepdim=True) + SHRINKAGE * whole) / (residual.shape[2] + SHRINKAGE)).clamp_min(FLOOR)
 
 
 def _product(matrices: Tensor, vectors: Tensor) -> Tensor:
@@ -291,15 +281,10 @@ def _product(matrices: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _correct(jacobian: Tensor, precision: Tensor, surprise: Tensor, along: Tensor) -> None:
-    """Broyden's correction of a transposed Jacobian `(n, w, q)`, in place, and of the products of its rows with it.
+    """Broyden's correction, in place, of a transposed Jacobian `(n, w, q)` and of `J J^T` in the precision `(n, w, w)`.
 
     `J' = J + along surprise^T` changes `J J^T` by a matrix of rank two: no product of that size is computed again.
-
-    Args:
-        jacobian: `(n, w, q)`.
-        precision: `J J^T` and what does not depend on J, `(n, w, w)`.
-        surprise: what the last step has changed beyond what the Jacobian said, `(n, q)`.
-        along: that step over its squared length, `(n, w)`.
+    The surprise `(n, q)` is what the last step changed beyond what J said, `along` that step over its squared length.
     """
     half = _product(jacobian, surprise) + 0.5 * surprise.square().sum(dim=1, keepdim=True) * along
     outer = half[:, :, None] * along[:, None]

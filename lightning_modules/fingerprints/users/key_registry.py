@@ -33,21 +33,13 @@ SHOWN_NAMES = 8
 
 @dataclass
 class KeyRegistry:
-    """Users and their keys, in order of registration.
+    """Users and their keys, in order of registration."""
 
-    Attributes:
-        bits: length of a key.
-        users: key, bool `(bits,)`, by user id; left out where the registry is printed.
-        fingerprint: id of the fingerprint that the keys are for; empty for keys that may be used with any.
-        generator_name: of that fingerprint, for people.
-        sealed: whether the file it was read from had a checksum.
-    """
-
-    bits: int
-    users: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    fingerprint: str = ""
-    generator_name: str = ""
-    sealed: bool = field(default=True, init=False, repr=False, compare=False)
+    bits: int  # length of a key
+    users: dict[str, Tensor] = field(default_factory=dict, repr=False)  # key, bool (bits,), by user id; never printed
+    fingerprint: str = ""  # id of the one that the keys are for; empty for keys that may be used with any
+    generator_name: str = ""  # of that fingerprint, for people
+    sealed: bool = field(default=True, init=False, repr=False, compare=False)  # whether its file had a checksum
     _owners: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # user by key's text
     _names: NameIndex = field(default_factory=NameIndex, init=False, repr=False, compare=False)
 
@@ -161,8 +153,7 @@ class KeyRegistry:
 
     def _take(self, user: str, bits: Tensor, text: str) -> None:
         owners, names = self._by_key(), self._index()  # both up to date before the user is added
-        self.users[user] = bits
-        owners[text] = user
+        self.users[user], owners[text] = bits, user
         names.add(user)
 
 
@@ -220,8 +211,18 @@ def _read(path: Path, fingerprint: Fingerprint | None = None, check: bool = True
         raise FingerprintError(f"{path}: {error}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FingerprintError(f"{path}: found a damaged registry ({type(error).__name__}); restore it") from error
-    if fingerprint is not None:
-        _check_fits(registry, fingerprint, path)
+    # keys for another fingerprint would be set and searched for without a word, and never be found
+    if fingerprint is not None and registry.bits != fingerprint.bits:
+        raise FingerprintError(
+            f"{path}: found keys of {registry.bits} bits, expected {fingerprint.bits} as the fingerprint has; a "
+            "registry belongs to one fingerprint"
+        )
+    if fingerprint is not None and registry.fingerprint not in ("", fingerprint.id):
+        raise FingerprintError(
+            f"{path}: found keys for the fingerprint {registry.fingerprint[:12]} of {registry.generator_name}, "
+            f"expected those for {fingerprint.id[:12]} of {fingerprint.generator_name}; name that one's registry, or "
+            f"begin another with `{program('users')} create FILE NAME --fingerprint ...`"
+        )
     return registry
 
 
@@ -260,29 +261,13 @@ def listed(items: Sequence[str]) -> str:
 
 def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose names differ; json itself keeps the last of two equal ones without a word."""
-    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    if twice:
-        names = listed([repr(name) for name in twice])
+    if twice := [repr(name) for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
         raise FingerprintError(
-            f"found {names} more than once, and only the last key of a user would count; expected each name once: "
-            f"restore the files that were put together here and join them with `{program('users')} merge A B --out C`"
+            f"found {listed(twice)} more than once, and only the last key of a user would count; expected each name "
+            f"once: restore the files that were put together here and join them with `{program('users')} merge A B "
+            "--out C`"
         )
     return dict(pairs)
-
-
-def _check_fits(registry: KeyRegistry, fingerprint: Fingerprint, path: Path) -> None:
-    """Keys for another fingerprint would be set and searched for without a word, and never be found."""
-    if registry.bits != fingerprint.bits:
-        raise FingerprintError(
-            f"{path}: found keys of {registry.bits} bits, expected {fingerprint.bits} as the fingerprint has; a "
-            "registry belongs to one fingerprint"
-        )
-    if registry.fingerprint not in ("", fingerprint.id):
-        raise FingerprintError(
-            f"{path}: found keys for the fingerprint {registry.fingerprint[:12]} of {registry.generator_name}, "
-            f"expected those for {fingerprint.id[:12]} of {fingerprint.generator_name}; name that one's registry, or "
-            f"begin another with `{program('users')} create FILE NAME --fingerprint ...`"
-        )
 
 
 @contextmanager

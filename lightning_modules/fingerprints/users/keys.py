@@ -55,11 +55,10 @@ def key_from_text(text: str, bits: int) -> Tensor:
     if len(text) == bits and bits > 1 and set(text) <= {"0", "1"}:
         return torch.tensor([digit == "1" for digit in text])
     try:
-        packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
+        unpacked = np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))
     except ValueError:
-        packed = np.zeros(0, dtype=np.uint8)
-    unpacked = np.unpackbits(packed)
-    if len(packed) != (bits + 7) // 8 or unpacked[bits:].any():
+        unpacked = np.zeros(0, dtype=np.uint8)
+    if len(unpacked) != -(-bits // 8) * 8 or unpacked[bits:].any():
         raise ValueError(f"found {len(text)} characters, expected a key of {bits} bits as 0s and 1s or as hexadecimal")
     return torch.from_numpy(unpacked[:bits].astype(bool))
 

@@ -72,13 +72,12 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Ke
         names, users, keys = NameIndex(), dict[str, int](), dict[str, int]()  # and lines by user and by key
         problems = []
         for number, fields in lines:
-            problem = _problem(registry, fields, names, users, keys)
-            if problem:
+            if problem := _problem(registry, fields, names, users, keys):
                 problems.append(f"  line {number}: {problem}")
-                continue
-            user, key = written_form(fields[0]), fields[1]
-            names.add(user)
-            users[user] = keys[key_to_text(key_from_text(key, registry.bits))] = number
+            else:
+                user = written_form(fields[0])
+                names.add(user)
+                users[user] = keys[key_to_text(key_from_text(fields[1], registry.bits))] = number
         if problems:
             raise FingerprintError(
                 f"{table.name}: found {len(problems)} bad of {len(lines)} lines, so nobody was registered; expected "
@@ -205,8 +204,7 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
         try:
             fields = [field.strip() for row in csv.reader([line], strict=True) for field in row]
         except csv.Error:
-            fields = []
-            yield number, fields
+            yield number, []
             continue
         if any(fields) and not (number == 1 and [field.lower() for field in fields] in HEADERS):
             yield number, fields

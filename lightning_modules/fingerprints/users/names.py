@@ -11,17 +11,15 @@ _SMALL_WORDS = (
     "k\u03ba\u043a l\u04cf n\u03b7 o\u03bf\u03c3\u043e p\u03c1\u0440 q\u051b s\u0455 u\u03c5 "
     "v\u03bd\u0475 w\u051d x\u03c7\u0445 y\u03b3\u0443\u04af"
 )
-_SMALL = {word[0]: word[1:] for word in _SMALL_WORDS.split()}
 _CAPITAL_WORDS = (
     "A\u0391\u0410 B\u0392\u0412 C\u0421 E\u0395\u0415 F\u03dc G\u050c H\u0397\u041d "
     "I\u0399\u0406\u04c0 J\u037f\u0408 K\u039a\u041a M\u039c\u041c N\u039d O\u039f\u041e "
     "P\u03a1\u0420 S\u0405 T\u03a4\u0422 V\u0474 W\u051c X\u03a7\u0425 Y\u03a5\u0423\u04ae Z\u0396"
 )
-_CAPITAL = {word[0]: word[1:] for word in _CAPITAL_WORDS.split()}
+_SMALL, _CAPITAL = ({word[0]: word[1:] for word in words.split()} for words in (_SMALL_WORDS, _CAPITAL_WORDS))
 """The letters that are drawn as a Latin one: each word begins with that."""
 _AS_SMALL = str.maketrans({other: latin for latin, others in _SMALL.items() for other in others})
 _AS_CAPITAL = str.maketrans({other: latin for latin, others in _CAPITAL.items() for other in others})
-_AS_WRITTEN = _AS_SMALL | _AS_CAPITAL
 _UNSEEN = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10)}
 _UNSEEN |= set(range(0xE0000, 0xE1000))  # tags and more variation selectors
 _BRAILLE_BLANK = "\u2800"
@@ -58,12 +56,8 @@ def looks_of(name: str) -> set[str]:
     if name.isascii():
         return {same_name(name)}
     letters = unicodedata.normalize("NFD", _seen(name))
-    seen = (
-        letters.translate(_AS_WRITTEN),
-        letters.lower().translate(_AS_SMALL),
-        letters.upper().translate(_AS_CAPITAL),
-    )
-    return {_folded(form) for form in seen} | {_folded(letters)}
+    as_latin = letters.lower().translate(_AS_SMALL), letters.upper().translate(_AS_CAPITAL)
+    return {_folded(form) for form in (letters, letters.translate(_AS_SMALL | _AS_CAPITAL), *as_latin)}
 
 
 def shown_name(name: str) -> str:
@@ -92,24 +86,19 @@ class NameIndex:
     def same(self, name: str) -> str | None:
         """The name taken that is this one, however it is written; None if there is none, or more than one."""
         found = self._same.get(same_name(name), [])
-        exact = [taken for taken in found if written_form(taken) == written_form(name)]
-        found = exact or found
+        found = [taken for taken in found if written_form(taken) == written_form(name)] or found
         return found[0] if len(found) == 1 else None
 
     def alike(self, name: str) -> str | None:
         """A name taken that this one can be taken for, itself included."""
-        for look in looks_of(name):
-            if look in self._looks:
-                return self._looks[look]
-        return None
+        return next((self._looks[look] for look in looks_of(name) if look in self._looks), None)
 
 
 def _seen(name: str) -> str:
     """A name in NFKC, without characters that are not shown, each run of blanks as one."""
     name = unicodedata.normalize("NFKC", name.replace(_BRAILLE_BLANK, " "))
-    return " ".join(
-        "".join(char for char in name if ord(char) not in _UNSEEN and unicodedata.category(char) != "Cf").split()
-    )
+    seen = (char for char in name if ord(char) not in _UNSEEN and unicodedata.category(char) != "Cf")
+    return " ".join("".join(seen).split())
 
 
 def _folded(name: str) -> str:

@@ -15,15 +15,7 @@ from torch import Tensor
 
 from lightning_modules.metrics.intervals import bits_needed, match_p_value
 
-__all__ = [
-    "Verdict",
-    "attribute",
-    "bits_needed",
-    "combine",
-    "family_p_value",
-    "match_p_value",
-    "matching_bits",
-]
+__all__ = ["Verdict", "attribute", "bits_needed", "combine", "family_p_value", "match_p_value", "matching_bits"]
 
 KEYS_AT_ONCE = 65_536  # keys compared in one step: a registry of a million needs no million floats per bit
 
@@ -35,21 +27,14 @@ def family_p_value(p_value: float, users: int) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What decoded bits say about a registry, at the false-positive rate that it keeps to.
+    """What decoded bits say about a registry, at the false-positive rate that it keeps to."""
 
-    Attributes:
-        user: the best matching user where the match is convincing, else None: no verdict.
-        best_user: the best matching user in any case; None for an empty registry.
-        p_value: chance of so good a match with that user's key alone.
-        family_p_value: chance of so good a match with any user's key, by Bonferroni.
-    """
-
-    user: str | None
-    best_user: str | None
+    user: str | None  # the best matching one where the match is convincing, else None: no verdict
+    best_user: str | None  # the best matching one in any case; None for an empty registry
     matching_bits: int
     bits: int
-    p_value: float
-    family_p_value: float
+    p_value: float  # chance of so good a match with that user's key alone
+    family_p_value: float  # chance of so good a match with any user's key, by Bonferroni
     false_positive_rate: float
 
 
@@ -73,20 +58,11 @@ def attribute(bits: Tensor, names: Sequence[str], keys: Tensor, false_positive_r
     if not names:
         return Verdict(None, None, 0, len(bits), 1.0, 1.0, false_positive_rate)
     matching = matching_bits(bits, keys)
-    best = int(matching.argmax())
-    count = int(matching[best])
-    alone = int((matching == count).sum()) == 1
+    best, count = names[int(matching.argmax())], int(matching.max())
+    convincing = needed is not None and count >= needed and int((matching == count).sum()) == 1
     p_value = match_p_value(count, len(bits))
-    convincing = alone and needed is not None and count >= needed
-    return Verdict(
-        names[best] if convincing else None,
-        names[best],
-        count,
-        len(bits),
-        p_value,
-        family_p_value(p_value, len(names)),
-        false_positive_rate,
-    )
+    family = family_p_value(p_value, len(names))
+    return Verdict(best if convincing else None, best, count, len(bits), p_value, family, false_positive_rate)
 
 
 def combine(logits: Tensor) -> Tensor:

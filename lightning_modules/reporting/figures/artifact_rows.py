@@ -12,29 +12,21 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_modules.reporting.figures.style import MUTED, new_figure, styled
+from lightning_modules.reporting.figures.style import MUTED, as_array, enlarged, new_figure, styled
 from lightning_modules.reporting.formatting import format_number
 
-_PIXELS = 128  # a cell is enlarged by whole factors to about this size, so that its pixels stay square
 _MARGIN, _GAP = 4, 14  # pixels around a cell, and between triplets
 _DIVERGING = "RdBu_r"
 
 
 @dataclass(frozen=True)
 class ArtifactRow:
-    """What `artifact_rows` shows of one source.
-
-    Attributes:
-        source: its name.
-        images: `(M, 3, H, W)`, uint8 or float in [0, 1].
-        nearest: `(M, 3, H, W)`, the nearest real of each image, uint8 or float in [0, 1].
-        artifacts: `(M, C, H, W)` signed float, image minus nearest real (ManiFPT Sec. 3); None where it is no image.
-    """
+    """What `artifact_rows` shows of one source."""
 
     source: str
-    images: ArrayLike
-    nearest: ArrayLike
-    artifacts: ArrayLike | None
+    images: ArrayLike  # (M, 3, H, W), uint8 or float in [0, 1]
+    nearest: ArrayLike  # (M, 3, H, W), the nearest real of each image, uint8 or float in [0, 1]
+    artifacts: ArrayLike | None  # (M, C, H, W) signed float (ManiFPT Sec. 3); None where it is no image
 
 
 @styled
@@ -44,26 +36,19 @@ def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
     The signed artifact is averaged over channels and shown with a diverging map, white at 0, with one scale for the
     whole figure, stated beside it: the 99.5th percentile of all magnitudes shown.
 
-    Args:
-        rows: what to show, one entry per source, all with the same number and size of images.
-        space: name of the artifact's space.
-
     Raises:
-        ValueError: no row, or shapes that differ.
+        ValueError: no row, or numbers or sizes of images that differ.
     """
     if not rows:
         raise ValueError("found no source to show; expected at least one ArtifactRow")
-    expected, drawn = _array(rows[0].images).shape, rows[0].artifacts is not None
+    expected, drawn = as_array(rows[0].images).shape, rows[0].artifacts is not None
     shown = []
     for row in rows:
         images, nearest = _unit(row.images), _unit(row.nearest)
-        artifacts = np.zeros(expected) if row.artifacts is None else _array(row.artifacts).astype(np.float64)
+        artifacts = np.zeros(expected) if row.artifacts is None else as_array(row.artifacts).astype(np.float64)
         fits = images.shape == nearest.shape == expected and len(expected) == 4
-        if (
-            not fits
-            or (artifacts.shape[0], *artifacts.shape[2:]) != (expected[0], *expected[2:])
-            or (row.artifacts is not None) != drawn
-        ):
+        fits = fits and (artifacts.shape[0], *artifacts.shape[2:]) == (expected[0], *expected[2:])
+        if not fits or (row.artifacts is not None) != drawn:
             raise ValueError(
                 f"{row.source}: images {images.shape}, nearest {nearest.shape}, artifacts {artifacts.shape}; "
                 f"expected (M, 3, H, W) = {expected}, as of {rows[0].source}"
@@ -80,7 +65,7 @@ def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
         for image, real, artifact in zip(images, nearest, artifacts, strict=True):
             coloured = scale.to_rgba(artifact)[..., :3]
             parts = (np.moveaxis(image, 0, -1), np.moveaxis(real, 0, -1), coloured)
-            line += [_enlarged(part) for part in parts[: len(columns)]]
+            line += [enlarged(part) for part in parts[: len(columns)]]
         tiles.append(line)
     canvas, pitch = _canvas(tiles, gaps)
     cell = 0.62
@@ -108,19 +93,10 @@ def artifact_rows(rows: Sequence[ArtifactRow], *, space: str = "RGB") -> Figure:
     return figure
 
 
-def _array(values: ArrayLike) -> NDArray[Any]:
-    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
-
-
 def _unit(images: ArrayLike) -> NDArray[Any]:
     """Images as float in [0, 1]."""
-    pixels = _array(images)
+    pixels = as_array(images)
     return pixels / 255 if pixels.dtype == np.uint8 else np.clip(pixels, 0, 1).astype(np.float64)
-
-
-def _enlarged(tile: NDArray[Any]) -> NDArray[Any]:
-    factor = max(1, _PIXELS // max(tile.shape[:2]))
-    return tile.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _canvas(rows: list[list[NDArray[Any]]], gaps: list[int]) -> tuple[NDArray[Any], tuple[float, float]]:

@@ -9,17 +9,21 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.style import ACCENT, FAINT, INK, MUTED, new_figure, source_styles, styled
+from lightning_modules.reporting.figures.style import (
+    ACCENT,
+    FAINT,
+    INK,
+    MUTED,
+    new_figure,
+    source_styles,
+    styled,
+    whiskers,
+)
 from lightning_modules.reporting.formatting import format_percent, interval_name
 
 
 def per_source_accuracy(estimates: Mapping[str, Estimate], *, chance: float | None = None) -> Figure:
-    """Share of each source's images that are named rightly, with interval, number of images and the chance level.
-
-    Args:
-        estimates: recall by source, in the order of the figure's bars.
-        chance: accuracy of guessing, drawn as a line; None for no line.
-    """
+    """Share of each source's images that are named rightly, with interval, number of images and the chance level."""
     styles = source_styles(list(estimates))
     colours = [styles[source].colour for source in estimates]
     return _bars(estimates, colours, chance, "accuracy on the source's images")
@@ -30,10 +34,7 @@ def method_accuracy(
 ) -> Figure:
     """Accuracy of methods or controls, with interval and the chance level; single seeds (`values`) as dots.
 
-    Args:
-        estimates: accuracy by method, in the order of the figure's bars.
-        chance: accuracy of guessing, drawn as a line; None for no line.
-        highlight: the methods the reader should look at first; the others are grey.
+    The methods of `highlight`, which the reader should look at first, stand out; the others are grey.
     """
     colours = [ACCENT if not highlight or method in highlight else "#9a9a9a" for method in estimates]
     return _bars(estimates, colours, chance, "accuracy")
@@ -53,14 +54,13 @@ def _bars(estimates: Mapping[str, Estimate], colours: Sequence[str], chance: flo
         axes.barh(place, estimate.value, height=0.62, color=colour, alpha=0.85, zorder=2)
         end = estimate.value
         if estimate.low is not None and estimate.high is not None:
-            reach = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
-            axes.errorbar(estimate.value, place, xerr=reach, color=INK, capsize=3, linewidth=1.2, zorder=4)
+            axes.errorbar(end, place, xerr=whiskers(estimate), color=INK, capsize=3, linewidth=1.2, zorder=4)
             end = max(end, estimate.high)
         values = estimate.details.get("values", [])
         values = values if len(values) > 1 else []  # one seed is the bar itself
         axes.scatter(values, [place] * len(values), s=14, color="white", edgecolor=INK, linewidth=0.8, zorder=5)
         axes.annotate(
-            f"{format_percent(estimate.value)}",
+            format_percent(estimate.value),
             (max([end, *values]), place),
             xytext=(6, 0),
             textcoords="offset points",
@@ -88,8 +88,7 @@ def _bars(estimates: Mapping[str, Estimate], colours: Sequence[str], chance: flo
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    ticks = _support(list(estimates.values()))
-    axes.set_xlabel(f"{label}; {ticks}")
+    axes.set_xlabel(f"{label}; {_support(list(estimates.values()))}")
     return figure
 
 
@@ -98,18 +97,14 @@ def _support(estimates: Sequence[Estimate]) -> str:
     intervals = sorted({interval_name(estimate) for estimate in estimates if estimate.interval != "none"})
     counts = sorted({estimate.n for estimate in estimates})
     span = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-    whiskers = f"whiskers: {' / '.join(intervals)}, " if intervals else ""
+    told = f"whiskers: {' / '.join(intervals)}, " if intervals else ""
     dots = "; dots: single seeds" if any(len(estimate.details.get("values", [])) > 1 for estimate in estimates) else ""
-    return f"{whiskers}n = {span}{dots}"
+    return f"{told}n = {span}{dots}"
 
 
 @styled
 def confusion_matrix(counts: ArrayLike, sources: Sequence[str]) -> Figure:
-    """Counts, shaded by the share of each row.
-
-    Args:
-        counts: `(K, K)` integers, rows = true source, columns = predicted.
-        sources: K names; legible up to about 20.
+    """Counts `(K, K)` of integers, rows = true source, columns = predicted, shaded by their share of the row.
 
     Raises:
         ValueError: the shape does not fit the names.

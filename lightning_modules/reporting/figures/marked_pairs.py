@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.reporting.figures.style import INK, new_figure, styled
+from lightning_modules.fingerprints.marked_images import MarkedPair
+from lightning_modules.reporting.figures.style import INK, enlarged, new_figure, styled
 from lightning_modules.reporting.formatting import format_number
 
-_PIXELS = 128  # a tile is enlarged by whole factors to about this size, so that its pixels stay square
 _MARGIN = 5  # white pixels around a tile
 _FACTORS = (1, 2, 5, 10, 20, 50, 100)
-
-
-@dataclass(frozen=True)
-class MarkedPair:
-    """One latent, drawn without and with a key; images are float `(3, H, W)` in [0, 1].
-
-    Attributes:
-        index: position in the test split.
-        unmarked: the image without key.
-        marked: the image of the same latent with the key.
-        attacked: the marked image after each attack, by the attack's name.
-    """
-
-    index: int
-    unmarked: Tensor
-    marked: Tensor
-    attacked: dict[str, Tensor] = field(default_factory=dict)
 
 
 def shown_attacks(examples: Sequence[MarkedPair], order: Sequence[str], most: int) -> list[str]:
@@ -102,9 +84,7 @@ def _hwc(image: Tensor) -> NDArray[np.float64]:
 
 
 def _tile(picture: NDArray[np.float64]) -> NDArray[np.float64]:
-    factor = max(1, _PIXELS // max(picture.shape[:2]))
-    enlarged = picture.repeat(factor, axis=0).repeat(factor, axis=1)
-    return np.pad(enlarged, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), constant_values=1.0)
+    return np.pad(enlarged(picture), ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), constant_values=1.0)
 
 
 def _wrapped(attack: str) -> str:

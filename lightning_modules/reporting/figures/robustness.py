@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -85,20 +86,14 @@ def _draw(axes: Axes, panel: Curve, points: Sequence[tuple[float, Estimate]], cl
         known.insert(0, (none, clean))
         ticks = [none, *strengths]
     places, values = zip(*((strength, estimate.value) for strength, estimate in known), strict=True)
-    bounded = [(s, e.low, e.high) for s, e in known if e.low is not None and e.high is not None]
+    bounded = [(s, e.value, e.low, e.high) for s, e in known if e.low is not None and e.high is not None]
+    label = "bit accuracy"
     if bounded:
-        across, lows, highs = zip(*bounded, strict=True)
-        name = interval_name(next(estimate for _, estimate in known if estimate.low is not None))
+        across, centres, lows, highs = np.array(bounded).T
         axes.fill_between(across, lows, highs, color=ACCENT, alpha=0.18, linewidth=0)
-        reach = [
-            [max(0.0, e.value - e.low) for _, e in known if e.low is not None and e.high is not None],
-            [max(0.0, e.high - e.value) for _, e in known if e.low is not None and e.high is not None],
-        ]
-        centres = [e.value for _, e in known if e.low is not None and e.high is not None]
+        reach = np.maximum(0.0, [centres - lows, highs - centres])
         axes.errorbar(across, centres, yerr=reach, fmt="none", ecolor=ACCENT, elinewidth=1, capsize=2)
-        label = f"bit accuracy ({name})"
-    else:
-        label = "bit accuracy"
+        label += f" ({interval_name(next(estimate for _, estimate in known if estimate.low is not None))})"
     axes.plot(places, values, color=ACCENT, linewidth=1.7, marker="o", markersize=4, label=label, zorder=4)
     axes.set_title(panel.title, loc="left")
     axes.set_xlabel(panel.axis)
@@ -152,17 +147,9 @@ def training_curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
         for stage, points in stages.items():
             colour, line, marker = _STAGES.get(stage) or next(others)
             epochs, values = zip(*points, strict=True)
-            few = len(points) <= 30  # more markers would hide the line
-            axes.plot(
-                epochs,
-                values,
-                color=colour,
-                linestyle=line,
-                linewidth=1.7,
-                marker=marker if few else None,
-                markersize=3.5,
-                label=stage or metric,
-            )
+            shown = marker if len(points) <= 30 else None  # more would hide the line
+            look = {"color": colour, "linestyle": line, "linewidth": 1.7, "marker": shown, "markersize": 3.5}
+            axes.plot(epochs, values, **look, label=stage or metric)
         axes.set_title(metric.replace("_", " "), loc="left")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

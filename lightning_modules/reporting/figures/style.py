@@ -14,7 +14,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_modules.metrics.intervals import Estimate
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,6 +92,24 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
     return with_style
 
 
+def whiskers(estimate: Estimate) -> list[list[float]] | None:
+    """How far the interval reaches below and above the value, as matplotlib's `errorbar` takes it; None without one."""
+    if estimate.low is None or estimate.high is None:
+        return None
+    return [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
+
+
+def as_array(values: ArrayLike) -> NDArray[Any]:
+    """Tensors of any device, arrays and lists as an array."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+def enlarged(tile: NDArray[Any], pixels: int = 128) -> NDArray[Any]:
+    """A tile `(h, w, 3)` enlarged by a whole factor to about so many pixels, so that its pixels stay square."""
+    factor = max(1, pixels // max(tile.shape[:2]))
+    return tile.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure in inches. No pyplot: nothing global, nothing to close, no display needed."""
     return Figure(figsize=(width, height), layout="constrained")
@@ -123,20 +143,10 @@ def label_points(
     lines: Sequence[Sequence[tuple[float, float]]] = (),
     fontsize: float = 8,
 ) -> list[Annotation]:
-    """Write a text beside each point, on the side where it covers fewest labels, points and lines.
+    """Write a text of one line beside each point, on the side where it covers fewest labels, points and lines.
 
-    Call it last: it needs the final limits, and draws the figure once to know where the points are.
-
-    Args:
-        figure: the figure of `axes`.
-        axes: where to write.
-        points: data coordinates.
-        texts: one a point, of one line; an empty text is left out.
-        lines: the drawn lines, each as its corners in data coordinates.
-        fontsize: in points.
-
-    Returns:
-        The annotations that were made.
+    Call it last: it needs the final limits, and draws the figure once to know where the points are. Points and the
+    corners of lines are data coordinates; empty texts are left out.
     """
     figure.draw_without_rendering()
     scale = 72 / figure.dpi
@@ -190,12 +200,8 @@ def _box(place: NDArray[np.float64], offset: tuple[float, float], width: float, 
 def _cost(label: Box, dots: NDArray[np.float64], taken: Sequence[Box], frame: Box) -> float:
     left, bottom, right, top = label
     margin = 2.5
-    inside = (
-        (dots[:, 0] > left - margin)
-        & (dots[:, 0] < right + margin)
-        & (dots[:, 1] > bottom - margin)
-        & (dots[:, 1] < top + margin)
-    )
+    low, high = np.array([left, bottom]) - margin, np.array([right, top]) + margin
+    inside = ((dots > low) & (dots < high)).all(axis=1)
     overlaps = sum(
         left < box[2] + margin and box[0] < right + margin and bottom < box[3] + margin and box[1] < top + margin
         for box in taken

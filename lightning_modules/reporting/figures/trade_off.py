@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.style import FAINT, INK, MARKERS, PALETTE, label_points, new_figure, styled
+from lightning_modules.reporting.figures.style import (
+    FAINT,
+    INK,
+    MARKERS,
+    PALETTE,
+    label_points,
+    new_figure,
+    styled,
+    whiskers,
+)
 from lightning_modules.reporting.formatting import format_number, format_percent, interval_name
 
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
@@ -22,23 +31,14 @@ _LOG_FROM = 6.0  # ratio of largest to smallest FID from which the axis is logar
 
 @dataclass(frozen=True)
 class TradeOffPoint:
-    """One setting of a sweep.
+    """One setting of a sweep."""
 
-    Attributes:
-        label: the setting in words, `"shift 48, sigma 2"`.
-        quality: FID, lower is better; its interval is drawn where it has one.
-        accuracy: a share in [0, 1], bit accuracy for instance.
-        group: points of one group share a line: `"shift 48"`.
-        order: place along the line, written beside the point: sigma.
-        mark: whether this is the operating point.
-    """
-
-    label: str
-    quality: Estimate
-    accuracy: Estimate
-    group: str
-    order: float
-    mark: bool = False
+    label: str  # the setting in words, `"shift 48, sigma 2"`
+    quality: Estimate  # FID, lower is better
+    accuracy: Estimate  # a share in [0, 1], bit accuracy for instance
+    group: str  # points of one group share a line: `"shift 48"`
+    order: float  # place along the line, written beside the point: sigma
+    mark: bool = False  # whether this is the operating point
 
 
 @styled
@@ -85,14 +85,8 @@ def trade_off_figure(
         title="\n".join(_notes(points, known, order_name)) or None,
         title_fontsize=8.5,
     )
-    whiskers = [[_place(point), end] for point in known for end in _whisker_ends(point)]
-    label_points(
-        figure,
-        axes,
-        [_place(point) for point in known],
-        [f"{point.order:g}" for point in known],
-        [*lines, *whiskers],
-    )
+    drawn = lines + [[_place(point), end] for point in known for end in _whisker_ends(point)]
+    label_points(figure, axes, [_place(point) for point in known], [f"{point.order:g}" for point in known], drawn)
     return figure
 
 
@@ -120,15 +114,9 @@ def _draw_group(axes: Axes, group: str, members: Sequence[TradeOffPoint], place:
         zorder=4,
     )
     for (x, y), point in zip(corners, members, strict=True):
-        across, upright = _reach(point.quality), _reach(point.accuracy)
+        across, upright = whiskers(point.quality), whiskers(point.accuracy)
         axes.errorbar(x, y, upright, across, "none", color=colour, alpha=0.75, linewidth=1, capsize=2, zorder=3)
     return corners
-
-
-def _reach(estimate: Estimate) -> list[list[float]] | None:
-    if estimate.low is None or estimate.high is None:
-        return None
-    return [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
 
 
 def _mark(axes: Axes, marked: Sequence[TradeOffPoint]) -> None:
@@ -161,7 +149,7 @@ def _scales(axes: Axes, points: Sequence[TradeOffPoint]) -> None:
 
 def _notes(points: Sequence[TradeOffPoint], known: Sequence[TradeOffPoint], order_name: str) -> list[str]:
     notes = [f"numbers at the points: {order_name}"] if order_name else []
-    intervals = {interval_name(part) for point in known for part in (point.accuracy, point.quality) if _reach(part)}
+    intervals = {interval_name(part) for point in known for part in (point.accuracy, point.quality) if whiskers(part)}
     if intervals:
         notes.append(f"whiskers: {' / '.join(sorted(intervals))}")
     if left_out := len(points) - len(known):

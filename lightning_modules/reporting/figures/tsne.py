@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_modules.reporting.figures.style import new_figure, source_styles, styled
+from lightning_modules.reporting.figures.style import as_array, new_figure, source_styles, styled
 
 _STEPS = 500  # a thousand points have settled by then; more steps would cost a report many seconds
 
@@ -32,7 +32,7 @@ def tsne(features: ArrayLike, *, seed: int = 0, perplexity: float = 30.0) -> NDA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    rows = _array(features).astype(np.float64)
+    rows = as_array(features).astype(np.float64)
     if rows.ndim != 2 or len(rows) < 5:
         raise ValueError(f"features have shape {rows.shape}; expected (N, d) with N >= 5")
     if not np.isfinite(rows).all():
@@ -42,13 +42,8 @@ def tsne(features: ArrayLike, *, seed: int = 0, perplexity: float = 30.0) -> NDA
         if rows.shape[1] > 50:
             rows = PCA(n_components=min(50, len(rows)), svd_solver="randomized", random_state=seed).fit_transform(rows)
         start = "pca" if rows.shape[1] >= 2 else "random"
-        fitted = TSNE(
-            perplexity=min(perplexity, (len(rows) - 1) / 3),
-            init=start,
-            max_iter=_STEPS,
-            random_state=seed,
-            n_jobs=1,
-        )
+        neighbours = min(perplexity, (len(rows) - 1) / 3)
+        fitted = TSNE(perplexity=neighbours, init=start, max_iter=_STEPS, random_state=seed, n_jobs=1)
         return np.asarray(fitted.fit_transform(rows), dtype=np.float64)
 
 
@@ -69,7 +64,7 @@ def tsne_figure(
     Raises:
         ValueError: shapes do not fit, or the features suit no t-SNE.
     """
-    rows, targets = _array(features), _array(labels)
+    rows, targets = as_array(features), as_array(labels)
     if targets.shape != rows.shape[:1]:
         raise ValueError(f"features {rows.shape} and labels {targets.shape}; expected (N, d) and (N,)")
     total = len(rows)
@@ -82,16 +77,8 @@ def tsne_figure(
     axes = figure.add_subplot()
     for label, (source, style) in enumerate(source_styles(sources).items()):
         own = points[targets == label]
-        axes.scatter(
-            own[:, 0],
-            own[:, 1],
-            s=14,
-            color=style.colour,
-            marker=style.marker,
-            alpha=0.75,
-            linewidth=0,
-            label=f"{source} ({len(own):,})",
-        )
+        look: dict[str, Any] = {"s": 14, "color": style.colour, "marker": style.marker, "alpha": 0.75, "linewidth": 0}
+        axes.scatter(*own.T, **look, label=f"{source} ({len(own):,})")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(True)
@@ -102,7 +89,3 @@ def tsne_figure(
         if handle is not None:
             handle.set_alpha(1)
     return figure
-
-
-def _array(values: ArrayLike) -> NDArray[Any]:
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)

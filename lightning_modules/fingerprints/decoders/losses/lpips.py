@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,10 +56,8 @@ class Perceptual(ImageLoss):
 
     def distance(self, features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
         """Sum over layers and channels, mean over positions, `(n,)`."""
-        total = features[0].new_zeros(len(features[0]))
-        for a, b in zip(features, targets, strict=True):
-            total = total + (a - b).square().sum(dim=1).flatten(1).mean(dim=1)
-        return total
+        errors = [(a - b).square().sum(dim=1).flatten(1).mean(dim=1) for a, b in zip(features, targets, strict=True)]
+        return sum(errors, start=torch.zeros_like(errors[0]))
 
 
 def _load_trunk(net: nn.Module, network: str, trunk: str | None) -> None:
@@ -68,23 +65,20 @@ def _load_trunk(net: nn.Module, network: str, trunk: str | None) -> None:
     import torchvision
 
     name = TRUNKS[network]
-    if trunk is None:
-        weights = torchvision.models.get_model_weights(name).DEFAULT
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-        if not file.is_file():
-            try:
-                state = weights.get_state_dict(progress=False, check_hash=True)
-            except OSError as error:
-                raise FileNotFoundError(
-                    f"found no {file} and could not fetch {weights.url} ({error}); put that file there, name it as "
-                    "trunk, or choose a loss that needs no download: pixels"
-                ) from error
-        else:
-            state = read_state_dict(file, TRUNK)
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    file = Path(trunk or Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name)
+    if file.is_file():
+        state = read_state_dict(file, TRUNK)
+    elif trunk is not None:
+        raise FileNotFoundError(f"found no file {trunk}, expected the weights of torchvision's {name}")
     else:
-        if not os.path.isfile(trunk):  # noqa: PTH113 - a plain string from a config
-            raise FileNotFoundError(f"found no file {trunk}, expected the weights of torchvision's {name}")
-        state = read_state_dict(Path(trunk), TRUNK)
+        try:
+            state = weights.get_state_dict(progress=False, check_hash=True)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"found no {file} and could not fetch {weights.url} ({error}); put that file there, name it as trunk, "
+                "or choose a loss that needs no download: pixels"
+            ) from error
     features = {key[len("features.") :]: value for key, value in state.items() if key.startswith("features.")}
     wanted = {key.split(".", 1)[1]: key for key in net.state_dict()}  # "slice1.0.weight" -> "0.weight"
     missing = sorted(set(wanted) - set(features))

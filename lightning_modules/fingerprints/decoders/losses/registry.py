@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_modules.common.tables import Table
@@ -22,16 +23,9 @@ class ImageLoss(nn.Module):
         raise NotImplementedError
 
     def distance(self, features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Distance of each image to its target, float `(n,)`, at least 0.
-
-        Args:
-            features: of n images.
-            targets: of n targets.
-        """
-        total = features[0].new_zeros(len(features[0]))
-        for a, b in zip(features, targets, strict=True):
-            total = total + (a - b).square().flatten(1).mean(dim=1)
-        return total
+        """Distance of each of n images to its target, float `(n,)`, at least 0."""
+        errors = [(a - b).square().flatten(1).mean(dim=1) for a, b in zip(features, targets, strict=True)]
+        return sum(errors, start=torch.zeros_like(errors[0]))
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
         """Distance between images and others, pair by pair, `(n,)`."""
