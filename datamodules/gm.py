@@ -179,11 +179,6 @@ class GMDataModule(pl.LightningDataModule):
         return self.plan.sources
 
     @property
-    def families(self) -> list[str]:
-        """Family of each source (gan, vae, flow, score, real ...), the part of its name before the first '-'."""
-        return [source.split("-", 1)[0] for source in self.sources]
-
-    @property
     def source_info(self) -> dict[str, dict[str, Any]]:
         """Entries of ``sources.yaml``."""
         return self.plan.source_info

@@ -21,11 +21,9 @@ from lightning_modules.evaluation.fingerprint import FingerprintEvaluation, chec
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.key_network import build_network, calibrate_network, take_network
 from lightning_modules.fingerprints.decoders.registry import DECODERS, build_decoder, check_decoder
-from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.fingerprint_file import read_fingerprint, write_fingerprint
+from lightning_modules.fingerprints.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.fitting import check_key, checkpoint_fingerprint, fit_fingerprint, sample_bank
-from lightning_modules.fingerprints.marked_generator import take_noise
-from lightning_modules.fingerprints.marked_images import MarkedImages
+from lightning_modules.fingerprints.marked_images import MarkedImages, take_noise
 from lightning_modules.fingerprints.settings import (
     DecoderSettings,
     KeySettings,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from png_files import save_png
 
-from datamodules.images.image_io import save_png
 from datamodules.real import load_real_set
 
 COUNT = 40

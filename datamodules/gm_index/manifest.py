@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from datamodules.gm_index.audit import Duplicates, Leak, audit_formats, describe, drop_duplicates, lossy_history
-from datamodules.gm_index.fact_cache import INDEX_VERSION, build_index, read_parquet, write_parquet
+from datamodules.gm_index.file_index import INDEX_VERSION, build_index, read_parquet, write_parquet
 from datamodules.gm_index.grouped_splits import draw_grouped_splits
 from datamodules.gm_index.groups import assign_groups, check_groups, describe_groups, join_copies, looks_grouped
 from datamodules.gm_index.sources import discover_folders, read_index_file, read_sources_yaml

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 
-from datamodules.gm_index.fact_cache import read_parquet
+from datamodules.gm_index.file_index import read_parquet
 from datamodules.images.image_io import is_image_file, path_text, text_path
 from datamodules.images.image_search import LeftOut, find_images, left_out_text
 from datamodules.images.problems import Kind, Problems

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from datamodules.gm_index.fact_cache import read_parquet, write_parquet
+from datamodules.gm_index.file_index import read_parquet, write_parquet
 from datamodules.images.problems import Kind, Problems, counted
 from lightning_modules.common.files import write_text
 

@@ -22,8 +22,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from lightning_modules.common.files import write_bytes
-
 Pixels = NDArray[np.uint8]
 
 # EPS needs Ghostscript, a program that runs what is in the file; the others hold no picture that Pillow decodes.
@@ -282,10 +280,3 @@ def chw(pixels: Pixels) -> torch.Tensor:
 def to_tensor(pixels: Pixels) -> torch.Tensor:
     """8-bit pixels (H, W, 3) to a float32 image (3, H, W) in [0, 1]."""
     return chw(pixels).to(torch.float32).div_(255)
-
-
-def save_png(path: Path, pixels: Pixels) -> None:
-    """Write 8-bit RGB pixels (H, W, 3) as a PNG without metadata, atomically and with the same bytes each time."""
-    buffer = BytesIO()
-    Image.fromarray(pixels, mode="RGB").save(buffer, format="PNG", compress_level=6)
-    write_bytes(path, buffer.getvalue())

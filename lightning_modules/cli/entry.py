@@ -14,9 +14,9 @@ TRAIN = "train"
 COMMANDS = Table(
     "command",
     {
-        TRAIN: "lightning_modules.cli.runs:train",
-        "test": "lightning_modules.cli.runs:test",
-        "predict": "lightning_modules.cli.runs:predict",
+        TRAIN: "lightning_modules.cli.run_commands:train",
+        "test": "lightning_modules.cli.run_commands:test",
+        "predict": "lightning_modules.cli.run_commands:predict",
         "generate": "lightning_modules.cli.generate.command:generate",
         "compare": "lightning_modules.cli.compare:compare",
         "sweep": "lightning_modules.cli.sweep.command:sweep",

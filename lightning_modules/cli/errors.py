@@ -14,7 +14,7 @@ INPUT_ERRORS = (
     ("datamodules.images.problems", "GMDataError"),
     ("datamodules.images.image_io", "ImageFileError"),
     ("lightning_modules.artifacts.manifold_files", "ManifoldError"),
-    ("lightning_modules.fingerprints.fingerprint_file", "FingerprintError"),
+    ("lightning_modules.fingerprints.fingerprint", "FingerprintError"),
 )
 """Classes of errors that are always mistakes of input, by module: one that is not loaded has raised nothing."""
 ROOT = Path(__file__).parents[2]

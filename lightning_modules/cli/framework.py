@@ -24,8 +24,8 @@ from lightning_modules.cli.parser import Suggesting
 from lightning_modules.cli.prediction_plan import plan_prediction
 from lightning_modules.common.files import check_file, check_folder
 from lightning_modules.common.shipped import find_trained, program, with_found_configs
-from lightning_modules.reporting.earlier_versions import current_config
 from lightning_modules.reporting.findings import terminal_lines
+from lightning_modules.reporting.runs import current_config
 
 
 class SuggestingLightningParser(Suggesting, LightningArgumentParser):

@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Callback
 
 from lightning_modules.cli.prediction_plan import read_checkpoint
 from lightning_modules.cli.run_folder import run_folder_of
-from lightning_modules.reporting.earlier_versions import current_hyper_parameters
+from lightning_modules.reporting.runs import current_hyper_parameters
 
 STEPS_PER_EPOCH = ("devices", "num_nodes", "accumulate_grad_batches", "limit_train_batches", "overfit_batches")
 """Settings of the trainer that change how many steps an epoch has, as the batch size does."""

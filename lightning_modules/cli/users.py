@@ -38,7 +38,7 @@ COMMANDS = {
 def users(args: list[str]) -> None:
     """Run the command."""
     given = _parser().parse_args(args)
-    from lightning_modules.fingerprints.fingerprint_file import FingerprintError
+    from lightning_modules.fingerprints.fingerprint import FingerprintError
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")

@@ -30,8 +30,9 @@ from lightning_modules.reporting.page import (
     Summary,
     Table,
     render_report,
+    run_section,
+    write_figures,
 )
-from lightning_modules.reporting.run_section import run_section, write_figures
 from lightning_modules.reporting.runs import epoch_means
 from lightning_modules.representations.registry import REPRESENTATIONS, representation_title
 

@@ -27,8 +27,17 @@ from lightning_modules.reporting.fingerprint_tables import (
     strength_curves,
 )
 from lightning_modules.reporting.formatting import format_number
-from lightning_modules.reporting.page import Block, Details, FigureBlock, Section, Summary, Table, render_report
-from lightning_modules.reporting.run_section import run_section, write_figures
+from lightning_modules.reporting.page import (
+    Block,
+    Details,
+    FigureBlock,
+    Section,
+    Summary,
+    Table,
+    render_report,
+    run_section,
+    write_figures,
+)
 from lightning_modules.reporting.runs import epoch_means
 
 _RATE = 1e-6

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+from matplotlib.figure import Figure
 
-from lightning_modules.common.files import write_text
+from lightning_modules.common.files import write_bytes, write_text
 from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.figures.style import to_png
 from lightning_modules.reporting.formatting import (
     MISSING,
     format_interval,
@@ -216,3 +218,19 @@ def _cell(cell: Cell, percent: bool) -> tuple[str, str]:
     if isinstance(cell, str | bool):
         return str(cell), ""
     return (format_percent(cell) if percent else format_number(cell)), ""
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure]) -> dict[str, Path]:
+    """Write `figures/NAME.png` into a run folder; returns the paths by name."""
+    paths = {name: folder / "figures" / f"{name}.png" for name in figures}
+    for name, figure in figures.items():
+        write_bytes(paths[name], to_png(figure))
+    return paths
+
+
+def run_section(folder: Path, paths: Mapping[str, Path], caption: str, facts: Sequence[Block]) -> Section:
+    """Training curves, if there are any, with their caption, facts, and the files that say how the run was made."""
+    curves = [FigureBlock(paths["training"], caption, "Training curves")] if "training" in paths else []
+    files = [folder / name for name in ("config.yaml", "provenance.json")]
+    blocks = [*curves, *facts, *(Details(file.name, file.read_text()) for file in files if file.is_file())]
+    return Section("Run", blocks or [Text("This run left no configuration.")])

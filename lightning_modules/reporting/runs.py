@@ -1,20 +1,21 @@
-"""Run folders, read back: their settings and their metrics."""
+"""Run folders, read back: their settings, those of earlier versions under today's names, and their metrics."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lightning_modules.fingerprints import settings as fingerprint
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.earlier_versions import current_config
 from lightning_modules.reporting.findings import TrainingState
 from lightning_modules.reporting.run_files import METRICS_FILE, read_metrics
+from lightning_modules.representations import settings as attribution
 
 SEED = "seed_everything"
 # Settings in which runs of one experiment may differ: at any depth, where a run lives and what it continues;
@@ -118,3 +119,32 @@ def epoch_means(log: Path, titles: Mapping[str, str]) -> dict[str, list[tuple[fl
         if len(epochs) > 1:
             curves[title] = [(epoch, sum(values) / len(values)) for epoch, values in sorted(epochs.items())]
     return curves
+
+
+_TRANSLATE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "Attributor": attribution.current_settings,
+    "LatentFingerprint": fingerprint.current_settings,
+}
+"""What gives the settings of each module their names and groups of today."""
+_HELD_BY = {"Attributor": {"embedding", "controls"}, "LatentFingerprint": {"generator", "decoder"}}
+"""Hyper-parameters that a checkpoint of each module holds, in every version."""
+
+
+def current_config(config: Any) -> Any:
+    """A run's config with the settings of its module under today's names; any other config as it is."""
+    model = config.get("model") if isinstance(config, Mapping) else None
+    if not isinstance(model, Mapping) or not isinstance(model.get("init_args"), Mapping):
+        return config
+    translate = _TRANSLATE.get(str(model.get("class_path")).rpartition(".")[2])
+    if translate is None:
+        return config
+    translated = translate(model["init_args"])
+    return config if translated == model["init_args"] else {**config, "model": {**model, "init_args": translated}}
+
+
+def current_hyper_parameters(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters that a checkpoint of any module holds, under today's names."""
+    for name, held in _HELD_BY.items():
+        if held <= set(stored):
+            return _TRANSLATE[name](stored)
+    return dict(stored)

@@ -14,9 +14,10 @@ import torch
 import yaml
 from attributor_runs import write_config
 from PIL import Image
+from png_files import save_png
 
 import evaluate
-from datamodules.images.image_io import decode_image, save_png
+from datamodules.images.image_io import decode_image
 from datamodules.images.problems import GMDataError
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 from attributor_runs import PowerCutError, write_config
+from png_files import save_png
 
 import train
-from datamodules.images.image_io import save_png
 from lightning_modules.cli.framework import FrameworkCLI
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributed
 
-from lightning_modules.callbacks.attribution_rows import rows_of
+from lightning_modules.callbacks.prediction_rows import rows_of
 from lightning_modules.common.distributed import gather_rows
 from lightning_modules.reporting.attribution_page import confusion_of
 

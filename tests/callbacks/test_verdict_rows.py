@@ -11,7 +11,7 @@ import torch
 from scipy.stats import binom
 from torch import distributed
 
-from lightning_modules.callbacks.verdict_rows import VerdictRows
+from lightning_modules.callbacks.prediction_rows import VerdictRows
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text

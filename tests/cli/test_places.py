@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from png_files import save_png
 
 from datamodules import GMDataModule
-from datamodules.gm_index import fact_cache as cache
-from datamodules.images.image_io import save_png
+from datamodules.gm_index import file_index as cache
 from lightning_modules.attributor import Attributor
 from lightning_modules.cli import entry
 from lightning_modules.cli.errors import run_command

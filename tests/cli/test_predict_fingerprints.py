@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from png_files import save_png
 
 import evaluate
 import train
-from datamodules.images.image_io import content_id, content_id_to_int, decode_image, save_png
+from datamodules.images.image_io import content_id, content_id_to_int, decode_image
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import GMDataError
 from lightning_modules.cli.errors import run_command

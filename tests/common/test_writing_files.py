@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from datamodules.gm_index.fact_cache import write_parquet as write_index
+from datamodules.gm_index.file_index import write_parquet as write_index
 from datamodules.gm_index.splits import SplitRule, write_split_file
 from lightning_modules.artifacts import Manifold, NeighbourCache, build_embedding
 from lightning_modules.artifacts.manifold_files import create_tensor

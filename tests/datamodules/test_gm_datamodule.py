@@ -30,7 +30,6 @@ def test_batches_hold_what_the_files_hold(root):
     datamodule = GMDataModule(root=str(root), batch_size=5)
     datamodule.setup()
     assert datamodule.sources == ["gan-a", "real-x", "vae-b"]
-    assert datamodule.families == ["gan", "real", "vae"]
     assert datamodule.image_size == (16, 16)
     count = 0
     for split in ("val", "test"):

@@ -12,8 +12,8 @@ from gm_folders import pixels, write_gm, write_source
 from PIL import Image
 
 from datamodules.gm import GMDataModule
-from datamodules.gm_index import fact_cache as cache
-from datamodules.gm_index.fact_cache import build_index
+from datamodules.gm_index import file_index as cache
+from datamodules.gm_index.file_index import build_index
 from datamodules.gm_index.sources import discover_folders
 from datamodules.images import file_scan, image_io
 from datamodules.images.pixel_path import PixelPath

@@ -10,8 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
+from lightning_modules.fingerprints.fingerprint import (
+    Fingerprint,
+    FingerprintError,
+    make_fingerprint,
+    read_fingerprint,
+    write_fingerprint,
+)
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
 from lightning_modules.fingerprints.users.keys import hamming_distance, key_from_text, key_to_text, new_key, random_key

@@ -12,7 +12,7 @@ from lightning_modules.fingerprints.settings import (
     as_settings,
     current_settings,
 )
-from lightning_modules.reporting.earlier_versions import current_config, current_hyper_parameters
+from lightning_modules.reporting.runs import current_config, current_hyper_parameters
 
 EARLIER = {
     "generator": "score-ldm",

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 import evaluate
-from lightning_modules.fingerprints.fingerprint import make_fingerprint
-from lightning_modules.fingerprints.fingerprint_file import write_fingerprint
+from lightning_modules.fingerprints.fingerprint import make_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, write_registry
 from lightning_modules.generators import load_generator

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.cli.users import users as main
-from lightning_modules.fingerprints.fingerprint import make_fingerprint
-from lightning_modules.fingerprints.fingerprint_file import write_fingerprint
+from lightning_modules.fingerprints.fingerprint import make_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
 
 BITS = 16

@@ -12,7 +12,7 @@ from tiny_fingerprints import BITS, read_metrics, read_rows, write_config, write
 
 import evaluate
 import train
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
+from lightning_modules.fingerprints.fingerprint import FingerprintError, read_fingerprint
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 NEGATIVES = ("unmarked", "wrong_key", "other_generator", "real")

@@ -11,7 +11,7 @@ from tiny_fingerprints import write_stylegan2
 
 import train
 from lightning_modules.cli.framework import FrameworkCLI
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError, write_fingerprint
+from lightning_modules.fingerprints.fingerprint import FingerprintError, write_fingerprint
 from lightning_modules.fingerprints.settings import MOVED
 from lightning_modules.latent_fingerprint import LatentFingerprint
 

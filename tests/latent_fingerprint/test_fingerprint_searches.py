@@ -7,10 +7,10 @@ import stat
 
 import pytest
 from dotted_settings import grouped
+from png_files import save_png
 from tiny_fingerprints import BITS, write_stylegan2
 
 import evaluate
-from datamodules.images.image_io import save_png
 from lightning_modules.common.images import to_uint8
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, write_registry

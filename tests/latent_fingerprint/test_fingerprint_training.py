@@ -11,7 +11,7 @@ from dotted_settings import grouped
 
 from datamodules.sample_numbers import SampleNumbersDataModule
 from lightning_modules.fingerprints.decoders.key_network import take_network
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
+from lightning_modules.fingerprints.fingerprint import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.marked_images import MarkedImages, runs
 from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.checkpoints.stored import StoredGenerator

@@ -14,6 +14,7 @@ import torch
 from gloo_processes import in_processes
 from torch import Tensor
 
+from lightning_modules.metrics.fingerprint_scores import key_estimates, key_metrics, negative_metrics, rate_name
 from lightning_modules.metrics.intervals import alone_at_the_top, wilson
 from lightning_modules.metrics.key_calibration import KeyCalibrationError, KeyCrossEntropy
 from lightning_modules.metrics.key_matches import (
@@ -24,7 +25,6 @@ from lightning_modules.metrics.key_matches import (
     TruePositiveRate,
     effective_trials,
 )
-from lightning_modules.metrics.key_metrics import key_estimates, key_metrics, negative_metrics, rate_name
 
 BITS = 32
 NAMES = [

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from lightning_modules.fingerprints.marked_images import MarkedPair
+from lightning_modules.metrics.fingerprint_scores import key_estimates, key_metrics, negative_metrics
 from lightning_modules.metrics.intervals import Estimate, proportion
-from lightning_modules.metrics.key_metrics import key_estimates, key_metrics, negative_metrics
 from lightning_modules.reporting.fingerprint_page import FingerprintResults, write_fingerprint_page
 
 BITS = 32

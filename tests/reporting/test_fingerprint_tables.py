@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_modules.metrics.fingerprint_scores import key_estimates, key_metrics, negative_metrics
 from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.metrics.key_matches import FalsePositiveRate
-from lightning_modules.metrics.key_metrics import key_estimates, key_metrics, negative_metrics
 from lightning_modules.reporting.fingerprint_tables import (
     calibration_table,
     false_positive_table,

@@ -10,9 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.common.shipped import find_trained, program
-from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.fingerprint_file import read_fingerprint
-from lightning_modules.fingerprints.marked_generator import MarkedGenerator, take_noise
+from lightning_modules.fingerprints.fingerprint import Fingerprint, read_fingerprint
+from lightning_modules.fingerprints.marked_images import MarkedGenerator, take_noise
 from lightning_modules.fingerprints.users.key_registry import read_registry
 from lightning_modules.fingerprints.users.names import shown_name
 from lightning_modules.generators.bundled.load import load_named

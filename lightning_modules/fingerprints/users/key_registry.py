@@ -20,8 +20,7 @@ from torch import Tensor
 
 from lightning_modules.common.files import check_file, remove_partials, write_bytes
 from lightning_modules.common.shipped import program
-from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError
+from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError
 from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text, new_key
 from lightning_modules.fingerprints.users.names import NameIndex, is_user_id, shown_name, written_form
 

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from lightning_modules.common.files import write_bytes
 from lightning_modules.common.shipped import find_trained, program
-from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
+from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.users.key_registry import (
     KeyRegistry,
     changing_registry,

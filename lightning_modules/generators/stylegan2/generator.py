@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.common.random_streams import standard_normal_latents
 from lightning_modules.generators.stylegan2.layers import DEFAULT_FILTER
-from lightning_modules.generators.stylegan2.synthesis import Mapping, Synthesis, check_noise, noise_maps
+from lightning_modules.generators.stylegan2.networks import Mapping, Synthesis, check_noise, noise_maps
 
 
 def config_f_channels(image_size: int, base: int = 32768, maximum: int = 512) -> list[int]:

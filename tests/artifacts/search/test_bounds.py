@@ -10,10 +10,10 @@ from reals_for_tests import brute_force, build, random_bytes, smooth_bytes
 
 from lightning_modules.artifacts import SearchReport
 from lightning_modules.artifacts.search.candidates import Candidates
-from lightning_modules.artifacts.search.exact_distance import tree_sum
 from lightning_modules.artifacts.search.index import prepare
 from lightning_modules.artifacts.search.lower_bounds import FullDistances, LeadingBounds, PairDistances
 from lightning_modules.artifacts.search.pca_bounds import bound_slack
+from lightning_modules.artifacts.search.refinement import tree_sum
 from lightning_modules.artifacts.search.shared_coordinates import MAX_GROUP, SharedCoordinates, find_shared_coordinates
 
 

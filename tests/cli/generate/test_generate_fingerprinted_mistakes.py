@@ -6,8 +6,8 @@ import pytest
 import torch
 from fingerprinted_room import BITS, KEYS, contents, generate, named, write_carrier, write_its_fingerprint, write_room
 
-from lightning_modules.fingerprints.fingerprint_file import read_fingerprint
-from lightning_modules.fingerprints.marked_generator import MarkedGenerator
+from lightning_modules.fingerprints.fingerprint import read_fingerprint
+from lightning_modules.fingerprints.marked_images import MarkedGenerator
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, write_registry
 from lightning_modules.generators import load_generator
 from lightning_modules.generators.stylegan2 import StyleGAN2Generator

@@ -19,7 +19,7 @@ from small_registry import BITS, private, refused, write_small_fingerprint
 from lightning_modules.cli.users import users as main
 from lightning_modules.common.files import write_bytes
 from lightning_modules.common.random_streams import seeded_keys
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint
+from lightning_modules.fingerprints.fingerprint import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
 from lightning_modules.fingerprints.users.keys import key_check, key_to_text
 from lightning_modules.fingerprints.users.manage import create_users

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError
+from lightning_modules.fingerprints.fingerprint import FingerprintError
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
 from lightning_modules.fingerprints.users.names import _CAPITAL, _SMALL, NameIndex, is_user_id, looks_of, same_name
 

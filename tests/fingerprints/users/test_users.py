@@ -17,7 +17,7 @@ from small_registry import BITS, private, refused, write_small_fingerprint
 
 from lightning_modules.cli.users import users as main
 from lightning_modules.common.random_streams import seeded_keys
-from lightning_modules.fingerprints.fingerprint_file import FingerprintError, read_fingerprint, write_fingerprint
+from lightning_modules.fingerprints.fingerprint import FingerprintError, read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.users.key_registry import (
     KeyRegistry,
     changing_registry,

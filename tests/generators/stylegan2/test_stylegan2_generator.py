@@ -10,7 +10,7 @@ from lightning_modules.generators.protocol import Generator
 from lightning_modules.generators.stylegan2 import StyleGAN2Generator, config_f_channels
 from lightning_modules.generators.stylegan2.discriminator import minibatch_deviation
 from lightning_modules.generators.stylegan2.layers import blur, normalised_filter, upsample
-from lightning_modules.generators.stylegan2.synthesis import noise_maps
+from lightning_modules.generators.stylegan2.networks import noise_maps
 
 
 @pytest.fixture

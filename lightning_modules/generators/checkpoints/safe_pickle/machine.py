@@ -2,7 +2,7 @@
 
 The standard library's `pickletools.genops` cuts the stream into opcodes and their plain arguments. This machine gives
 them meaning. A global is never imported: it is a `PickledGlobal`, two strings. What a file may do with one is decided
-by a table of names (`pickled_globals.py`), so the only functions that run are functions of this package.
+by a table of names (`globals.py`), so the only functions that run are functions of this package.
 """
 
 from __future__ import annotations

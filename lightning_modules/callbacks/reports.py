@@ -1,4 +1,4 @@
-"""AttributionReport: what an evaluation of an attributor leaves in the run folder."""
+"""What a test leaves in the run folder, and sends to Weights & Biases: one callback for each kind of module."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
-from lightning_modules.callbacks.attribution_rows import rows_of
+from lightning_modules.callbacks.prediction_rows import rows_of
 from lightning_modules.callbacks.training_record import training_behind
-from lightning_modules.callbacks.wandb_results import send_to_wandb
 from lightning_modules.common.distributed import gather_by_index, gather_rows
 from lightning_modules.reporting.attribution_page import AttributionResults, ExampleImages, write_attribution_page
+from lightning_modules.reporting.fingerprint_page import FingerprintResults, write_fingerprint_page
 from lightning_modules.reporting.run_files import write_jsonl, write_metrics
+from lightning_modules.reporting.runs import flat_settings
 
 SHOWN_FEATURES = 1500  # t-SNE stays legible, and quick
 
@@ -90,3 +92,49 @@ class AttributionReport(Callback):
         for label, examples in share.items():
             both = sorted([*into.get(label, []), *examples], key=lambda example: example.index)
             into[label] = both[: self.examples_per_source]
+
+
+PUBLIC = ("bits", "shift", "sigma", "centred", "layout", "latent_prior", "generator_name")
+
+
+class FingerprintReport(Callback):
+    """Writes `metrics.json`, `rows.jsonl`, `figures/` and `report.html` of a fingerprint's test, and sends them to W&B.
+
+    Nothing of it holds a key or a decoded bit: rows count matching bits.
+    """
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather from all processes; the first one writes."""
+        module: Any = pl_module
+        rows = gather_rows(module.rows)
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        write_metrics(folder / "metrics.json", module.results)
+        write_jsonl(folder / "rows.jsonl", rows)
+        shown = FingerprintResults(
+            results=module.results,
+            attacks=module.evaluation.names,
+            examples=module.evaluation.examples,
+            settings=flat_settings(module.hparams),
+            fingerprint={name: getattr(module.fingerprint, name) for name in PUBLIC},
+            data=trainer.datamodule.describe(),  # type: ignore[attr-defined]
+            decoder=str(module.decoder),
+            training=training_behind(trainer),
+            loss=str(module.decoder.image_loss["name"]),
+        )
+        send_to_wandb(trainer, write_fingerprint_page(folder, shown), module.results)
+
+
+def send_to_wandb(trainer: pl.Trainer, figures: dict[str, Path], results: dict[str, Any]) -> None:
+    """Send figures, the report and every number with its interval to the trainer's loggers of W&B, if any."""
+    for run in [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]:
+        import wandb
+
+        run.log({f"test/{name}": wandb.Image(str(path)) for name, path in figures.items()})
+        page = Path(trainer.default_root_dir) / "report.html"
+        run.log({"test/report": wandb.Html(page.read_text(), inject=False)})
+        for name, estimate in results.items():
+            run.summary[name] = estimate.value
+            if estimate.low is not None:
+                run.summary[f"{name}/low"], run.summary[f"{name}/high"] = estimate.low, estimate.high
