@@ -79,7 +79,10 @@ class ControlledNetworks(nn.Module):
         names = (representation, *controls)
         if len({len(shapes[name]) for name in names}) > 1:
             seen = ", ".join(f"{name} {shapes[name]}" for name in names)
-            raise ValueError(f"found representations of shapes {seen}; expected images from all, or vectors from all")
+            raise ValueError(
+                f"found representations of shapes {seen}; expected images from all, or vectors from all; "
+                "choose other controls, or none: --model.init_args.controls '[]'"
+            )
         same = chosen["main"] == chosen["control"]
         self.seen, self.recipes = {MAIN: representation}, {MAIN: recipe_for(chosen["main"][0], weights)}
         self.compared: dict[str, list[str]] = {representation: [MAIN]} if controls and control_seeds and same else {}

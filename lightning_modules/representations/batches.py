@@ -96,11 +96,18 @@ class Representations:
         With ``distances`` the nearest reals are searched in any case, if this attributor has a manifold to search.
 
         Raises:
-            ValueError: An image with a label stands in the manifold itself.
+            ValueError: An image with a label stands in the manifold itself; a representation of another shape than it
+                promised, by which its network was chosen.
         """
         wanted = [self.members[name] for name in names]
         inputs, distance, index = self._inputs(batch, wanted, distances and self.searches)
-        return Represented({member.name: member(inputs) for member in wanted}, distance, index)
+        made = {member.name: member(inputs) for member in wanted}
+        for member in wanted:
+            found = tuple(made[member.name].shape[1:])
+            promised = member.output_shape(tuple(inputs.images.shape[1:]), tuple(inputs.embedded.shape[1:]))
+            if found != promised:
+                raise ValueError(f"representation {member.name!r} gave shape {found}, its output_shape says {promised}")
+        return Represented(made, distance, index)
 
     def _inputs(
         self, batch: dict[str, Any], wanted: Sequence[Representation], search: bool = False
