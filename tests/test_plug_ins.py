@@ -7,6 +7,9 @@ representations in `attributor/test_plugged_in_representations.py`.
 from __future__ import annotations
 
 import hashlib
+import re
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +22,15 @@ from datamodules.real import REAL_SETS, RealSet, load_real_set
 from datamodules.real.registry import LazyPictures
 from lightning_modules.artifacts.embeddings.registry import EMBEDDINGS, build_embedding
 from lightning_modules.cli.entry import COMMANDS, run
+from lightning_modules.common.tables import Table
 from lightning_modules.generators.bundled.load import NETWORKS, load_bundled
 from lightning_modules.generators.checkpoints.load import READERS, load_generator
 from lightning_modules.generators.checkpoints.stored import KINDS, StoredGenerator
 from lightning_modules.generators.small_networks.grey import INNER_SIZE, GreyGenerator
 from lightning_modules.metrics.extractors import EXTRACTORS, FeatureExtractor, build_extractor
+
+ROOT = Path(__file__).parents[1]
+TABLE = re.compile(r"^(\w+)(?::[^=\n]+)? = Table\(", re.MULTILINE)
 
 
 class Negative:
@@ -92,6 +99,24 @@ class _Float(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images.float())
+
+
+def tables() -> dict[str, Table]:
+    """Every table of the project, by module and name."""
+    found = {}
+    for tree in ("lightning_modules", "datamodules"):
+        for file in sorted((ROOT / tree).rglob("*.py")):
+            if "Table(" in (text := file.read_text()) and file.name != "tables.py":
+                module = import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+                found |= {f"{module.__name__}:{name}": getattr(module, name) for name in TABLE.findall(text)}
+    return found
+
+
+def test_every_member_of_every_table_can_be_loaded():
+    assert len(tables()) >= 11
+    for where, table in tables().items():
+        for name in table:
+            assert callable(table.load(name)), f"{where}: {name}"
 
 
 def add(monkeypatch, table, name: str, attribute: str) -> None:

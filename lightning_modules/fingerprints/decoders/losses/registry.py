@@ -38,8 +38,8 @@ _HERE = "lightning_modules.fingerprints.decoders.losses"
 LOSSES = Table(
     "loss",
     {
-        "pixels": f"{_HERE}.pixels:MultiScalePixels",
-        "spectrum": f"{_HERE}.pixels:BlockSpectrum",
+        "pixels": f"{_HERE}.registry:MultiScalePixels",
+        "spectrum": f"{_HERE}.registry:BlockSpectrum",
         "lpips": f"{_HERE}.lpips:Perceptual",
         "features": f"{_HERE}.lpips:NetworkFeatures",
     },
