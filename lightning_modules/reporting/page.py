@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from matplotlib.figure import Figure
 
 from lightning_modules.common.files import write_bytes, write_text
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.style import to_png
 from lightning_modules.reporting.formatting import (
     MISSING,
     format_interval,
@@ -222,6 +220,8 @@ def _cell(cell: Cell, percent: bool) -> tuple[str, str]:
 
 def write_figures(folder: Path, figures: Mapping[str, Figure]) -> dict[str, Path]:
     """Write `figures/NAME.png` into a run folder; returns the paths by name."""
+    from lightning_modules.reporting.figures.style import to_png
+
     paths = {name: folder / "figures" / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         write_bytes(paths[name], to_png(figure))
