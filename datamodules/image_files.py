@@ -19,6 +19,15 @@ from datamodules.images.problems import NOTHING_LEFT, PREDICTION, Kind, Problems
 from datamodules.samplers import evaluation_sampler
 
 
+def find_image_files(images: str) -> list[Path]:
+    """The image files that a path or pattern names, sorted, as ``predict`` reads them.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    return search_images(images).files
+
+
 class ImageFilesDataModule(pl.LightningDataModule):
     """Image files without labels, for ``predict``.
 

@@ -11,7 +11,7 @@ import torch
 from gm_folders import pixels, write_source
 from PIL import Image
 
-from datamodules.image_files import ImageFilesDataModule
+from datamodules.image_files import ImageFilesDataModule, find_image_files
 from datamodules.images.image_search import search_images
 from datamodules.images.problems import GMDataError, Kind
 
@@ -46,6 +46,7 @@ def test_a_folder_with_its_subfolders(folder):
 def test_a_file_and_globs(folder):
     assert search_images(str(folder / "gan-a" / "00001.png")).files == [folder / "gan-a" / "00001.png"]
     found = search_images(str(folder / "gan-a" / "0000[13].png")).files
+    assert find_image_files(str(folder / "gan-a" / "0000[13].png")) == found
     assert [file.name for file in found] == ["00001.png", "00003.png"]
     assert len(search_images(str(folder / "**" / "*.webp")).files) == 3
 
