@@ -98,9 +98,16 @@ def load_real_set(
     resize: int | None = None,
     reader: Reader = REALS,
 ) -> RealSet:
-    """Read one split, ``train`` or ``test``, of a real set of ``REAL_SETS``; pixels as ``PixelPath`` has it.
+    """Read one split of a real set.
 
-    ``root`` is the folder of its files, None for the set's own place; ``reader`` is who reads them, for the messages.
+    Args:
+        name: A key of ``REAL_SETS``.
+        root: Folder of its files; None for the set's own default place.
+        split: ``train`` or ``test``.
+        download: Let the set's library fetch it where it is not found.
+        center_crop: Side of the central square to cut out, in pixels; None keeps the set's own images.
+        resize: Length of the shorter side to scale to then, in pixels; None keeps it.
+        reader: Who reads them, for the messages.
 
     Raises:
         ValueError: Unknown name or split.

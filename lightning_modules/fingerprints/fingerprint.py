@@ -125,9 +125,20 @@ def make_fingerprint(
     centred: bool = False,
     sampling: Mapping[str, Any] | None = None,
 ) -> Fingerprint:
-    """Bring fitted axes into the form that is stored; arguments are those of `place_key` and `Fingerprint`.
+    """Bring fitted axes into the form that is stored.
 
-    Of the axes outside the key so many are `kept` one by one, of the others only the mean variance.
+    Args:
+        placed: from `place_key`, which was given `shift` and `layout`.
+        sigma: strength of the key, above 0, in units of the latent.
+        shift: first axis of the key.
+        layout: how bits lie on axes.
+        generator: content hash of the generator.
+        generator_name: its file, or the name of a bundled source.
+        latent_prior: one of `PRIORS`.
+        noise: noise mode shared by embedding and attribution.
+        kept: most axes outside the key to keep one by one; of the others only the mean variance is kept.
+        centred: whether a bit's two values lie on both sides of the mean.
+        sampling: how the generator sampled the latents that the axes were fitted to, plain values.
 
     Raises:
         ValueError: a strength of zero or less, or an unknown prior.

@@ -57,7 +57,14 @@ class Block:
 def generate_images(
     generator: Generator | str, folder: Path, n: int, seed: int, processes: int = 1, progress: bool = True
 ) -> None:
-    """Write samples 0 .. n-1 of a generator to `folder/0000000.png` and so on; arguments as of `generate_sources`."""
+    """Write samples 0 .. n-1 of a generator to `folder/0000000.png` and so on; files that are there are kept.
+
+    The bytes depend on the generator, `n` and the `seed` of the latents alone, not on the number of `processes`;
+    `progress` shows a bar.
+
+    Raises:
+        ValueError: n or processes below 1, or a generator whose images cannot be made again.
+    """
     source = generator if isinstance(generator, str) else folder.name
     generate_sources({source: generator}, {source: folder}, n, seed, processes, progress)
 

@@ -61,6 +61,7 @@ class Representations:
         self.needs_manifold = self.searches or any(member.needs_random_real for member in built)
         if self.searches:  # a report shows it, whatever the networks see
             self.members.setdefault("artifact", build_representation("artifact"))
+        self.device = torch.device("cpu")
         self.manifold: Manifold | None = None
         self.neighbours: NeighbourCache | None = None
 
@@ -70,7 +71,7 @@ class Representations:
         The data module has ``manifold_images()`` and ``cache_dir``. The ``first`` process builds what is missing, the
         others wait at the barrier.
         """
-        self.embedding = self.embedding.to(device)
+        self.device, self.embedding = device, self.embedding.to(device)
         if not self.needs_manifold or self.manifold is not None:
             return
         reals = data.manifold_images()
@@ -87,7 +88,7 @@ class Representations:
     def output_shapes(self, image_size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
         """Shape of each representation of one image ``(H, W)``."""
         with torch.inference_mode():
-            embedded = tuple(self.embedding(torch.zeros(1, 3, *image_size)).shape[1:])
+            embedded = tuple(self.embedding(torch.zeros(1, 3, *image_size, device=self.device)).shape[1:])
         return {name: member.output_shape((3, *image_size), embedded) for name, member in self.members.items()}
 
     def __call__(self, batch: dict[str, Any], names: Iterable[str], distances: bool = False) -> Represented:

@@ -213,13 +213,13 @@ class LatentDiffusion(GeneratorTraining):
         error = F.l1_loss(reconstruction, images)
         commitment = F.mse_loss(latents, codes.detach())
         loss = error + F.mse_loss(codes, latents.detach()) + 0.25 * commitment
-        judged = self.hparams["adversarial_weight"] > 0 and update >= self.hparams["adversarial_from"]
-        if judged:
+        adversarial = self.hparams["adversarial_weight"] > 0 and update >= self.hparams["adversarial_from"]
+        if adversarial:
             adversarial = -self.discriminator(reconstruction).mean()
             balance = first_stage.adaptive_weight(error, adversarial, stage.model.decoder.conv_out.weight)
             loss = loss + self.hparams["adversarial_weight"] * balance * adversarial
         self.step(optimiser, loss)
-        if judged:
+        if adversarial:
             judgement = first_stage.hinge_loss(self.discriminator(images), self.discriminator(reconstruction.detach()))
             self.step(discriminator_optimiser, judgement)
             self.log("train/discriminator_loss", judgement)

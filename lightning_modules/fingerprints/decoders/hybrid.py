@@ -71,7 +71,7 @@ class HybridDecoder(NamedDecoder):
     def from_start(
         cls, start: StartDecoder, parts: DecoderParts, settings: LeastSquaresSettings, alpha_error: Tensor | None = None
     ) -> HybridDecoder:
-        """Least squares from the answer of any start."""
+        """Least squares from the answer of any start; `alpha_error` `(k,)` is its error of alpha, where known."""
         space = search_space(parts.generator, parts.fingerprint)
         return cls(start, _search(space, settings), space, parts.generator, parts.fingerprint, parts.loss, alpha_error)
 

@@ -75,8 +75,13 @@ def build_decoder(
 ) -> KeyDecoder:
     """Make the decoder for test and predict; one that caches its answers where `settings.cache` names a folder.
 
-    `options` say how the generator samples. Where the settings name another noise, a copy of the generator reads keys:
-    marked images keep theirs.
+    Args:
+        settings: which decoder, and how it searches.
+        generator: the frozen generator. Where the settings name another noise, a copy of it reads keys.
+        options: how the generator samples; part of a cache's identity.
+        fingerprint: where keys lie.
+        network: the trained network; decoders that need none ignore it.
+        device: where images will be.
     """
     if settings.noise is not None:
         generator = deepcopy(generator)

@@ -34,9 +34,13 @@ HEADERS = (["user", "key"], ["user", "key", "check"])
 def create_users(
     path: Path, names: Sequence[str], fingerprint: Path | None = None, minimum_distance: int = 0
 ) -> KeyRegistry:
-    """Register users with new random keys, which differ in so many bits at least: all of them, or none.
+    """Register users with new random keys: all of them, or none.
 
-    A registry that is not there is begun for the fingerprint, a file or a folder that holds one.
+    Args:
+        path: the registry; begun if it is not there.
+        names: ids of the users.
+        fingerprint: what the keys are for, a file or a folder that holds one; a new registry needs it.
+        minimum_distance: bits in which each new key must differ from every other key.
 
     Raises:
         FingerprintError: a user who is registered, no such key, or a registry or fingerprint that cannot be used.
