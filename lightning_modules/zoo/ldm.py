@@ -79,7 +79,7 @@ class LatentDiffusion(GeneratorTraining):
     """Two phases in one run: `first_stage_updates` of a VQ autoencoder, then the U-Net until the run ends.
 
     The first phase minimises absolute error, codebook and commitment loss, and from `adversarial_from` on a patch
-    discriminator's judgement. The second one freezes it, scales the latents to unit variance and denoises them. Which
+    discriminator's hinge. The second one freezes it, scales the latents to unit variance and denoises them. Which
     phase a run is in follows from its number of updates, so a resumed run goes on where it was.
 
     Args:
@@ -92,7 +92,7 @@ class LatentDiffusion(GeneratorTraining):
         sampling_steps: DDIM steps of the sheets and of the exported generator.
         first_stage_updates: updates of the first phase.
         first_stage_learning_rate: of the autoencoder and the discriminator, falling to zero as a cosine.
-        adversarial_weight: of the discriminator's judgement against the reconstruction; 0 leaves it out.
+        adversarial_weight: of the discriminator's hinge against the reconstruction; 0 leaves it out.
         adversarial_from: update from which it counts.
         restart_every: updates after which unused codes start again.
         learning_rate: of the U-Net, after a linear warm-up.
@@ -213,16 +213,16 @@ class LatentDiffusion(GeneratorTraining):
         error = F.l1_loss(reconstruction, images)
         commitment = F.mse_loss(latents, codes.detach())
         loss = error + F.mse_loss(codes, latents.detach()) + 0.25 * commitment
-        adversarial = self.hparams["adversarial_weight"] > 0 and update >= self.hparams["adversarial_from"]
-        if adversarial:
+        discriminates = self.hparams["adversarial_weight"] > 0 and update >= self.hparams["adversarial_from"]
+        if discriminates:
             adversarial = -self.discriminator(reconstruction).mean()
             balance = first_stage.adaptive_weight(error, adversarial, stage.model.decoder.conv_out.weight)
             loss = loss + self.hparams["adversarial_weight"] * balance * adversarial
         self.step(optimiser, loss)
-        if adversarial:
-            judgement = first_stage.hinge_loss(self.discriminator(images), self.discriminator(reconstruction.detach()))
-            self.step(discriminator_optimiser, judgement)
-            self.log("train/discriminator_loss", judgement)
+        if discriminates:
+            hinge = first_stage.hinge_loss(self.discriminator(images), self.discriminator(reconstruction.detach()))
+            self.step(discriminator_optimiser, hinge)
+            self.log("train/discriminator_loss", hinge)
         self.log("train/reconstruction_error", error, prog_bar=True)
         self.log("train/commitment", commitment)
 
