@@ -79,7 +79,7 @@ class LatentDiffusion(GeneratorTraining):
     """Two phases in one run: `first_stage_updates` of a VQ autoencoder, then the U-Net until the run ends.
 
     The first phase minimises absolute error, codebook and commitment loss, and from `adversarial_from` on a patch
-    discriminator's hinge. The second one freezes it, scales the latents to unit variance and denoises them. Which
+    discriminator's loss. The second one freezes it, scales the latents to unit variance and denoises them. Which
     phase a run is in follows from its number of updates, so a resumed run goes on where it was.
 
     Args:
@@ -92,7 +92,7 @@ class LatentDiffusion(GeneratorTraining):
         sampling_steps: DDIM steps of the sheets and of the exported generator.
         first_stage_updates: updates of the first phase.
         first_stage_learning_rate: of the autoencoder and the discriminator, falling to zero as a cosine.
-        adversarial_weight: of the discriminator's hinge against the reconstruction; 0 leaves it out.
+        adversarial_weight: of the discriminator's loss against the reconstruction; 0 leaves it out.
         adversarial_from: update from which it counts.
         restart_every: updates after which unused codes start again.
         learning_rate: of the U-Net, after a linear warm-up.
