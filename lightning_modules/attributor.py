@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.artifacts.manifold_files import MANIFEST
-from lightning_modules.callbacks import AttributionReport, PredictionRows, TrivialBaselines
+from lightning_modules.callbacks import AttributionReport, PredictionRows, TrivialBaselines, not_there_yet
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
 from lightning_modules.evaluation.attribution import AttributionEvaluation
@@ -286,7 +286,7 @@ class Attributor(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The report of a test; trivial baselines add to its results before it is written."""
-        return [TrivialBaselines(), AttributionReport()]
+        return not_there_yet(self, TrivialBaselines(), AttributionReport())
 
     def prediction_rows(self, out: Path, plan: Any) -> pl.Callback:
         """What writes the JSON lines of `predict`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lightning_modules.attacks import image_seeds, make_attack, make_attacks
-from lightning_modules.callbacks import FingerprintReport, VerdictRows
+from lightning_modules.callbacks import FingerprintReport, VerdictRows, not_there_yet
 from lightning_modules.common.images import eight_bit
 from lightning_modules.evaluation.fingerprint import FingerprintEvaluation, check_reals, load_other, make_scores
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
@@ -285,7 +285,7 @@ class LatentFingerprint(pl.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The report of a test."""
-        return [FingerprintReport()]
+        return not_there_yet(self, FingerprintReport())
 
     def prediction_rows(self, out: Path, plan: Any) -> Callback:
         """What writes the JSON lines of `predict`."""

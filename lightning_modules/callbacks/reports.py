@@ -126,6 +126,16 @@ class FingerprintReport(Callback):
         send_to_wandb(trainer, write_fingerprint_page(folder, shown), module.results)
 
 
+def not_there_yet(module: pl.LightningModule, *callbacks: Callback) -> list[Callback]:
+    """Callbacks of kinds that the module's trainer has none of: a config may name one with settings of its own.
+
+    Lightning asks a module for its callbacks at each stage, and would put them in place of those that are there.
+    """
+    trainer = getattr(module, "_trainer", None)
+    there = {type(each) for each in trainer.callbacks} if trainer is not None else set()
+    return [each for each in callbacks if type(each) not in there]
+
+
 def send_to_wandb(trainer: pl.Trainer, figures: dict[str, Path], results: dict[str, Any]) -> None:
     """Send figures, the report and every number with its interval to the trainer's loggers of W&B, if any."""
     for run in [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]:
