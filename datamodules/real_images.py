@@ -6,9 +6,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.images.image_io import content_id, content_id_to_int, to_tensor
+from datamodules.images.image_io import to_tensor
 from datamodules.real import RealSet, load_real_set
 from datamodules.samplers import training_sampler
+from lightning_modules.common.images import content_id, content_id_to_int
 
 
 class RealImages(Dataset[dict[str, torch.Tensor | int]]):

@@ -14,9 +14,10 @@ from PIL import Image, JpegImagePlugin
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from datamodules.images.image_io import ImageFileError, content_id, decode_image, path_text, text_path
+from datamodules.images.image_io import ImageFileError, decode_image, path_text, text_path
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import counted
+from lightning_modules.common.images import content_id
 
 _CHROMA = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 

@@ -6,7 +6,6 @@ cannot slip from one split into another by being re-saved.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import struct
@@ -253,23 +252,6 @@ def check_image(path: Path) -> tuple[int, int]:
         except Exception:
             lies = False
         return (image.width, image.height) if lies else (image.height, image.width)
-
-
-def content_id(pixels: Pixels) -> str:
-    """BLAKE2b-128 hash, in hex, of decoded pixels and their shape.
-
-    Args:
-        pixels: uint8 array of shape (H, W, 3).
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(np.asarray(pixels.shape, dtype="<i8").tobytes())
-    digest.update(np.ascontiguousarray(pixels).tobytes())
-    return digest.hexdigest()
-
-
-def content_id_to_int(identifier: str) -> int:
-    """First 63 bits of a content id: the form that travels in int64 tensors."""
-    return int(identifier[:16], 16) >> 1
 
 
 def chw(pixels: Pixels) -> torch.Tensor:

@@ -11,8 +11,9 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from datamodules.images.image_io import chw, content_id, content_id_to_int, decode_image, path_text, text_path
+from datamodules.images.image_io import chw, decode_image, path_text, text_path
 from datamodules.images.pixel_path import PixelPath
+from lightning_modules.common.images import content_id, content_id_to_int
 
 
 class PlannedImages(Dataset[dict[str, Any]]):

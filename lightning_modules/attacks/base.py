@@ -54,6 +54,8 @@ class Attack(ABC):
         curve: its robustness curve; None for an attack without one number as its strength.
         name: what it was asked for by (`jpeg_50`, `paper-blur`); names rows and log keys.
         strength: factor on the parameters as specified (`at_strength`).
+        seed: of its random parameters in an evaluation; None for the experiment's.
+        curve_strength: the strength where it lies on its kind's curve; None where it lies elsewhere.
     """
 
     kind: ClassVar[str]
@@ -63,6 +65,8 @@ class Attack(ABC):
     def __init__(self) -> None:
         self.name = self.kind
         self.strength = 1.0
+        self.seed: int | None = None
+        self.curve_strength: float | None = None
 
     @classmethod
     def from_options(cls, options: Spec, make: Callable[[str | Mapping[str, Any]], Attack]) -> Self:

@@ -68,7 +68,8 @@ def make_attack(spec: str | Mapping[str, Any]) -> Attack:
     Args:
         spec: a name: `identity`, `PRESET-ATTACK` (`paper-jpeg`, `paper-scaled-mixture`) or `KIND_NUMBER` (`noise_0.05`
             standard deviation in [0, 1] units, `blur_1.5` pixels, `jpeg_50` quality, `combination_0.5` share of
-            paper-strongest); or a dict of `kind`, the arguments of its class, and optionally `strength` and `name`.
+            paper-strongest); or a dict of `kind`, the arguments of its class, and optionally `strength`, `name` and
+            `seed`.
             The stages of a combination are dicts of their arguments, the attacks of a mixture are names or dicts.
 
     Raises:
@@ -161,20 +162,32 @@ def _from_options(options: Spec) -> Attack:
     if kind not in ATTACKS:
         found = f"found kind {kind!r}" if kind is not None else f"found no 'kind' in {options}"
         raise ValueError(f"{found}" + _hint(str(kind), list(ATTACKS)))
-    name, strength = options.pop("name", kind), options.pop("strength", 1.0)
+    name, seed = options.pop("name", kind), options.pop("seed", None)
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise ValueError(f"{kind}.seed: found {seed!r}, expected a whole number of at least 0")
     attack_class = ATTACKS.load(kind)
+    place = _place_on_curve(attack_class.curve, options)
+    strength = options.pop("strength", 1.0)
     parameters = inspect.signature(attack_class).parameters
     for key in options:
         if key not in parameters:
-            raise ValueError(f"{kind} has no '{key}'" + _hint(key, [*parameters, "name", "strength"]))
+            raise ValueError(f"{kind} has no '{key}'" + _hint(key, [*parameters, "name", "seed", "strength"]))
     missing = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
     missing = [key for key in missing if key not in options]
     if missing:
         raise ValueError(f"{kind} needs {', '.join(missing)}; found {', '.join(options) or 'nothing'}")
     attack: Attack = attack_class.from_options(options, make_attack)
     attack = attack if strength == 1.0 else attack.at_strength(strength)
-    attack.name = str(name)
+    attack.name, attack.seed, attack.curve_strength = str(name), seed, place
     return attack
+
+
+def _place_on_curve(curve: Curve | None, options: Spec) -> float | None:
+    """The strength where an attack with these options lies on its kind's curve; None where it lies elsewhere."""
+    number = None if curve is None else options.get(curve.argument)
+    if curve is None or isinstance(number, bool) or not isinstance(number, int | float):
+        return None
+    return float(number) if options == {**curve.fixed, curve.argument: number} else None
 
 
 def _hint(found: str, known: Sequence[str]) -> str:

@@ -1,8 +1,12 @@
-"""The one place where images become 8-bit: what is scored is what a saved file holds."""
+"""Images as 8-bit files hold them: rounding, which is done here alone, and the content id of pixels."""
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 HIGHEST = 16.0  # floats above are 0 .. 255 by mistake: no generator overshoots [0, 1] that far
@@ -35,3 +39,26 @@ def checked_uint8(images: Tensor) -> Tensor:
     if len(images) and images.max() > HIGHEST:
         raise ValueError(f"images reach {images.max().item():.4g}; expected float in [0, 1], or uint8 for 0 .. 255")
     return to_uint8(images)
+
+
+def content_id(pixels: NDArray[np.uint8]) -> str:
+    """BLAKE2b-128 hash, in hex, of decoded pixels and their shape.
+
+    Args:
+        pixels: uint8 array of shape (H, W, 3).
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(np.asarray(pixels.shape, dtype="<i8").tobytes())
+    digest.update(np.ascontiguousarray(pixels).tobytes())
+    return digest.hexdigest()
+
+
+def content_id_to_int(identifier: str) -> int:
+    """First 63 bits of a content id: the form that travels in int64 tensors."""
+    return int(identifier[:16], 16) >> 1
+
+
+def content_ids(images: Tensor) -> Tensor:
+    """Content ids, int64 `(n,)`, of float images `(n, 3, H, W)` in [0, 1] as 8-bit files hold them."""
+    pixels = to_uint8(images).cpu().permute(0, 2, 3, 1).numpy()
+    return torch.tensor([content_id_to_int(content_id(image)) for image in pixels], dtype=torch.int64)

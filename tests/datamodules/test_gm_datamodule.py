@@ -13,8 +13,8 @@ from gm_folders import pixels, write_gm, write_source
 from torch import nn
 
 from datamodules.gm import GMDataModule
-from datamodules.images.image_io import content_id, content_id_to_int
 from datamodules.images.problems import GMDataError
+from lightning_modules.common.images import content_id, content_id_to_int
 
 
 @pytest.fixture
