@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from datamodules.blocks import block_loader
 from datamodules.gm_index.audit import Duplicates, Leak
 from datamodules.gm_index.manifest import FormatAudit, Plan, PlanSettings, make_plan
 from datamodules.gm_index.splits import SPLITS, SplitRule
@@ -62,12 +63,16 @@ class GMDataModule(pl.LightningDataModule):
         groups: What names the group of an image where no index file does: ``stem``, the file's name without suffix; or
             a regular expression with one part in parentheses, looked for in that name (``^(\d+)`` joins 0001.png and
             0001_seed3.png); None for no groups. No group has images in two of train, val, test and manifold.
+        block_size: Images of a block: what a test computes and commits at once, on whatever process. The last digits of
+            its numbers depend on it.
 
     Raises:
         ValueError: An argument that cannot be; problems of the data come from ``prepare_data`` as one ``GMDataError``.
     """
 
-    CHANGEABLE_ON_RESUME = frozenset({"root", "index_file", "split_file", "num_workers", "cache_dir", "format_audit"})
+    CHANGEABLE_ON_RESUME = frozenset(
+        {"root", "index_file", "split_file", "num_workers", "cache_dir", "format_audit", "block_size"}
+    )
     """Arguments that may differ where a training goes on: files may lie elsewhere, their content is compared."""
 
     def __init__(
@@ -92,13 +97,17 @@ class GMDataModule(pl.LightningDataModule):
         duplicates: Duplicates = "error",
         cache_dir: str | None = None,
         groups: str | None = None,
+        block_size: int = 64,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         if root is None and index_file is None:
             raise ValueError("neither root nor index_file is given; name the folder of the data set, or an index of it")
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size is {batch_size}, num_workers {num_workers}; expected at least 1 and 0")
+        if min(batch_size, block_size) < 1 or num_workers < 0:
+            raise ValueError(
+                f"batch_size is {batch_size}, block_size {block_size}, num_workers {num_workers}; expected at least 1, "
+                "1 and 0"
+            )
         base = Path(root).expanduser() if root is not None else Path(str(index_file)).expanduser().parent
         self.settings = PlanSettings(
             base=base.absolute(),
@@ -262,8 +271,17 @@ class GMDataModule(pl.LightningDataModule):
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test images, each once over all processes, in order."""
-        return self._loader("test")
+        """This process's blocks of the test images."""
+        given = self.hparams
+        parts = {"test": self.images("test")}
+        return block_loader(parts, given["block_size"], self.trainer, given["num_workers"], collate_images)
+
+    def evaluation_settings(self) -> dict[str, Any]:
+        """What a test's numbers depend on: the pictures in their order, and their sources."""
+        rows = self.plan.rows
+        rows = rows[rows["split"] == "test"]
+        digest = hashlib.blake2b("\n".join(rows["final"] + " " + rows["source"]).encode(), digest_size=16)
+        return {"pictures": digest.hexdigest()}
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         images, batch_size, workers = self.images(split), self.hparams["batch_size"], self.hparams["num_workers"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -20,6 +22,13 @@ class RealImages(Dataset[dict[str, torch.Tensor | int]]):
 
     def __len__(self) -> int:
         return len(self.real_set)
+
+    def content_hash(self, count: int) -> str:
+        """Hash of the first `count` pictures, at most all."""
+        digest = hashlib.sha256()
+        for index in range(min(count, len(self))):
+            digest.update(content_id(self.real_set.pictures[index]).encode())
+        return digest.hexdigest()[:32]
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         """Item ``index``; ``label`` is -1 where the set has no classes."""

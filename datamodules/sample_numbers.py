@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from datamodules.blocks import block_loader
 from datamodules.images.problems import REALS_OF_OTHERS
 from datamodules.real import load_real_set
 from datamodules.real_images import RealImages
@@ -68,12 +69,16 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         reals_root: Folder of its files; None for its default place.
         reals_center_crop: Side of the central square to cut out of the reals first, in pixels; None keeps them whole.
         reals_resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
+        block_size: Samples of a block: what a test computes and commits at once, on whatever process. The last digits
+            of its numbers depend on it.
 
     Raises:
         ValueError: A count below 1, or fewer training samples than a batch has.
     """
 
-    CHANGEABLE_ON_RESUME = frozenset({"val_images", "test_images", "negative_images", "reals", "reals_root"})
+    CHANGEABLE_ON_RESUME = frozenset(
+        {"val_images", "test_images", "negative_images", "reals", "reals_root", "block_size"}
+    )
     """Arguments that may differ where a training goes on: they take effect in the next validation or test."""
 
     def __init__(
@@ -87,12 +92,14 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         reals_root: str | None = None,
         reals_center_crop: int | None = None,
         reals_resize: int | None = None,
+        block_size: int = 64,
     ) -> None:
         super().__init__()
-        if min(train_images, val_images, test_images, batch_size) < 1 or train_images < batch_size:
+        if min(train_images, val_images, test_images, batch_size, block_size) < 1 or train_images < batch_size:
             raise ValueError(
                 f"found train_images={train_images}, val_images={val_images}, test_images={test_images}, "
-                f"batch_size={batch_size}; expected at least 1 each and no fewer training images than a batch has"
+                f"batch_size={batch_size}, block_size={block_size}; expected at least 1 each and no fewer training "
+                "images than a batch has"
             )
         if negative_images < 0:
             raise ValueError(f"found negative_images={negative_images}, expected 0 or more")
@@ -109,7 +116,7 @@ class SampleNumbersDataModule(pl.LightningDataModule):
             self.reals = RealImages(reals)
 
     def test_parts(self) -> list[str]:
-        """What each of the test's loaders gives: marked samples, and the kinds of negatives."""
+        """The parts of the test: marked samples, and the kinds of negatives."""
         if not self.hparams["negative_images"]:
             return ["marked"]
         return ["marked", "unmarked", "other_generator", *(["real"] if self.reals is not None else [])]
@@ -129,22 +136,27 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         """The validation's numbers, each once over all processes."""
         return self._loader(self._numbers("val"))
 
-    def test_dataloader(self) -> list[DataLoader[Any]]:
-        """One loader for each of `test_parts`; the real images come as `{"image", "index", ...}`."""
-        return [self._part(name) for name in self.test_parts()]
+    def test_dataloader(self) -> DataLoader[Any]:
+        """This process's blocks of the `test_parts`; the real images come as `{"image", "index", ...}`."""
+        parts = {name: self._part(name) for name in self.test_parts()}
+        return block_loader(parts, self.hparams["block_size"], self.trainer)
 
-    def _part(self, name: str) -> DataLoader[Any]:
+    def _part(self, name: str) -> Subset[Any] | SampleNumbers:
         if name == "marked":
-            return self._loader(self._numbers("test"))
+            return self._numbers("test")
         count = self.hparams["negative_images"]
         if name != "real":
-            return self._loader(SampleNumbers(count, FIRST[name]))
+            return SampleNumbers(count, FIRST[name])
         assert self.reals is not None
-        return self._loader(Subset(self.reals, range(min(count, len(self.reals)))))
+        return Subset(self.reals, range(min(count, len(self.reals))))
+
+    def evaluation_settings(self) -> dict[str, Any]:
+        """What a test's numbers depend on, beside the numbers of images."""
+        return {} if self.reals is None else {"reals": self.reals.content_hash(self.hparams["negative_images"])}
 
     def _numbers(self, split: str) -> SampleNumbers:
         return SampleNumbers(self.hparams[f"{split}_images"], FIRST[split])
 
-    def _loader(self, items: Subset[Any] | SampleNumbers) -> DataLoader[Any]:
+    def _loader(self, items: SampleNumbers) -> DataLoader[Any]:
         sampler = evaluation_sampler(items, self.trainer)
         return DataLoader(items, batch_size=self.hparams["batch_size"], sampler=sampler)

@@ -50,7 +50,7 @@ class TrainingSampler(Sampler[int]):
 
 
 class UnrepeatedDistributedSampler(Sampler[int]):
-    """Every sample exactly once over all ranks, in order: rank r has r, r + world, r + 2 world, ...
+    """Every sample exactly once over all ranks: rank r has the r-th of `world` equal stretches, longer ones first.
 
     Raises:
         ValueError: Fewer samples than processes: a process without a sample would hang the others.
@@ -59,7 +59,9 @@ class UnrepeatedDistributedSampler(Sampler[int]):
     def __init__(self, data: Sized, rank: int = 0, world: int = 1) -> None:
         if len(data) < world:
             raise ValueError(f"{len(data)} samples to evaluate on {world} processes; use {len(data)} at most")
-        self.positions = range(rank, len(data), world)
+        each, longer = divmod(len(data), world)
+        start = rank * each + min(rank, longer)
+        self.positions = range(start, start + each + (rank < longer))
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -15,21 +15,29 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.artifacts.manifold_files import MANIFEST
-from lightning_modules.callbacks import AttributionReport, PredictionRows, TrivialBaselines, not_there_yet
+from lightning_modules.callbacks import EvaluationReport, PredictionRows, TrivialBaselines, not_there_yet
+from lightning_modules.callbacks.evaluation_run import begin_evaluation, commit_block, fold_evaluation, plain_training
+from lightning_modules.common.blocks import Block
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
-from lightning_modules.evaluation.attribution import AttributionEvaluation
+from lightning_modules.common.weights import content_hash
+from lightning_modules.evaluation.attribution import AttributionEvaluation, attribution_settings, example_indices
+from lightning_modules.evaluation.blocks import Evaluation, require_finite
+from lightning_modules.evaluation.conditions import make_conditions
+from lightning_modules.evaluation.results import ATTRIBUTION
 from lightning_modules.metrics.attribution import attribution_metrics, scalars
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.networks.controlled import MAIN, ControlledNetworks, channel_statistics
 from lightning_modules.networks.recipes import AUTO, Chosen, adamw, choose_networks, warmup_cosine
+from lightning_modules.representations.augmentation import Augmentation
 from lightning_modules.representations.batches import Representations
-from lightning_modules.representations.settings import ManifoldSettings
+from lightning_modules.representations.settings import AugmentationSettings, ManifoldSettings
 
 CONTROLS: tuple[Choice, ...] = ("raw", "nearest", "random")  # the artifact is the attributor's own
 STATISTICS_IMAGES = 1024  # training images whose mean and deviation standardise the networks' input
 FEWEST_TEST_IMAGES = 4  # two halves of two: what a Frechet distance needs
-_MANIFOLD = ManifoldSettings()
+SHOWN_EXAMPLES = 3  # images of each source in the report
+_MANIFOLD, _AUGMENTATION = ManifoldSettings(), AugmentationSettings()
 
 
 class Attributor(pl.LightningModule):
@@ -54,12 +62,21 @@ class Attributor(pl.LightningModule):
         control_seeds: Initialisations per control.
         fdr_halvings: Random halvings that FDR is averaged over.
         model_seed: Of initialisations, random reals and halvings; None for the seed of ``seed_everything``.
+        test_attacks: What test images meet, with the real codec: names, sets of names or mappings, or the path of a
+            YAML file that lists them (``lightning_modules.attacks``); clean images are tested in any case.
+        augmentation: What training images meet.
         manifold: Where the manifold is kept and how it is searched.
     """
 
-    CHANGEABLE_ON_RESUME = frozenset({"manifold", "fdr_halvings"})
+    CHANGEABLE_ON_RESUME = frozenset({"manifold", "fdr_halvings", "test_attacks"})
     """Arguments that may differ from the checkpoint's of a training that goes on (``cli.overrides``)."""
-    CHANGEABLE_IN_EVALUATION = CHANGEABLE_ON_RESUME | {"learning_rate", "weight_decay", "weights", "model_seed"}
+    CHANGEABLE_IN_EVALUATION = CHANGEABLE_ON_RESUME | {
+        "learning_rate",
+        "weight_decay",
+        "weights",
+        "model_seed",
+        "augmentation",
+    }
     """Those that may in a test or a prediction: the rest decides what the networks were trained to see."""
 
     def __init__(
@@ -78,13 +95,17 @@ class Attributor(pl.LightningModule):
         control_seeds: int = 1,
         fdr_halvings: int = 10,
         model_seed: int | None = None,
+        test_attacks: list[str | dict[str, Any]] | str | None = None,
+        augmentation: AugmentationSettings = _AUGMENTATION,
         manifold: ManifoldSettings = _MANIFOLD,
     ) -> None:
         super().__init__()
         model_seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if model_seed is None else model_seed
         controls = tuple(controls)
         self.representations = Representations(embedding, representation, controls, model_seed, manifold)
-        manifold = asdict(manifold)  # type: ignore[assignment]  # checkpoints hold plain values
+        self.augmentation = Augmentation(augmentation)
+        self.conditions = make_conditions(test_attacks, model_seed)  # an unknown name is an error before the training
+        manifold, augmentation = asdict(manifold), asdict(augmentation)  # type: ignore[assignment]  # plain values
         self.save_hyperparameters()
         self.flip, self.fdr_halvings, self.seed = flip, fdr_halvings, model_seed
         self.asked_networks = (network, stem, control_network, input_size)
@@ -94,6 +115,7 @@ class Attributor(pl.LightningModule):
         self.image_size: tuple[int, int] | None = None
         self.training_files: dict[str, dict[str, int]] = {}
         self.results: dict[str, Estimate] = {}
+        self.evaluation: AttributionEvaluation | None = None
         self._prepared = self._fitted = False
 
     # --- what depends on the data ------------------------------------------------------------------------------------
@@ -123,7 +145,6 @@ class Attributor(pl.LightningModule):
         self.networks = ControlledNetworks(chosen, main, controls, shapes, count, *self.network_settings, load_weights)
         self.train_accuracy = MulticlassAccuracy(count, average="micro")
         self.val_metrics = attribution_metrics(count, "val/")
-        self.evaluation = AttributionEvaluation(sources, MAIN, self.networks.compared, self.fdr_halvings, self.seed)
 
     def _prepare(self) -> None:
         """Open the manifold of the checkpoint, or build the data set's; refuse data of other sources."""
@@ -157,13 +178,33 @@ class Attributor(pl.LightningModule):
         self._prepare()
         self.val_metrics.reset()
 
-    def on_test_start(self) -> None:
-        """Open the manifold, forget earlier counts, refuse too few test images of a source for Frechet distances."""
-        self._prepare()
-        self.evaluation.reset()
+    def unfinished_blocks(self, parts: dict[str, int], block_size: int) -> list[Block]:
+        """Begin the evaluation in the run folder or go on with it; the blocks left to do, the same on every process.
+
+        Raises:
+            ValueError: Too few test images of a source for Frechet distances, or the folder holds another evaluation.
+        """
         counts = self.data.counts("test").items()
         if few := {source: count for source, count in counts if count < FEWEST_TEST_IMAGES}:
             raise ValueError(f"too few test images: {few}; expected {FEWEST_TEST_IMAGES} of each source at least")
+        self._prepare()
+        return begin_evaluation(self.trainer, lambda: self._about_evaluation(parts, block_size))
+
+    def _about_evaluation(self, parts: dict[str, int], block_size: int) -> Evaluation:
+        settings = attribution_settings(self.sources, self.networks.compared, self.fdr_halvings, self.seed)
+        settings |= {"weights": content_hash(self.networks.state_dict()), "flip": self.flip}
+        settings |= {"representation": self.representations.identity(), "data": self.data.evaluation_settings()}
+        report = {"settings": self.report_settings(), "source_info": getattr(self.data, "source_info", {})}
+        report |= {"data": self.data.describe(), "training": plain_training(self.trainer)}
+        conditions = [condition.to_json() for condition in self.conditions]
+        return Evaluation(ATTRIBUTION, settings, block_size, parts, conditions, report)
+
+    def on_test_start(self) -> None:
+        """Choose what the report shows."""
+        shown = example_indices(self.data.images("test").labels.tolist(), SHOWN_EXAMPLES)
+        self.evaluation = AttributionEvaluation(
+            self.representations, self.networks, self.conditions, self.flip, shown, self.nearest_image
+        )
 
     def on_predict_start(self) -> None:
         """Open the manifold that the checkpoint carries or names."""
@@ -174,11 +215,12 @@ class Attributor(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Sum of all networks' cross-entropies on one batch."""
         labels = batch["label"]
-        inputs = self.representations(batch, self.networks.inputs).tensors
+        epoch_seed = self.seed * 100_003 + self.current_epoch + 1
+        seen = self.augmentation(batch, epoch_seed)
+        inputs = self.representations(seen, self.networks.inputs).tensors
         if self.flip:
             # which images are mirrored follows from the image, the epoch and the seed
-            seed = self.seed * 100_003 + self.current_epoch + 1
-            mirrored = random_indices(batch["content_id"], 2, seed).bool()[:, None, None, None]
+            mirrored = random_indices(batch["content_id"], 2, epoch_seed).bool()[:, None, None, None]
             inputs = {name: torch.where(mirrored, images.flip(-1), images) for name, images in inputs.items()}
         outputs = self.networks(inputs)
         losses = self.networks.losses(outputs, labels)
@@ -194,35 +236,26 @@ class Attributor(pl.LightningModule):
         self.val_metrics.update(self.networks.answers(inputs, [MAIN], self.flip)[MAIN][0], batch["label"])
         self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Metrics of the attributor and its controls; returns the columns of the rows, and what figures show."""
-        labels, searches = batch["label"], self.representations.searches
-        names = {*self.networks.inputs, *(["artifact"] if searches else [])}
-        found = self.representations(batch, names, distances=True)
-        outputs = self.networks.answers(found.tensors, mirror=self.flip)
-        self.evaluation.update(outputs, labels, batch["index"])
-        self.log_dict(scalars(self.evaluation.metrics), on_epoch=True, batch_size=len(labels))
-        shown = {"artifact": found.tensors["artifact"], "nearest": found.nearest} if searches else {}
-        logits, features = outputs[MAIN]
-        return {"label": labels, "features": features, **shown, **self._columns(batch, logits, found.distance)}
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Compute and commit one block under every condition."""
+        if batch["part"] and self.evaluation is not None:
+            commit_block(self.trainer, batch, self.evaluation.columns(batch))
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Columns of the per-image rows for images of unknown source."""
         found = self.representations(batch, [self.representations.main], distances=True)
         logits, _ = self.networks.answers(found.tensors, [MAIN], self.flip)[MAIN]
-        return self._columns(batch, logits, found.distance)
-
-    def _columns(self, batch: dict[str, Any], logits: Tensor, distance: Tensor | None) -> dict[str, Any]:
+        require_finite("logits", logits, batch["path"], "look at the weights of the checkpoint, and at the images")
         columns = {key: batch[key] for key in ("index", "path", "content_id")}
         columns["probabilities"] = logits.double().softmax(dim=1)
-        return columns if distance is None else {**columns, "distance": distance}
+        return columns if found.distance is None else {**columns, "distance": found.distance}
 
     def on_test_epoch_end(self) -> None:
-        """Turn the counts into estimates with intervals; every process computes the same."""
-        self.results = self.evaluation.estimates()
+        """Fold all blocks into numbers with intervals, on the first process."""
+        self.results = fold_evaluation(self.trainer)
         for name, estimate in self.results.items():
-            if name.startswith(("test/fdr", "test/control/")):
-                self.log(name, estimate.value)
+            if "/recall/" not in name and "/trivial/" not in name and not name.endswith(("/chance", "/majority")):
+                self.log(name, estimate.value, rank_zero_only=True)
 
     def on_fit_end(self) -> None:
         """Keep the neighbours that were found, for the next run on the same data."""
@@ -286,7 +319,7 @@ class Attributor(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The report of a test; trivial baselines add to its results before it is written."""
-        return not_there_yet(self, TrivialBaselines(), AttributionReport())
+        return not_there_yet(self, TrivialBaselines(), EvaluationReport())
 
     def prediction_rows(self, out: Path, plan: Any) -> pl.Callback:
         """What writes the JSON lines of `predict`."""

@@ -14,13 +14,19 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lightning_modules.attacks import image_seeds, make_attack, make_attacks
-from lightning_modules.callbacks import FingerprintReport, VerdictRows, not_there_yet
+from lightning_modules.attacks import image_seeds, make_attack
+from lightning_modules.callbacks import EvaluationReport, VerdictRows, not_there_yet
+from lightning_modules.callbacks.evaluation_run import begin_evaluation, commit_block, fold_evaluation, plain_training
+from lightning_modules.common.blocks import Block
 from lightning_modules.common.images import eight_bit
-from lightning_modules.evaluation.fingerprint import FingerprintEvaluation, check_reals, load_other, make_scores
+from lightning_modules.common.weights import content_hash
+from lightning_modules.evaluation.blocks import Evaluation, require_finite
+from lightning_modules.evaluation.conditions import make_conditions
+from lightning_modules.evaluation.fingerprint import FingerprintEvaluation, check_reals, load_other
+from lightning_modules.evaluation.results import FINGERPRINT
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.key_network import build_network, calibrate_network, take_network
-from lightning_modules.fingerprints.decoders.registry import DECODERS, build_decoder, check_decoder
+from lightning_modules.fingerprints.decoders.registry import DECODERS, build_decoder, check_decoder, decoder_identity
 from lightning_modules.fingerprints.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.fitting import check_key, checkpoint_fingerprint, fit_fingerprint, sample_bank
 from lightning_modules.fingerprints.marked_images import MarkedImages, take_noise
@@ -33,10 +39,11 @@ from lightning_modules.fingerprints.settings import (
     current_settings,
 )
 from lightning_modules.generators import load_generator
-from lightning_modules.generators.checkpoints.own_file import content_hash
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.networks import warmup_cosine
+from lightning_modules.reporting.runs import flat_settings
 
+PUBLIC = ("bits", "shift", "sigma", "centred", "layout", "latent_prior", "generator_name")  # of a fingerprint
 KEY, TRAINING, DECODER, TEST = KeySettings(), TrainingSettings(), DecoderSettings(), TestSettings()
 
 
@@ -53,13 +60,15 @@ class LatentFingerprint(pl.LightningModule):
         training: The network that reads keys, and how it is trained.
         decoder: What a test and a prediction read keys with.
         test: What a test does beside.
+        test_attacks: What test images meet, with the real codec: names, sets of names or mappings, or the path of a
+            YAML file that lists them (``lightning_modules.attacks``); clean images are tested in any case.
         stream_seed: Of latents, keys and attacks.
     """
 
     needs_gradients = True
     _COMPARED_BY_CONTENT = frozenset({"generator", "kind", "fingerprint"})  # files may lie elsewhere by now
     CHANGEABLE_ON_RESUME = _COMPARED_BY_CONTENT | {
-        *("decoder", "test"),
+        *("decoder", "test", "test_attacks"),
         *("training.attack", "training.curriculum", "training.alpha_weight", "training.bank"),
     }
     """Arguments that may differ from the checkpoint's of a training that goes on (``cli.overrides``)."""
@@ -80,6 +89,7 @@ class LatentFingerprint(pl.LightningModule):
         training: TrainingSettings = TRAINING,
         decoder: DecoderSettings = DECODER,
         test: TestSettings = TEST,
+        test_attacks: list[str | dict[str, Any]] | str | None = None,
         stream_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -89,7 +99,7 @@ class LatentFingerprint(pl.LightningModule):
         named = {"generator": generator, "kind": kind, "options": options, "fingerprint": fingerprint}
         groups = {"key": asdict(self.key), "training": asdict(self.training_settings)}
         groups |= {"decoder": asdict(self.decoder), "test": asdict(self.test_settings)}
-        self.save_hyperparameters({**named, **groups, "stream_seed": stream_seed})
+        self.save_hyperparameters({**named, **groups, "test_attacks": test_attacks, "stream_seed": stream_seed})
         self.generator_name, self.options, self.file, self.stream_seed = generator, options, fingerprint, stream_seed
         self.given_options = options
         # in a tuple, so that neither checkpoints nor optimisers see a network that is never trained
@@ -101,9 +111,9 @@ class LatentFingerprint(pl.LightningModule):
             self._require_file()
         check_decoder(self.decoder.name, self.decoder.options or {})
         self.attack = make_attack(self.training_settings.attack)
-        make_attacks(self.test_settings.attacks or [])  # an unknown name is an error now, not after the training
+        self.conditions = make_conditions(test_attacks, stream_seed)  # an unknown name is an error before the training
         self.results: dict[str, Estimate] = {}
-        self.rows: list[dict[str, Any]] = []
+        self.evaluation: FingerprintEvaluation | None = None
         self.network = build_network(self.key, self.training_settings, self.generator, self.fingerprint)
         self.val_scores = torch.nn.ModuleDict({name: MeanMetric() for name in ("clean", "attacked")})
 
@@ -186,31 +196,50 @@ class LatentFingerprint(pl.LightningModule):
         if not self.trainer.sanity_checking:
             calibrate_network(self.network, self._validated)
 
-    def on_test_start(self) -> None:
-        """Build decoder and metrics; ValueError where nothing can read keys, or settings do not fit each other."""
-        asked = self.test_settings
-        self.parts: list[str] = self._data.test_parts()
-        check_reals(self._data, self.generator.image_size)
-        marked, negatives = (self._data.hparams[name] for name in ("test_images", "negative_images"))
-        other = asked.other_generator if "other_generator" in self.parts else None
-        self.evaluation = FingerprintEvaluation(
-            self._fresh(), self.key_decoder(), asked.attacks or [], other, self.stream_seed, negatives, marked
-        )
-        self.scores = make_scores(asked, self.evaluation, self.parts, min(marked, negatives // 2)).to(self.device)
-        self.rows = []
+    def unfinished_blocks(self, parts: dict[str, int], block_size: int) -> list[Block]:
+        """Begin the evaluation in the run folder or go on with it; the blocks left to do, the same on every process.
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Decode marked images under every attack, or negatives."""
-        kind = self.parts[dataloader_idx]
-        if kind == "marked":
-            self.rows += self.evaluation.marked(batch["sample"], batch["index"], self.scores)
-        elif kind != "other_generator" or self.test_settings.other_generator is not None:
-            self.evaluation.negative(kind, batch, self.scores)
+        Raises:
+            ValueError: Nothing can read keys, settings do not fit each other, or the folder holds another evaluation.
+        """
+        check_reals(self._data, self.generator.image_size)
+        self._parts = {
+            part: count
+            for part, count in parts.items()
+            if part != "other_generator" or self.test_settings.other_generator is not None
+        }
+        fitted_here = asdict(self.key) if self.fingerprint is None and self.file is None else None
+        fingerprint, decoder = self._require_fingerprint(), self.key_decoder()
+        self.evaluation = FingerprintEvaluation(
+            self._fresh(), decoder, self.conditions, self.test_settings, self._parts, self.stream_seed
+        )
+        settings: dict[str, Any] = {
+            "fingerprint": fingerprint.id,
+            "generator": fingerprint.generator,
+            "options": self.options,
+        }
+        settings |= {"decoder": decoder_identity(self.decoder, self.network), **self.evaluation.settings()}
+        settings |= {"fitted": fitted_here, "stream_seed": self.stream_seed, "data": self._data.evaluation_settings()}
+        return begin_evaluation(self.trainer, lambda: self._about_evaluation(settings, block_size))
+
+    def _about_evaluation(self, settings: dict[str, Any], block_size: int) -> Evaluation:
+        report = {"settings": flat_settings(self.hparams), "data": self._data.describe()}
+        report |= {"fingerprint": {name: getattr(self.fingerprint, name) for name in PUBLIC}}
+        report |= {"decoder": str(self.decoder), "loss": str(self.decoder.image_loss["name"])}
+        report |= {"training": plain_training(self.trainer)}
+        conditions = [condition.to_json() for condition in self.conditions]
+        return Evaluation(FINGERPRINT, settings, block_size, self._parts, conditions, report)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Compute and commit one block: marked images under every condition, or negatives."""
+        if batch["part"] and self.evaluation is not None:
+            commit_block(self.trainer, batch, self.evaluation.columns(batch["part"], batch))
 
     def on_test_epoch_end(self) -> None:
-        """Turn counts into estimates with intervals; every process computes the same."""
-        self.results = self.scores.estimates()
-        self.log_dict({name: estimate.value for name, estimate in self.results.items()}, rank_zero_only=False)
+        """Fold all blocks into numbers with intervals, on the first process."""
+        self.results = fold_evaluation(self.trainer)
+        values = {name: estimate.value for name, estimate in self.results.items()}
+        self.log_dict(values, rank_zero_only=True)
 
     def on_predict_start(self) -> None:
         """Build the decoder."""
@@ -219,6 +248,8 @@ class LatentFingerprint(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Decoded keys of image files: columns `logits` `(n, m)` and `loss` `(n,)` beside those that name the file."""
         estimate = self.reader.decode(batch["image"])
+        cure = "look at the weights of the decoder, and at the images"
+        require_finite("logits", estimate.logits, batch["path"], cure)
         named = {name: batch[name] for name in ("index", "path", "content_id")}
         return {**named, "logits": estimate.logits, "loss": estimate.loss}
 
@@ -256,8 +287,18 @@ class LatentFingerprint(pl.LightningModule):
                     f"found no checkpoint for the decoder {self.decoder.name}, expected a trained network; name "
                     "one with --ckpt_path, or choose the decoder inversion or paper"
                 )
-            self.fingerprint = self._fitted(self._bank()).to(self.device)
+            self._fit_for_test()
+        assert self.fingerprint is not None
         return self.fingerprint
+
+    def _fit_for_test(self) -> None:
+        """Fit on the first process, into the run's folder, unless an unfinished test has left the fingerprint there."""
+        file = Path(self.trainer.default_root_dir) / "fingerprint.safetensors"
+        if self.trainer.is_global_zero and not file.is_file():
+            write_fingerprint(self._fitted(self._bank()), file)
+        self.trainer.strategy.barrier("fingerprint")
+        self._take(read_fingerprint(file, content_hash(self.generator.state_dict())))
+        self.fingerprint = self.fingerprint.to(self.device) if self.fingerprint is not None else None
 
     def _bank(self) -> Tensor:
         return sample_bank(self.generator, self.training_settings.bank, self.stream_seed)
@@ -285,7 +326,7 @@ class LatentFingerprint(pl.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The report of a test."""
-        return not_there_yet(self, FingerprintReport())
+        return not_there_yet(self, EvaluationReport())
 
     def prediction_rows(self, out: Path, plan: Any) -> Callback:
         """What writes the JSON lines of `predict`."""

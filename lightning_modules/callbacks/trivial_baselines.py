@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 from datamodules.gm_index.audit import Leak
 from datamodules.images.indexed_images import PlannedImages, collate_images
-from lightning_modules.common.distributed import gather_by_index
+from lightning_modules.evaluation.results import has_beside, write_beside
 from lightning_modules.metrics.attribution import balanced_accuracy
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE, trivial_accuracies, trivial_features
@@ -28,57 +29,27 @@ PIXELS = 2**28
 class TrivialBaselines(Callback):
     """Adds `test/trivial/<feature>/accuracy` to the results of an attributor's test.
 
-    The features of training images are computed at the start of a test, by the first process alone, so that a file
-    that cannot be read is found before the long part; those of test images from the batches of the test. A fixed even
-    selection of each source is looked at (`MOST_PER_SOURCE`, `PIXELS`), so a large data set takes no longer. Attributes
-    of the files come from the data set's format audit. Has to stand before the callback that writes the results.
+    They are computed at the start of a test, once in its folder, by the first process alone, so that a file that cannot
+    be read is found before the long part. A fixed even selection of each source is looked at (`MOST_PER_SOURCE`,
+    `PIXELS`), so a large data set takes no longer. Attributes of the files come from the data set's format audit.
     """
 
-    def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self.chosen: set[int] = set()
-        self.training: tuple[NDArray[np.float64], list[int]] | None = None
-        self.test: dict[int, tuple[int, NDArray[np.float64]]] = {}
-
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Choose the images; the first process looks at those of the training split."""
-        self._reset()
+        """The first process computes what is not there yet."""
+        folder = Path(trainer.default_root_dir)
+        if not trainer.is_global_zero or has_beside(folder):
+            return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        most = most_per_source(len(data.sources), data.image_size)
-        self.chosen = set(even_selection(data.images("test").labels, most))
-        if trainer.is_global_zero and sum(data.counts("train").values()):
-            images = data.images("train")
-            chosen = even_selection(images.labels, most)
-            self.training = _features_of(images, chosen, data.hparams["num_workers"])
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *position: Any, **named: Any
-    ) -> None:
-        """Compute the features of the chosen images of the batch."""
-        indices, labels = batch["index"].tolist(), batch["label"].tolist()
-        places = [place for place, index in enumerate(indices) if index in self.chosen]
-        if places:
-            features = trivial_features(batch["image"][places].cpu().numpy())
-            for place, row in zip(places, features, strict=True):
-                self.test[indices[place]] = (labels[place], row)
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gather from all processes; the first one fits, scores and adds to the module's results."""
-        test = gather_by_index(self.test)
-        if trainer.is_global_zero:
-            rows = [test[index] for index in sorted(test)]
-            sources: list[str] = pl_module.sources  # type: ignore[assignment]
-            found = trivial_accuracies(
-                self.training, (np.stack([row for _, row in rows]), [label for label, _ in rows]), sources
-            )
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            labelled = sum(sum(data.counts(split).values()) for split in ("train", "val", "test"))
-            found |= file_accuracies(data.file_audit, labelled, sources)
-            results: dict[str, Estimate] = pl_module.results  # type: ignore[assignment]
-            results.update({f"test/trivial/{name}/accuracy": estimate for name, estimate in found.items()})
-        self._reset()
+        most, workers = most_per_source(len(data.sources), data.image_size), data.hparams["num_workers"]
+        parts = {}
+        for split in ("train", "test"):
+            if sum(data.counts(split).values()):
+                images = data.images(split)
+                parts[split] = _features_of(images, even_selection(images.labels, most), workers)
+        found = trivial_accuracies(parts.get("train"), parts["test"], data.sources)
+        labelled = sum(sum(data.counts(split).values()) for split in ("train", "val", "test"))
+        found |= file_accuracies(data.file_audit, labelled, data.sources)
+        write_beside(folder, {f"test/trivial/{name}/accuracy": estimate for name, estimate in found.items()})
 
 
 def most_per_source(sources: int, image_size: tuple[int, int]) -> int:

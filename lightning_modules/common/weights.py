@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -130,3 +131,13 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: Ca
         f"missing {missing[:3]} ({len(missing)}), unexpected {unexpected[:3]} ({len(unexpected)}), wrong shape "
         f"{misshapen[:3]} ({len(misshapen)})"
     )
+
+
+def content_hash(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and values of tensors, whatever their order or place in a file."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,62 +1,249 @@
-"""What a test of an attributor measures: accuracies of the attributor and its controls, FDR, each with an interval."""
+"""A test of an attributor: one block of images under every condition, and what the finished blocks say together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor
 
+from lightning_modules.common.images import content_ids, eight_bit, to_uint8
+from lightning_modules.evaluation.blocks import (
+    EvaluationFolder,
+    matrix,
+    read_matrix,
+    require_finite,
+)
+from lightning_modules.evaluation.conditions import Condition, changed_images
 from lightning_modules.metrics.attribution import attribution_estimates, attribution_metrics
 from lightning_modules.metrics.fdr import FrechetDistanceRatio
-from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.metrics.seed_accuracy import SeedAccuracy
+from lightning_modules.networks.controlled import MAIN, ControlledNetworks
+from lightning_modules.representations.batches import Representations
+
+PART = "test"
+_FEATURE_BYTES = 2**28
+"""Features that a Frechet distance ratio is computed from, at most; of a larger test, evenly chosen images' alone."""
+_LOOK_AT = "look at the weights of the network (a training that diverged?) and at the images"
 
 
-class AttributionEvaluation(nn.Module):
-    """Metrics over the test split.
+class AttributionEvaluation:
+    """Computes blocks.
 
     Args:
-        sources: Names, label = position.
-        main: Name of the attributor's network.
-        compared: Networks of one kind by what they see, so that their accuracies compare.
-        halvings: Random halvings that FDR is averaged over.
-        seed: Of the halvings.
+        represent: What the networks see.
+        networks: The attributor and its controls.
+        conditions: Clean first.
+        flip: Answer for an image and its mirror image together.
+        examples: Indices of the images that a report shows.
+        nearest_image: The real image (3, H, W) of a point of the manifold, or None.
     """
 
     def __init__(
-        self, sources: Sequence[str], main: str, compared: Mapping[str, list[str]], halvings: int, seed: int
+        self,
+        represent: Representations,
+        networks: ControlledNetworks,
+        conditions: Sequence[Condition],
+        flip: bool,
+        examples: Collection[int],
+        nearest_image: Callable[[int], Tensor | None],
     ) -> None:
-        super().__init__()
-        self.sources, self.main, self.compared = list(sources), main, dict(compared)
-        self.metrics = attribution_metrics(len(sources), "test/")
-        self.controls = nn.ModuleDict({shown: SeedAccuracy(len(names)) for shown, names in compared.items()})
-        self.fdr = FrechetDistanceRatio(len(sources), seeds=halvings, seed=seed, class_names=self.sources)
+        self.represent, self.networks, self.conditions, self.flip = represent, networks, conditions, flip
+        self.examples, self.nearest_image = frozenset(examples), nearest_image
 
-    def reset(self) -> None:
-        """Forget every image."""
-        for metric in (self.metrics, self.fdr, *self.controls.values()):
-            metric.reset()  # type: ignore[operator]
+    def columns(self, batch: Mapping[str, Any]) -> dict[str, pa.Array]:
+        """The columns of a block of images: what the networks answer under every condition.
 
-    def update(self, outputs: Mapping[str, tuple[Tensor, Tensor]], labels: Tensor, index: Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            outputs: Logits (N, K) and features (N, d) by network.
-            labels: (N,).
-            index: (N,), places of the images in the split.
+        Raises:
+            ValueError: logits or features that are not finite.
         """
-        logits, features = outputs[self.main]
-        self.metrics.update(logits, labels)
-        self.fdr.update(features, labels, index)
-        for shown, metric in self.controls.items():
-            predicted = torch.stack([outputs[name][0].argmax(dim=1) for name in self.compared[shown]])
-            metric.update(predicted, labels)  # type: ignore[operator]
+        images, labels = eight_bit(batch["image"]), batch["label"]
+        columns: dict[str, pa.Array] = {name: matrix(batch[name]) for name in ("index", "label", "content_id")}
+        columns["path"] = pa.array(batch["path"], type=pa.large_string())
+        searches = self.represent.searches
+        names = {*self.networks.inputs, *(["artifact"] if searches else [])}
+        for place, condition in enumerate(self.conditions):
+            attacked = condition.apply(images, batch["index"])
+            seen = {**{name: batch[name] for name in ("label", "path", "content_id")}, "image": attacked}
+            if condition.attack is not None:  # the neighbour of what was searched, never the clean image's
+                seen |= {"content_id": content_ids(attacked), "attacked": torch.ones_like(labels, dtype=torch.bool)}
+                columns[f"{place}.changed"] = matrix(changed_images(attacked, images))
+            found = self.represent(seen, names, distances=True)
+            outputs = self.networks.answers(found.tensors, mirror=self.flip)
+            logits, features = outputs[MAIN]
+            for what, values in (("logits", logits), ("features", features)):
+                require_finite(f"{what} under {condition.name}", values, batch["path"], _LOOK_AT)
+            columns[f"{place}.logits"] = matrix(logits.float())
+            columns[f"{place}.features"] = matrix(features.float())
+            if found.distance is not None:
+                columns[f"{place}.distance"] = matrix(found.distance)
+            if controls := control_names(self.networks.compared):
+                named = torch.stack([outputs[name][0].argmax(dim=1) for name in controls], dim=1)
+                columns[f"{place}.named"] = matrix(named.to(torch.int16))
+            if condition.attack is None:
+                columns["example"] = self._examples(batch, found.tensors.get("artifact"), found.nearest)
+        return columns
 
-    def estimates(self) -> dict[str, Estimate]:
-        """Every number with its interval; all processes must call it together, and get the same."""
-        found = attribution_estimates(self.metrics, self.sources)
-        found["test/fdr"], found["test/fdr_null"] = self.fdr.estimate(), self.fdr.null_estimate()
-        for shown, metric in self.controls.items():
-            found[f"test/control/{shown}/accuracy"] = metric.estimate()  # type: ignore[operator]
-        return found
+    def _examples(self, batch: Mapping[str, Any], artifacts: Tensor | None, nearest: Tensor | None) -> pa.Array:
+        """Images, nearest reals and artifacts of the rows that a report shows, as safetensors."""
+        found: list[bytes | None] = []
+        for place, index in enumerate(batch["index"].tolist()):
+            if index not in self.examples or artifacts is None or nearest is None:
+                found.append(None)
+                continue
+            tensors = {"image": to_uint8(batch["image"][place]).cpu(), "artifact": artifacts[place].detach().cpu()}
+            real = self.nearest_image(int(nearest[place]))
+            if real is not None:
+                tensors["nearest"] = real.cpu()
+            found.append(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        return pa.array(found, type=pa.large_binary())
+
+
+def control_names(compared: Mapping[str, Sequence[str]]) -> list[str]:
+    """The networks whose answers are kept, in the order of their column."""
+    return [name for names in compared.values() for name in names]
+
+
+def example_indices(labels: Sequence[int], each: int) -> list[int]:
+    """Positions of the first images of each label."""
+    seen: dict[int, int] = {}
+    chosen = []
+    for position, label in enumerate(labels):
+        seen[label] = seen.get(label, 0) + 1
+        if seen[label] <= each:
+            chosen.append(position)
+    return chosen
+
+
+def attribution_settings(sources: Sequence[str], compared: Mapping[str, list[str]], halvings: int, seed: int) -> Any:
+    """What the fold has to know, as plain values."""
+    return {"sources": list(sources), "compared": dict(compared), "halvings": halvings, "halving_seed": seed}
+
+
+def fold_attribution(folder: EvaluationFolder) -> dict[str, Estimate]:
+    """Every number of a finished evaluation with its interval, by name: `test/accuracy`, `test/jpeg_50/accuracy` ...
+
+    Blocks are read one after the other, the columns of one condition at a time.
+    """
+    settings = folder.evaluation.settings
+    found: dict[str, Estimate] = {}
+    for place, entry in enumerate(folder.evaluation.conditions):
+        condition = Condition.from_json(entry)
+        found |= _of_condition(folder, place, condition, settings)
+    return found
+
+
+def _of_condition(
+    folder: EvaluationFolder, place: int, condition: Condition, settings: Mapping[str, Any]
+) -> dict[str, Estimate]:
+    sources, prefix = settings["sources"], f"test/{condition.prefix}"
+    metrics = attribution_metrics(len(sources), prefix)
+    controls = {shown: SeedAccuracy(len(names)) for shown, names in settings["compared"].items()}
+    clean = condition.prefix == ""
+    fdr = FrechetDistanceRatio(
+        len(sources),
+        seeds=settings["halvings"],
+        seed=settings["halving_seed"],
+        class_names=sources,
+        shuffles=None if clean else 0,  # the null of the clean images serves: it depends on n and d
+    )
+    columns = ["index", "label", f"{place}.logits", f"{place}.features"]
+    columns += [f"{place}.named"] if controls else []
+    columns += [] if clean else [f"{place}.changed"]
+    changed, stride = 0, 0
+    for table in folder.read(PART, columns):
+        index, labels = read_matrix(table, "index"), read_matrix(table, "label")
+        features = read_matrix(table, f"{place}.features")
+        metrics.update(read_matrix(table, f"{place}.logits"), labels)
+        stride = stride or max(1, -(-folder.parts[PART] * features[0].nbytes // _FEATURE_BYTES))
+        kept = index % stride == 0
+        fdr.update(features[kept], labels[kept], index[kept])
+        if controls:
+            named = read_matrix(table, f"{place}.named").long().T
+            parts = torch.split(named, [metric.seeds for metric in controls.values()])
+            for metric, predicted in zip(controls.values(), parts, strict=True):
+                metric.update(predicted, labels)
+        if not clean:
+            changed += int(read_matrix(table, f"{place}.changed").sum())
+    found = attribution_estimates(metrics, sources)
+    if clean:
+        found[f"{prefix}fdr"], found[f"{prefix}fdr_null"] = fdr.estimate(), fdr.null_estimate()
+    else:
+        for known in ("chance", "majority"):
+            del found[f"{prefix}{known}"]
+        found[f"{prefix}fdr"] = fdr.estimate()
+        found[f"{prefix}changed_images"] = proportion(changed, folder.parts[PART])
+    for shown, metric in controls.items():
+        found[f"{prefix}control/{shown}/accuracy"] = metric.estimate()
+    return found
+
+
+def attribution_rows(folder: EvaluationFolder) -> Iterator[dict[str, Any]]:
+    """One row for each image and condition, in the order of the images.
+
+    Columns: `index`, `file`, `attack`, `source`, `predicted`, `probabilities` (by source), `distance` to the manifold
+    in the embedding's units (if searched), `content_id` of the image before the attack, in hex.
+    """
+    sources = folder.evaluation.settings["sources"]
+    names = [entry["name"] for entry in folder.evaluation.conditions]
+    for table in folder.read(PART, rows=1):
+        indices, files = table["index"].to_pylist(), table["path"].to_pylist()
+        labels, identifiers = table["label"].to_pylist(), table["content_id"].to_pylist()
+        logits = [read_matrix(table, f"{place}.logits").double().softmax(dim=1).tolist() for place in range(len(names))]
+        searched = "0.distance" in table.column_names
+        distances = [table[f"{place}.distance"].to_pylist() for place in range(len(names))] if searched else []
+        for row, index in enumerate(indices):
+            for place, attack in enumerate(names):
+                probabilities = logits[place][row]
+                yield {
+                    "index": index,
+                    "file": files[row],
+                    "attack": attack,
+                    "source": sources[labels[row]],
+                    "predicted": sources[max(range(len(sources)), key=probabilities.__getitem__)],
+                    "probabilities": dict(zip(sources, probabilities, strict=True)),
+                    **({"distance": distances[place][row]} if searched else {}),
+                    "content_id": f"{identifiers[row]:016x}",
+                }
+
+
+def clean_answers(folder: EvaluationFolder) -> tuple[NDArray[np.int64], dict[str, list[float]]]:
+    """Confusion matrix `(K, K)`, rows = true source, and distances to the manifold by source, of clean images."""
+    sources = folder.evaluation.settings["sources"]
+    confusion = np.zeros((len(sources), len(sources)), dtype=np.int64)
+    distances: dict[str, list[float]] = {}
+    columns = ["label", "0.logits", *(["0.distance"] if folder.has_column(PART, "0.distance") else [])]
+    for table in folder.read(PART, columns):
+        labels = read_matrix(table, "label").numpy()
+        np.add.at(confusion, (labels, read_matrix(table, "0.logits").argmax(dim=1).numpy()), 1)
+        if "0.distance" in columns:
+            for label, distance in zip(labels, read_matrix(table, "0.distance").tolist(), strict=True):
+                distances.setdefault(sources[label], []).append(distance)
+    return confusion, {source: distances[source] for source in sources if source in distances}
+
+
+def shown_features(folder: EvaluationFolder, most: int) -> tuple[Tensor, list[int]]:
+    """Features `(M, d)` of an even selection of at most `most` clean images, and their labels."""
+    stride = max(1, -(-folder.parts[PART] // most))
+    features, labels = [], []
+    for table in folder.read(PART, ["index", "label", "0.features"]):
+        kept = read_matrix(table, "index") % stride == 0
+        features.append(read_matrix(table, "0.features")[kept])
+        labels += read_matrix(table, "label")[kept].tolist()
+    return torch.cat(features), labels
+
+
+def stored_examples(folder: EvaluationFolder) -> dict[int, list[tuple[int, dict[str, Tensor]]]]:
+    """Index and tensors `image`, `artifact`, `nearest` (float or uint8, see `AttributionEvaluation`) by label."""
+    found: dict[int, list[tuple[int, dict[str, Tensor]]]] = {}
+    for table in folder.read(PART, ["index", "label", "example"]):
+        for place in np.flatnonzero(table["example"].is_valid().to_numpy(zero_copy_only=False)).tolist():
+            label, index = table["label"][place].as_py(), table["index"][place].as_py()
+            found.setdefault(label, []).append((index, load(table["example"][place].as_py())))
+    return found

@@ -1,113 +1,172 @@
-"""What a test of a fingerprint does: marked images under every attack, negatives, quality, all read by one decoder."""
+"""A test of a fingerprint: one block of marked images or negatives, and what the finished blocks say together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
+import numpy as np
+import pyarrow as pa
 import torch
-from torch import Tensor
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
-from lightning_modules.attacks import image_seeds, make_attacks
-from lightning_modules.common.images import eight_bit
+from lightning_modules.common.images import eight_bit, to_uint8
 from lightning_modules.common.random_streams import seeded_keys
+from lightning_modules.common.weights import content_hash
+from lightning_modules.evaluation.blocks import (
+    EvaluationFolder,
+    matrix,
+    read_matrix,
+    read_some_rows,
+    require_finite,
+    some_rows,
+)
+from lightning_modules.evaluation.conditions import Condition, changed_images
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.marked_images import MarkedImages, MarkedPair, runs
 from lightning_modules.fingerprints.settings import TestSettings
 from lightning_modules.generators.bundled.load import load_named
 from lightning_modules.generators.protocol import Generator
-from lightning_modules.metrics.fingerprint_scores import NEGATIVES, FingerprintScores
+from lightning_modules.metrics.extractors import FeatureExtractor, build_extractor
+from lightning_modules.metrics.fid import FrechetImageDistance
+from lightning_modules.metrics.fingerprint_scores import (
+    NEGATIVE_RATES,
+    NEGATIVES,
+    key_estimates,
+    key_metrics,
+    negative_metrics,
+)
+from lightning_modules.metrics.image_quality import MeanOfPairs, PairScore, psnr, ssim
+from lightning_modules.metrics.intervals import Estimate, proportion
 
 WRONG_KEYS = 2**41
 """Seed, less the experiment's, of the keys that negatives are compared with."""
 SHOWN = 6
 """Marked images kept for the report."""
+MARKED = "marked"
+_LOOK_AT = "look at the weights of the decoder (a training that diverged?), at the generator and at the images"
 
 
 class FingerprintEvaluation:
-    """Makes the test's images, decodes them and hands estimates to the scores.
+    """Computes blocks.
 
     Args:
-        stream: makes marked images by number.
-        decoder: reads them; it is given images alone.
-        attacks: as `make_attacks` takes them; clean images come first.
-        other: generator of the negatives from elsewhere, by path or bundled name.
-        seed: of attacks and of the keys that negatives are compared with.
-        negatives: images of each kind of negative.
-        marked: number of marked images.
+        stream: Makes marked images by number.
+        decoder: Reads them; it is given images alone.
+        conditions: Clean first.
+        settings: What is measured beside.
+        parts: Images of each part, ``marked`` and kinds of negatives.
+        seed: Of negatives and of the keys that they are compared with.
     """
 
     def __init__(
         self,
         stream: MarkedImages,
         decoder: KeyDecoder,
-        attacks: str | Sequence[str | Mapping[str, Any]],
-        other: str | None,
+        conditions: Sequence[Condition],
+        settings: TestSettings,
+        parts: Mapping[str, int],
         seed: int,
-        negatives: int,
-        marked: int,
     ) -> None:
-        self.stream, self.decoder, self.seed = stream, decoder, seed
-        self.attacks = {name: attack for name, attack in make_attacks(attacks).items() if name != "identity"}
-        self.other = None if other is None else load_other(other, stream.generator.image_size)
-        self.wrong_per_image = -(-negatives // marked)
-        self.negatives = negatives
-        self.examples: list[MarkedPair] = []
+        self.stream, self.decoder, self.conditions, self.seed = stream, decoder, conditions, seed
+        other, size, self.device = settings.other_generator, stream.generator.image_size, stream.fingerprint.mean.device
+        self.other = load_other(other, size) if "other_generator" in parts and other is not None else None
+        self.negatives = max((count for part, count in parts.items() if part != MARKED), default=0)
+        self.wrong_per_image = -(-self.negatives // parts[MARKED])
+        self.equal = equal_images(parts)
+        self.extractor: FeatureExtractor | None = None
+        if (word := measured_features(settings, parts)) is not None:
+            self.extractor = build_extractor(word).to(self.device)
+        self.scores: dict[str, PairScore] = {"psnr": psnr, "ssim": ssim}
+        self.perceptual = settings.perceptual
+        if self.perceptual is not None:
+            self.scores[f"perceptual_{self.perceptual['name']}"] = make_loss(**self.perceptual).to(self.device)
 
-    @property
-    def names(self) -> list[str]:
-        """Names of all conditions, the clean one first."""
-        return ["clean", *self.attacks]
+    def settings(self) -> dict[str, Any]:
+        """What the fold has to know, and what numbers depend on beside fingerprint and decoder, as plain values."""
+        extractor = self.extractor
+        return {
+            "bits": self.stream.fingerprint.bits,
+            "scores": list(self.scores),
+            "perceptual": self.perceptual,
+            "extractor": None if extractor is None else {"name": extractor.name, "d": extractor.num_features},
+            "other generator": None if self.other is None else content_hash(cast(nn.Module, self.other).state_dict()),
+        }
 
-    def marked(self, samples: Tensor, index: Tensor, scores: FingerprintScores) -> list[dict[str, Any]]:
-        """Make, attack and decode marked images of numbers `(n,)`; returns their rows."""
+    def columns(self, part: str, batch: Mapping[str, Any]) -> dict[str, pa.Array]:
+        """The columns of a block of a part: margins of decoded bits, no key and no decoded bit.
+
+        Raises:
+            ValueError: logits that are not finite.
+        """
+        return self._marked(batch) if part == MARKED else self._negative(part, batch)
+
+    def _marked(self, batch: Mapping[str, Tensor]) -> dict[str, pa.Array]:
+        samples, index = batch["sample"], batch["index"]
         made = self.stream.make(samples)
         images = eight_bit(made.images)
         unmarked = eight_bit(self.stream.generator.synthesize(made.latents))
-        scores.update_pairs(images, unmarked)
-        scores.update_set("marked", images, index)
-        seeds = image_seeds(self.seed, samples)
-        seen = {"clean": images} | {name: attack.real(images, seeds) for name, attack in self.attacks.items()}
-        rows: list[dict[str, Any]] = [{"index": int(i), "matching_bits": {}} for i in index]
-        clean = self.decoder.decode(images).logits
-        for name, attacked in seen.items():
-            logits = clean if name == "clean" else self._decoded(attacked, images, clean)
-            scores.update_keys(name, logits, made.keys)
-            for row, count in zip(rows, ((logits > 0) == made.keys).sum(dim=1).tolist(), strict=True):
-                row["matching_bits"][name] = count
-        self._wrong_keys(clean, index, scores)
-        del seen["clean"]
-        for position in range(min(len(images), SHOWN - len(self.examples))):
-            left = {name: attacked[position].cpu() for name, attacked in seen.items()}
-            pair = unmarked[position].cpu(), images[position].cpu()
-            self.examples.append(MarkedPair(int(index[position]), *pair, left))
-        return rows
+        columns = {"index": matrix(index)}
+        for name, score in self.scores.items():
+            columns[name] = matrix(score(images, unmarked).detach().double())
+        seen = {place: condition.apply(images, samples) for place, condition in enumerate(self.conditions)}
+        clean = self._decode(images, index, "clean")
+        for place, attacked in seen.items():
+            logits = clean
+            if place:
+                changed = changed_images(attacked, images)
+                logits = self._of_changed(attacked, changed, clean, index, self.conditions[place].name)
+                columns[f"{place}.changed"] = matrix(changed)
+            columns[f"{place}.margins"] = matrix(key_margins(logits, made.keys))
+            columns[f"{place}.features"] = self._features(attacked, index < self.equal)
+        columns["wrong"] = self._wrong_keys(clean, index)
+        columns["example"] = self._examples(index, unmarked, seen)
+        return columns
 
-    def negative(self, kind: str, batch: dict[str, Tensor], scores: FingerprintScores) -> None:
-        """Decode images that carry no key: `unmarked`, `other_generator` or `real`."""
+    def _negative(self, kind: str, batch: Mapping[str, Tensor]) -> dict[str, pa.Array]:
         index = batch["index"]
         images = eight_bit(batch["image"] if kind == "real" else self._made(kind, batch["sample"]))
-        scores.update_set(kind, images, index)
-        logits = self.decoder.decode(images).logits
-        scores.update_negatives(kind, logits, self._random_keys(kind, index, logits))
+        logits = self._decode(images, index, kind)
+        wanted = {"real": self.equal, "unmarked": 2 * self.equal}.get(kind, 0)
+        margins = key_margins(logits, self._random_keys(kind, index, logits))
+        return {
+            "index": matrix(index),
+            "margins": matrix(margins),
+            "features": self._features(images, index < wanted),
+        }
 
-    def _decoded(self, attacked: Tensor, images: Tensor, clean: Tensor) -> Tensor:
-        """Logits of attacked images; where an attack has left every pixel as it was, those of the clean image."""
-        changed = (attacked != images).flatten(1).any(dim=1)
-        logits = clean.clone()
-        if bool(changed.any()):
-            logits[changed] = self.decoder.decode(attacked[changed]).logits
+    def _decode(self, images: Tensor, index: Tensor, under: str) -> Tensor:
+        logits = self.decoder.decode(images).logits.float()
+        require_finite(f"logits ({under})", logits, [f"sample {number}" for number in index.tolist()], _LOOK_AT)
         return logits
 
-    def _wrong_keys(self, logits: Tensor, index: Tensor, scores: FingerprintScores) -> None:
-        """Compare marked images with keys of others."""
-        numbers = (index[:, None] * self.wrong_per_image + torch.arange(self.wrong_per_image).to(index)).flatten()
-        repeated = logits.repeat_interleave(self.wrong_per_image, dim=0)
-        kept = numbers < self.negatives
-        if bool(kept.any()):
-            keys = self._random_keys("wrong_key", numbers[kept], logits)
-            scores.update_negatives("wrong_key", repeated[kept], keys)
+    def _of_changed(self, attacked: Tensor, changed: Tensor, clean: Tensor, index: Tensor, under: str) -> Tensor:
+        """Logits of attacked images; where an attack has left every pixel as it was, those of the clean image."""
+        logits = clean.clone()
+        if bool(changed.any()):
+            logits[changed] = self._decode(attacked[changed], index[changed.to(index.device)], under)
+        return logits
+
+    def _features(self, images: Tensor, chosen: Tensor) -> pa.Array:
+        chosen = chosen.cpu()
+        features = None
+        if self.extractor is not None and bool(chosen.any()):
+            features = self.extractor(to_uint8(images[chosen.to(images.device)]))
+            numbers = [f"image {place}" for place in range(len(features))]
+            require_finite(f"features of {self.extractor.name}", features, numbers, "look at the extractor's weights")
+        return some_rows(features, (chosen & (features is not None)).numpy())
+
+    def _wrong_keys(self, logits: Tensor, index: Tensor) -> pa.Array:
+        """Margins of marked images against keys of others, several of each image."""
+        found: list[Any] = []
+        for row, position in zip(logits, index.tolist(), strict=True):
+            first = position * self.wrong_per_image
+            numbers = torch.arange(first, min(first + self.wrong_per_image, self.negatives))
+            keys = self._random_keys("wrong_key", numbers, logits) if len(numbers) else None
+            found.append(None if keys is None else key_margins(row.expand(len(keys), -1), keys).flatten().cpu().numpy())
+        return pa.array(found, type=pa.list_(pa.float32()))
 
     def _random_keys(self, kind: str, numbers: Tensor, like: Tensor) -> Tensor:
         """A random key for each number of a kind of negative; no two negatives share one."""
@@ -115,23 +174,184 @@ class FingerprintEvaluation:
         keys = [seeded_keys(1, like.shape[1], self.seed + WRONG_KEYS, first + int(i)) for i in numbers]
         return torch.cat(keys).to(like.device)
 
+    def _examples(self, index: Tensor, unmarked: Tensor, seen: Mapping[int, Tensor]) -> pa.Array:
+        found: list[bytes | None] = []
+        for place, position in enumerate(index.tolist()):
+            tensors = {"unmarked": unmarked[place]} | {str(number): images[place] for number, images in seen.items()}
+            levels = {name: to_uint8(image).cpu().contiguous() for name, image in tensors.items()}
+            found.append(save(levels) if position < SHOWN else None)
+        return pa.array(found, type=pa.large_binary())
+
     @torch.no_grad()
     def _made(self, kind: str, samples: Tensor) -> Tensor:
         generator = self.stream.generator if kind == "unmarked" else self.other
         assert generator is not None
         latents = [generator.sample_latents(stop - start, self.seed, start) for start, stop in runs(samples)]
-        return generator.synthesize(torch.cat(latents)).to(self.stream.fingerprint.mean.device)
+        return generator.synthesize(torch.cat(latents)).to(self.device)
 
 
-def make_scores(
-    settings: TestSettings, evaluation: FingerprintEvaluation, parts: Sequence[str], equal: int
-) -> FingerprintScores:
-    """The metrics of an evaluation; a Frechet distance, of `equal` images a set, needs unmarked and real parts."""
-    features = settings.features if {"unmarked", "real"} <= set(parts) else None
-    loss = settings.perceptual
-    perceptual = None if loss is None else (f"perceptual_{loss['name']}", make_loss(**loss))
-    bits = evaluation.stream.fingerprint.bits
-    return FingerprintScores(bits, evaluation.names, features, perceptual, equal)
+def key_margins(logits: Tensor, keys: Tensor) -> Tensor:
+    """Evidence for the bits of keys: logits `(n, m)` where a bit is 1, their negative where it is 0; float32.
+
+    Positive exactly where the decoded bit is the key's. It tells neither the key nor what was decoded.
+    """
+    margins = torch.where(keys, logits, -logits).float()
+    right = (logits > 0) == keys  # a logit of 0 decodes to 0: the smallest number keeps that
+    smallest = torch.finfo(torch.float32).tiny
+    return torch.where((margins > 0) == right, margins, torch.where(right, smallest, -smallest))
+
+
+def equal_images(parts: Mapping[str, int]) -> int:
+    """Images of each set that enter a Frechet distance, the same number for all so that they compare."""
+    negatives = min((parts[kind] for kind in ("unmarked", "real") if kind in parts), default=0)
+    return min(parts[MARKED], parts.get("unmarked", 0) // 2, negatives)
+
+
+def measured_features(settings: TestSettings, parts: Mapping[str, int]) -> str | None:
+    """The extractor of the Frechet distances, which need unmarked and real images; None for none."""
+    return settings.features if {"unmarked", "real"} <= set(parts) else None
+
+
+# --- from finished blocks to results ---------------------------------------------------------------------------------
+
+DISTANCES = {
+    "fid_before": ("real", "unmarked"),
+    "fid_after": ("real", "marked"),
+    "fid_own": ("unmarked_others", "marked"),
+    "fid_own_floor": ("unmarked_others", "unmarked"),
+}
+"""Frechet distances: which set is the reference and which is compared with it."""
+
+
+def fold_fingerprint(folder: EvaluationFolder) -> dict[str, Estimate]:
+    """Every number of a finished evaluation with its interval and n, by name.
+
+    `test/<condition>/...` of decoded keys, `test/negatives/<kind>/...`, `test/quality/...`. Blocks are read one after
+    the other.
+    """
+    found = _key_results(folder) | _negative_results(folder)
+    return found | _pair_results(folder) | _distances(folder)
+
+
+def _true(margins: Tensor) -> Tensor:
+    return torch.ones_like(margins, dtype=torch.bool)
+
+
+def _key_results(folder: EvaluationFolder) -> dict[str, Estimate]:
+    bits = folder.evaluation.settings["bits"]
+    found: dict[str, Estimate] = {}
+    for place, entry in enumerate(folder.evaluation.conditions):
+        name = entry["name"]
+        metrics, changed, columns = key_metrics(bits, prefix=f"test/{name}/"), 0, [f"{place}.margins"]
+        for table in folder.read(MARKED, columns + ([f"{place}.changed"] if place else [])):
+            margins = read_matrix(table, columns[0])
+            metrics.update(margins, _true(margins))
+            changed += int(read_matrix(table, f"{place}.changed").sum()) if place else 0
+        found |= key_estimates(metrics)
+        if place:
+            found[f"test/{name}/changed_images"] = proportion(changed, folder.parts[MARKED])
+    return found
+
+
+def _negative_results(folder: EvaluationFolder) -> dict[str, Estimate]:
+    bits = folder.evaluation.settings["bits"]
+    metrics = {
+        kind: negative_metrics(bits, NEGATIVE_RATES, prefix=f"test/negatives/{kind}/") for kind in (*NEGATIVES, "all")
+    }
+
+    def add(kind: str, margins: Tensor) -> None:
+        for each in (kind, "all"):
+            metrics[each].update(margins, _true(margins))
+
+    for table in folder.read(MARKED, ["wrong"]):
+        flat = table["wrong"].drop_null().combine_chunks()
+        if len(flat):
+            add("wrong_key", torch.from_numpy(np.concatenate(flat.to_numpy(zero_copy_only=False))).reshape(-1, bits))
+    for kind in [part for part in folder.parts if part != MARKED]:
+        for table in folder.read(kind, ["margins"]):
+            add(kind, read_matrix(table, "margins"))
+    found: dict[str, Estimate] = {}
+    for each in metrics.values():
+        if next(iter(each.values())).update_called:
+            found |= key_estimates(each)
+    return found
+
+
+def _pair_results(folder: EvaluationFolder) -> dict[str, Estimate]:
+    metrics = {name: MeanOfPairs() for name in folder.evaluation.settings["scores"]}
+    for table in folder.read(MARKED, list(metrics)):
+        for name, metric in metrics.items():
+            metric.update(read_matrix(table, name))
+    return {f"test/quality/{name}": metric.estimate() for name, metric in metrics.items()}
+
+
+def _distances(folder: EvaluationFolder) -> dict[str, Estimate]:
+    extractor = folder.evaluation.settings["extractor"]
+    if extractor is None:
+        return {}
+    stub = FeatureExtractor(extractor["name"], extractor["d"], nn.Identity())
+    equal = equal_images(folder.parts)
+
+    def update(metric: FrechetImageDistance, of: str, real: bool, place: int = 0) -> None:
+        part, column = ("marked", f"{place}.features") if of == MARKED else (of.removesuffix("_others"), "features")
+        first = equal if of.endswith("_others") else 0
+        for table in folder.read(part, ["index", column]):
+            features = read_some_rows(table, column)
+            if features is None:
+                continue
+            index = read_matrix(table, "index")[: len(features)]  # those with features come first
+            chosen = (index >= first) & (index < first + equal)
+            if bool(chosen.any()):
+                metric.update_features(features[chosen], real, index[chosen])
+
+    found = {}
+    for name, (reference, compared) in DISTANCES.items():
+        metric = FrechetImageDistance(stub)
+        update(metric, reference, True)
+        update(metric, compared, False)
+        found[f"test/quality/{name}"] = metric.estimate()
+    under = FrechetImageDistance(stub, reset_real_features=False)
+    update(under, "real", True)
+    for place, entry in enumerate(folder.evaluation.conditions):
+        under.reset()
+        update(under, MARKED, False, place)
+        found[f"test/{entry['name']}/fid"] = under.estimate()
+    return found
+
+
+def fingerprint_rows(folder: EvaluationFolder) -> Iterator[dict[str, Any]]:
+    """One row a marked image: `index`, and `matching_bits` by condition."""
+    names = [entry["name"] for entry in folder.evaluation.conditions]
+    columns = [f"{place}.margins" for place in range(len(names))]
+    for table in folder.read(MARKED, ["index", *columns]):
+        counts = [(read_matrix(table, column) > 0).sum(dim=1).tolist() for column in columns]
+        for row, index in enumerate(table["index"].to_pylist()):
+            yield {
+                "index": index,
+                "matching_bits": {name: counts[place][row] for place, name in enumerate(names)},
+            }
+
+
+def stored_pairs(folder: EvaluationFolder) -> list[MarkedPair]:
+    """The first marked images, with what attacks have left of them and the positions of wrong bits."""
+    names = [entry["name"] for entry in folder.evaluation.conditions]
+    margins = [f"{place}.margins" for place in range(len(names))]
+    pairs: list[MarkedPair] = []
+    for table in folder.read(MARKED, ["index", "example", *margins], rows=1):
+        for row in np.flatnonzero(table["example"].is_valid().to_numpy(zero_copy_only=False)).tolist():
+            images = {name: image.float() / 255 for name, image in load(table["example"][row].as_py()).items()}
+            wrong = {
+                name: [bit for bit, margin in enumerate(table[margins[place]][row].as_py()) if margin <= 0]
+                for place, name in enumerate(names)
+            }
+            attacked = {name: images[str(place)] for place, name in enumerate(names) if place}
+            pairs.append(MarkedPair(table["index"][row].as_py(), images["unmarked"], images["0"], attacked, wrong))
+        if len(pairs) >= SHOWN or not table["example"].is_valid()[-1].as_py():
+            break
+    return pairs
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
 
 
 def check_reals(data: Any, size: int) -> None:

@@ -15,9 +15,9 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from lightning_modules.common.files import write_bytes
+from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.layouts import PlacedAxes
 from lightning_modules.fingerprints.settings import PRIORS
-from lightning_modules.generators.checkpoints.own_file import content_hash
 
 DESCRIPTIVE = ("generator_name", "sampling")
 """Fields that do not decide where keys lie."""

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError, make_fingerprint
 from lightning_modules.fingerprints.layouts import REPEATS, check_layout, place_key
 from lightning_modules.fingerprints.settings import KeySettings
 from lightning_modules.generators.checkpoints.hub import hub_name
-from lightning_modules.generators.checkpoints.own_file import content_hash
 
 FIT_BATCH = 256
 KEPT_AXES = 2048

@@ -114,6 +114,7 @@ class MarkedPair:
     unmarked: Tensor
     marked: Tensor
     attacked: dict[str, Tensor] = field(default_factory=dict)  # the marked image after each attack, by its name
+    wrong_bits: dict[str, list[int]] = field(default_factory=dict)  # positions, by the condition; `clean` is one
 
 
 class MarkedImages:

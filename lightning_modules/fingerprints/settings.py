@@ -117,8 +117,6 @@ class TestSettings:
     """What a test does beside reading the keys of marked images.
 
     Attributes:
-        attacks: What test images meet, with the real codec: names, sets of names or mappings, or the path of a YAML
-            file that lists them.
         other_generator: Source of the negatives from elsewhere: a checkpoint or a bundled name; None for none.
         features: Extractor of the Frechet distances; None for none.
         perceptual: Loss whose mean over pairs of a marked image and the unmarked one is reported; None for none.
@@ -126,7 +124,6 @@ class TestSettings:
 
     __test__ = False  # no test of pytest's
 
-    attacks: list[str | dict[str, Any]] | str | None = None
     other_generator: str | None = None
     features: str | None = None
     perceptual: dict[str, Any] | None = None
@@ -160,7 +157,7 @@ _EARLIER = {
     "training": tuple(field.name for field in fields(TrainingSettings)),
     "decoder": {"decoder": "name", "decoder_options": "options", "loss": "loss", "simulate": "simulate"}
     | {"attribution_noise": "noise", "resume_decoding": "cache"},
-    "test": {"test_attacks": "attacks"} | {name: name for name in ("other_generator", "features", "perceptual")},
+    "test": ("other_generator", "features", "perceptual"),
 }
 _OPTIONS = {"sure": "stop_log_odds", "keep": "survivors"}
 MOVED = {
@@ -186,4 +183,7 @@ def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         if new == "options" and isinstance(value, Mapping):
             value = {_OPTIONS.get(option, option): setting for option, setting in value.items()}
         current.setdefault(group, {})[new] = value
+    if isinstance(test := current.get("test"), Mapping) and "attacks" in test:  # where it stood for a while
+        current["test"] = {name: value for name, value in test.items() if name != "attacks"}
+        current["test_attacks"] = test["attacks"]
     return current

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from lightning_modules.common.files import write_text
-from lightning_modules.generators.checkpoints.own_file import content_hash
+from lightning_modules.common.weights import content_hash
 from lightning_modules.generators.image_writing import (
     block_size,
     check_reproducible,

@@ -44,7 +44,8 @@ class FrechetDistanceRatio(Metric):
         seeds: how many random halvings are averaged.
         seed: experiment seed the halvings are keyed by.
         samples_per_half: n of every distance; by default half the smallest class.
-        shuffles: how often labels are shuffled for the null; None for 20, down to 5 where the distances take long.
+        shuffles: how often labels are shuffled for the null; 0 for no null; None for 20, down to 5 where the distances
+            take long.
         class_names: names for error messages; by default the labels.
 
     Raises:
@@ -79,8 +80,8 @@ class FrechetDistanceRatio(Metric):
             raise ValueError(f"seeds is {seeds}; expected at least 1 random halving")
         if samples_per_half is not None and samples_per_half < 2:
             raise ValueError(f"samples_per_half is {samples_per_half}; a covariance needs at least 2")
-        if shuffles is not None and shuffles < 2:
-            raise ValueError(f"shuffles is {shuffles}; a range needs at least 2")
+        if shuffles is not None and shuffles != 0 and shuffles < 2:
+            raise ValueError(f"shuffles is {shuffles}; a range needs at least 2, no null 0")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"found {len(class_names)} class names for {num_classes} classes; expected one each")
         self.num_classes, self.seeds, self.seed = num_classes, seeds, seed
@@ -127,7 +128,8 @@ class FrechetDistanceRatio(Metric):
                 halves.append(rows[torch.from_numpy(order[: 2 * n]).to(rows.device)])
             self._replicates.append(_inter_and_intra(halves))
         self._null = []
-        for shuffle in range(self.shuffles or _affordable_shuffles(self.num_classes, n, features.shape[1])):
+        shuffles = self.shuffles
+        for shuffle in range(_affordable(self.num_classes, n, features.shape[1]) if shuffles is None else shuffles):
             # the first 2n of each class after a shuffle of all labels; no label is num_classes, so no key is used twice
             order = np.random.default_rng([self.seed, shuffle, self.num_classes]).permutation(len(features))
             chosen = torch.from_numpy(order[: 2 * n * self.num_classes]).to(features.device)
@@ -178,6 +180,8 @@ class FrechetDistanceRatio(Metric):
         """
         self.compute()
         shuffles = len(self._null)
+        if not shuffles:
+            raise ValueError("found shuffles 0, expected some for a null")
         value, details = mean_and_std(self._null)[0], {"shuffles": shuffles, "ratio_per_shuffle": self._null}
         if not all(0 < ratio < math.inf for ratio in self._null):
             return Estimate(value, None, None, self._shape[2], "none", details)
@@ -257,7 +261,7 @@ def _inter_and_intra(halves: Sequence[Tensor]) -> tuple[float, float]:
     return inter.item(), intra.item()
 
 
-def _affordable_shuffles(classes: int, n: int, d: int) -> int:
+def _affordable(classes: int, n: int, d: int) -> int:
     """20 where a shuffle takes seconds, 5 at least: a range of few is wider, but many images make it narrow again."""
     work = classes * (classes + 1) // 2 * min(n, d) ** 2 * max(n, d)  # multiplications, roughly
     return max(5, min(20, 10**12 // work))

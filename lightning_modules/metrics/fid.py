@@ -81,7 +81,14 @@ class FrechetImageDistance(FrechetInceptionDistance):
         """
         if index is not None and (index.shape != imgs.shape[:1] or index.is_floating_point()):
             raise ValueError(f"index {index.dtype} {tuple(index.shape)} for {len(imgs)} images; expected integer (B,)")
-        features = self.extractor(checked_uint8(imgs))
+        self.update_features(self.extractor(checked_uint8(imgs)), real, index)
+
+    def update_features(self, features: Tensor, real: bool, index: Tensor | None = None) -> None:
+        """Add images by their features `(B, d)`, which the extractor has given before.
+
+        Raises:
+            ValueError: NaN or infinity.
+        """
         if not features.isfinite().all():
             raise ValueError(f"features of {self.extractor.name} hold NaN or infinity; look at the network's weights")
         rows = as_float64(features)

@@ -18,7 +18,7 @@ PairScore = Callable[[Tensor, Tensor], Tensor]
 
 
 class MeanOfPairs(Metric):
-    """Mean of a score over pairs of images, with its Student interval of the nominal coverage `confidence`."""
+    """Mean of a score of pairs of images, with its Student interval of the nominal coverage `confidence`."""
 
     full_state_update = False
     higher_is_better: bool | None = None
@@ -27,17 +27,17 @@ class MeanOfPairs(Metric):
     squares: Tensor
     pairs: Tensor
 
-    def __init__(self, score: PairScore, confidence: float = 0.95, **kwargs: Any) -> None:
+    def __init__(self, confidence: float = 0.95, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.score, self.confidence = score, confidence
+        self.confidence = confidence
         for name in ("total", "squares"):
             self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("pairs", default=torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self._moments = (0.0, 0.0, 0)
 
-    def update(self, marked: Tensor, unmarked: Tensor) -> None:
-        """Add pairs: marked and unmarked images `(n, 3, H, W)` in [0, 1]."""
-        values = self.score(marked, unmarked).detach().double()
+    def update(self, values: Tensor) -> None:
+        """Add the scores of pairs `(n,)`."""
+        values = values.detach().double()
         self.total += values.sum()
         self.squares += values.square().sum()
         self.pairs += len(values)

@@ -12,13 +12,21 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_modules.evaluation.conditions import Condition
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
 from lightning_modules.reporting.figures.artifact_rows import ArtifactRow, artifact_rows
 from lightning_modules.reporting.figures.bars import confusion_matrix, method_accuracy, per_source_accuracy
-from lightning_modules.reporting.figures.robustness import training_curves
+from lightning_modules.reporting.figures.robustness import robustness_curves, training_curves
 from lightning_modules.reporting.figures.tsne import tsne_figure
-from lightning_modules.reporting.findings import TrainingState, best_trivial, fdr_conditions, warnings_of
+from lightning_modules.reporting.findings import (
+    TrainingState,
+    best_trivial,
+    fdr_conditions,
+    unchanged_sentence,
+    warnings_of,
+)
+from lightning_modules.reporting.fingerprint_tables import by_attack, strength_curves
 from lightning_modules.reporting.formatting import format_percent
 from lightning_modules.reporting.page import (
     Block,
@@ -36,6 +44,8 @@ from lightning_modules.reporting.page import (
 from lightning_modules.reporting.runs import epoch_means
 from lightning_modules.representations.registry import REPRESENTATIONS, representation_title
 
+_SHARES = {"accuracy": "accuracy", "accuracy_macro": "mean accuracy over sources"}
+_NUMBERS = {"fdr": "FDR"}
 _CURVES = ("train/loss", "train/accuracy", "val/accuracy")
 
 
@@ -54,7 +64,9 @@ class AttributionResults:
     """What the page shows."""
 
     results: dict[str, Estimate]  # metrics by `test/name`
-    rows: list[dict[str, Any]]  # per image of the whole test split
+    conditions: list[Condition]  # in the order shown, `clean` first
+    confusion: NDArray[np.int64]  # (K, K) of the clean images, rows = true source, columns = predicted
+    distances: dict[str, list[float]]  # of clean images to the nearest real, by source; empty where none was searched
     sources: list[str]  # label = position
     source_info: dict[str, dict[str, Any]]  # what is known of each source
     features: Tensor  # (M, d), penultimate features of an even selection of test images
@@ -63,6 +75,7 @@ class AttributionResults:
     settings: dict[str, Any]  # `embedding`, `representation`, `network`, `control_network` and `model_seed`
     data: dict[str, str]  # what the data set says of itself, by name
     training: TrainingState | None = None  # how far the training had come; None where that is not known
+    overlap: str | None = None  # what has to be said of test images that the attributor was trained on
 
 
 def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str, Path]:
@@ -71,25 +84,18 @@ def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str,
     sections = [_sources_section(shown, paths)]
     if best_trivial(shown.results) is not None:
         sections.append(_trivial_section(shown))
-    if "artifacts" in paths or any("distance" in row for row in shown.rows):
+    if "artifacts" in paths or shown.distances:
         sections.append(_images_section(shown, paths))
     if "controls" in paths:
         sections.append(_controls_section(shown, paths))
     sections.append(_features_section(shown, paths))
+    if len(shown.conditions) > 1:
+        sections.append(_robustness_section(shown, paths))
     sections.append(run_section(folder, paths, "Loss and accuracy by epoch.", _facts(shown)))
     seen = {"artifact": "artifacts"}.get(shown.settings["representation"], shown.settings["representation"])
     title = f"Which generator made it? {len(shown.sources)} sources, {shown.settings['embedding'].upper()} {seen}"
     render_report(folder / "report.html", title=title, summary=_summary(shown), sections=sections)
     return paths
-
-
-def confusion_of(rows: list[dict[str, Any]], sources: list[str]) -> NDArray[np.int64]:
-    """Confusion matrix `(K, K)` of per-image rows, rows = true source, columns = predicted."""
-    place = {source: position for position, source in enumerate(sources)}
-    counts = np.zeros((len(sources), len(sources)), dtype=np.int64)
-    for row in rows:
-        counts[place[row["source"]], place[row["predicted"]]] += 1
-    return counts
 
 
 def _controls(shown: AttributionResults) -> dict[str, Estimate]:
@@ -101,7 +107,7 @@ def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
     recalls = {source: shown.results[f"test/recall/{source}"] for source in shown.sources}
     chance = 1 / len(shown.sources)
     figures = {
-        "confusion": confusion_matrix(confusion_of(shown.rows, shown.sources), shown.sources),
+        "confusion": confusion_matrix(shown.confusion, shown.sources),
         "recall": per_source_accuracy(recalls, chance=chance),
         "tsne": tsne_figure(shown.features, shown.labels, shown.sources, seed=shown.settings["model_seed"]),
     }
@@ -110,6 +116,10 @@ def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
     if controls := _controls(shown):
         figures["controls"] = method_accuracy(
             controls, chance=chance, highlight=[representation_title(shown.settings["representation"])]
+        )
+    if points := strength_curves(shown.results, shown.conditions, "accuracy"):
+        figures["robustness"] = robustness_curves(
+            points, of="accuracy", clean=shown.results["test/accuracy"], chance=chance
         )
     if curves := epoch_means(folder / "logs" / "metrics.csv", dict(zip(_CURVES, _CURVES, strict=True))):
         figures["training"] = training_curves(curves)
@@ -140,9 +150,13 @@ def _summary(shown: AttributionResults) -> Summary:
         text=(
             f"A {shown.settings['network']} looks at the {shown.settings['representation']} of an image in "
             f"{shown.settings['embedding'].upper()} space and names one of {len(shown.sources)} sources. All numbers "
-            "are of the test split, which neither training nor the manifold of reals has seen."
+            + (
+                "are of images asked for, some of which the training has seen."
+                if shown.overlap
+                else "are of the test split, which neither training nor the manifold of reals has seen."
+            )
         ),
-        warnings=warnings_of(shown.results, shown.training),
+        warnings=[*([shown.overlap] if shown.overlap else []), *warnings_of(shown.results, shown.training)],
         headlines=[
             Headline.of("Accuracy", accuracy, percent=True, note=chance),
             Headline.of("Mean accuracy over sources", shown.results["test/accuracy_macro"], percent=True, note=beside),
@@ -170,13 +184,9 @@ def _images_section(shown: AttributionResults, paths: dict[str, Path]) -> Sectio
     if "artifacts" in paths:
         caption = "For each source: image, nearest real of the manifold, and their signed difference, the artifact."
         blocks.append(FigureBlock(paths["artifacts"], caption, "Rows of images, nearest real images and artifacts"))
-    distances: dict[str, list[float]] = {source: [] for source in shown.sources}
-    for row in shown.rows:
-        if "distance" in row:
-            distances[row["source"]].append(row["distance"])
     table: list[list[Cell]] = [
         [source, float(np.mean(found)), float(np.median(found)), len(found)]
-        for source, found in distances.items()
+        for source, found in shown.distances.items()
         if found
     ]
     unit = "pixel values in [0, 1]" if shown.settings["embedding"] == "rgb" else "in the units of the embedding"
@@ -270,6 +280,21 @@ def _features_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
             Details("FDR in detail", {"FDR": fdr.value, **facts}),
         ],
     )
+
+
+def _robustness_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:
+    names = [each.name for each in shown.conditions]
+    clean = {f"test/{names[0]}/{name}": shown.results[f"test/{name}"] for name in _SHARES | _NUMBERS}
+    caption = (
+        "Attacks act on the 8-bit image; then come embedding, nearest real and network, as for a file from anywhere. "
+        "FDR compares at equal n and d alone, which are the same in all rows."
+    )
+    table = by_attack({**shown.results, **clean}, names, _SHARES, caption, numbers=_NUMBERS)
+    blocks: list[Block] = [] if table is None else [table]
+    if "robustness" in paths:
+        told = "Accuracy by strength of the attack."
+        blocks.append(FigureBlock(paths["robustness"], told, "Curves of accuracy against the strength of each attack"))
+    return Section("Robustness", blocks, unchanged_sentence(shown.results, names))
 
 
 def _times(estimate: Estimate, of: str) -> str:

@@ -106,6 +106,18 @@ def trivial_warning(results: Mapping[str, Estimate]) -> str | None:
     )
 
 
+def unchanged_sentence(results: Mapping[str, Estimate], attacks: Sequence[str]) -> str:
+    """Which attacks have left every image, or some, as it was: their numbers are those of clean images; "" for none."""
+    found = {name: results.get(f"test/{name}/changed_images") for name in attacks}
+    changed = {name: estimate.value for name, estimate in found.items() if estimate is not None}
+    told = []
+    if none := [name for name, share in changed.items() if share == 0]:
+        told.append(f"No pixel of any image was changed by {', '.join(none)}: the numbers are those of clean images.")
+    if some := [f"{name} ({format_percent(1 - share)})" for name, share in changed.items() if 0 < share < 1]:
+        told.append(f"Images left as they were: {', '.join(some)}.")
+    return " ".join(told)
+
+
 def warnings_of(results: Mapping[str, Estimate], training: TrainingState | None) -> list[str]:
     """Everything that has to be said of a test, most important first."""
     told = [training.warning if training is not None else None, trivial_warning(results), fdr_warning(results)]

@@ -10,18 +10,19 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lightning_modules.attacks.registry import PRESETS
+from lightning_modules.evaluation.conditions import CLEAN, Condition
 from lightning_modules.fingerprints.marked_images import MarkedPair
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.figures.marked_pairs import difference_factor, marked_pair_rows, shown_attacks
-from lightning_modules.reporting.figures.robustness import robustness_curves, training_curves
-from lightning_modules.reporting.findings import TrainingState, warnings_of
+from lightning_modules.reporting.figures.robustness import needed_line, robustness_curves, training_curves
+from lightning_modules.reporting.findings import TrainingState, unchanged_sentence, warnings_of
 from lightning_modules.reporting.fingerprint_tables import (
     calibration_table,
     false_positive_table,
     fingerprint_headlines,
     identification_table,
     negative_bits_table,
-    preset_attacks,
+    other_attacks,
     quality_table,
     robustness_table,
     strength_curves,
@@ -56,7 +57,7 @@ class FingerprintResults:
     """What the page shows; no part of it holds a key, and metrics that are missing are left out."""
 
     results: dict[str, Estimate]  # by name, `test/<attack>/...`, `test/negatives/<kind>/...`, `test/quality/...`
-    attacks: list[str]  # names in the order shown, `clean` first
+    conditions: list[Condition]  # in the order shown, `clean` first
     examples: list[MarkedPair]
     settings: dict[str, Any]  # hyper-parameters of the module, by dotted name
     fingerprint: dict[str, Any]  # what is public of it (`callbacks.fingerprint_report.PUBLIC`)
@@ -91,12 +92,11 @@ def _generator(shown: FingerprintResults) -> str:
 
 def _figures(folder: Path, shown: FingerprintResults) -> dict[str, Figure]:
     figures = {}
-    if curves := strength_curves(shown.results, shown.attacks):
+    if curves := strength_curves(shown.results, shown.conditions):
         figures["robustness"] = robustness_curves(
             curves,
-            bits=shown.fingerprint["bits"],
             clean=shown.results.get("test/clean/bit_accuracy"),
-            false_positive_rate=_RATE,
+            needed=needed_line(shown.fingerprint["bits"], _RATE),
         )
     if examples := shown.examples[:_MOST_ROWS]:
         figures["marked_pairs"] = marked_pair_rows(examples, _pictured(shown))
@@ -107,8 +107,8 @@ def _figures(folder: Path, shown: FingerprintResults) -> dict[str, Figure]:
 
 def _pictured(shown: FingerprintResults) -> list[str]:
     """The attacks in the picture of pairs: those of presets first, `clean` not, for that is the marked image itself."""
-    presets = preset_attacks(shown.attacks)
-    grids = [name for name in shown.attacks if name not in presets and name != "clean"]
+    presets = other_attacks(shown.conditions)
+    grids = [each.name for each in shown.conditions if each.name not in presets and each.kind != CLEAN]
     return shown_attacks(shown.examples[:_MOST_ROWS], [*presets, *grids], _MOST_ATTACKS)
 
 
@@ -124,7 +124,7 @@ def _summary(shown: FingerprintResults) -> Summary:
             "training has seen."
         ),
         warnings=warnings_of(shown.results, shown.training),
-        headlines=fingerprint_headlines(shown.results, shown.attacks, bits),
+        headlines=fingerprint_headlines(shown.results, shown.conditions, bits),
     )
 
 
@@ -139,9 +139,9 @@ def _folded(title: str, table: Table | None) -> Details | None:
 
 
 def _robustness_section(shown: FingerprintResults, paths: dict[str, Path]) -> Section | None:
-    presets = preset_attacks(shown.attacks)
-    named = [name for name in shown.attacks if name == "clean" or name in presets]
-    grids = [name for name in shown.attacks if name not in named]
+    presets = other_attacks(shown.conditions)
+    named = [CLEAN, *presets]
+    grids = [each.name for each in shown.conditions if each.name not in named]
     curves = None
     if "robustness" in paths:
         curves = FigureBlock(
@@ -153,6 +153,7 @@ def _robustness_section(shown: FingerprintResults, paths: dict[str, Path]) -> Se
     caption = "Attribution accuracy: share of images with all bits right. TPR: share of images that match convincingly."
     found = {name.rpartition("-")[0] for name in presets}
     told = [f"{preset}: {meaning}" for preset, meaning in PRESETS.items() if preset in found]
+    unchanged = unchanged_sentence(shown.results, [each.name for each in shown.conditions])
     return _section(
         "Robustness",
         [
@@ -164,7 +165,7 @@ def _robustness_section(shown: FingerprintResults, paths: dict[str, Path]) -> Se
                 identification_table(shown.results, [*named, *grids], "The other users' keys are random."),
             ),
         ],
-        intro=f"Attacks act on 8-bit files. {'; '.join(told)}." if told else "Attacks act on 8-bit files.",
+        intro=f"Attacks act on 8-bit files. {'; '.join(told) + '. ' if told else ''}{unchanged}".strip(),
     )
 
 
@@ -202,7 +203,7 @@ def _quality_section(shown: FingerprintResults, paths: dict[str, Path]) -> Secti
 
 
 def _calibration_section(shown: FingerprintResults) -> Section | None:
-    named = [name for name in shown.attacks if name == "clean" or name in preset_attacks(shown.attacks)]
+    named = [CLEAN, *other_attacks(shown.conditions)]
     caption = (
         "Cross-entropy: 1 for coins, 0 for certainty that is always right. Calibration error: mean distance between "
         "a bit's stated probability and how often such bits are right, above 0 by chance even when calibrated. "

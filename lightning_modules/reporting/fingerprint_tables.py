@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from lightning_modules.attacks.registry import curves as attack_curves
+from lightning_modules.evaluation.conditions import CLEAN, Condition
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.robustness import attack_strength
 from lightning_modules.reporting.formatting import format_interval, format_number
 from lightning_modules.reporting.page import Cell, Headline, Table
 
@@ -32,26 +32,29 @@ QUALITY_TITLES = {
     "perceptual": ("perceptual distance", "unmarked against marked image, 0 is equal; not LPIPS"),
 }
 _ACCURACIES = {"bit_accuracy": "bit accuracy", "attribution_accuracy": "attribution accuracy"}
+_NUMBERS = {"fid": "FID to real images"}
 
 
-def preset_attacks(attacks: Sequence[str]) -> list[str]:
-    """The attacks that belong to no strength grid, without `clean`."""
-    return [name for name in attacks if name != "clean" and attack_strength(name) is None]
+def other_attacks(conditions: Sequence[Condition]) -> list[str]:
+    """The attacks that lie on no robustness curve, without `clean`."""
+    return [each.name for each in conditions if each.kind != CLEAN and each.strength is None]
 
 
-def strength_curves(results: Results, attacks: Sequence[str]) -> dict[str, list[tuple[float, Estimate]]]:
-    """Points (strength, bit accuracy) by kind of attack; kinds without any are absent."""
-    curves: dict[str, list[tuple[float, Estimate]]] = {}
-    for name in attacks:
-        place, estimate = attack_strength(name), results.get(f"test/{name}/bit_accuracy")
-        if place is not None and estimate is not None and not math.isnan(estimate.value):
-            curves.setdefault(place[0], []).append((place[1], estimate))
-    return {kind: curves[kind] for kind in attack_curves() if kind in curves}
+def strength_curves(
+    results: Results, conditions: Sequence[Condition], metric: str = "bit_accuracy"
+) -> dict[str, list[tuple[float, Estimate]]]:
+    """Points (strength, metric) by kind of attack, one a strength; kinds without any are absent."""
+    curves: dict[str, dict[float, Estimate]] = {}
+    for each in conditions:
+        estimate = results.get(f"test/{each.name}/{metric}")
+        if each.strength is not None and estimate is not None and not math.isnan(estimate.value):
+            curves.setdefault(each.kind, {})[each.strength] = estimate
+    return {kind: list(curves[kind].items()) for kind in attack_curves() if kind in curves}
 
 
-def worst_attack(results: Results, attacks: Sequence[str]) -> tuple[str, Estimate] | None:
+def worst_attack(results: Results, conditions: Sequence[Condition]) -> tuple[str, Estimate] | None:
     """The attack outside the grids with the least bit accuracy, and that accuracy; None where there is none."""
-    measured = [(name, results.get(f"test/{name}/bit_accuracy")) for name in preset_attacks(attacks)]
+    measured = [(name, results.get(f"test/{name}/bit_accuracy")) for name in other_attacks(conditions)]
     known = [(name, found) for name, found in measured if found is not None and not math.isnan(found.value)]
     return min(known, key=lambda entry: entry[1].value, default=None)
 
@@ -62,21 +65,21 @@ def rate_text(rate: float) -> str:
 
 
 def robustness_table(results: Results, attacks: Sequence[str], caption: str = "") -> Table | None:
-    """Attack by bit accuracy, attribution accuracy and true-positive rates, with intervals."""
+    """Attack by bit accuracy, attribution accuracy, true-positive rates and FID, with intervals."""
     rates = {name: f"TPR at {rate_text(rate)}" for rate, name in _numbers(results, "tpr_at_")}
-    return _by_attack(results, attacks, {**_ACCURACIES, **rates}, caption, percent=True)
+    return by_attack(results, attacks, {**_ACCURACIES, **rates}, caption, numbers=_NUMBERS)
 
 
 def identification_table(results: Results, attacks: Sequence[str], caption: str = "") -> Table | None:
     """Attack by share of images whose user is found among N."""
     users = {name: f"among {int(n):,} users" for n, name in sorted(_numbers(results, "identification_"))}
-    return _by_attack(results, attacks, users, caption, percent=True)
+    return by_attack(results, attacks, users, caption)
 
 
 def calibration_table(results: Results, attacks: Sequence[str], caption: str = "") -> Table | None:
     """Attack by cross-entropy, calibration error and overconfidence."""
     names = {"cross_entropy": "cross-entropy in bits", "calibration_error": "calibration error"}
-    table = _by_attack(results, attacks, names, caption, percent=False)
+    table = by_attack(results, attacks, {}, caption, numbers=names)
     if table is None or "calibration error" not in table.columns:
         return table
     found = [results.get(f"test/{row[0]}/calibration_error") for row in table.rows]
@@ -136,10 +139,15 @@ def quality_table(results: Results, caption: str = "") -> Table | None:
     return Table(["measure", "of what", "value", "images"], rows, caption) if rows else None
 
 
-def _by_attack(
-    results: Results, attacks: Sequence[str], names: Mapping[str, str], caption: str, *, percent: bool
+def by_attack(
+    results: Results,
+    attacks: Sequence[str],
+    shares: Mapping[str, str],
+    caption: str,
+    numbers: Mapping[str, str] | None = None,
 ) -> Table | None:
-    """One row an attack, one column a metric; rows and columns without a number are left out."""
+    """One row an attack, one column a metric, shares in percent; rows and columns without a number are left out."""
+    names = {**shares, **(numbers or {})}
     shown = {name: title for name, title in names.items() if any(f"test/{a}/{name}" in results for a in attacks)}
     rows: list[list[Cell]] = []
     for attack in attacks:
@@ -150,7 +158,8 @@ def _by_attack(
     if not rows:
         return None
     columns = list(shown.values())
-    return Table(["attack", "images", *columns], rows, caption, percent=columns if percent else [])
+    percent = [title for name, title in shown.items() if name in shares]
+    return Table(["attack", "images", *columns], rows, caption, percent=percent)
 
 
 def _numbers(results: Results, part: str, *, whole: bool = False) -> list[tuple[float, str]]:
@@ -189,7 +198,7 @@ def _passed(holds: object) -> str | None:
     return None if holds is None else ("pass" if holds else "fail")
 
 
-def fingerprint_headlines(results: Results, attacks: Sequence[str], bits: int) -> list[Headline]:
+def fingerprint_headlines(results: Results, conditions: Sequence[Condition], bits: int) -> list[Headline]:
     """Accuracy without attack and under the worst, true-positive rate, FID: those whose numbers are there."""
     headlines = []
     if (clean := results.get("test/clean/bit_accuracy")) is not None:
@@ -197,7 +206,7 @@ def fingerprint_headlines(results: Results, attacks: Sequence[str], bits: int) -
     if (whole := results.get("test/clean/attribution_accuracy")) is not None:
         note = f"all {bits} bits right; no attack"
         headlines.append(Headline.of("Attribution accuracy", whole, percent=True, note=note))
-    if (worst := worst_attack(results, attacks)) is not None:
+    if (worst := worst_attack(results, conditions)) is not None:
         headlines.append(Headline.of("Bit accuracy, worst attack", worst[1], percent=True, note=worst[0]))
     if (found := results.get("test/clean/tpr_at_1e-6")) is not None:
         enough = found.details.get("bits_needed", bits) is not None

@@ -14,6 +14,7 @@ from lightning_modules.artifacts import Manifold, NeighbourCache, build_embeddin
 from lightning_modules.common.files import check_folder
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
+from lightning_modules.common.weights import content_hash
 from lightning_modules.representations.registry import Inputs, Representation, build_representation
 from lightning_modules.representations.settings import ManifoldSettings
 
@@ -94,6 +95,8 @@ class Representations:
     def __call__(self, batch: dict[str, Any], names: Iterable[str], distances: bool = False) -> Represented:
         """Represent a batch: ``image`` (N, 3, H, W) and ``content_id`` (N,); with a ``label``, also ``path``.
 
+        Neighbours of images that are ``attacked`` (N,), whose ids are those of the attacked pixels, are not kept.
+
         With ``distances`` the nearest reals are searched in any case, if this attributor has a manifold to search.
 
         Raises:
@@ -148,6 +151,8 @@ class Representations:
             limit, queries = self.settings.search_memory_mib * MIB, embedded[rows.to(embedded.device)]
             found = manifold.nearest(queries, exclude=identifiers[rows], memory_limit=limit)
             distance[rows], index[rows] = found.distance[:, 0].cpu(), found.index[:, 0].cpu()
+            if "attacked" in batch:  # those are met once
+                rows = rows[~batch["attacked"].cpu()[rows]]
             self.neighbours.add(identifiers[rows], distance[rows], index[rows])
         return distance, index
 
@@ -175,6 +180,12 @@ class Representations:
         for member in self.members.values():
             if member.fit_images:
                 member.fit(self._inputs(batch, [member])[0] for batch in training_batches(member.fit_images))
+
+    def identity(self) -> dict[str, Any]:
+        """What representations of images depend on, as plain values."""
+        fitted = {f"{name}.{key}": value for name, each in self.members.items() for key, value in each.state().items()}
+        reals = None if self.manifold is None else self.manifold.hash
+        return {**self._identity(), "fitted": content_hash(fitted), "manifold": reals, "random reals": self.seed}
 
     def _identity(self) -> dict[str, Any]:
         versions = {name: member.version for name, member in self.members.items()}

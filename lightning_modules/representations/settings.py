@@ -22,6 +22,27 @@ class ManifoldSettings:
     carry_mib: int = 64
 
 
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """What training images meet before they are embedded, on the device, by differentiable attacks.
+
+    Args:
+        attack: A name or a mapping (``lightning_modules.attacks``), ``paper-scaled-mixture`` for one; None for none.
+        probability: Share of the images that are attacked, drawn anew in each epoch.
+        strength: Factor on the attack's parameters, 0 (does nothing) to 1 (as specified).
+    """
+
+    attack: str | dict[str, Any] | None = None
+    probability: float = 0.5
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        for name in ("probability", "strength"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"found augmentation.{name} {getattr(self, name)}, expected 0 to 1")
+
+
 _MANIFOLD = {"manifold_dir": "dir", "search_memory_mib": "search_memory_mib", "carry_manifold_mib": "carry_mib"}
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 import evaluate
+from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.fingerprint import make_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, write_registry
 from lightning_modules.generators import load_generator
-from lightning_modules.generators.checkpoints.own_file import content_hash, write_generator
+from lightning_modules.generators.checkpoints.own_file import write_generator
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.stylegan2 import StyleGAN2Generator
 

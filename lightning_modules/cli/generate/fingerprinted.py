@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.common.shipped import find_trained, program
+from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.fingerprint import Fingerprint, read_fingerprint
 from lightning_modules.fingerprints.marked_images import MarkedGenerator, take_noise
 from lightning_modules.fingerprints.users.key_registry import read_registry
 from lightning_modules.fingerprints.users.names import shown_name
 from lightning_modules.generators.bundled.load import load_named
-from lightning_modules.generators.checkpoints.own_file import content_hash
 
 FILE_NAME = "fingerprint.safetensors"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ import torch
 
 from lightning_modules.attacks import make_attack
 from lightning_modules.common.tables import Table, check_name
+from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.decoders.base import CachedDecoder, DecoderParts, KeyDecoder
 from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.settings import DecoderSettings
-from lightning_modules.generators.checkpoints.own_file import content_hash
 
 _HERE = "lightning_modules.fingerprints.decoders"
 DECODERS = Table(
@@ -63,6 +63,14 @@ def make_decoder(name: str, parts: DecoderParts, options: Mapping[str, Any] | No
         settings["survivors"] = tuple((int(step), int(starts)) for step, starts in settings["survivors"])
     decoder: KeyDecoder = kind.build(parts, kind.settings_class(**settings))
     return decoder
+
+
+def decoder_identity(settings: DecoderSettings, network: KeyNetwork) -> dict[str, Any]:
+    """What a decoder's answers depend on, beside generator and fingerprint, as plain values."""
+    kind = DECODERS.load(settings.name)
+    weights = content_hash(network.state_dict()) if kind.needs_network else None
+    preset = {name: value if not isinstance(value, tuple) else list(value) for name, value in kind.preset.items()}
+    return {"weights": weights, "preset": preset, "settings": asdict(replace(settings, cache=None))}
 
 
 def build_decoder(

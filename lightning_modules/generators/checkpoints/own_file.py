@@ -6,7 +6,6 @@ to build it with, where it comes from, and a hash of the tensors. No code, no pi
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from lightning_modules.common.files import atomic_file
-from lightning_modules.common.weights import without_prefixes
+from lightning_modules.common.weights import content_hash, without_prefixes
 from lightning_modules.generators.checkpoints.families import family_of
 from lightning_modules.generators.checkpoints.stored import (
     CheckpointError,
@@ -145,13 +143,3 @@ def read_own(path: Path) -> StoredGenerator:
         f"origin: {', '.join(f'{key} {value}' for key, value in sorted(manifest['origin'].items()))}",
     )
     return StoredGenerator(manifest["kind"], manifest["arguments"], tensors, manifest["origin"], report)
-
-
-def content_hash(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and values of tensors, whatever their order or place in a file."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

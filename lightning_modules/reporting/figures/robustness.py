@@ -1,4 +1,4 @@
-"""Robustness curves: bit accuracy against the strength of an attack, a panel for each kind."""
+"""Robustness curves: an accuracy against the strength of an attack, a panel for each kind."""
 
 from __future__ import annotations
 
@@ -19,32 +19,33 @@ from lightning_modules.reporting.formatting import format_percent, interval_name
 _NEEDED = "#d55e00"
 
 
-def attack_strength(attack: str) -> tuple[str, float] | None:
-    """Kind and strength of an attack of a grid: `("noise", 0.05)` of `noise_0.05`; None for any other name."""
-    kind, _, strength = attack.rpartition("_")
-    try:
-        return (kind, float(strength)) if kind in attack_curves() and math.isfinite(float(strength)) else None
-    except ValueError:
+def needed_line(bits: int, false_positive_rate: float) -> tuple[float, str] | None:
+    """Share of a key's bits that a convincing match needs, and what to say of it; None where no match is enough."""
+    if (needed := bits_needed(bits, false_positive_rate)) is None:
         return None
+    rate = f"{false_positive_rate:.0e}".replace("e-0", "e-")
+    return needed / bits, f"what a match needs at a false-positive rate of {rate}: {needed} of {bits} bits"
 
 
 @styled
 def robustness_curves(
     curves: Mapping[str, Sequence[tuple[float, Estimate]]],
     *,
-    bits: int,
+    of: str = "bit accuracy",
     clean: Estimate | None = None,
-    false_positive_rate: float = 1e-6,
+    chance: float = 0.5,
+    needed: tuple[float, str] | None = None,
 ) -> Figure:
-    """Bit accuracy against strength, with intervals, beside the share of bits that a convincing match needs.
+    """An accuracy against strength, with intervals, beside chance and what is needed of it.
 
     Every panel gets stronger to the right: JPEG's quality falls. Images without attack stand at the left end.
 
     Args:
-        curves: points (strength, bit accuracy) by kind of attack; kinds without points get no panel.
-        bits: length m of a key.
-        clean: bit accuracy without attack.
-        false_positive_rate: of the dashed line at `bits_needed / m`; a key too short for the rate has no line.
+        curves: points (strength, accuracy) by kind of attack; kinds without points get no panel.
+        of: what the accuracy is called.
+        clean: accuracy without attack.
+        chance: accuracy of guessing.
+        needed: height and meaning of a dashed line (`needed_line`); None for none.
 
     Raises:
         ValueError: an unknown kind, or no point at all.
@@ -54,28 +55,26 @@ def robustness_curves(
         raise ValueError(f"found curves of {unknown}; expected kinds of {list(known)}")
     kinds = [kind for kind in known if any(not math.isnan(estimate.value) for _, estimate in curves.get(kind, ()))]
     if not kinds:
-        raise ValueError("found no point to draw; expected (strength, bit accuracy) pairs of at least one kind")
-    needed = bits_needed(bits, false_positive_rate)
+        raise ValueError("found no point to draw; expected (strength, accuracy) pairs of at least one kind")
     figure = new_figure(max(4.6, 2.6 * len(kinds) + 0.3), 3.35)
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     for axes, kind in zip(panels, kinds, strict=True):
-        _draw(axes, known[kind], curves[kind], clean)
-        axes.axhline(0.5, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.1, label="chance")
+        _draw(axes, known[kind], curves[kind], clean, of)
+        axes.axhline(chance, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.1, label="chance")
         if needed is not None:
-            rate = f"{false_positive_rate:.0e}".replace("e-0", "e-")
-            label = f"what a match needs at a false-positive rate of {rate}: {needed} of {bits} bits"
-            axes.axhline(needed / bits, color=_NEEDED, linestyle=(0, (5, 3)), linewidth=1.3, label=label)
+            axes.axhline(needed[0], color=_NEEDED, linestyle=(0, (5, 3)), linewidth=1.3, label=needed[1])
     shown = [estimate.value for kind in kinds for _, estimate in curves[kind] if not math.isnan(estimate.value)]
-    panels[0].set_ylim(min(0.46, min(shown) - 0.04), 1.025)
-    panels[0].set_yticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    lowest = min(chance - 0.04, min(shown) - 0.04)
+    panels[0].set_ylim(lowest, 1.025)
+    panels[0].set_yticks([tick / 10 for tick in range(11) if tick / 10 >= lowest])
     panels[0].yaxis.set_major_formatter(lambda value, _: format_percent(value, 0))
-    panels[0].set_ylabel("bit accuracy")
+    panels[0].set_ylabel(of)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(kinds) > 2 else 1, handlelength=2.6)
     return figure
 
 
-def _draw(axes: Axes, panel: Curve, points: Sequence[tuple[float, Estimate]], clean: Estimate | None) -> None:
+def _draw(axes: Axes, panel: Curve, points: Sequence[tuple[float, Estimate]], clean: Estimate | None, of: str) -> None:
     sign = -1 if panel.weaker_is_larger else 1
     known = sorted(((s, e) for s, e in points if not math.isnan(e.value)), key=lambda point: sign * point[0])
     strengths = [strength for strength, _ in known]
@@ -87,7 +86,7 @@ def _draw(axes: Axes, panel: Curve, points: Sequence[tuple[float, Estimate]], cl
         ticks = [none, *strengths]
     places, values = zip(*((strength, estimate.value) for strength, estimate in known), strict=True)
     bounded = [(s, e.value, e.low, e.high) for s, e in known if e.low is not None and e.high is not None]
-    label = "bit accuracy"
+    label = of
     if bounded:
         across, centres, lows, highs = np.array(bounded).T
         axes.fill_between(across, lows, highs, color=ACCENT, alpha=0.18, linewidth=0)

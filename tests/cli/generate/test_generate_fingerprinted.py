@@ -20,10 +20,10 @@ from PIL import Image
 from lightning_modules.cli.generate.fingerprinted import load_marked
 from lightning_modules.common.images import to_uint8
 from lightning_modules.common.random_streams import standard_normal_latents
+from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.fingerprint import read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.users.key_registry import read_registry
 from lightning_modules.generators import load_generator
-from lightning_modules.generators.checkpoints.own_file import content_hash
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "configs" / "generate" / "fingerprinted.yaml"

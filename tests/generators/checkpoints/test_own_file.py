@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lightning_modules.common.weights import content_hash
 from lightning_modules.generators.checkpoints import own_file
-from lightning_modules.generators.checkpoints.own_file import content_hash, read_manifest, read_own, write_generator
+from lightning_modules.generators.checkpoints.own_file import read_manifest, read_own, write_generator
 from lightning_modules.generators.checkpoints.stored import CheckpointError, StoredGenerator
 
 

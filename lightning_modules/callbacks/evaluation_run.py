@@ -1,0 +1,63 @@
+"""How a module's test runs as an evaluation on disk: begun or gone on with, committed block by block, folded once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytorch_lightning as pl
+
+from lightning_modules.callbacks.training_record import training_behind
+from lightning_modules.common.blocks import Block
+from lightning_modules.evaluation.blocks import Evaluation, EvaluationFolder
+from lightning_modules.evaluation.results import fold_results
+from lightning_modules.metrics.intervals import Estimate
+
+
+def begin_evaluation(trainer: pl.Trainer, describe: Callable[[], Evaluation]) -> list[Block]:
+    """Begin an evaluation in the run folder, or go on with the same one, on the first process.
+
+    The test of weights that were trained just now replaces an earlier one in the training's folder; that of a
+    checkpoint refuses a folder with another evaluation.
+
+    Returns:
+        The blocks left to do, on every process.
+
+    Raises:
+        EvaluationError: the folder holds another evaluation.
+    """
+    missing: list[Block] = []
+    if trainer.is_global_zero:
+        folder = EvaluationFolder.begin(_folder(trainer), describe(), replace=trainer.ckpt_path is None)
+        missing, blocks = folder.missing(), len(folder.blocks)
+        if len(missing) < blocks:
+            sys.stderr.write(f"note: {blocks - len(missing):,} of {blocks:,} blocks done, {len(missing):,} left\n")
+    return trainer.strategy.broadcast(missing)
+
+
+def commit_block(trainer: pl.Trainer, batch: dict[str, Any], columns: dict[str, pa.Array]) -> None:
+    """Write the finished block that a batch is."""
+    EvaluationFolder(_folder(trainer)).commit((batch["part"], batch["block"]), columns)
+
+
+def fold_evaluation(trainer: pl.Trainer) -> dict[str, Estimate]:
+    """Wait for all processes; then every number of the evaluation on the first one, nothing on the others.
+
+    Raises:
+        EvaluationError: blocks are missing.
+    """
+    trainer.strategy.barrier("evaluation")
+    return fold_results(EvaluationFolder(_folder(trainer))) if trainer.is_global_zero else {}
+
+
+def plain_training(trainer: pl.Trainer) -> dict[str, Any] | None:
+    """How far the training behind the weights had come, as plain values; None where that is not known."""
+    training = training_behind(trainer)
+    return None if training is None else training.to_json()
+
+
+def _folder(trainer: pl.Trainer) -> Path:
+    return Path(trainer.default_root_dir)

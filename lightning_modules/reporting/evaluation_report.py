@@ -1,0 +1,99 @@
+"""What a test leaves in its folder, made from the folder's blocks alone: numbers, table, rows, figures and page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning_modules.evaluation.attribution import clean_answers, shown_features, stored_examples
+from lightning_modules.evaluation.blocks import EvaluationFolder
+from lightning_modules.evaluation.conditions import Condition
+from lightning_modules.evaluation.fingerprint import stored_pairs
+from lightning_modules.evaluation.results import (
+    ATTRIBUTION,
+    fold_results,
+    long_table,
+    result_rows,
+    write_long_table,
+)
+from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.attribution_page import AttributionResults, ExampleImages, write_attribution_page
+from lightning_modules.reporting.findings import TrainingState
+from lightning_modules.reporting.fingerprint_page import FingerprintResults, write_fingerprint_page
+from lightning_modules.reporting.run_files import METRICS_FILE, write_jsonl, write_metrics
+
+SHOWN_FEATURES = 1500  # t-SNE stays legible, and quick
+RESULTS_FILE, ROWS_FILE = "results.csv", "rows.jsonl"
+
+
+def write_report(folder: Path, results: Mapping[str, Estimate] | None = None) -> dict[str, Path]:
+    """Write all results of a finished evaluation into its folder; the same bytes each time.
+
+    Args:
+        folder: the run folder.
+        results: what `fold_results` gave, where it was called before.
+
+    Returns:
+        The figures' paths by name.
+
+    Raises:
+        EvaluationError: the folder holds no evaluation, or an unfinished one.
+    """
+    stored = EvaluationFolder(folder)
+    stored.require_whole()
+    evaluation = stored.evaluation
+    results = fold_results(stored) if results is None else results
+    write_jsonl(folder / ROWS_FILE, result_rows(stored))
+    write_long_table(folder / RESULTS_FILE, long_table(results, evaluation.conditions, evaluation.kind))
+    figures = (_attribution if evaluation.kind == ATTRIBUTION else _fingerprint)(folder, stored, dict(results))
+    write_metrics(folder / METRICS_FILE, results)  # last: a folder with it is finished
+    return figures
+
+
+def _attribution(folder: Path, stored: EvaluationFolder, results: dict[str, Estimate]) -> dict[str, Path]:
+    about = stored.evaluation.report
+    features, labels = shown_features(stored, SHOWN_FEATURES)
+    confusion, distances = clean_answers(stored)
+    examples = {
+        label: [
+            ExampleImages(index, found["image"].float() / 255, found.get("nearest"), found["artifact"])
+            for index, found in entries
+        ]
+        for label, entries in stored_examples(stored).items()
+    }
+    shown = AttributionResults(
+        results=results,
+        conditions=_conditions(stored),
+        confusion=confusion,
+        distances=distances,
+        sources=stored.evaluation.settings["sources"],
+        source_info=about["source_info"],
+        features=features,
+        labels=labels,
+        examples=examples,
+        settings=about["settings"],
+        data=about["data"],
+        training=TrainingState.from_json(about["training"]),
+        overlap=about.get("overlap"),
+    )
+    return write_attribution_page(folder, shown)
+
+
+def _fingerprint(folder: Path, stored: EvaluationFolder, results: dict[str, Estimate]) -> dict[str, Path]:
+    about = stored.evaluation.report
+    shown = FingerprintResults(
+        results=results,
+        conditions=_conditions(stored),
+        examples=stored_pairs(stored),
+        settings=about["settings"],
+        fingerprint=about["fingerprint"],
+        data=about["data"],
+        decoder=about["decoder"],
+        loss=about["loss"],
+        training=TrainingState.from_json(about["training"]),
+    )
+    return write_fingerprint_page(folder, shown)
+
+
+def _conditions(stored: EvaluationFolder) -> list[Condition]:
+    return [Condition.from_json(entry) for entry in stored.evaluation.conditions]
