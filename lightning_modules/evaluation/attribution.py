@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_modules.common.images import content_ids, eight_bit, to_uint8
 from lightning_modules.evaluation.blocks import (
+    ALONE,
     EvaluationFolder,
     matrix,
     read_matrix,
@@ -143,14 +144,15 @@ def _of_condition(
     folder: EvaluationFolder, place: int, condition: Condition, settings: Mapping[str, Any]
 ) -> dict[str, Estimate]:
     sources, prefix = settings["sources"], f"test/{condition.prefix}"
-    metrics = attribution_metrics(len(sources), prefix)
-    controls = {shown: SeedAccuracy(len(names)) for shown, names in settings["compared"].items()}
+    metrics = attribution_metrics(len(sources), prefix, **ALONE)
+    controls = {shown: SeedAccuracy(len(names), **ALONE) for shown, names in settings["compared"].items()}
     clean = condition.prefix == ""
     fdr = FrechetDistanceRatio(
         len(sources),
         seeds=settings["halvings"],
         seed=settings["halving_seed"],
         class_names=sources,
+        **ALONE,
         shuffles=None if clean else 0,  # the null of the clean images serves: it depends on n and d
     )
     columns = ["index", "label", f"{place}.logits", f"{place}.features"]

@@ -31,6 +31,8 @@ EVALUATION_FILE = "evaluation.json"
 BLOCKS = "blocks"
 RESULTS = ("metrics.json", "results.csv", "rows.jsonl", "report.html", "figures")
 """What is made from the blocks."""
+ALONE: dict[str, Any] = {"sync_on_compute": False}
+"""Of metrics that fold blocks: one process has them all, the others are elsewhere."""
 _LOCK = ".evaluation.lock"
 _locks: dict[Path, FileLock] = {}  # held by this process, to its end
 

@@ -15,6 +15,7 @@ from lightning_modules.common.images import eight_bit, to_uint8
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.common.weights import content_hash
 from lightning_modules.evaluation.blocks import (
+    ALONE,
     EvaluationFolder,
     matrix,
     read_matrix,
@@ -242,7 +243,7 @@ def _key_results(folder: EvaluationFolder) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
     for place, entry in enumerate(folder.evaluation.conditions):
         name = entry["name"]
-        metrics, changed, columns = key_metrics(bits, prefix=f"test/{name}/"), 0, [f"{place}.margins"]
+        metrics, changed, columns = key_metrics(bits, prefix=f"test/{name}/", **ALONE), 0, [f"{place}.margins"]
         for table in folder.read(MARKED, columns + ([f"{place}.changed"] if place else [])):
             margins = read_matrix(table, columns[0])
             metrics.update(margins, _true(margins))
@@ -256,7 +257,8 @@ def _key_results(folder: EvaluationFolder) -> dict[str, Estimate]:
 def _negative_results(folder: EvaluationFolder) -> dict[str, Estimate]:
     bits = folder.evaluation.settings["bits"]
     metrics = {
-        kind: negative_metrics(bits, NEGATIVE_RATES, prefix=f"test/negatives/{kind}/") for kind in (*NEGATIVES, "all")
+        kind: negative_metrics(bits, NEGATIVE_RATES, prefix=f"test/negatives/{kind}/", **ALONE)
+        for kind in (*NEGATIVES, "all")
     }
 
     def add(kind: str, margins: Tensor) -> None:
@@ -278,7 +280,7 @@ def _negative_results(folder: EvaluationFolder) -> dict[str, Estimate]:
 
 
 def _pair_results(folder: EvaluationFolder) -> dict[str, Estimate]:
-    metrics = {name: MeanOfPairs() for name in folder.evaluation.settings["scores"]}
+    metrics = {name: MeanOfPairs(**ALONE) for name in folder.evaluation.settings["scores"]}
     for table in folder.read(MARKED, list(metrics)):
         for name, metric in metrics.items():
             metric.update(read_matrix(table, name))
@@ -306,11 +308,11 @@ def _distances(folder: EvaluationFolder) -> dict[str, Estimate]:
 
     found = {}
     for name, (reference, compared) in DISTANCES.items():
-        metric = FrechetImageDistance(stub)
+        metric = FrechetImageDistance(stub, **ALONE)
         update(metric, reference, True)
         update(metric, compared, False)
         found[f"test/quality/{name}"] = metric.estimate()
-    under = FrechetImageDistance(stub, reset_real_features=False)
+    under = FrechetImageDistance(stub, reset_real_features=False, **ALONE)
     update(under, "real", True)
     for place, entry in enumerate(folder.evaluation.conditions):
         under.reset()

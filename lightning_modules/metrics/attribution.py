@@ -82,8 +82,10 @@ class CrossEntropy(Metric):
 SCALARS = ("accuracy", "accuracy_macro", "cross_entropy")  # what can be logged as one number
 
 
-def attribution_metrics(num_classes: int, prefix: str | None = None) -> MetricCollection:
+def attribution_metrics(num_classes: int, prefix: str | None = None, **kwargs: Any) -> MetricCollection:
     """What an attributor is measured with in one stage; names begin with the prefix, `"test/"` for instance.
+
+    Further arguments are torchmetrics' own (`sync_on_compute`).
 
     Returns:
         A collection updated with `(logits (B, K), labels (B,))`: `accuracy` (micro), `accuracy_macro` (mean recall),
@@ -96,11 +98,11 @@ def attribution_metrics(num_classes: int, prefix: str | None = None) -> MetricCo
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; attribution needs at least 2 sources")
     metrics: dict[str, Metric | MetricCollection] = {
-        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-        "accuracy_macro": MulticlassAccuracy(num_classes, average="macro"),
-        "recall": MulticlassAccuracy(num_classes, average="none"),
-        "cross_entropy": CrossEntropy(),
-        "confusion_matrix": MulticlassConfusionMatrix(num_classes),
+        "accuracy": MulticlassAccuracy(num_classes, average="micro", **kwargs),
+        "accuracy_macro": MulticlassAccuracy(num_classes, average="macro", **kwargs),
+        "recall": MulticlassAccuracy(num_classes, average="none", **kwargs),
+        "cross_entropy": CrossEntropy(**kwargs),
+        "confusion_matrix": MulticlassConfusionMatrix(num_classes, **kwargs),
     }
     # No compute groups: a grouped member's state is filled only through the collection, while a logger takes the
     # members one by one.

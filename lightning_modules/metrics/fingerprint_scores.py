@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import cast
+from typing import Any, cast
 
 from torchmetrics import Metric, MetricCollection
 
@@ -25,8 +25,11 @@ def key_metrics(
     users: Sequence[int] = (10, 1_000, 1_000_000),
     false_positive_rates: Sequence[float] = (1e-3, 1e-6),
     prefix: str | None = None,
+    **kwargs: Any,
 ) -> MetricCollection:
     """What decoded keys are measured with, under one attack; names begin with the prefix.
+
+    Further arguments are torchmetrics' own (`sync_on_compute`).
 
     Returns:
         A collection of scalars updated with `(logits (B, m), keys (B, m))`: `bit_accuracy`, `attribution_accuracy`,
@@ -36,18 +39,18 @@ def key_metrics(
         ValueError: a number of bits or users, or a rate, that makes no sense.
     """
     metrics: dict[str, Metric | MetricCollection] = {
-        "bit_accuracy": BitAccuracy(bits),
-        "attribution_accuracy": AttributionAccuracy(bits),
-        **{f"identification_{n}": Identification(bits, n) for n in users},
-        **{f"tpr_at_{rate_name(rate)}": TruePositiveRate(bits, rate) for rate in false_positive_rates},
-        "cross_entropy": KeyCrossEntropy(bits),
-        "calibration_error": KeyCalibrationError(bits),
+        "bit_accuracy": BitAccuracy(bits, **kwargs),
+        "attribution_accuracy": AttributionAccuracy(bits, **kwargs),
+        **{f"identification_{n}": Identification(bits, n, **kwargs) for n in users},
+        **{f"tpr_at_{rate_name(rate)}": TruePositiveRate(bits, rate, **kwargs) for rate in false_positive_rates},
+        "cross_entropy": KeyCrossEntropy(bits, **kwargs),
+        "calibration_error": KeyCalibrationError(bits, **kwargs),
     }
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)  # as attribution_metrics
 
 
 def negative_metrics(
-    bits: int, false_positive_rates: Sequence[float] = (1e-3, 1e-6), prefix: str | None = None
+    bits: int, false_positive_rates: Sequence[float] = (1e-3, 1e-6), prefix: str | None = None, **kwargs: Any
 ) -> MetricCollection:
     """What negatives are measured with: images that do not carry the key they are compared with, a random one each.
 
@@ -58,8 +61,11 @@ def negative_metrics(
         ValueError: a number of bits, or a rate, that makes no sense.
     """
     metrics: dict[str, Metric | MetricCollection] = {
-        **{f"false_positive_rate_{rate_name(rate)}": FalsePositiveRate(bits, rate) for rate in false_positive_rates},
-        "bit_accuracy": BitAccuracy(bits),
+        **{
+            f"false_positive_rate_{rate_name(rate)}": FalsePositiveRate(bits, rate, **kwargs)
+            for rate in false_positive_rates
+        },
+        "bit_accuracy": BitAccuracy(bits, **kwargs),
     }
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)
 
