@@ -30,7 +30,8 @@ TODAY = {
         **{"name": "hybrid", "loss": None, "cache": "answers", "noise": "fixed(7)"},
         "options": {"stop_log_odds": 3.0, "survivors": [[1, 2]], "steps": 2},
     },
-    "test": {"attacks": ["paper"], "perceptual": None},
+    "test_attacks": ["paper"],
+    "test": {"perceptual": None},
     "stream_seed": 1,
 }
 

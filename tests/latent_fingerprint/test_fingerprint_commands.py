@@ -16,7 +16,7 @@ from lightning_modules.fingerprints.fingerprint import FingerprintError, read_fi
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 NEGATIVES = ("unmarked", "wrong_key", "other_generator", "real")
-FEW = ["--data.init_args.test_images=3", "--data.init_args.negative_images=0", "--model.init_args.test.attacks=[]"]
+FEW = ["--data.init_args.test_images=3", "--data.init_args.negative_images=0", "--model.init_args.test_attacks=[]"]
 FEW += ["--model.init_args.test.features=null", "--model.init_args.test.perceptual=null"]
 
 
@@ -122,7 +122,7 @@ def test_negatives_of_another_size_are_refused(run, tmp_path):
     [
         ({"data": {"reals": None}}, "found an other generator of 32 px, expected 16 px"),
         ({"test.other_generator": None}, "found reals of 32x32 px, expected 16x16 px"),
-        ({"test.attacks": ["jpg_50"]}, "there is no attack 'jpg_50'"),
+        ({"test_attacks": ["jpg_50"]}, "there is no attack 'jpg_50'"),
     ],
     ids=["other generator", "reals", "attack"],
 )

@@ -36,7 +36,7 @@ def test_the_config_trains_and_tests(name, tmp_path):
     run = tmp_path / "run"
     small = ["--data.init_args.train_images=16", "--data.init_args.val_images=8", "--data.init_args.batch_size=8"]
     small += ["--data.init_args.test_images=8", "--data.init_args.negative_images=16", "--trainer.max_epochs=1"]
-    small += ["--data.init_args.reals=fashion_sample", "--model.init_args.test.attacks=[paper-strongest]"]
+    small += ["--data.init_args.reals=fashion_sample", "--model.init_args.test_attacks=[paper-strongest]"]
     small += ["--model.init_args.key.fit_latents=300", "--model.init_args.training.backbone=test_resnet"]
     if name == "ldm":
         small += ["--model.init_args.options={steps: 1}", "--model.init_args.training.bank=100"]
@@ -64,7 +64,7 @@ def test_the_papers_preset_runs_without_training(name, tmp_path):
         for option, value in ({"key.bits": 4, "key.fit_latents": 300} | key).items()
     ]
     small += [f"--model.init_args.decoder.options.{option}={value}" for option, value in options.items()]
-    small += ["--data.init_args.test_images=2", "--model.init_args.test.attacks=[paper-jpeg]"]
+    small += ["--data.init_args.test_images=2", "--model.init_args.test_attacks=[paper-jpeg]"]
     small += ["--model.init_args.training.backbone=test_resnet"]
     if name == "ldm_paper":
         small += ["--model.init_args.options.steps=2"]

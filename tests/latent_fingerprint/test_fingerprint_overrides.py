@@ -48,7 +48,7 @@ def test_a_resumed_training_refuses_what_it_would_not_use(run, override, message
         ),
         (["--model.init_args.training.backbone", "resnet18"], "found model.init_args.training.backbone"),
         (["--model.init_args.decoder.name", "hybrid", "--model.init_args.decoder.options", "{iterations: 1}"], None),
-        (["--model.init_args.test.attacks", "[paper-noise]", "--model.init_args.training.learning_rate", "0.5"], None),
+        (["--model.init_args.test_attacks", "[paper-noise]", "--model.init_args.training.learning_rate", "0.5"], None),
     ],
 )
 def test_a_test_refuses_what_is_not_what_was_trained(run, override, message, tmp_path):

@@ -18,7 +18,7 @@ from lightning_modules.generators import load_generator
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 PAPER = ["--model.init_args.decoder.name=paper", "--model.init_args.decoder.options={starts: 2, steps: 3}"]
-FEW = ["--model.init_args.test.attacks=[]", "--data.init_args.test_images=6", "--data.init_args.negative_images=4"]
+FEW = ["--model.init_args.test_attacks=[]", "--data.init_args.test_images=6", "--data.init_args.negative_images=4"]
 SMALL = {
     "key.bits": BITS,
     "key.shift": -BITS,

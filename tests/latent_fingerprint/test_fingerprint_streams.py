@@ -135,7 +135,7 @@ def test_the_attributors_noise_changes_what_it_renders_and_no_marked_image(style
 
 def test_quality_does_not_depend_on_the_attributors_noise(run, tmp_path):
     few = ["--model.init_args.decoder.name=paper", "--model.init_args.decoder.options={starts: 1, steps: 2}"]
-    few += ["--model.init_args.test.attacks=[]", "--data.init_args.test_images=4", "--data.init_args.negative_images=0"]
+    few += ["--model.init_args.test_attacks=[]", "--data.init_args.test_images=4", "--data.init_args.negative_images=0"]
     found = []
     for noise in ("null", "fixed(7)"):
         folder = tmp_path / noise.strip("()")
@@ -153,7 +153,7 @@ def test_a_module_asks_for_gradients_and_gets_them(tmp_path):
         tmp_path,
         write_vq(tmp_path / "g.safetensors"),
         **{"decoder.name": "inversion", "decoder.options": {"iterations": 1}},
-        **{"test.attacks": [], "test.other_generator": None},
+        **{"test_attacks": [], "test.other_generator": None},
         data={"negative_images": 0, "test_images": 2},
     )
     train.main(["--config", str(config), "--run_dir", str(tmp_path / "r"), "--trainer.max_epochs", "0"])

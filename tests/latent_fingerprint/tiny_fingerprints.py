@@ -84,7 +84,7 @@ def write_config(folder: Path, generator: str, **changes: Any) -> Path:
         "training.attack": "identity",
         "training.learning_rate": 3e-3,
     }
-    module |= {"test.attacks": ["jpeg_50"], "test.other_generator": "gan-dcgan"} | changes
+    module |= {"test_attacks": ["jpeg_50"], "test.other_generator": "gan-dcgan"} | changes
     config = {
         "seed_everything": 0,
         "trainer": {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_progress_bar": False}
