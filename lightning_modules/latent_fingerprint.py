@@ -209,6 +209,8 @@ class LatentFingerprint(pl.LightningModule):
             if part != "other_generator" or self.test_settings.other_generator is not None
         }
         fitted_here = asdict(self.key) if self.fingerprint is None and self.file is None else None
+        if fitted_here is not None and not DECODERS.load(self.decoder.name).needs_network:
+            self._share_fitted()
         fingerprint, decoder = self._require_fingerprint(), self.key_decoder()
         self.evaluation = FingerprintEvaluation(
             self._fresh(), decoder, self.conditions, self.test_settings, self._parts, self.stream_seed
@@ -287,18 +289,16 @@ class LatentFingerprint(pl.LightningModule):
                     f"found no checkpoint for the decoder {self.decoder.name}, expected a trained network; name "
                     "one with --ckpt_path, or choose the decoder inversion or paper"
                 )
-            self._fit_for_test()
-        assert self.fingerprint is not None
+            self.fingerprint = self._fitted(self._bank()).to(self.device)
         return self.fingerprint
 
-    def _fit_for_test(self) -> None:
+    def _share_fitted(self) -> None:
         """Fit on the first process, into the run's folder, unless an unfinished test has left the fingerprint there."""
         file = Path(self.trainer.default_root_dir) / "fingerprint.safetensors"
         if self.trainer.is_global_zero and not file.is_file():
-            write_fingerprint(self._fitted(self._bank()), file)
+            write_fingerprint(self._require_fingerprint(), file)
         self.trainer.strategy.barrier("fingerprint")
         self._take(read_fingerprint(file, content_hash(self.generator.state_dict())))
-        self.fingerprint = self.fingerprint.to(self.device) if self.fingerprint is not None else None
 
     def _bank(self) -> Tensor:
         return sample_bank(self.generator, self.training_settings.bank, self.stream_seed)

@@ -164,7 +164,7 @@ class FingerprintEvaluation:
         found: list[Any] = []
         for row, position in zip(logits, index.tolist(), strict=True):
             first = position * self.wrong_per_image
-            numbers = torch.arange(first, min(first + self.wrong_per_image, self.negatives))
+            numbers = torch.arange(first, max(first, min(first + self.wrong_per_image, self.negatives)))
             keys = self._random_keys("wrong_key", numbers, logits) if len(numbers) else None
             found.append(None if keys is None else key_margins(row.expand(len(keys), -1), keys).flatten().cpu().numpy())
         return pa.array(found, type=pa.list_(pa.float32()))
