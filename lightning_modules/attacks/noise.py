@@ -56,7 +56,7 @@ class Noise(Attack):
 
     def attack_smoothly(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Add the noise and clamp: what saturates carries no gradient, as in the real image."""
-        return self._field(seeds, images).add_(images).clamp(0.0, 1.0)
+        return self._field(seeds, images).add_(images).clamp_(0.0, 1.0)
 
     def _field(self, seeds: NDArray[np.int64], like: Tensor) -> Tensor:
         std = self.draw(seeds, min(like.shape[-2:]))["std"]

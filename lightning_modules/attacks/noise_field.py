@@ -1,6 +1,6 @@
 """White Gaussian noise of an image from its seed alone, at the price of reading memory.
 
-A normal number from a generator costs 8 ns, as much as everything else that the attack does. So they are drawn once, two
+A normal number from a generator costs 8 ns, more than all else that the attack does. So they are drawn once, two
 tables of 2^21, and shared, as the perturbations of evolution strategies are (Salimans et al. 2017, Sec. 2.1). A shift
 of a table alone would repeat itself: here every run of 1,024 values of an image has a place of its own in either table,
 and an angle t, and is `cos(t) a + sin(t) b` of the values a and b there: normal for any t (Wallace 1996 makes new
@@ -24,7 +24,7 @@ RUN = 1024
 _BITS = 21  # of a place in a table; a word of 64 bits holds two places and an angle
 _PLACE = np.uint64(2**_BITS - 1)
 _SHIFT, _ANGLE = np.uint64(_BITS), np.uint64(2 * _BITS)
-_PIECE = 64  # runs: what is worked on stays in the processor's cache
+_PIECE = 32  # runs: what is worked on stays in the processor's cache
 
 
 def noise_field(seeds: NDArray[np.int64], shape: tuple[int, ...], std: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -39,9 +39,10 @@ def noise_field(seeds: NDArray[np.int64], shape: tuple[int, ...], std: NDArray[n
         float32 `(n, *shape)`.
     """
     count = math.prod(shape)
-    words = draw_words(seeds, "noise field", -(-count // RUN)).reshape(-1)
+    each = -(-count // RUN)  # runs of an image
+    words = draw_words(seeds, "noise field", each).reshape(-1)
     angles = (words >> _ANGLE) * (2.0 * math.pi / 2.0 ** (64 - 2 * _BITS))
-    scale = np.repeat(std, len(words) // max(1, len(seeds)))
+    scale = np.repeat(std, each)
     cosines, sines = ((scale * turn(angles)).astype(np.float32)[:, None] for turn in (np.cos, np.sin))
     places = (words & _PLACE).astype(np.int64), ((words >> _SHIFT) & _PLACE).astype(np.int64)
     runs = np.empty((len(words), RUN), dtype=np.float32)
@@ -52,7 +53,7 @@ def noise_field(seeds: NDArray[np.int64], shape: tuple[int, ...], std: NDArray[n
         other = second[places[1][piece]]
         other *= sines[piece]
         runs[piece] += other
-    return runs.reshape(len(seeds), -1)[:, :count].reshape(len(seeds), *shape)
+    return runs.reshape(len(seeds), each * RUN)[:, :count].reshape(len(seeds), *shape)
 
 
 @cache

