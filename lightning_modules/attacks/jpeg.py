@@ -95,22 +95,32 @@ class Jpeg(Attack):
 def pillow_jpeg(image: NDArray[np.uint8], quality: int, subsampling: str = "4:2:0") -> NDArray[np.uint8]:
     """Write an RGB image `(H, W, 3)` as JPEG in memory and read it back, with Pillow."""
     file = BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(file, "JPEG", quality=quality, subsampling=subsampling)
-    with Image.open(file) as decoded:
-        return np.asarray(decoded.convert("RGB"))
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.save(file, "JPEG", quality=quality, subsampling=subsampling)
+    return np.asarray(Image.frombytes("RGB", picture.size, file.getvalue(), "jpeg", "RGB", ""))  # known to be a JPEG
 
 
 def torchvision_jpeg(image: Tensor, quality: int) -> Tensor:
-    """Write an RGB image `(3, H, W)` as JPEG 4:2:0 in memory and read it back, with torchvision."""
-    from torchvision.io import decode_jpeg, encode_jpeg
+    """Write an RGB image `(3, H, W)` as JPEG 4:2:0 in memory and read it back, with torchvision's operators.
 
-    decoded: Tensor = decode_jpeg(encode_jpeg(image.contiguous(), quality=quality))
+    They are called as such: `torchvision.io` puts a warning that it is to go in front of each call.
+    """
+    decoded: Tensor = torch.ops.image.decode_jpeg(torch.ops.image.encode_jpeg(image.contiguous(), quality), 0, False)
     return decoded
 
 
 @cache
 def torchvision_agrees() -> bool:
-    """Whether torchvision's libjpeg, another build than Pillow's, gives the same bytes: tried on noise and on edges."""
+    """Whether torchvision's libjpeg, another build than Pillow's, gives the same bytes: tried on noise and on edges.
+
+    A torchvision without these operators does not.
+    """
+    try:
+        import torchvision.io  # noqa: F401 (loads the operators)
+
+        torchvision_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8), 50)
+    except (ImportError, AttributeError, RuntimeError):
+        return False
     noise = np.random.Generator(np.random.Philox(key=0)).integers(0, 256, (23, 37, 3), dtype=np.uint8)
     smooth = np.indices((23, 37)).sum(0)[..., None] * np.array([4, 2, 1]) + 7 * (noise > 250)
     return all(

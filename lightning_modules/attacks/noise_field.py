@@ -2,12 +2,12 @@
 
 A normal number from a generator costs 8 ns, more than all else that the attack does. So they are drawn once, two
 tables of 2^21, and shared, as the perturbations of evolution strategies are (Salimans et al. 2017, Sec. 2.1). A shift
-of a table alone would repeat itself: here every run of 1,024 values of an image has a place of its own in either table,
-and an angle t, and is `cos(t) a + sin(t) b` of the values a and b there: normal for any t (Wallace 1996 makes new
-normal numbers of old ones by such rotations).
+of one table would repeat itself: here every run of 1,024 values of an image has a place of its own in either table, and
+is the sum of what lies there, each of variance 1/2.
 
-Two runs meet on part of one table with probability 0.002, and are then correlated over what they share, shifted against
-each other; they are the same never (2^-64). Tables take 16 MB of each process that adds noise, and 40 ms once.
+Two runs meet on part of one table with probability 0.002, and have then a correlation of 1/2 over what they share,
+shifted against each other; they are the same with probability 2^-42. Tables take 16 MB of each process that adds noise,
+and 40 ms once.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from lightning_modules.common.random_streams import draw_words, stream_of
 
 RUN = 1024
-_BITS = 21  # of a place in a table; a word of 64 bits holds two places and an angle
+_BITS = 21  # of a place in a table
 _PLACE = np.uint64(2**_BITS - 1)
-_SHIFT, _ANGLE = np.uint64(_BITS), np.uint64(2 * _BITS)
+_SHIFT = np.uint64(_BITS)
 _PIECE = 32  # runs: what is worked on stays in the processor's cache
 
 
@@ -41,18 +41,14 @@ def noise_field(seeds: NDArray[np.int64], shape: tuple[int, ...], std: NDArray[n
     count = math.prod(shape)
     each = -(-count // RUN)  # runs of an image
     words = draw_words(seeds, "noise field", each).reshape(-1)
-    angles = (words >> _ANGLE) * (2.0 * math.pi / 2.0 ** (64 - 2 * _BITS))
-    scale = np.repeat(std, each)
-    cosines, sines = ((scale * turn(angles)).astype(np.float32)[:, None] for turn in (np.cos, np.sin))
+    scale = np.repeat(std, each).astype(np.float32)[:, None]
     places = (words & _PLACE).astype(np.int64), ((words >> _SHIFT) & _PLACE).astype(np.int64)
     runs = np.empty((len(words), RUN), dtype=np.float32)
     first, second = _tables()
     for start in range(0, len(words), _PIECE):
         piece = slice(start, start + _PIECE)
-        np.multiply(first[places[0][piece]], cosines[piece], out=runs[piece])
-        other = second[places[1][piece]]
-        other *= sines[piece]
-        runs[piece] += other
+        np.add(first[places[0][piece]], second[places[1][piece]], out=runs[piece])
+        runs[piece] *= scale[piece]
     return runs.reshape(len(seeds), each * RUN)[:, :count].reshape(len(seeds), *shape)
 
 
@@ -62,6 +58,7 @@ def _tables() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     normals = np.empty((2, 2**_BITS + RUN - 1), dtype=np.float32)
     for number, table in enumerate(normals):
         stream_of(2**63, number).standard_normal(dtype=np.float32, out=table[: 2**_BITS])
+    normals *= np.float32(math.sqrt(0.5))
     normals[:, 2**_BITS :] = normals[:, : RUN - 1]
     first, second = np.lib.stride_tricks.sliding_window_view(normals, RUN, axis=1)
     return first, second

@@ -78,7 +78,7 @@ def test_images_are_independent(field):
 
 
 def test_no_run_of_values_comes_again_however_it_is_shifted(field):
-    """A table without rotations would give the same values in another place as soon as two places overlap."""
+    """One table alone would give the same values in another place as soon as two places overlap."""
     rows = field.reshape(len(field), -1)
     levels = np.unique(rows.round(5).view([("", rows.dtype)] * 8)[:, ::8])  # eight values in a row
     assert len(levels) == len(rows) * rows.shape[1] // 64
