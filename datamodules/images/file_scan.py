@@ -124,7 +124,7 @@ def read_facts(path: Path, pixel_path: PixelPath, known: frozenset[str] | set[st
     file = BytesIO(data)
     file.name = str(path)
     try:
-        pixels = decode_image(file)
+        pixels = decode_image(file, pixel_path.max_pixels)
     except ImageFileError as error:
         size = f"{counted(len(data), 'byte')}, " if error.kind == "UNREADABLE" else ""
         facts.problem, facts.reason = error.kind, size + error.reason
