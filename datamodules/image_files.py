@@ -97,7 +97,7 @@ class ImageFilesDataModule(pl.LightningDataModule):
         problems = Problems(where, NOTHING_LEFT if self.hparams["skip_unreadable"] else PREDICTION)
         found = search_images(self.hparams["images"])
         paths = [path_text(file) for file in found.files]
-        facts = scan_files(Path(), paths, self.pixel_path, set(), None)
+        facts = [fact for some in scan_files(Path(), paths, self.pixel_path, set(), None) for fact in some]
         bad: dict[int, tuple[Kind, str]] = {}  # by position
         for index, fact in enumerate(facts):
             if fact.problem:

@@ -128,24 +128,21 @@ def test_damaged_or_old_cache_is_rebuilt(tmp_path, decodes, damage, monkeypatch)
 
 def test_interrupted_indexing_goes_on_where_it_was_saved(tmp_path, decodes, monkeypatch):
     write_gm(tmp_path)
-    monkeypatch.setattr(cache, "_BLOCK", 30)
+    monkeypatch.setattr(cache, "_SECONDS", 0.0)
     whole = cache.scan_files
-    calls = []
 
     def interrupted(*arguments):
-        if calls:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return whole(*arguments)
+        yield next(whole(*arguments))
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(cache, "scan_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
         index(tmp_path)
-    assert decodes.count == 30
+    assert decodes.count == 32
     monkeypatch.setattr(cache, "scan_files", whole)
     assert len(index(tmp_path)) == 80
     assert decodes.count == 80
-    assert sorted(file.name for file in (tmp_path / ".gm_index").iterdir()) == ["files-crop0-resize0-as-is.parquet"]
+    assert [file.name for file in (tmp_path / ".gm_index").glob("*.parquet")] == ["files-crop0-resize0-as-is.parquet"]
 
 
 def test_parallel_indexing_gives_the_same(tmp_path, monkeypatch):
