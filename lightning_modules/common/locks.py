@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lightning_modules.common.files import PARTIAL
+
 _PATIENCE = 2.0  # seconds to wait before saying so
+_OWNER = re.compile(rf"\.(\d+)-[0-9a-f]{{8}}{re.escape(PARTIAL)}$")
+_QUIET = 60.0  # seconds without a change: of a half-written file whose process is not seen from here
 
 
 @contextmanager
@@ -35,3 +42,29 @@ def one_at_a_time(file: Path, work: str) -> Iterator[bool]:
         yield lock.is_locked
     finally:
         lock.release()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove half-written files (`files.atomic_file`) of processes that are gone; those of living ones stay.
+
+    A process of another machine that shares the folder is not seen from here: what has changed within the last minute
+    stays as well.
+    """
+    with suppress(OSError):
+        for path in folder.iterdir():
+            owner = _OWNER.search(path.name)
+            if owner is None or _lives(int(owner[1])):
+                continue
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _QUIET:
+                    path.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
