@@ -143,8 +143,11 @@ def _build_index(
 
     for some in scan_files(base, present.loc[todo, "path"].tolist(), pixel_path, known, workers):
         for fact in some:
-            row = by_hash.loc[fact.file_hash, FACT_COLUMNS].to_dict() if fact.file_hash in known else asdict(fact)
-            found.append({**row, "extension": fact.extension})
+            if fact.file_hash in known:
+                row = {name: by_hash.at[fact.file_hash, name] for name in FACT_COLUMNS}
+                found.append({**row, "extension": fact.extension})
+            else:
+                found.append(asdict(fact))
         if time.monotonic() - last >= _SECONDS:
             cache.add(_good(table(saved)))
             saved, last = len(found), time.monotonic()

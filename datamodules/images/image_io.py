@@ -22,6 +22,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from lightning_modules.common.content_ids import content_id_to_int as content_id_to_int  # readers take both from here
+
 Pixels = NDArray[np.uint8]
 
 # EPS needs Ghostscript, a program that runs what is in the file; the others hold no picture that Pillow decodes.
@@ -299,11 +301,6 @@ def content_id(pixels: Pixels) -> str:
     digest.update(np.asarray(pixels.shape, dtype="<i8").tobytes())
     digest.update(np.ascontiguousarray(pixels).tobytes())
     return digest.hexdigest()
-
-
-def content_id_to_int(identifier: str) -> int:
-    """First 63 bits of a content id: the form that travels in int64 tensors."""
-    return int(identifier[:16], 16) >> 1
 
 
 def chw(pixels: Pixels) -> torch.Tensor:
