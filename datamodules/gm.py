@@ -17,7 +17,7 @@ from datamodules.blocks import block_loader
 from datamodules.gm_index.audit import Duplicates, Leak
 from datamodules.gm_index.manifest import FormatAudit, Plan, PlanSettings, make_plan
 from datamodules.gm_index.splits import SPLITS, SplitRule
-from datamodules.images.image_io import path_text
+from datamodules.images.image_io import MAX_PIXELS, path_text
 from datamodules.images.indexed_images import ManifoldImages, PlannedImages, collate_images
 from datamodules.images.pixel_path import PixelPath, Reencode
 from datamodules.samplers import TrainingSampler, evaluation_sampler, rank_and_world, training_sampler
@@ -65,13 +65,23 @@ class GMDataModule(pl.LightningDataModule):
             0001_seed3.png); None for no groups. No group has images in two of train, val, test and manifold.
         block_size: Images of a block: what a test computes and commits at once, on whatever process. The last digits of
             its numbers depend on it.
+        max_image_pixels: Most pixels that a file's picture may have; a larger one is refused by its header.
 
     Raises:
         ValueError: An argument that cannot be; problems of the data come from ``prepare_data`` as one ``GMDataError``.
     """
 
     CHANGEABLE_ON_RESUME = frozenset(
-        {"root", "index_file", "split_file", "num_workers", "cache_dir", "format_audit", "block_size"}
+        {
+            "root",
+            "index_file",
+            "split_file",
+            "num_workers",
+            "cache_dir",
+            "format_audit",
+            "block_size",
+            "max_image_pixels",
+        }
     )
     """Arguments that may differ where a training goes on: files may lie elsewhere, their content is compared."""
 
@@ -98,6 +108,7 @@ class GMDataModule(pl.LightningDataModule):
         cache_dir: str | None = None,
         groups: str | None = None,
         block_size: int = 64,
+        max_image_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -112,7 +123,7 @@ class GMDataModule(pl.LightningDataModule):
         self.settings = PlanSettings(
             base=base.absolute(),
             index_file=Path(index_file).expanduser().absolute() if index_file is not None else None,
-            pixel_path=PixelPath(center_crop, resize, reencode),
+            pixel_path=PixelPath(center_crop, resize, reencode, max_image_pixels),
             rule=SplitRule(
                 seed, train_fraction, val_fraction, test_fraction, manifold_fraction, images_per_source, manifold_size
             ),

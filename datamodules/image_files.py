@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from datamodules.images.file_scan import describe_files, scan_files, unlike
-from datamodules.images.image_io import path_text
+from datamodules.images.image_io import MAX_PIXELS, path_text
 from datamodules.images.image_search import LeftOut, left_out_line, search_images, write_left_out
 from datamodules.images.indexed_images import PlannedImages, collate_images
 from datamodules.images.pixel_path import PixelPath, Reencode
@@ -53,6 +53,7 @@ class ImageFilesDataModule(pl.LightningDataModule):
         trained_on: Formats, modes and sizes of the training files (``GMDataModule.training_files``), to say where
             these files differ.
         left_out_file: Where all files that are left out are listed; None to name the first ones alone.
+        max_image_pixels: As in ``GMDataModule``.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ImageFilesDataModule(pl.LightningDataModule):
         skip_unreadable: bool = False,
         trained_on: dict[str, dict[str, int]] | None = None,
         left_out_file: str | None = None,
+        max_image_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -76,7 +78,7 @@ class ImageFilesDataModule(pl.LightningDataModule):
         if sides is not None and (len(sides) != 2 or min(sides) < 1):
             raise ValueError(f"image_size is {image_size}; expected a side in pixels, [height, width] or null")
         self.expected_size = None if sides is None else (int(sides[0]), int(sides[1]))
-        self.pixel_path = PixelPath(center_crop, resize, reencode)
+        self.pixel_path = PixelPath(center_crop, resize, reencode, max_image_pixels)
         self.left_out: list[LeftOut] = []
         self.skipped: list[dict[str, Any]] = []
         self._usable: list[str] | None = None
@@ -95,7 +97,7 @@ class ImageFilesDataModule(pl.LightningDataModule):
         problems = Problems(where, NOTHING_LEFT if self.hparams["skip_unreadable"] else PREDICTION)
         found = search_images(self.hparams["images"])
         paths = [path_text(file) for file in found.files]
-        facts = scan_files(Path(), paths, self.pixel_path, set(), None)
+        facts = [fact for some in scan_files(Path(), paths, self.pixel_path, set(), None) for fact in some]
         bad: dict[int, tuple[Kind, str]] = {}  # by position
         for index, fact in enumerate(facts):
             if fact.problem:

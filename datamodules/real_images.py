@@ -8,10 +8,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.images.image_io import to_tensor
+from datamodules.images.image_io import MAX_PIXELS, to_tensor
 from datamodules.real import RealSet, load_real_set
 from datamodules.samplers import training_sampler
-from lightning_modules.common.images import content_id, content_id_to_int
+from lightning_modules.common.content_ids import content_id, content_id_to_int
 
 
 class RealImages(Dataset[dict[str, torch.Tensor | int]]):
@@ -53,9 +53,10 @@ class RealImagesDataModule(pl.LightningDataModule):
         download: Let the set's library fetch it where it is not found.
         center_crop: Side of the central square to cut out first, in pixels; None keeps the set's own pictures.
         resize: Length of the shorter side to scale to then, in pixels; None keeps it.
+        max_image_pixels: Most pixels that a file's picture may have; a larger one is refused by its header.
     """
 
-    CHANGEABLE_ON_RESUME = frozenset({"root", "num_workers", "download"})
+    CHANGEABLE_ON_RESUME = frozenset({"root", "num_workers", "download", "max_image_pixels"})
     """Arguments that may differ where a training goes on."""
 
     def __init__(
@@ -68,6 +69,7 @@ class RealImagesDataModule(pl.LightningDataModule):
         download: bool = False,
         center_crop: int | None = None,
         resize: int | None = None,
+        max_image_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -79,7 +81,8 @@ class RealImagesDataModule(pl.LightningDataModule):
 
     def _load(self, download: bool = False) -> RealSet:
         given = self.hparams
-        return load_real_set(given["name"], given["root"], "train", download, given["center_crop"], given["resize"])
+        size = {name: given[name] for name in ("center_crop", "resize", "max_image_pixels")}
+        return load_real_set(given["name"], given["root"], "train", download, **size)
 
     def setup(self, stage: str) -> None:
         """Open the training split."""

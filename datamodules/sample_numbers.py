@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from datamodules.blocks import block_loader
+from datamodules.images.image_io import MAX_PIXELS
 from datamodules.images.problems import REALS_OF_OTHERS
 from datamodules.real import load_real_set
 from datamodules.real_images import RealImages
@@ -71,6 +72,7 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         reals_resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
         block_size: Samples of a block: what a test computes and commits at once, on whatever process. The last digits
             of its numbers depend on it.
+        reals_max_image_pixels: Most pixels that a real may have in its file; a larger one is refused by its header.
 
     Raises:
         ValueError: A count below 1, or fewer training samples than a batch has.
@@ -93,6 +95,7 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         reals_center_crop: int | None = None,
         reals_resize: int | None = None,
         block_size: int = 64,
+        reals_max_image_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__()
         if min(train_images, val_images, test_images, batch_size, block_size) < 1 or train_images < batch_size:
@@ -111,7 +114,7 @@ class SampleNumbersDataModule(pl.LightningDataModule):
         given = self.hparams
         asked = stage in ("fit", "test") and given["reals"] is not None and given["negative_images"]
         if asked and self.reals is None:
-            size = {"center_crop": given["reals_center_crop"], "resize": given["reals_resize"]}
+            size = {name: given[f"reals_{name}"] for name in ("center_crop", "resize", "max_image_pixels")}
             reals = load_real_set(given["reals"], given["reals_root"], "test", **size, reader=REALS_OF_OTHERS)
             self.reals = RealImages(reals)
 

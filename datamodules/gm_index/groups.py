@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.images.image_io import ImageFileError, decode_image, text_path
+from datamodules.images.image_io import ImageFileError, text_path
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import Kind, Problems, counted
 
@@ -198,7 +198,7 @@ def _resemble(
 def _small(path: Path, pixel_path: PixelPath) -> NDArray[np.float64] | None:
     """An image as 8 by 8 grey pixels, (64,); None where it cannot be read."""
     try:
-        pixels = pixel_path(decode_image(path))
+        pixels = pixel_path.read(path)
     except ImageFileError:
         return None
     grey = Image.fromarray(pixels).convert("L").resize((8, 8), Image.Resampling.BOX)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
+from torch import Tensor
 
 from datamodules.gm_index.audit import Duplicates, Leak, audit_formats, describe, drop_duplicates, lossy_history
 from datamodules.gm_index.file_index import INDEX_VERSION, build_index, read_parquet, write_parquet
@@ -22,6 +23,7 @@ from datamodules.images.image_io import path_text
 from datamodules.images.image_search import LeftOut, left_out_line, write_left_out
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import GMDataError, Kind, Problems, counted
+from lightning_modules.common.content_ids import id_set
 from lightning_modules.common.files import check_file, check_folder, write_text
 
 FormatAudit = Literal["error", "warn", "off"]
@@ -94,6 +96,14 @@ class Plan:
     groups: str = ""
     audit: list[Leak] | None = None
     training_files: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def content_ids(self, split: str, of: Literal["final", "content"] = "final") -> Tensor:
+        """The pictures of a split as a set (``common.content_ids``): int64, sorted, each once; no file is opened.
+
+        They are the ``content_id`` of batches, pixels after the pixel path; or, with ``content``, those of the files,
+        by which pictures are known again that another pixel path has changed.
+        """
+        return id_set(self.rows.loc[self.rows["split"] == split, of])
 
     def write(self, path: Path) -> None:
         """Write the plan, atomically."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import multiprocessing
 import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -11,13 +16,13 @@ from pathlib import Path
 
 import pandas as pd
 from PIL import Image, JpegImagePlugin
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from datamodules.images.image_io import ImageFileError, decode_image, path_text, text_path
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import counted
-from lightning_modules.common.images import content_id
+from lightning_modules.common.child_processes import die_with_parent
+from lightning_modules.common.content_ids import content_id
+from lightning_modules.common.progress import Progress
 
 _CHROMA = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 
@@ -125,7 +130,7 @@ def read_facts(path: Path, pixel_path: PixelPath, known: frozenset[str] | set[st
     file = BytesIO(data)
     file.name = str(path)
     try:
-        pixels = decode_image(file)
+        pixels = decode_image(file, pixel_path.max_pixels)
     except ImageFileError as error:
         size = f"{counted(len(data), 'byte')}, " if error.kind == "UNREADABLE" else ""
         facts.problem, facts.reason = error.kind, size + error.reason
@@ -186,34 +191,69 @@ def _named(values: dict[str, int]) -> str:
 
 
 _PARALLEL_FROM = 1_000  # below, starting workers costs more than it saves
+_TASK = 32  # files that a worker takes at once
+_AHEAD = 4  # tasks of each worker that wait for it
 
 
-class _FileScan(Dataset[FileFacts]):
-    def __init__(self, base: Path, paths: list[str], pixel_path: PixelPath, known: set[str]) -> None:
-        self.base, self.paths, self.pixel_path, self.known = base, paths, pixel_path, known
+@dataclass(frozen=True)
+class _Scan:
+    """What a worker needs to describe files."""
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    base: Path
+    pixel_path: PixelPath
+    known: set[str]
 
-    def __getitem__(self, index: int) -> FileFacts:
-        return read_facts(self.base / text_path(self.paths[index]), self.pixel_path, self.known)
+    def __call__(self, paths: list[str]) -> list[FileFacts]:
+        return [read_facts(self.base / text_path(path), self.pixel_path, self.known) for path in paths]
+
+
+_scan_of_worker: _Scan | None = None
+
+
+def _start_worker(scan: _Scan, parent: int) -> None:
+    global _scan_of_worker
+    die_with_parent(parent)
+    gc.freeze()  # what the parent has made is left alone, so that its pages stay shared
+    _scan_of_worker = scan
+
+
+def _scan_task(paths: list[str]) -> list[FileFacts]:
+    assert _scan_of_worker is not None  # set before the first task
+    return _scan_of_worker(paths)
 
 
 def scan_files(
     base: Path, paths: list[str], pixel_path: PixelPath, known: set[str], workers: int | None
-) -> list[FileFacts]:
-    """Facts of each file, in order (``read_facts``); paths as ``path_text`` writes them, relative ones from ``base``.
+) -> Iterator[list[FileFacts]]:
+    """Facts of each file, in order (``read_facts``), some at a time, as they are found.
 
-    ``workers`` processes decode; None for one per core where there is enough to do.
+    Paths are as ``path_text`` writes them, relative ones from ``base``. ``workers`` processes decode, which end with
+    this one, however it ends; None for one per core where there is enough to do. What is found is to be kept as it
+    comes: whoever stops has lost the rest alone.
     """
     if workers is None:
         workers = min(16, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    workers = workers if len(paths) >= _PARALLEL_FROM and workers > 1 else 0
-    scan = _FileScan(base, paths, pixel_path, known)
-    loader = DataLoader(scan, batch_size=128, num_workers=workers, collate_fn=list)  # keeps the order
-    facts: list[FileFacts] = []
-    with tqdm(total=len(paths), desc="indexing images", unit="img", disable=len(paths) < _PARALLEL_FROM) as bar:
-        for batch in loader:
-            facts += batch
-            bar.update(len(batch))
-    return facts
+    scan = _Scan(base, pixel_path, known)
+    tasks = [paths[start : start + _TASK] for start in range(0, len(paths), _TASK)]
+    with Progress("indexing images", len(paths)) as progress:
+        parallel = len(paths) >= _PARALLEL_FROM and workers > 1
+        for facts in _in_parallel(scan, tasks, workers) if parallel else map(scan, tasks):
+            yield facts
+            progress.update(len(facts))
+
+
+def _in_parallel(scan: _Scan, tasks: list[list[str]], workers: int) -> Iterator[list[FileFacts]]:
+    """Results of the tasks in their order; no more are handed out than the workers keep busy with."""
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
+    with ProcessPoolExecutor(workers, context, _start_worker, (scan, os.getpid())) as pool:
+        waiting: deque[Future[list[FileFacts]]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(_scan_task, task))
+                if len(waiting) > _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from lightning_modules.common.content_ids import content_id_to_int as content_id_to_int  # readers take both from here
+
 Pixels = NDArray[np.uint8]
 
 # EPS needs Ghostscript, a program that runs what is in the file; the others hold no picture that Pillow decodes.
@@ -31,6 +33,8 @@ _PICTURES_NOT_READ = frozenset(
     | {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}  # a thumbnail at most
 )
 _MODES = ("1", "L", "P", "RGB", "RGBX", "RGBA", "LA", "PA", "YCbCr")
+MAX_PIXELS = 120_000_000
+"""Default limit of a picture, 360 MB as RGB: photographs of medium-format cameras (102 megapixels) pass."""
 _LAYERED = ("MPO", "PSD")  # their further frames are previews and layers of the first, no animation
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -133,8 +137,37 @@ def _accepts(name: str, prefix: bytes) -> bool:
         return False
 
 
+def _open(source: Path | str | bytes | BinaryIO, formats: list[str], max_pixels: int) -> Image.Image:
+    """What ``Image.open`` gives, whose warning and limit would come before ours."""
+    if (Image.MAX_IMAGE_PIXELS or max_pixels) < max_pixels:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # some formats are compared with it while they are decoded
+    file = BytesIO(source) if isinstance(source, bytes) else source
+    own = isinstance(file, Path | str)
+    opened = Path(file).open("rb") if isinstance(file, Path | str) else file  # noqa: SIM115 (the image closes it)
+    name = os.fspath(file) if isinstance(file, Path | str) else ""
+    try:
+        opened.seek(0)
+        prefix = opened.read(16)
+        for form in formats:
+            make, accept = Image.OPEN[form]
+            try:
+                if accept is not None and accept(prefix) is not True:
+                    continue
+                opened.seek(0)
+                image = make(opened, name)
+            except (SyntaxError, IndexError, TypeError, struct.error):  # another format, as Image.open takes it
+                continue
+            image._exclusive_fp = own
+            return image
+        raise UnidentifiedImageError
+    except BaseException:
+        if own:
+            opened.close()
+        raise
+
+
 @contextmanager
-def _reading(source: Path | str | bytes | BinaryIO) -> Iterator[Image.Image]:
+def _reading(source: Path | str | bytes | BinaryIO, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """An image, opened and found fit by its header; whatever goes wrong with it inside is an ``ImageFileError``."""
     given = source if isinstance(source, Path | str) else getattr(source, "name", "")
     suffix = Path(given).suffix.lower()
@@ -143,17 +176,19 @@ def _reading(source: Path | str | bytes | BinaryIO) -> Iterator[Image.Image]:
         if suffix in _PICTURES_NOT_READ:
             raise ImageFileError(name, "UNSUPPORTED", f"a {suffix} file, which Pillow does not read")
         formats = [*_formats(), *({_suffixes()[suffix]} - {*_formats()} if suffix in _suffixes() else ())]
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+        with _open(source, formats, max_pixels) as image:
+            if image.width * image.height > max_pixels:  # before anything else: counting frames may decode them
+                found = f"{image.width:,} x {image.height:,} = {image.width * image.height:,} pixels"
+                raise ImageFileError(name, "TOO_LARGE", f"{found}, the limit is {max_pixels:,}")
             if unfit := _unfit(image):
                 raise ImageFileError(name, "UNSUPPORTED", unfit)
             yield image
     except (ImageFileError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        pixels = re.search(r"\((\d+) pixels\)", str(error))
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        pixels = re.search(r"\((\d+) pixels\)", str(error))  # of a frame, a tile or a picture within the file
         found = f"{int(pixels[1]):,} pixels" if pixels else str(error)
-        raise ImageFileError(name, "TOO_LARGE", f"{found}, the limit is {limit:,}") from error
+        raise ImageFileError(name, "TOO_LARGE", f"{found}, the limit is {max_pixels:,}") from error
     except UnidentifiedImageError as error:
         raise ImageFileError(name, "UNREADABLE", "cannot identify image format") from error
     except Exception as error:  # decoders raise errors of all kinds on damaged files
@@ -209,7 +244,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def decode_image(source: Path | str | bytes | BinaryIO) -> Pixels:
+def decode_image(source: Path | str | bytes | BinaryIO, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode an image file completely into 8-bit RGB, as a viewer shows it.
 
     Every reader of images goes through here. Grey images are replicated to three channels, palettes are expanded, the
@@ -218,6 +253,7 @@ def decode_image(source: Path | str | bytes | BinaryIO) -> Pixels:
     Args:
         source: Path of a file of any format that Pillow reads; or its bytes, or an open file, whose ``name`` then
             tells formats that have no signature (TGA).
+        max_pixels: Most pixels that a picture may have; more are refused by the header, before they take memory.
 
     Returns:
         uint8 array of shape (H, W, 3).
@@ -225,22 +261,22 @@ def decode_image(source: Path | str | bytes | BinaryIO) -> Pixels:
     Raises:
         ImageFileError: The file is missing, truncated or no image (``UNREADABLE``); has more than 8 bits per channel,
             several frames or pages, CMYK or other colours that RGB would distort (``UNSUPPORTED``); pixels that are not
-            opaque (``TRANSPARENT``: what lies under them is nothing that anybody sees); or more pixels than Pillow
-            decodes (``TOO_LARGE``).
+            opaque (``TRANSPARENT``: what lies under them is nothing that anybody sees); or more pixels than
+            ``max_pixels`` (``TOO_LARGE``).
     """
-    with _reading(source) as image:
+    with _reading(source, max_pixels) as image:
         image.load()
         given = source if isinstance(source, Path | str) else getattr(source, "name", "bytes in memory")
         return np.asarray(_to_rgb(image, path_text(given)), dtype=np.uint8).copy()
 
 
-def check_image(path: Path) -> tuple[int, int]:
+def check_image(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(H, W) that ``decode_image`` will give, in pixels, from the header; pixels are decoded only to look for holes.
 
     Raises:
         ImageFileError: As ``decode_image``, but for pixels that are damaged or cut off.
     """
-    with _reading(path) as image:
+    with _reading(path, max_pixels) as image:
         if _has_alpha(image):
             image.load()
             shown = _to_rgb(image, path_text(path))

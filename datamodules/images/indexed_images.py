@@ -11,9 +11,9 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from datamodules.images.image_io import chw, decode_image, path_text, text_path
+from datamodules.images.image_io import chw, path_text, text_path
 from datamodules.images.pixel_path import PixelPath
-from lightning_modules.common.images import content_id, content_id_to_int
+from lightning_modules.common.content_ids import content_id, content_id_to_int
 
 
 class PlannedImages(Dataset[dict[str, Any]]):
@@ -44,7 +44,7 @@ class PlannedImages(Dataset[dict[str, Any]]):
             RuntimeError: The file has changed since it was indexed.
         """
         path = self.base / text_path(self.paths[index].as_py())
-        pixels = self.pixel_path(decode_image(path))
+        pixels = self.pixel_path.read(path)
         identifier = content_id(pixels)
         if self.final is not None and identifier != self.final[index].as_py():
             raise RuntimeError(

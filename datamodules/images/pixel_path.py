@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-from datamodules.images.image_io import Pixels, decode_image
+from datamodules.images.image_io import MAX_PIXELS, Pixels, decode_image
 
 Reencode = Literal["none", "png", "jpeg_95"]
 
@@ -24,13 +25,17 @@ class PixelPath:
             None keeps the size.
         reencode: ``none``; ``png``, lossless, so the pixels stay; or ``jpeg_95``, JPEG of Pillow's quality 95 with
             4:2:0 chroma.
+        max_pixels: Most pixels that a file's picture may have; it changes no pixel.
     """
 
     center_crop: int | None = None
     resize: int | None = None
     reencode: Reencode = "none"
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise ValueError(f"max_image_pixels is {self.max_pixels}; expected a number of pixels of at least 1")
         for name in ("center_crop", "resize"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -48,6 +53,10 @@ class PixelPath:
     def keeps_pixels(self) -> bool:
         """Whether the pixels come out as they went in."""
         return self.center_crop is None and self.resize is None and self.reencode != "jpeg_95"
+
+    def read(self, file: Path) -> Pixels:
+        """Decode a file and put it through; errors are those of ``decode_image``."""
+        return self(decode_image(file, self.max_pixels))
 
     def fits(self, pixels: Pixels) -> bool:
         """Whether the picture is large enough for the crop."""

@@ -58,8 +58,8 @@ class Kind(Enum):
     )
     TOO_LARGE = (
         "image beyond the pixel limit",
-        "a picture of no more pixels than Pillow decodes",
-        "scale it down or cut it, and save it as a smaller picture",
+        "a picture of no more pixels than {max_image_pixels}, by its header",
+        "remove it, scale it down or cut it; or raise {max_image_pixels}, if there is memory for it",
     )
     CROP_TOO_LARGE = (
         "image smaller than the crop",

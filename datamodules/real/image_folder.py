@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.images.image_io import ImageFileError, Pixels, check_image, decode_image, path_text
+from datamodules.images.image_io import MAX_PIXELS, ImageFileError, Pixels, check_image, decode_image, path_text
 from datamodules.images.image_search import LeftOut, find_images, left_out_line, left_out_text
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import REALS, Kind, Problems, Reader, counted
@@ -27,12 +27,17 @@ class FilePictures:
 
     files: tuple[Path, ...]
     unreadable: tuple[LeftOut, ...] = ()
+    max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Pixels:
-        return decode_image(self.files[index])
+        return decode_image(self.files[index], self.max_pixels)
+
+    def limited(self, max_pixels: int) -> FilePictures:
+        """The same pictures, of which none may have more pixels."""
+        return replace(self, max_pixels=max_pixels)
 
     def check(self, pixel_path: PixelPath | None, reader: Reader = REALS) -> None:
         """Check every file by its header (``check_image``): all must be fit, and of one size after the pixel path.
@@ -49,7 +54,7 @@ class FilePictures:
         sizes: dict[tuple[int, int], list[Path]] = {}
         for file in self.files:
             try:
-                height, width = check_image(file)
+                height, width = check_image(file, self.max_pixels)
             except ImageFileError as error:
                 problems.add(Kind[error.kind], str(error))
                 continue

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.images.image_io import Pixels
+from datamodules.images.image_io import MAX_PIXELS, Pixels
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import REALS, Reader
 from lightning_modules.common.tables import Table
@@ -66,6 +66,13 @@ class LazyPictures:
 class CheckedPictures(Protocol):
     """Pictures of files that somebody put there: looked at before they are used."""
 
+    def limited(self, max_pixels: int) -> CheckedPictures:
+        """The same pictures, of which none may have more pixels."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Pixels: ...
+
     def check(self, pixel_path: PixelPath, reader: Reader) -> None:
         """Raise a GMDataError that names the files that cannot be used, are too small or of several sizes."""
 
@@ -97,6 +104,7 @@ def load_real_set(
     center_crop: int | None = None,
     resize: int | None = None,
     reader: Reader = REALS,
+    max_image_pixels: int = MAX_PIXELS,
 ) -> RealSet:
     """Read one split of a real set.
 
@@ -108,6 +116,7 @@ def load_real_set(
         center_crop: Side of the central square to cut out, in pixels; None keeps the set's own images.
         resize: Length of the shorter side to scale to then, in pixels; None keeps it.
         reader: Who reads them, for the messages.
+        max_image_pixels: Most pixels that a picture of an image folder may have, by its header.
 
     Raises:
         ValueError: Unknown name or split.
@@ -117,11 +126,13 @@ def load_real_set(
     load: Loader = REAL_SETS.load(name)
     if split not in ("train", "test"):
         raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
-    pixel_path = PixelPath(center_crop, resize)
+    pixel_path = PixelPath(center_crop, resize, max_pixels=max_image_pixels)
     real_set = load(None if root is None else Path(root), split, download)
     pictures = real_set.pictures
     if isinstance(pictures, CheckedPictures):
+        pictures = pictures.limited(max_image_pixels)
         pictures.check(pixel_path, reader)
+        real_set = replace(real_set, pictures=pictures)
     if pixel_path.keeps_pixels:
         return real_set
     return replace(real_set, pictures=LazyPictures(len(pictures), lambda index: pixel_path(pictures[index])))

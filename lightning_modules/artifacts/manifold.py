@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from lightning_modules.artifacts.manifold_files import (
     read_manifest,
     write_manifest,
 )
+from lightning_modules.artifacts.manifold_workplace import Workplace, identity_of, workplace
 from lightning_modules.artifacts.search.index import (
     DEFAULT_MEMORY_LIMIT,
     LEVELS,
@@ -80,6 +80,9 @@ class Manifold:
     ) -> Manifold:
         """Embed images once and store them.
 
+        A build of a map-style data set with ``content_ids`` that was killed or stopped is continued, to the same bits;
+        what is left of any other is removed, unless a living process builds there.
+
         Args:
             directory: Folder to make.
             images: A map-style data set of ``{"image": uint8 (3, H, W), "content_id": int}``, or an iterable of such
@@ -102,34 +105,36 @@ class Manifold:
         directory = Path(directory)
         if directory.exists() and not overwrite:
             raise FileExistsError(f"{directory} already exists; open it with Manifold.open, or pass overwrite=True.")
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        work = directory.with_name(f".{directory.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.building")
-        work.mkdir()
+        device = torch.device(device)
         try:
-            stream = PointStream(images, embedding, num_workers, device)
-            points, columns, content_ids, content_hash = write_points(work, stream, memory_limit)
-            tensors = {"points": points, "column": columns.column, "constant": columns.constant}
-            tensors["content_ids"] = content_ids
-            for name in ("column", "constant", "content_ids"):
-                create_tensor(work, name, tuple(tensors[name].shape), tensors[name].dtype).copy_(tensors[name])
-            _, computed = describe_references(points, columns, axes, memory_limit, partial(create_tensor, work))
-            facts = {
-                "embedding": embedding_identity(embedding),
-                "shape": list(stream.shape),
-                "dtype": dtype_name(points.dtype),
-                "count": len(points),
-                "hash": content_hash,
-                "axes": computed["axes"].shape[1] if "axes" in computed else 0,
-            }
-            write_manifest(work, tensors | computed, **facts)
-            cls._put_in_place(work, directory, overwrite)
+            with workplace(directory, identity_of(images, embedding, device)) as place:
+                cls._build(place, PointStream(images, embedding, num_workers, device), axes, memory_limit)
+                cls._put_in_place(place.folder, directory, overwrite)
         except OSError as error:
             if error.filename is None and error.errno in PLACE_ERRORS:  # of a write, which names no file
                 raise OSError(error.errno, os.strerror(error.errno), str(directory)) from error
             raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
         return cls.open(directory, embedding)
+
+    @staticmethod
+    def _build(place: Workplace, stream: PointStream, axes: int | None, memory_limit: int) -> None:
+        work = place.folder
+        points, columns, content_ids, content_hash = write_points(place, stream, memory_limit)
+        tensors = {"points": points, "column": columns.column, "constant": columns.constant}
+        tensors["content_ids"] = content_ids
+        for name in ("column", "constant", "content_ids"):
+            create_tensor(work, name, tuple(tensors[name].shape), tensors[name].dtype).copy_(tensors[name])
+        _, computed = describe_references(points, columns, axes, memory_limit, partial(create_tensor, work))
+        facts = {
+            "embedding": embedding_identity(stream.embedding),
+            "shape": list(stream.shape),
+            "dtype": dtype_name(points.dtype),
+            "count": len(points),
+            "hash": content_hash,
+            "axes": computed["axes"].shape[1] if "axes" in computed else 0,
+        }
+        write_manifest(work, tensors | computed, **facts)
+        place.tidy()
 
     @staticmethod
     def _put_in_place(work: Path, directory: Path, overwrite: bool) -> None:
@@ -137,7 +142,9 @@ class Manifold:
             old = directory.with_name(f"{work.name}.old")
             directory.rename(old)
             work.rename(directory)
-            shutil.rmtree(old)
+            for left in directory.parent.glob("*"):  # this one, and those of processes that were killed here
+                if left.name.startswith(f".{directory.name}.") and left.name.endswith(".old"):
+                    shutil.rmtree(left, ignore_errors=True)
             return
         try:
             work.rename(directory)

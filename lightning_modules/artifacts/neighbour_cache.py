@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 import warnings
 from pathlib import Path
@@ -15,15 +16,19 @@ from torch import Tensor
 
 from lightning_modules.artifacts.manifold import Manifold
 from lightning_modules.common.files import atomic_file, describe_place_error
+from lightning_modules.common.locks import remove_abandoned
+
+_SECONDS = 30.0  # between two savings: what is lost with a process that is killed
 
 
 class NeighbourCache:
     """Nearest real of un-attacked images: content id to (distance, index).
 
     The same image has the same nearest real as long as embedding and manifold are the same, so what one epoch, run or
-    process has found serves all others. Every flush writes what is new into a file of its own and every start reads all
-    files of the manifold's hash, so that any number of processes may write at once. They lie in a folder, by default
-    ``neighbours/`` in the manifold's; a manifold in memory without a folder is cached in memory only.
+    process has found serves all others. Each process writes what it has found into a file of its own, every half minute
+    and at each flush, and every start reads all files of the manifold's hash, so that any number of processes may write
+    at once, and one that is killed has lost little. They lie in a folder, by default ``neighbours/`` in the manifold's;
+    a manifold in memory without a folder is cached in memory only.
     """
 
     def __init__(self, manifold: Manifold, folder: str | Path | None = None) -> None:
@@ -33,8 +38,13 @@ class NeighbourCache:
             base = manifold.directory / "neighbours"
         self.folder = None if base is None else base / self._hash
         self._known: dict[int, tuple[float, int]] = {}
-        self._fresh: dict[int, tuple[float, int]] = {}
+        self._found: dict[int, tuple[float, int]] = {}  # by this process, all in one file
+        self._fresh = False
+        self._file: str | None = None
+        self._flushed = time.monotonic()
         self._read: set[str] = set()
+        if self.folder is not None:
+            remove_abandoned(self.folder)
         self.refresh()
 
     def __len__(self) -> int:
@@ -62,17 +72,21 @@ class NeighbourCache:
             raise ValueError(f"Index {int(index.min())} to {int(index.max())}, the manifold has {self._count} points.")
         for identifier, *entry in zip(content_ids.tolist(), distance.tolist(), index.tolist(), strict=True):
             if identifier not in self._known:
-                self._known[identifier] = self._fresh[identifier] = (entry[0], entry[1])
+                self._known[identifier] = self._found[identifier] = (entry[0], entry[1])
+                self._fresh = True
+        if time.monotonic() - self._flushed > _SECONDS:
+            self.flush()
 
     def flush(self) -> None:
         """Write what is new since the last flush, if there is a folder."""
+        self._flushed = time.monotonic()
         if self.folder is None or not self._fresh:
             return
         name = f"{uuid.uuid4().hex}.safetensors"
         arrays = {
-            "content_id": np.array(list(self._fresh), dtype=np.int64),
-            "distance": np.array([entry[0] for entry in self._fresh.values()], dtype=np.float64),
-            "index": np.array([entry[1] for entry in self._fresh.values()], dtype=np.int64),
+            "content_id": np.array(list(self._found), dtype=np.int64),
+            "distance": np.array([entry[0] for entry in self._found.values()], dtype=np.float64),
+            "index": np.array([entry[1] for entry in self._found.values()], dtype=np.int64),
         }
         try:
             with atomic_file(self.folder / name) as partial:
@@ -85,7 +99,9 @@ class NeighbourCache:
             )
             return
         self._read.add(name)
-        self._fresh = {}
+        if self._file is not None:
+            (self.folder / self._file).unlink(missing_ok=True)  # the new one holds what it held
+        self._file, self._fresh = name, False
 
     def refresh(self) -> None:
         """Take in what other processes have written meanwhile."""
@@ -98,6 +114,8 @@ class NeighbourCache:
             try:
                 arrays = self._load(path)
             except (SafetensorError, KeyError, ValueError, OSError) as error:
+                if not path.exists():  # its writer has a newer one meanwhile
+                    continue
                 warnings.warn(f"{path} is left out, its neighbours are searched again: {error}", stacklevel=2)
                 continue
             for identifier, distance, index in zip(*(array.tolist() for array in arrays), strict=True):

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.common.images import eight_bit, to_uint8
+from lightning_modules.common.images import to_uint8
 
 MARGIN = 0.02  # how far beyond [0, 1] an image may reach: 5 grey levels of overshoot, far less than [-1, 1] images do
-
+_PIECE = 2**17  # values that `real` works on at once: in float64 they still lie in the processor's cache
 
 Spec = dict[str, Any]
 """An attack as YAML writes it: `kind` and the arguments of its class."""
@@ -84,8 +84,14 @@ class Attack(ABC):
             ValueError: images or seeds that break the contract of the class.
         """
         keys = _checked(images, seeds)
-        pixels = to_uint8(images).cpu().double() / 255.0
-        return eight_bit(self.attack_pixels(pixels, keys)).to(images.device)
+        levels = to_uint8(images).cpu()
+        several = max(1, _PIECE // max(1, levels[:1].numel()))
+        pieces = [
+            self.attack_levels(levels[start : start + several], keys[start : start + several])
+            for start in range(0, len(levels), several)
+        ]
+        attacked = pieces[0] if len(pieces) == 1 else torch.cat([levels[:0], *pieces])
+        return attacked.to(images.device).float().div_(255.0)
 
     def differentiable(self, images: Tensor, seeds: Tensor) -> Tensor:
         """Attack on the device, with gradients; in float32 even where autocast is on.
@@ -116,6 +122,10 @@ class Attack(ABC):
         weaker = copy(self)
         weaker.strength = self.strength * float(strength)
         return weaker
+
+    def attack_levels(self, levels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Attack checked images uint8 `(n, 3, H, W)` on the CPU; an attack that needs no floats overrides it."""
+        return to_uint8(self.attack_pixels(levels.double().div_(255.0), seeds))
 
     @abstractmethod
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:

@@ -10,10 +10,9 @@ import torch
 from kornia.filters import filter2d_separable
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 
 from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, parse_draw
-from lightning_modules.common.random_streams import draw_streams
+from lightning_modules.common.random_streams import draw_uniforms
 
 _PAPER: Spec = {"kernel": [3, 7, 9, 16, 25], "sigma": [0.5, 1.0, 1.5, 2.0]}
 
@@ -58,24 +57,32 @@ def taps_of_enlarged(weights: NDArray[np.float64], factor: float) -> NDArray[np.
 def blur_exactly(pixels: Tensor, weights: Tensor) -> Tensor:
     """Correlate rows, then columns, with each image's own taps; the border is mirrored without its edge pixel.
 
-    Taps are added one by one, so an image's result does not depend on its batch, as a library's convolution may.
+    Taps are added one by one, in numpy: an image's result depends neither on its batch nor on the processor, as a
+    library's convolution may.
 
     Args:
         pixels: float64 `(n, C, H, W)`.
         weights: float64 `(n, k)`, k odd, k // 2 < min(H, W).
     """
-    height, width = pixels.shape[-2:]
-    reach = weights.shape[1] // 2
-    columns = weights.T[:, :, None, None, None]  # (k, n, 1, 1, 1)
-    wide = pad(pixels, (reach, reach, 0, 0), mode="reflect")
-    rows = torch.zeros_like(pixels)
-    for offset, weight in enumerate(columns):
-        rows = rows + weight * wide[..., offset : offset + width]
-    tall = pad(rows, (0, 0, reach, reach), mode="reflect")
-    blurred = torch.zeros_like(pixels)
-    for offset, weight in enumerate(columns):
-        blurred = blurred + weight * tall[..., offset : offset + height, :]
-    return blurred
+    blurred = np.empty(pixels.shape)
+    for image, taps, result in zip(pixels.numpy(), weights.numpy(), blurred, strict=True):
+        rows = _correlate(image.transpose(2, 0, 1), taps)  # (W, C, H)
+        result[:] = _correlate(rows.transpose(2, 1, 0), taps).transpose(1, 0, 2)
+    return torch.from_numpy(blurred)
+
+
+def _correlate(values: NDArray[np.float64], taps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlate along the first axis, where what each tap multiplies lies in one piece of memory."""
+    length, reach = len(values), len(taps) // 2
+    mirrored = np.empty((length + 2 * reach, *values.shape[1:]))
+    mirrored[reach : reach + length] = values
+    mirrored[:reach] = values[1 : reach + 1][::-1]
+    mirrored[reach + length :] = values[length - 1 - reach : length - 1][::-1]
+    total, product = np.zeros(values.shape), np.empty(values.shape)
+    for offset in np.flatnonzero(taps):
+        np.multiply(mirrored[offset : offset + length], taps[offset], out=product)
+        total += product
+    return total
 
 
 class Blur(Attack):
@@ -145,7 +152,7 @@ class Blur(Attack):
 
         Where `scaling` is `image` they are those of the enlarged image.
         """
-        uniform = draw_streams(seeds, self.kind, uniforms=2)[0]
+        uniform = draw_uniforms(seeds, self.kind, 2)
         scale = size / self.reference_size if self.reference_size and self.scaling == "parameters" else 1.0
         full = self.sigma.at(uniform[:, 0]) * scale
         if self.kernel is None:
@@ -178,7 +185,8 @@ class Blur(Attack):
         return blurred
 
     def _weights(self, taps: int, sigma: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-        weights = gaussian_taps(taps, sigma, shift=0.5 * self.strength)
+        different, which = np.unique(sigma, return_inverse=True)
+        weights = gaussian_taps(taps, different, shift=0.5 * self.strength)
         if self.reference_size and self.scaling == "image":
             if size > self.reference_size:
                 raise ValueError(
@@ -192,4 +200,4 @@ class Blur(Attack):
                 f"a blur kernel of {taps} taps reaches {reach} px beyond the border, images of {size} px can be "
                 f"mirrored by {size - 1} px: name a smaller kernel, or scale it by reference_size"
             )
-        return weights
+        return weights[which]

@@ -14,7 +14,8 @@ from lightning_modules.attacks.base import Attack, Curve, Spec
 from lightning_modules.attacks.blur import Blur
 from lightning_modules.attacks.jpeg import Jpeg
 from lightning_modules.attacks.noise import Noise
-from lightning_modules.common.random_streams import draw_streams
+from lightning_modules.common.images import to_uint8
+from lightning_modules.common.random_streams import draw_uniforms
 
 
 class Identity(Attack):
@@ -26,6 +27,10 @@ class Identity(Attack):
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
         """Give no parameters: there are none."""
         return {}
+
+    def attack_levels(self, levels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Give the levels."""
+        return levels
 
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Give the pixels."""
@@ -84,6 +89,13 @@ class Combination(Attack):
         weaker.stages = tuple(stage.at_strength(strength) for stage in self.stages)
         return weaker
 
+    def attack_levels(self, levels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Round after all stages but the last, which takes bytes."""
+        pixels = levels.double().div_(255.0)
+        for stage in self.stages[:-1]:
+            pixels = stage.attack_pixels(pixels, seeds)
+        return self.stages[-1].attack_levels(to_uint8(pixels), seeds)
+
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Send float64 pixels through the stages."""
         for stage in self.stages:
@@ -128,7 +140,7 @@ class Mixture(Attack):
 
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
         """Give `attack`, int64 `(n,)`: positions in `attacks`."""
-        uniform = draw_streams(seeds, self.kind, uniforms=1)[0][:, 0]
+        uniform = draw_uniforms(seeds, self.kind, 1)[:, 0]
         return {"attack": np.searchsorted(self.ends, uniform, side="right").clip(max=len(self.attacks) - 1)}
 
     def at_strength(self, strength: float) -> Self:
@@ -136,6 +148,10 @@ class Mixture(Attack):
         weaker = super().at_strength(strength)
         weaker.attacks = tuple(attack.at_strength(strength) for attack in self.attacks)
         return weaker
+
+    def attack_levels(self, levels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+        """Attack each image by the attack it has drawn."""
+        return self._by_attack(levels, seeds, lambda attack: attack.attack_levels)
 
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Attack each image by the attack it has drawn."""

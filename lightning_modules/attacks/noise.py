@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, parse_draw
-from lightning_modules.common.random_streams import draw_streams
+from lightning_modules.attacks.noise_field import noise_field
+from lightning_modules.common.random_streams import draw_uniforms
 
 _PAPER: Spec = {"std": {"uniform": [0.0, 0.1]}}
 
@@ -47,20 +48,16 @@ class Noise(Attack):
 
     def draw(self, seeds: NDArray[np.int64], size: int) -> dict[str, NDArray[Any]]:
         """Give `std`, float64 `(n,)`, in [0, 1] image units."""
-        return {"std": self._scaled(draw_streams(seeds, self.kind, uniforms=1)[0])}
+        return {"std": self.strength * self.std.at(draw_uniforms(seeds, self.kind, 1)[:, 0])}
 
     def attack_pixels(self, pixels: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Add the noise in float64."""
-        return pixels + self._field(seeds, pixels)
+        return self._field(seeds, pixels).add_(pixels)
 
     def attack_smoothly(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
         """Add the noise and clamp: what saturates carries no gradient, as in the real image."""
-        return (images + self._field(seeds, images)).clamp(0.0, 1.0)
+        return self._field(seeds, images).add_(images).clamp_(0.0, 1.0)
 
     def _field(self, seeds: NDArray[np.int64], like: Tensor) -> Tensor:
-        uniform, normal = draw_streams(seeds, self.kind, uniforms=1, normals=tuple(like.shape[1:]))
-        std = torch.from_numpy(self._scaled(uniform)).to(like)
-        return std.view(-1, 1, 1, 1) * torch.from_numpy(normal).to(like)
-
-    def _scaled(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.strength * self.std.at(uniform[:, 0])
+        std = self.draw(seeds, min(like.shape[-2:]))["std"]
+        return torch.from_numpy(noise_field(seeds, tuple(like.shape[1:]), std)).to(like)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 FEATURES = "fashion_cnn, inception, inception:PATH, timm:NAME or timm:NAME:PATH"
 
 
+def _add_pixel_limit(parser: CommandParser) -> None:
+    help_text = "most pixels that a picture may have, by its header (default 120 million)"
+    parser.add_argument("--max_image_pixels", type=int, default=120_000_000, help=help_text)
+
+
 def fid(args: list[str]) -> FrechetTable:
     """Frechet distance of each source to held-out reals, as one table.
 
@@ -33,6 +38,7 @@ def fid(args: list[str]) -> FrechetTable:
     parser.add_argument("--seed", type=int, default=0, help="draws the reals")
     parser.add_argument("--center_crop", type=int, default=None, help="cut out the central square first, in pixels")
     parser.add_argument("--resize", type=int, default=None, help="scale the shorter side to that then, in pixels")
+    _add_pixel_limit(parser)
     parser.add_argument("--out", type=Path, help="folder for METRIC.md, METRIC.json and the list of what was left out")
     asked = parser.parse_args(args)
     if asked.out is not None:
@@ -52,7 +58,7 @@ def fid(args: list[str]) -> FrechetTable:
             raise ValueError(f"two sources are called {name!r}: {paths[name]} and {folder}; rename a folder")
         paths[name] = folder
     list_file = None if asked.out is None else asked.out / "left_out.jsonl"
-    path = PixelPath(asked.center_crop, asked.resize)
+    path = PixelPath(asked.center_crop, asked.resize, max_pixels=asked.max_image_pixels)
     reals = ImageFolder(asked.reals, path, DISTANCES, all_in=list_file)
     folders = {name: ImageFolder(folder, path, DISTANCES, all_in=list_file) for name, folder in paths.items()}
     left_out = [item for folder in (reals, *folders.values()) for item in folder.left_out]
@@ -76,6 +82,7 @@ def codecs(args: list[str]) -> None:
     parser = CommandParser("codecs", codecs.__doc__)
     parser.add_argument("--images", type=Path, help="folder of images; default: scikit-learn's two photographs")
     parser.add_argument("--size", type=int, default=32, help="side of the squares in pixels (default 32)")
+    _add_pixel_limit(parser)
     asked = parser.parse_args(args)
     from datamodules.images.image_io import path_text
     from datamodules.images.problems import REALS
@@ -85,7 +92,8 @@ def codecs(args: list[str]) -> None:
     if asked.images is None:
         images, named = photographs(asked.size), "scikit-learn's photographs, halved"
     else:
-        images, named = squares(ImageFolder(asked.images, None, REALS), asked.size), path_text(asked.images)
+        images = squares(ImageFolder(asked.images, None, REALS, max_pixels=asked.max_image_pixels), asked.size)
+        named = path_text(asked.images)
     print(f"PSNR in dB, mean ± 95 %, n = {len(images)} images of {asked.size} px ({named})\n")
     print(as_markdown(compare_codecs(images)))
 
@@ -99,6 +107,7 @@ def sheets(args: list[str]) -> list[Path]:
     parser.add_argument("--images", type=int, default=64, help="images on a sheet, the first ones")
     parser.add_argument("--center_crop", type=int, default=None, help="cut out the central square first, in pixels")
     parser.add_argument("--resize", type=int, default=None, help="scale the shorter side to that then, in pixels")
+    _add_pixel_limit(parser)
     asked = parser.parse_args(args)
     check_folder(asked.out, "OUT, the first argument")
     from datamodules.images.pixel_path import PixelPath
@@ -107,7 +116,7 @@ def sheets(args: list[str]) -> list[Path]:
     from lightning_modules.generators.bundled.manifest import bundled_sources
     from lightning_modules.generators.image_writing import first_samples, save_sheet
 
-    path = PixelPath(asked.center_crop, asked.resize)
+    path = PixelPath(asked.center_crop, asked.resize, max_pixels=asked.max_image_pixels)
     written = []
     for source in asked.sources or bundled_sources():
         folder = Path(source)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.images.image_io import Pixels, path_text
+from datamodules.images.image_io import MAX_PIXELS, Pixels, path_text
 from datamodules.images.image_search import LeftOut, find_images, left_out_line, left_out_text
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import Reader
@@ -26,6 +26,7 @@ class ImageFolder:
         reader: Who reads them, for messages.
         most: How many images are wanted, the first ones by name; None for all.
         all_in: File that will list all that is left out.
+        max_pixels: Most pixels that a picture may have, where no pixel path says so.
 
     Raises:
         FileNotFoundError: No such folder, or no image in it.
@@ -39,8 +40,9 @@ class ImageFolder:
         reader: Reader,
         most: int | None = None,
         all_in: Path | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.name, self.path = path_text(folder), pixel_path or PixelPath()
+        self.name, self.path = path_text(folder), pixel_path or PixelPath(max_pixels=max_pixels)
         found = find_images(folder) if folder.is_dir() else None
         if found is None or not (found.files or found.unreadable):
             others = f" (left out: {left_out_text(found.left_out)})" if found is not None and found.left_out else ""
@@ -50,7 +52,7 @@ class ImageFolder:
         if self.left_out:
             line = left_out_line(len(found.files), self.left_out, all_in)
             sys.stderr.write(f"note: {self.name}: {line}\n")
-        self.pictures = FilePictures(tuple(found.files[:most]), tuple(found.unreadable))
+        self.pictures = FilePictures(tuple(found.files[:most]), tuple(found.unreadable), self.path.max_pixels)
         self.pictures.check(pixel_path, reader)
 
     def __iter__(self) -> Iterator[Pixels]:

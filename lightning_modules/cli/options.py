@@ -61,6 +61,7 @@ OPTIONS = (
     Option("center_crop", int | None, None, "cut out the central square; default: as in training", _PREDICT),
     Option("resize", int | None, None, "scale the shorter side; default: as in training", _PREDICT),
     Option("reencode", str | None, None, "none, png or jpeg_95; default: as in training", _PREDICT),
+    Option("max_image_pixels", int | None, None, "most pixels of a picture; default: as in training", _PREDICT),
     Option("registry", str | None, None, "users and keys to compare with (fingerprints only)", _PREDICT),
     Option("false_positive_rate", float, 1e-6, "chance of naming anybody wrongly (fingerprints only)", _PREDICT),
     Option("combine", bool, False, "one verdict more, over all images (fingerprints only)", _PREDICT),
@@ -71,7 +72,8 @@ OPTIONS = (
     Option("checkpoint_every_n_epochs", int, 1, "how often last.ckpt is renewed"),
     Option("test_after_fit", bool, True, "evaluate on the test split afterwards"),
 )
-PIXEL_PATH = ("reencode", "center_crop", "resize")  # loose images take the path that the training images took
+# Loose images take the path that the training images took.
+PIXEL_PATH = ("reencode", "center_crop", "resize", "max_image_pixels")
 _TRAINING = ("checkpoint_every_n_epochs", "test_after_fit")  # others take them too: a run's config has them
 _LIGHTNING = ("config", "help", "help_all", "print_config", "seed_everything", "trainer", "model", "data")
 _STAGES = ("fit", "validate", "test", "predict")  # subcommands of Lightning's own command line

@@ -1,12 +1,8 @@
-"""Images as 8-bit files hold them: rounding, which is done here alone, and the content id of pixels."""
+"""The one place where images become 8-bit: what is scored is what a saved file holds."""
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 HIGHEST = 16.0  # floats above are 0 .. 255 by mistake: no generator overshoots [0, 1] that far
@@ -14,7 +10,7 @@ HIGHEST = 16.0  # floats above are 0 .. 255 by mistake: no generator overshoots 
 
 def to_uint8(images: Tensor) -> Tensor:
     """Float images of any shape as the levels of an 8-bit file: `round(255 * clamp(images, 0, 1))`, halves to even."""
-    return (images.detach().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    return images.detach().clamp(0.0, 1.0).mul_(255.0).round_().to(torch.uint8)
 
 
 def eight_bit(images: Tensor) -> Tensor:
@@ -39,26 +35,3 @@ def checked_uint8(images: Tensor) -> Tensor:
     if len(images) and images.max() > HIGHEST:
         raise ValueError(f"images reach {images.max().item():.4g}; expected float in [0, 1], or uint8 for 0 .. 255")
     return to_uint8(images)
-
-
-def content_id(pixels: NDArray[np.uint8]) -> str:
-    """BLAKE2b-128 hash, in hex, of decoded pixels and their shape.
-
-    Args:
-        pixels: uint8 array of shape (H, W, 3).
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(np.asarray(pixels.shape, dtype="<i8").tobytes())
-    digest.update(np.ascontiguousarray(pixels).tobytes())
-    return digest.hexdigest()
-
-
-def content_id_to_int(identifier: str) -> int:
-    """First 63 bits of a content id: the form that travels in int64 tensors."""
-    return int(identifier[:16], 16) >> 1
-
-
-def content_ids(images: Tensor) -> Tensor:
-    """Content ids, int64 `(n,)`, of float images `(n, 3, H, W)` in [0, 1] as 8-bit files hold them."""
-    pixels = to_uint8(images).cpu().permute(0, 2, 3, 1).numpy()
-    return torch.tensor([content_id_to_int(content_id(image)) for image in pixels], dtype=torch.int64)

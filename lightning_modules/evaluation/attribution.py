@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lightning_modules.common.images import content_ids, eight_bit, to_uint8
+from lightning_modules.common.content_ids import content_ids
+from lightning_modules.common.images import eight_bit, to_uint8
 from lightning_modules.evaluation.blocks import (
     ALONE,
     EvaluationFolder,

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from lightning_modules.attacks import image_seeds, make_attack
-from lightning_modules.common.images import content_ids, eight_bit
+from lightning_modules.common.content_ids import content_ids
+from lightning_modules.common.images import eight_bit
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.representations.settings import AugmentationSettings
 

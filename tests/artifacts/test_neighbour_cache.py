@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import time
 
 import pytest
 import torch
+from killing import kill, start, wait_until
 from reals_for_tests import build, random_bytes
 
-from lightning_modules.artifacts import Manifold, NeighbourCache
+from lightning_modules.artifacts import Manifold, NeighbourCache, neighbour_cache
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_what_is_flushed_is_there_the_next_time(manifold, tmp_path):
     cache.add(*entries(3))
     cache.flush()
     cache.flush()
-    assert len(list(cache.folder.iterdir())) == 2
+    assert len(list(cache.folder.iterdir())) == 1, "a process has one file, however often it writes"
     distance, index, missing = NeighbourCache(manifold).lookup(torch.tensor([1, 2, 3]))
     assert not missing.any()
     assert torch.equal(distance, entries(1, 2, 3)[1])
@@ -48,6 +51,35 @@ def test_what_is_flushed_is_there_the_next_time(manifold, tmp_path):
     elsewhere = NeighbourCache(manifold, tmp_path / "elsewhere")
     assert len(elsewhere) == 0
     assert Manifold.open(tmp_path / "m", verify=True).hash == manifold.hash
+
+
+def _write_until_killed(directory):
+    cache = NeighbourCache(Manifold.open(directory))
+    neighbour_cache._SECONDS = 0.05
+    for step in range(10_000):
+        cache.add(*entries(step))
+        time.sleep(0.005)
+
+
+def test_what_a_killed_process_has_found_is_there_the_next_time(manifold, tmp_path):
+    process = start(_write_until_killed, tmp_path / "m")
+    folder = NeighbourCache(manifold).folder
+    wait_until(lambda: folder.is_dir() and len(list(folder.glob("*.safetensors"))), process)
+    time.sleep(0.5)
+    kill(process)
+    half, living, recent = (
+        folder / f".a.safetensors.{name}-0123abcd.partial" for name in (process.pid, os.getpid(), 1)
+    )
+    for file in (half, living):
+        file.write_bytes(b"half")
+        os.utime(file, (0, 0))
+    recent.write_bytes(b"half")
+    found = len(NeighbourCache(manifold))
+    assert found > 20
+    assert not half.exists()
+    assert living.exists()
+    assert recent.exists()
+    assert len(list(folder.glob("*.safetensors"))) <= 2
 
 
 def test_two_writers_lose_nothing(manifold):

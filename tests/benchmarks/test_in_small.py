@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import test_attack_speed as attack_speed
 import test_key_decoders as key_decoders
 import test_nearest_neighbour as nearest_neighbour
 import test_pairwise_frechet as pairwise_frechet
 import torch
 from photographs import HELD_OUT, REFERENCES, patches
 from PIL import Image
+
+from lightning_modules.attacks import make_attack
+from lightning_modules.attacks.codec_table import psnr
 
 
 @pytest.mark.parametrize("count", [23, 35])
@@ -87,3 +91,14 @@ def test_key_decoders_are_measured_and_printed(capsys):
     key_decoders.print_table(tallies, marked.keys.shape[1])
     assert all(len(tally.seconds) == 2 for tally in tallies.values())
     assert "amortised" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("implementation", list(attack_speed.WANTED))
+@pytest.mark.parametrize("name", attack_speed.NAMES)
+def test_attacks_on_a_batch_and_singly_are_the_same(name, implementation):
+    runs = attack_speed.contenders(make_attack(name), implementation, *attack_speed.inputs(5, 32))
+    batch, singly = runs["batch"](), runs["singly"]()
+    if implementation == "real":
+        assert torch.equal(batch, singly)
+    else:  # last bits may differ, which a smoothed rounding of JPEG can amplify
+        assert psnr(batch, singly).min() > 55

@@ -19,7 +19,7 @@ from datamodules.images.image_io import decode_image
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import GMDataError
 from lightning_modules.cli.errors import run_command
-from lightning_modules.common.images import content_id, content_id_to_int
+from lightning_modules.common.content_ids import content_id, content_id_to_int
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
 from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text
 from lightning_modules.generators import load_generator

@@ -14,7 +14,7 @@ from torch import nn
 
 from datamodules.gm import GMDataModule
 from datamodules.images.problems import GMDataError
-from lightning_modules.common.images import content_id, content_id_to_int
+from lightning_modules.common.content_ids import content_id, content_id_to_int, overlap
 
 
 @pytest.fixture
@@ -228,3 +228,32 @@ def test_two_processes_stop_at_bad_data(root, tmp_path, monkeypatch):
     (root / "gan-a" / "bad.png").unlink()
     GMDataModule(root=str(root)).prepare_data()
     waiting.setup("test")
+
+
+def test_content_ids_of_a_split_are_those_of_its_batches_without_opening_a_file(tmp_path, monkeypatch):
+    write_gm(tmp_path)
+    data = GMDataModule(root=str(tmp_path), center_crop=12, batch_size=7)
+    data.setup()
+    seen = {
+        "train": torch.cat([batch["content_id"] for batch in data.train_dataloader()]),
+        "test": torch.cat([batch["content_id"] for batch in data.test_dataloader()]),
+        "manifold": data.manifold_images().content_ids,
+    }
+    rows = data.plan.rows
+    monkeypatch.setattr("datamodules.images.image_io.Image", None)
+    for split, found in seen.items():
+        stored = data.plan.content_ids(split)
+        assert set(found.tolist()) <= set(stored.tolist())  # an incomplete training batch is left out
+        assert len(stored) == (rows["split"] == split).sum()
+        assert torch.equal(stored, stored.sort().values)
+    assert overlap(data.plan.content_ids("train"), data.plan.content_ids("test")) == 0
+    other = GMDataModule(root=str(tmp_path), seed=1, cache_dir=str(tmp_path / "cache"))
+    monkeypatch.undo()
+    other.setup()
+    shared = overlap(data.plan.content_ids("train", "content"), other.plan.content_ids("test", "content"))
+    assert shared > 0, "another seed tests on training images"
+    paths = set(rows.loc[rows["split"] == "train", "path"]) & set(
+        other.plan.rows.loc[other.plan.rows["split"] == "test", "path"]
+    )
+    assert shared == len(paths)
+    assert overlap(data.plan.content_ids("train"), other.plan.content_ids("test")) == 0  # other pixels: not cropped

@@ -57,7 +57,7 @@ def test_second_opening_decodes_and_reads_nothing(tmp_path, decodes, reads):
     assert (decodes.count, reads.count) == (80, before)
     pd.testing.assert_frame_equal(first, second)
     for row in first.itertuples():  # against the pixels as Pillow reads them
-        expected = image_io.content_id(image_io.decode_image(tmp_path / row.path))
+        expected = content_id(image_io.decode_image(tmp_path / row.path))
         assert row.content == row.final == expected
     assert set(first["size"]) == {"16x16"}
 
@@ -84,7 +84,7 @@ def test_touched_moved_and_copied_files_are_not_decoded_again(tmp_path, decodes)
     shutil.copy(tmp_path / "vae-b" / "00002.png", tmp_path / "vae-b" / "copied.png")
     after = index(tmp_path).set_index("path")
     assert decodes.count == 80
-    assert after.loc["gan-a/renamed.webp", "content"] == image_io.content_id(pixels("gan-a", 1))
+    assert after.loc["gan-a/renamed.webp", "content"] == content_id(pixels("gan-a", 1))
     assert after.loc["gan-a/renamed.webp", "extension"] == ".webp"
     assert after.loc["gan-a/renamed.webp", "format"] == "PNG"
     assert after.loc["vae-b/copied.png", "content"] == after.loc["vae-b/00002.png", "content"]
@@ -128,24 +128,21 @@ def test_damaged_or_old_cache_is_rebuilt(tmp_path, decodes, damage, monkeypatch)
 
 def test_interrupted_indexing_goes_on_where_it_was_saved(tmp_path, decodes, monkeypatch):
     write_gm(tmp_path)
-    monkeypatch.setattr(cache, "_BLOCK", 30)
+    monkeypatch.setattr(cache, "_SECONDS", 0.0)
     whole = cache.scan_files
-    calls = []
 
     def interrupted(*arguments):
-        if calls:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return whole(*arguments)
+        yield next(whole(*arguments))
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(cache, "scan_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
         index(tmp_path)
-    assert decodes.count == 30
+    assert decodes.count == 32
     monkeypatch.setattr(cache, "scan_files", whole)
     assert len(index(tmp_path)) == 80
     assert decodes.count == 80
-    assert sorted(file.name for file in (tmp_path / ".gm_index").iterdir()) == ["files-crop0-resize0-as-is.parquet"]
+    assert [file.name for file in (tmp_path / ".gm_index").glob("*.parquet")] == ["files-crop0-resize0-as-is.parquet"]
 
 
 def test_parallel_indexing_gives_the_same(tmp_path, monkeypatch):
@@ -183,7 +180,7 @@ def test_pixel_paths_have_their_own_final_ids(tmp_path):
     plain, changed = (build_index(entries, tmp_path, tmp_path / ".gm_index", p) for p in (PixelPath(), path))
     assert (plain["content"] == changed["content"]).all()
     for row in changed.head(5).itertuples():
-        assert row.final == image_io.content_id(path(image_io.decode_image(tmp_path / row.path)))
+        assert row.final == content_id(path(image_io.decode_image(tmp_path / row.path)))
     assert set(zip(changed["height"], changed["width"], strict=True)) == {(8, 8)}
 
 

@@ -45,6 +45,7 @@ def write_data_set(
     black_below: int = BLACK_BELOW,
     reals_center_crop: int | None = None,
     reals_resize: int | None = None,
+    reals_max_image_pixels: int = 120_000_000,
 ) -> Path:
     """Write `<out>/<source>/*.png`, `<out>/real-<name>/*.png`, `<out>/manifold-<name>/*.png` and `<out>/sources.yaml`.
 
@@ -65,6 +66,7 @@ def write_data_set(
             black ground names no source; 0 leaves all pixels as they are.
         reals_center_crop: Side of the central square to cut out of the reals first, in pixels; None keeps them whole.
         reals_resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
+        reals_max_image_pixels: Most pixels that a real may have in its file; a larger one is refused by its header.
 
     Returns:
         The folder.
@@ -76,7 +78,13 @@ def write_data_set(
     size = {"center_crop": reals_center_crop, "resize": reals_resize}
     held_out, training = (
         load_real_set(
-            reals, reals_root, split, center_crop=reals_center_crop, resize=reals_resize, reader=REALS_OF_OTHERS
+            reals,
+            reals_root,
+            split,
+            center_crop=reals_center_crop,
+            resize=reals_resize,
+            max_image_pixels=reals_max_image_pixels,
+            reader=REALS_OF_OTHERS,
         )
         for split in ("test", "train")
     )

@@ -154,14 +154,6 @@ def test_what_8_bit_rgb_would_distort_is_refused_by_name(tmp_path):
                 assert caught.value.kind == "UNSUPPORTED"
 
 
-def test_a_picture_beyond_the_pixel_limit_is_not_called_damaged(tmp_path, monkeypatch):
-    file = saved(tmp_path / "large.png", Image.fromarray(PICTURE))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ImageFileError, match=r"large\.png: 384 pixels, the limit is 200") as caught:
-        decode_image(file)
-    assert caught.value.kind == "TOO_LARGE"
-
-
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "PSD"])
 def test_damage_anywhere_is_one_kind_of_error(tmp_path, form):
     """Whatever a decoder raises for cut-off files and flipped bytes, a reader gets pixels or an `ImageFileError`."""
