@@ -21,8 +21,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from lightning_modules.common.content_ids import content_id_to_int as content_id_to_int  # readers take both from here
-
 Pixels = NDArray[np.uint8]
 
 # EPS needs Ghostscript, a program that runs what is in the file; the others hold no picture that Pillow decodes.

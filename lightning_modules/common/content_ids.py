@@ -1,4 +1,4 @@
-"""Content ids of pictures, and sets of pictures as sorted tensors of them: what a checkpoint keeps of its training images, and overlaps.
+"""Content ids of pictures, and sets of them: what a checkpoint keeps of its training images, and what two sets share.
 
 A content id is 63 bits of a hash of decoded pixels: two different pictures of a million share one with a probability of
 5e-8. A set is an int64 tensor, sorted, each id once: 8 bytes a picture, 8 MB for a million, which a checkpoint keeps as
@@ -63,7 +63,8 @@ def contained(identifiers: Tensor, among: Tensor) -> Tensor:
         return torch.zeros_like(identifiers, dtype=torch.bool)
     among = among.to(identifiers.device)
     places = torch.searchsorted(among, identifiers).clamp_(max=len(among) - 1)
-    return among[places] == identifiers
+    found: Tensor = among[places] == identifiers
+    return found
 
 
 def overlap(first: Tensor, second: Tensor) -> int:

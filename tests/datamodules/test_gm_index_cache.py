@@ -18,6 +18,7 @@ from datamodules.gm_index.sources import discover_folders
 from datamodules.images import file_scan, image_io
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import GMDataError, Problems
+from lightning_modules.common.content_ids import content_id
 
 
 class Counter:
