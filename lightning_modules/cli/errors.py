@@ -41,6 +41,7 @@ def run_command(main: Callable[[], object]) -> None:
         try:
             main()
         except BaseException as error:
+            THIS.raised = True  # a signal finds nothing more to stop
             ending = _ending(error)
             if ending is None:
                 THIS.lifeline.close()

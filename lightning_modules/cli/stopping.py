@@ -165,7 +165,7 @@ def _watch(heard: socket.socket, finished: threading.Event) -> None:
             elif signal.SIGINT in numbers and time.monotonic() - first > _AGAIN_SECONDS:
                 break
             THIS.signal = THIS.signal or numbers[0]
-    if first is not None:
+    if first is not None and not finished.is_set():
         ending = THIS.stop()
         if THIS.lifeline.active:
             THIS.lifeline.report(ending)

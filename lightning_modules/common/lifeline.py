@@ -20,8 +20,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KINDS = ("stop", "died", "mistake", "error")
-"""Why a run ends before its time; of several reasons at once the first of these is the cause of the others."""
+KINDS = ("died", "stop", "mistake", "error")
+"""Why a run ends before its time; of several reasons at once the first of these is the cause of the others.
+
+Where one process dies, torchrun stops the others; where a run is stopped, each of them says so before it ends.
+"""
 COLLECT_SECONDS = 0.5  # for the cause to arrive where its effects came first
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 5.0  # for the first process to end a run, after another one has told it why
@@ -64,7 +67,11 @@ def hold_lifeline(rank: int, size: int, host: str, share: Share, leave: Leave, w
     if rank == 0:
         listener, token = _listen(host), secrets.token_hex(16)
         share(None if listener is None else (listener.getsockname()[0], listener.getsockname()[1], token))
-        return Lifeline() if listener is None else _First(size, listener, token, leave, warn)
+        if listener is None:
+            return Lifeline()
+        first = _First(size, listener, token, leave, warn)
+        first.all_here.wait(CONNECT_SECONDS)
+        return first
     place = share(None)
     if place is None:
         return Lifeline()
@@ -119,6 +126,7 @@ class _First(_Connected):
     ) -> None:
         super().__init__(leave)
         self.size, self.listener, self.token, self.tell_warning = size, listener, token, warn
+        self.all_here = threading.Event()
         self.ranks: dict[socket.socket, int] = {}
         self.received: dict[socket.socket, bytes] = {}
         self.notices: queue.SimpleQueue[Ending] = queue.SimpleQueue()
@@ -212,6 +220,8 @@ class _First(_Connected):
             if not isinstance(content, dict) or not secrets.compare_digest(str(content.get("token")), self.token):
                 return False  # a stranger
             self.ranks[connection] = int(content["rank"])
+            if len(self.ranks) == self.size - 1:
+                self.all_here.set()
         elif "bye" in content:
             self.ranks.pop(connection)
             return False
