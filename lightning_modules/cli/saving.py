@@ -94,21 +94,29 @@ class _ContinuedWriter(ExperimentWriter):
         file = Path(self.log_dir) / LOG_FILE
         if not file.is_file():
             return
-        columns, rows = _rows_before(file, self.from_step)
+        columns, rows = _read_rows(file)
+        rows = [row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) < self.from_step]
         if not rows:
             file.unlink()
             return
-        with atomic_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as written:
-            writer = csv.DictWriter(written, fieldnames=columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        _write_rows(file, columns, rows)
         self.kept_columns = columns
 
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Add columns; Lightning empties the file first, and a kill then loses the log."""
+        file = Path(self.log_dir) / LOG_FILE
+        _write_rows(file, fieldnames, _read_rows(file)[1])
 
-def _rows_before(file: Path, step: int) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns of a log, and its rows of earlier steps; a killed process may have left half a row, the last one."""
+
+def _write_rows(file: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
+    with atomic_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as written:
+        writer = csv.DictWriter(written, fieldnames=columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_rows(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a log; a killed process may have left half a row, the last one."""
     with file.open(newline="", encoding="utf-8", errors="replace") as content:
         reader = csv.DictReader(line for line in content if line.endswith("\n"))
-        columns = list(reader.fieldnames or ())
-        rows = list(reader)
-    return columns, [row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) < step]
+        return list(reader.fieldnames or ()), list(reader)
