@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from shlex import join, quote
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,14 +15,20 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.loggers import Logger
 
-from lightning_modules.callbacks.training_record import TrainingRecord
+from lightning_modules.callbacks.training_record import TrainingRecord, read_training_state
 from lightning_modules.cli import run_folder, run_record
-from lightning_modules.cli.options import options_of
+from lightning_modules.cli.options import CheckedArguments, options_of
 from lightning_modules.cli.overrides import StepsOfResumedTraining, check_overrides
 from lightning_modules.cli.parser import Suggesting
-from lightning_modules.cli.prediction_plan import plan_prediction
+from lightning_modules.cli.prediction_plan import plan_prediction, read_checkpoint
+from lightning_modules.cli.processes import rank
+from lightning_modules.cli.quiet import hush_libraries, hush_wandb
+from lightning_modules.cli.saving import clear_partials, logged_steps, save_atomically
+from lightning_modules.cli.stopping import THIS
+from lightning_modules.cli.trusted_classes import OPTION, only_trusted_classes
+from lightning_modules.cli.watching import watch_over
 from lightning_modules.common.files import check_file, check_folder
 from lightning_modules.common.shipped import find_trained, program, with_found_configs
 from lightning_modules.reporting.findings import terminal_lines
@@ -55,9 +62,10 @@ class FrameworkCLI(LightningCLI):
     ``purpose`` is ``train``, ``test`` or ``predict``; evaluation runs get a folder name that says so.
     """
 
-    def __init__(self, args: list[str] | None, purpose: str) -> None:
+    def __init__(self, args: list[str], purpose: str) -> None:
         self.purpose = purpose
-        self.arguments = sys.argv[1:] if args is None else args
+        self.arguments = args if isinstance(args, CheckedArguments) else CheckedArguments(args, args)
+        hush_libraries()
         offline = run_record.choose_wandb_mode()  # also for a WandbLogger of a config's own
         if offline is not None and purpose in ("train", "test") and os.environ.get("LOCAL_RANK", "0") == "0":
             sys.stderr.write(f"warning: {offline}\n")
@@ -67,28 +75,35 @@ class FrameworkCLI(LightningCLI):
         except FileNotFoundError as error:
             raise SystemExit(f"{program(purpose)}: {error}") from error
         argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns where both are given
+        typed, trusted = self.arguments.typed, self.arguments.trusted
         try:
-            super().__init__(
-                pl.LightningModule,
-                pl.LightningDataModule,
-                save_config_callback=None,  # written once, into the run folder
-                trainer_defaults={"use_distributed_sampler": False},  # ours repeat nothing
-                seed_everything_default=0,
-                parser_class=SuggestingLightningParser,
-                parser_kwargs={"prog": program(purpose), "allow_abbrev": False},  # half a key is a typing error
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                args=found,
-                run=False,
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,  # keeps hyper-parameters plain values
-            )
+            with only_trusted_classes(self.arguments.unasked, typed, trusted):
+                self._build(found)
         finally:
             sys.argv = argv
+
+    def _build(self, args: list[str]) -> None:
+        super().__init__(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            save_config_callback=None,  # written once, into the run folder
+            trainer_defaults={"use_distributed_sampler": False},  # ours repeat nothing
+            seed_everything_default=0,
+            parser_class=SuggestingLightningParser,
+            parser_kwargs={"prog": program(self.purpose), "allow_abbrev": False},  # half a key is a typing error
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=args,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # keeps hyper-parameters plain values
+        )
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Options of a run beside Lightning's own."""
         for option in options_of(self.purpose):
+            if option.name == OPTION:
+                continue  # of the command line alone
             given = {"required": True} if option.default is ... else {"default": option.default}
             parser.add_argument(f"--{option.name}", type=option.kind, help=option.help, **given)
 
@@ -128,6 +143,8 @@ class FrameworkCLI(LightningCLI):
         elif self.purpose == "train" and self.ckpt_path is not None:
             self.run_dir = run_folder.run_folder_of(self.ckpt_path)  # a resumed run goes on in its own folder
         else:
+            if config["trainer"]["num_nodes"] > 1:
+                raise ValueError(run_folder.UNSHARED)
             # evaluations lie apart, so that runs/EXPERIMENT/* are training runs
             name = self.experiment if self.purpose == "train" else f"{self.purpose}/{self.experiment}"
             check_folder(root / name, "--runs_dir (folder of all runs) or --run_dir (of this one)")
@@ -138,6 +155,10 @@ class FrameworkCLI(LightningCLI):
         self.run_dir.mkdir(parents=True, exist_ok=True)
         run_folder.share_run_folder(self.run_dir)
         config["trainer"]["default_root_dir"] = str(self.run_dir)
+        if self.purpose == "train":
+            THIS.how_to_go_on = self.how_to_go_on
+            if rank() == 0:
+                clear_partials(self.run_dir)
         always: list[Callback] = []
         if self.purpose == "train" and config["trainer"]["enable_checkpointing"] is not False:
             always.append(run_record.last_checkpoint(self.run_dir, config["checkpoint_every_n_epochs"]))
@@ -158,20 +179,46 @@ class FrameworkCLI(LightningCLI):
                 raise
         logger = self.config["trainer"]["logger"]
         if logger is None or logger is True:
-            kwargs["logger"] = (
-                False if self.purpose == "predict" else run_record.loggers(self.run_dir, self.experiment, self.purpose)
-            )
+            kwargs["logger"] = False if self.purpose == "predict" else self._loggers()
         self.trainer_defaults["callbacks"].append(TrainingRecord())
         if getattr(self.model, "needs_gradients", False):
             kwargs["inference_mode"] = False  # tensors made in inference mode can never have gradients
         trainer = super().instantiate_trainer(**kwargs)
-        if type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy):  # others write checkpoints of their own form
-            trainer.strategy.checkpoint_io = run_record.AtomicCheckpoints()
+        save_atomically(trainer)
+        for each in trainer.loggers:
+            hush_wandb(each)
+        watch_over(trainer)
         self.recorded = False
         self.trainer = trainer
         if self.purpose != "train" or self.ckpt_path is None:  # else once it is sure that the training can go on
             self.record()
         return trainer
+
+    def _loggers(self) -> list[Logger]:
+        resumed = self.purpose == "train" and self.ckpt_path is not None
+        step = logged_steps(read_checkpoint(self.ckpt_path)) if resumed and self.ckpt_path else 0
+        return run_record.loggers(self.run_dir, self.experiment, self.purpose, step)
+
+    def how_to_go_on(self) -> str:
+        """What to tell where a training is stopped by a signal: after which epoch it goes on, by which command."""
+        last = self.run_dir / "checkpoints" / "last.ckpt"
+        if not last.is_file():
+            return "stopped before the first checkpoint: nothing is saved yet, and the same command begins anew"
+        state = read_training_state(last)
+        if state is not None and state.finished:
+            test = f"{program('test')} --ckpt_path {quote(str(self.run_dir))}"
+            return f"stopped; the training is finished, and this tests it: {test}"
+        after = f" after {state.progress}" if state is not None else ""
+        return f"stopped; this goes on with the training{after}: {self._resuming_command()}"
+
+    def _resuming_command(self) -> str:
+        typed = self.arguments.typed
+        words = [
+            word
+            for position, word in enumerate(typed)
+            if not word.startswith("--ckpt_path") and (position == 0 or typed[position - 1] != "--ckpt_path")
+        ]
+        return join([*program("train").split(), *words, "--ckpt_path", str(self.run_dir)])
 
     def finish(self) -> None:
         """Write how far the training had come, close the W&B run, print the main numbers and where everything lies."""
@@ -191,5 +238,5 @@ class FrameworkCLI(LightningCLI):
         described = self.config.clone()
         described["run_dir"] = described["ckpt_path"] = None  # of this run alone; the command is kept
         settings = self.parser.dump(described, skip_unset=False)
-        command = [*program(self.purpose).split(), *self.arguments]
+        command = [*program(self.purpose).split(), *self.arguments.typed]
         run_record.write_record(self.run_dir, settings, command, self.purpose, self.experiment)

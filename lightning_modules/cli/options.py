@@ -17,8 +17,13 @@ from typing import Any
 
 import yaml
 
+from lightning_modules.cli.checkpoint_file import check_checkpoint
+from lightning_modules.cli.import_path import never_import_from
 from lightning_modules.cli.parser import CommandParser, unknown_key
-from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
+from lightning_modules.cli.processes import started_together
+from lightning_modules.cli.run_folder import UNSHARED, resolve_checkpoint, run_folder_of
+from lightning_modules.cli.trusted_classes import OPTION, check_classes
+from lightning_modules.common.files import check_folder
 from lightning_modules.common.shipped import PACKAGE, find_trained, program, with_found_configs
 
 MODULES = {
@@ -69,6 +74,7 @@ OPTIONS = (
     Option("ckpt_path", str | None, None, "checkpoint file, run folder, or `last`"),
     Option("run_dir", str | None, None, "folder of this run; default: a new one"),
     Option("runs_dir", str, "runs", "folder of all runs"),
+    Option(OPTION, str, None, "prefix of classes that the config of a checkpoint may name", ("test", "predict")),
     Option("checkpoint_every_n_epochs", int, 1, "how often last.ckpt is renewed"),
     Option("test_after_fit", bool, True, "evaluate on the test split afterwards"),
 )
@@ -79,12 +85,24 @@ _LIGHTNING = ("config", "help", "help_all", "print_config", "seed_everything", "
 _STAGES = ("fit", "validate", "test", "predict")  # subcommands of Lightning's own command line
 
 
+class CheckedArguments(list[str]):
+    """A command line for the real parser, and what led to it."""
+
+    def __init__(
+        self, args: Sequence[str], typed: Sequence[str] = (), unasked: Path | None = None, trusted: Sequence[str] = ()
+    ) -> None:
+        super().__init__(args)
+        self.typed = list(typed)  # what the user has typed
+        self.unasked = unasked  # a config that nobody named, of the run that a checkpoint comes from
+        self.trusted = list(trusted)  # prefixes of classes that it may name
+
+
 def options_of(command: str) -> list[Option]:
     """The options of a command."""
     return [option for option in OPTIONS if command in option.commands]
 
 
-def check_run(command: str, args: list[str]) -> list[str] | None:
+def check_run(command: str, args: list[str]) -> CheckedArguments | None:
     """Find what is wrong with a command line, what follows `command`, before Lightning is imported.
 
     Returns:
@@ -94,12 +112,15 @@ def check_run(command: str, args: list[str]) -> list[str] | None:
     Raises:
         SystemExit: the message of a mistake.
         FileNotFoundError: no such checkpoint.
+        ValueError: a file that is no checkpoint, or no run folder for processes that share one.
+        PlaceError: results cannot be written where they are to go.
     """
+    typed = args
     if {"-h", "--help"} & set(args):
         print(short_help(command))
         return None
     if "--help_all" in args:
-        return ["--help"]
+        return CheckedArguments(["--help"], typed)
     if args and not args[0].startswith("-"):
         hint = f"expected options, such as `{program(command)} --config configs/quickstart.yaml`"
         if command == "train" and args[0] in _STAGES:
@@ -113,11 +134,23 @@ def check_run(command: str, args: list[str]) -> list[str] | None:
         args = with_found_configs(args)
     except FileNotFoundError as error:
         raise SystemExit(f"{program(command)}: {error}") from error
+    trusted: list[str] = []
     if command != "train":
-        args = _with_config(args, command)
+        args, trusted = _without_trust(args, command)
+    asked = _peek(args)
+    checkpoint = _checkpoint_of(asked, command)
+    unasked = None
+    if command != "train" and not asked.config:
+        assert checkpoint is not None
+        unasked = _config_of(checkpoint, command)
+        never_import_from(unasked.parent)
+        check_classes(unasked, command, trusted)
+        args = ["--config", str(unasked), *args]
     known = _peek(args)
     _check_names(args, command, {section: _class_of(section, known) for section in ("model", "data")})
-    return args
+    if not any(word.startswith("--print_config") for word in args):
+        _check_run_folder(command, asked)
+    return CheckedArguments(args, typed, unasked, trusted)
 
 
 def short_help(command: str) -> str:
@@ -228,7 +261,8 @@ def _peek(args: list[str]) -> Any:
     """The few options that decide where a run's config lies, and the classes given on the command line."""
     parser = CommandParser("train", add_help=False)
     parser.add_argument("-c", "--config", action="append", default=[])
-    parser.add_argument("--ckpt_path")
+    for option in ("ckpt_path", "run_dir", "out"):
+        parser.add_argument(f"--{option}")
     parser.add_argument("--runs_dir", default="runs")
     for section in ("model", "data"):
         parser.add_argument(f"--{section}", f"--{section}.class_path")
@@ -248,23 +282,55 @@ def _with_pixel_path(args: list[str]) -> list[str]:
     return taken
 
 
-def _with_config(args: list[str], command: str) -> list[str]:
-    """Complete the arguments with the config of the run that the checkpoint comes from, where no config is given."""
-    known = _peek(args)
+def _without_trust(args: list[str], command: str) -> tuple[list[str], list[str]]:
+    """The command line without `--trust_classes PREFIX`, which no config can give, and the prefixes."""
+    parser = CommandParser(command, add_help=False)
+    parser.add_argument(f"--{OPTION}", action="append", default=[])
+    known, rest = parser.parse_known_args(args)
+    prefixes: list[str] = getattr(known, OPTION)
+    for prefix in prefixes:
+        if not all(part.isidentifier() for part in prefix.split(".")):
+            raise SystemExit(
+                f"{program(command)}: found --{OPTION} {prefix}, expected the beginning of a class path in whole "
+                "parts, such as my_package or my_package.callbacks"
+            )
+    return rest, prefixes
+
+
+def _checkpoint_of(known: Any, command: str) -> Path | None:
+    """The file that the command line means, where that is known without a config; what is no checkpoint is refused."""
     if known.ckpt_path is None:
+        if command == "train":
+            return None
         raise SystemExit(
             f"{program(command)}: --ckpt_path is needed: a checkpoint, a run folder, or `last` with --config"
         )
-    if known.config:
-        return args
     if known.ckpt_path == "last":
-        raise SystemExit(f"{program(command)}: --ckpt_path last needs --config, which names the experiment")
+        if not known.config and command != "train":
+            raise SystemExit(f"{program(command)}: --ckpt_path last needs --config, which names the experiment")
+        return None
     checkpoint = resolve_checkpoint(find_trained(known.ckpt_path), "", Path(known.runs_dir), None)
     assert checkpoint is not None
+    check_checkpoint(checkpoint)
+    return checkpoint
+
+
+def _config_of(checkpoint: Path, command: str) -> Path:
+    """The config of the run that a checkpoint comes from."""
     config = run_folder_of(checkpoint) / "config.yaml"
     if not config.is_file():
         raise SystemExit(f"{program(command)}: no {config} beside the checkpoint; name the config with --config")
-    return ["--config", str(config), *args]
+    return config
+
+
+def _check_run_folder(command: str, known: Any) -> None:
+    """Refuse, before Lightning is imported, a new run folder that cannot be made or that processes cannot share."""
+    if known.run_dir is not None:
+        check_folder(Path(known.run_dir), "--run_dir")
+    elif not (command == "train" and known.ckpt_path) and not (command == "predict" and known.out):
+        if started_together():
+            raise ValueError(UNSHARED)
+        check_folder(Path(known.runs_dir), "--runs_dir (folder of all runs) or --run_dir (of this one)")
 
 
 def _class_of(section: str, known: Any) -> str | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import jsonargparse
 
+from lightning_modules.cli.processes import speak
+from lightning_modules.cli.trusted_classes import denied_class
 from lightning_modules.common.shipped import program
 from lightning_modules.common.tables import did_you_mean
 
@@ -63,7 +64,7 @@ class CommandParser(argparse.ArgumentParser):
         elif (unknown := _UNKNOWN.search(message)) is not None:
             options = [option.lstrip("-") for action in self._actions for option in action.option_strings]
             message = unknown_key(str(unknown["argument"]), options)
-        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        speak(f"{self.prog}: error: {message}")
         raise SystemExit(2)
 
 
@@ -77,6 +78,8 @@ class Suggesting:
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and leave with status 2 (a nested parser raises, and the outer one reports)."""
         suggested, unknown = _SUGGESTED.search(message), _UNKNOWN.search(message)
+        if (refused := denied_class(message)) is not None and self.exit_on_error:
+            raise SystemExit(f"{self.prog}: {refused}")
         if suggested is not None:
             message = suggested.group()  # a nested parser, which knows the class's own arguments, has said it
         elif unknown is not None:
@@ -89,7 +92,7 @@ class Suggesting:
             message = re.sub(r"\s*- Expected a <class 'NoneType'>", "", message)
         if not self.exit_on_error:
             super().error(message, ex)  # type: ignore[misc]  # of the parser that this is mixed into
-        sys.stderr.write(f"{self.prog}: error: {message} (--help lists the options)\n")
+        speak(f"{self.prog}: error: {message} (--help lists the options)")
         raise SystemExit(2)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lightning_modules.cli.checkpoint_file import EXPECTED, check_checkpoint
 from lightning_modules.cli.run_folder import run_folder_of
 from lightning_modules.cli.users import counted
 from lightning_modules.common.shipped import program
@@ -106,15 +106,12 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint holds, tensors mapped and not read; a ValueError if it is none of a training run."""
-    expected = "name a run folder or the last.ckpt in its checkpoints"
-    if not zipfile.is_zipfile(checkpoint):  # what torch.load says of other files helps nobody
-        raise ValueError(f"{checkpoint}: found no checkpoint of a training run; {expected}")
+    check_checkpoint(checkpoint)
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(
-            f"{checkpoint}: found no checkpoint that can be read ({type(error).__name__}); {expected}"
-        ) from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        why = "it holds objects of another program" if isinstance(error, pickle.UnpicklingError) else "it is damaged"
+        raise ValueError(f"{checkpoint}: found a checkpoint that cannot be read, {why}; {EXPECTED}") from error
     return saved if isinstance(saved, dict) else {}
 
 

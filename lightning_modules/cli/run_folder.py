@@ -7,8 +7,13 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-_VARIABLE = "MANIFOLD_FINGERPRINTS_RUN_FOLDER"
+from lightning_modules.cli.processes import LAUNCHED, is_launched, started_together
+
 _LAST = Path("checkpoints") / "last.ckpt"
+UNSHARED = (
+    "found processes that torchrun or a scheduler has started, or several machines, expected a run folder that all of "
+    "them know: name it with --run_dir"
+)
 
 
 def experiment_name(config: Path | None) -> str:
@@ -39,12 +44,12 @@ def new_run_folder(experiment: str, root: Path) -> Path:
     """Make ``root/experiment/<date>-<time>``, or take the one that the launching process made.
 
     Raises:
-        RuntimeError: torchrun or a scheduler started this process, so no process makes the folder for the others.
+        ValueError: torchrun or a scheduler started this process, so no process makes the folder for the others.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0" and _VARIABLE in os.environ:
-        return Path(os.environ[_VARIABLE])
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RuntimeError("processes started by torchrun or a scheduler share a run folder: name it with --run_dir")
+    if is_launched():
+        return Path(os.environ[LAUNCHED])
+    if started_together():
+        raise ValueError(UNSHARED)
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     for attempt in range(1000):
         folder = root / experiment / (stamp if attempt == 0 else f"{stamp}-{attempt}")
@@ -58,7 +63,7 @@ def new_run_folder(experiment: str, root: Path) -> Path:
 
 def share_run_folder(folder: Path) -> None:
     """Tell the processes that this one launches where the run lives."""
-    os.environ[_VARIABLE] = str(folder)
+    os.environ[LAUNCHED] = str(folder)
 
 
 def resolve_checkpoint(ckpt_path: str | None, experiment: str, root: Path, run_dir: Path | None) -> Path | None:

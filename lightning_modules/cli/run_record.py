@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import netrc
 import os
@@ -10,17 +9,16 @@ import platform
 from collections.abc import MutableMapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from lightning_modules.callbacks.training_record import training_behind
-from lightning_modules.common.files import write_bytes, write_text
+from lightning_modules.cli.saving import ContinuedCSVLogger
+from lightning_modules.common.files import write_text
 from lightning_modules.reporting.findings import TrainingState
 from lightning_modules.reporting.run_files import write_json
 
@@ -28,18 +26,6 @@ PACKAGES = (
     "torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "kornia", "diffusers", "numpy", "scikit-learn",
     "wandb",
 )  # fmt: skip
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that replace the last one when they are whole: a full disk leaves the one before."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write one; Lightning's own writer copies it to its place, where the copy can end half way."""
-        if "://" in str(path):
-            return super().save_checkpoint(checkpoint, path, storage_options)
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        return write_bytes(Path(path), buffer.getbuffer())
 
 
 def last_checkpoint(run_dir: Path, every_n_epochs: int) -> ModelCheckpoint:
@@ -55,10 +41,10 @@ def last_checkpoint(run_dir: Path, every_n_epochs: int) -> ModelCheckpoint:
     )
 
 
-def loggers(run_dir: Path, experiment: str, purpose: str) -> list[Logger]:
-    """A CSV file and W&B."""
+def loggers(run_dir: Path, experiment: str, purpose: str, from_step: int = 0) -> list[Logger]:
+    """A CSV file, which goes on from a step of a resumed training, and W&B."""
     return [
-        CSVLogger(run_dir, name="", version="logs"),
+        ContinuedCSVLogger(run_dir, from_step),
         WandbLogger(
             project="manifold-fingerprints",
             name=f"{experiment}/{run_dir.name}",

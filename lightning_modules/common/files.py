@@ -36,12 +36,13 @@ class PlaceError(OSError):
 
 
 @contextmanager
-def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
+def atomic_file(path: Path, private: bool = False, durable: bool = False) -> Iterator[Path]:
     """A place beside `path` to write to; it becomes `path` when the block ends, or vanishes when the block fails.
 
     The folder is made where it is absent. A process that is killed leaves at most a hidden `.<name>.*.partial`, which
-    `remove_partials` clears away. A `private` file, one with keys, is its owner's alone from the first byte on, and on
-    the disk before it is renamed.
+    `remove_partials` clears away. A `durable` file is on the disk before it takes the place of the earlier one, so that
+    a machine that loses its power keeps one of the two. A `private` file, one with keys, is that too, and its owner's
+    alone from the first byte on.
 
     Raises:
         OSError: the folder cannot be written to or the disk is full; `filename` is `path`, whatever library wrote.
@@ -53,10 +54,11 @@ def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
         mode = 0o600 if private else 0o666  # less what the umask takes
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield partial
-        if private:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+        if private or durable:
+            _sync(partial)
         partial.replace(path)
+        if private or durable:
+            _sync(path.parent)
     except BaseException as error:
         with suppress(OSError):  # where the folder is no folder, nothing lies there
             partial.unlink(missing_ok=True)
@@ -64,6 +66,15 @@ def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

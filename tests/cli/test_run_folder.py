@@ -38,7 +38,7 @@ def test_launched_process_takes_the_launchers_folder(tmp_path, monkeypatch):
 
 def test_processes_of_a_scheduler_must_name_their_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError, match="--run_dir"):
+    with pytest.raises(ValueError, match="--run_dir"):
         new_run_folder("a", tmp_path)
 
 

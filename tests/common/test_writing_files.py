@@ -18,7 +18,7 @@ from datamodules.gm_index.file_index import write_parquet as write_index
 from datamodules.gm_index.splits import SplitRule, write_split_file
 from lightning_modules.artifacts import Manifold, NeighbourCache, build_embedding
 from lightning_modules.artifacts.manifold_files import create_tensor
-from lightning_modules.cli.run_record import AtomicCheckpoints
+from lightning_modules.cli.saving import AtomicCheckpoints
 from lightning_modules.common.files import (
     PlaceError,
     atomic_file,

@@ -6,15 +6,15 @@ import argparse
 import contextlib
 import fcntl
 import io
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.cli.parser import CommandParser
+from lightning_modules.cli.stopping import THIS
 from lightning_modules.cli.sweep.file import Sweep, SweepError, read_sweep
 from lightning_modules.cli.sweep.points import Point, command_of, program_arguments, program_words, sweep_points
-from lightning_modules.cli.sweep.runs import PointRun, run_points
+from lightning_modules.cli.sweep.runs import GRACE_SECONDS, PointRun, run_points
 from lightning_modules.common.files import check_folder, write_bytes, write_text
 from lightning_modules.common.shipped import find_config, program
 from lightning_modules.reporting import sweep_table
@@ -56,7 +56,8 @@ def sweep(args: list[str]) -> Path:
         for point, command in zip(points, commands, strict=True)
     ]
     check_folder(out, "--out")
-    with _alone(out) as lock, _terminated_like_interrupted():
+    THIS.grace = GRACE_SECONDS + 5  # for the points, which are asked to end first
+    with _alone(out) as lock:
         states = run_points(runs, asked.processes, lock)
         results = [_result(point, out, states[point.label], point.settings == own) for point in points]
         write_results(out, results, file)
@@ -157,17 +158,3 @@ def _alone(out: Path) -> Iterator[int]:
                 f"{PROG}: {out} is in use by another sweep or by its last points; wait for it, or choose another --out"
             ) from None
         yield lock.fileno()
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM (a scheduler's, `kill`'s) end the points as Ctrl-C does."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
