@@ -44,14 +44,16 @@ def block_loader(
     trainer: Any | None,
     num_workers: int = 0,
     collate: Collate = default_collate,
+    find: Callable[[dict[str, int], int], list[Block]] | None = None,
 ) -> DataLoader[dict[str, Any]]:
     """This process's blocks of data sets by the name of the part.
 
-    A module that keeps finished blocks says which are left: `unfinished_blocks({part: samples}, size)`, called on every
-    process, gives the same list to each.
+    Who keeps finished blocks says which are left: `find({part: samples}, size)`, by default the method
+    `unfinished_blocks` of the trainer's module, is called on every process and gives the same list to each.
     """
     counts = {name: len(samples) for name, samples in parts.items()}
-    find = getattr(getattr(trainer, "lightning_module", None), "unfinished_blocks", blocks_of)
+    if find is None:
+        find = getattr(getattr(trainer, "lightning_module", None), "unfinished_blocks", blocks_of)
     mine = share_of(find(counts, size), *rank_and_world(trainer))
     blocks = Blocks(parts, size, mine, collate)
     return DataLoader(blocks, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available())

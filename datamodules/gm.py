@@ -287,6 +287,10 @@ class GMDataModule(pl.LightningDataModule):
         parts = {"test": self.images("test")}
         return block_loader(parts, given["block_size"], self.trainer, given["num_workers"], collate_images)
 
+    def content_ids(self, split: str) -> torch.Tensor:
+        """The pictures of a split as a set of content ids, int64, sorted (``common.content_ids``)."""
+        return self.plan.content_ids(split)
+
     def evaluation_settings(self) -> dict[str, Any]:
         """What a test's numbers depend on: the pictures in their order, and their sources."""
         rows = self.plan.rows

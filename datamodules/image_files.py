@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,14 @@ import pandas as pd
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from datamodules.blocks import block_loader
 from datamodules.images.file_scan import describe_files, scan_files, unlike
 from datamodules.images.image_io import MAX_PIXELS, path_text
 from datamodules.images.image_search import LeftOut, left_out_line, search_images, write_left_out
 from datamodules.images.indexed_images import PlannedImages, collate_images
 from datamodules.images.pixel_path import PixelPath, Reencode
 from datamodules.images.problems import NOTHING_LEFT, PREDICTION, Kind, Problems
-from datamodules.samplers import evaluation_sampler
+from lightning_modules.common.blocks import Block, blocks_of
 
 
 def find_image_files(images: str) -> list[Path]:
@@ -44,7 +48,6 @@ class ImageFilesDataModule(pl.LightningDataModule):
         images: A file, a folder (with its sub-folders) or a glob, see ``search_images``.
         image_size: Side, or [height, width], in pixels that every image must have after the pixel path; None asks only
             that all are alike.
-        batch_size: Images per process and step.
         num_workers: Processes that decode; 0 decodes in the main process.
         reencode: As in ``GMDataModule``.
         center_crop: As in ``GMDataModule``.
@@ -54,13 +57,13 @@ class ImageFilesDataModule(pl.LightningDataModule):
             these files differ.
         left_out_file: Where all files that are left out are listed; None to name the first ones alone.
         max_image_pixels: As in ``GMDataModule``.
+        block_size: Images of a block: what is computed and committed at once, on whatever process.
     """
 
     def __init__(
         self,
         images: str,
         image_size: int | list[int] | None = None,
-        batch_size: int = 64,
         num_workers: int = 0,
         reencode: Reencode = "none",
         center_crop: int | None = None,
@@ -69,11 +72,12 @@ class ImageFilesDataModule(pl.LightningDataModule):
         trained_on: dict[str, dict[str, int]] | None = None,
         left_out_file: str | None = None,
         max_image_pixels: int = MAX_PIXELS,
+        block_size: int = 64,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size is {batch_size}, num_workers {num_workers}; expected at least 1 and 0")
+        if block_size < 1 or num_workers < 0:
+            raise ValueError(f"block_size is {block_size}, num_workers {num_workers}; expected at least 1 and 0")
         sides = [image_size, image_size] if isinstance(image_size, int) else image_size
         if sides is not None and (len(sides) != 2 or min(sides) < 1):
             raise ValueError(f"image_size is {image_size}; expected a side in pixels, [height, width] or null")
@@ -81,6 +85,9 @@ class ImageFilesDataModule(pl.LightningDataModule):
         self.pixel_path = PixelPath(center_crop, resize, reencode, max_image_pixels)
         self.left_out: list[LeftOut] = []
         self.skipped: list[dict[str, Any]] = []
+        self.files_hash = ""
+        self.find_unfinished: Callable[..., list[Block]] | None = None
+        """From trainer, hash of the files, numbers of images and block size to the blocks left to do; None: all."""
         self._usable: list[str] | None = None
         self._images: PlannedImages | None = None
 
@@ -127,6 +134,8 @@ class ImageFilesDataModule(pl.LightningDataModule):
             for index, (kind, reason) in bad.items()
         ]
         self._usable = [path for index, path in enumerate(paths) if index not in bad]
+        contents = "\n".join(f"{paths[index]}\0{fact.final}" for index, fact in enumerate(facts) if index not in bad)
+        self.files_hash = hashlib.sha256(contents.encode(errors="surrogateescape")).hexdigest()[:32]
         self._tell(where, describe_files(pd.DataFrame([vars(fact) for fact in usable])))
 
     def _tell(self, where: str, described: dict[str, dict[str, int]]) -> None:
@@ -158,7 +167,7 @@ class ImageFilesDataModule(pl.LightningDataModule):
         self._images = PlannedImages(Path(), rows, self.pixel_path, sources=None)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Every file once over all processes, in order.
+        """This process's blocks of the files that are not finished (`find_unfinished`).
 
         Raises:
             RuntimeError: ``setup`` has not run.
@@ -166,10 +175,9 @@ class ImageFilesDataModule(pl.LightningDataModule):
         if self._images is None:
             found = "the files are not listed yet"
             raise RuntimeError(f"{found}; call setup() first (a Trainer does so before it asks for batches)")
-        return DataLoader(
-            self._images,
-            batch_size=self.hparams["batch_size"],
-            sampler=evaluation_sampler(self._images, self.trainer),
-            num_workers=self.hparams["num_workers"],
-            collate_fn=collate_images,
-        )
+        find = blocks_of
+        if self.find_unfinished is not None:
+            find = partial(self.find_unfinished, self.trainer, self.files_hash)
+        given = self.hparams
+        parts = {"predict": self._images}
+        return block_loader(parts, given["block_size"], self.trainer, given["num_workers"], collate_images, find)

@@ -18,6 +18,7 @@ from lightning_modules.artifacts.manifold_files import MANIFEST
 from lightning_modules.callbacks import EvaluationReport, PredictionRows, TrivialBaselines, not_there_yet
 from lightning_modules.callbacks.evaluation_run import begin_evaluation, commit_block, fold_evaluation, plain_training
 from lightning_modules.common.blocks import Block
+from lightning_modules.common.content_ids import contained, overlap
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
 from lightning_modules.common.weights import content_hash
@@ -114,6 +115,8 @@ class Attributor(pl.LightningModule):
         self.sources: list[str] = []
         self.image_size: tuple[int, int] | None = None
         self.training_files: dict[str, dict[str, int]] = {}
+        self.trained_on: Tensor | None = None  # content ids; None where the checkpoint does not say
+        self.allow_training_images = False
         self.results: dict[str, Estimate] = {}
         self.evaluation: AttributionEvaluation | None = None
         self._prepared = self._fitted = False
@@ -160,6 +163,7 @@ class Attributor(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Before the first step: open the manifold, fit representations, and learn the scale of each."""
         self._prepare()
+        self.trained_on = self.data.content_ids("train") if hasattr(self.data, "content_ids") else None
         if not self._fitted:
             self.representations.fit(self._training_batches)
             names, batches = self.networks.inputs, self._training_batches(STATISTICS_IMAGES)
@@ -187,13 +191,32 @@ class Attributor(pl.LightningModule):
         counts = self.data.counts("test").items()
         if few := {source: count for source, count in counts if count < FEWEST_TEST_IMAGES}:
             raise ValueError(f"too few test images: {few}; expected {FEWEST_TEST_IMAGES} of each source at least")
+        seen = self._training_images_of_test()
         self._prepare()
-        return begin_evaluation(self.trainer, lambda: self._about_evaluation(parts, block_size))
+        return begin_evaluation(self.trainer, lambda: self._about_evaluation(parts, block_size, seen))
 
-    def _about_evaluation(self, parts: dict[str, int], block_size: int) -> Evaluation:
+    def _training_images_of_test(self) -> int | None:
+        """How many test images trained the attributor, None where that is not known; refused unless it is allowed."""
+        if self.trained_on is None or not hasattr(self.data, "content_ids"):
+            return None
+        tested = self.data.content_ids("test")
+        seen = overlap(tested, self.trained_on)
+        if seen and not self.allow_training_images:
+            raise ValueError(
+                f"found {seen:,} of {len(tested):,} test images among the images that the attributor was trained on; "
+                "numbers on them say nothing of unseen images. Test with the training's own data settings (seed, "
+                "fractions, images_per_source ...), or with --allow_training_images true, and the report will say so"
+            )
+        return seen
+
+    def _about_evaluation(self, parts: dict[str, int], block_size: int, seen: int | None) -> Evaluation:
         settings = attribution_settings(self.sources, self.networks.compared, self.fdr_halvings, self.seed)
         settings |= {"weights": content_hash(self.networks.state_dict()), "flip": self.flip}
-        settings |= {"representation": self.representations.identity(), "data": self.data.evaluation_settings()}
+        settings |= {
+            "training images": seen,
+            "representation": self.representations.identity(),
+            "data": self.data.evaluation_settings(),
+        }
         report = {"settings": self.report_settings(), "source_info": getattr(self.data, "source_info", {})}
         report |= {"data": self.data.describe(), "training": plain_training(self.trainer)}
         conditions = [condition.to_json() for condition in self.conditions]
@@ -248,6 +271,8 @@ class Attributor(pl.LightningModule):
         require_finite("logits", logits, batch["path"], "look at the weights of the checkpoint, and at the images")
         columns = {key: batch[key] for key in ("index", "path", "content_id")}
         columns["probabilities"] = logits.double().softmax(dim=1)
+        if self.trained_on is not None:
+            columns["training_image"] = contained(batch["content_id"].cpu(), self.trained_on)
         return columns if found.distance is None else {**columns, "distance": found.distance}
 
     def on_test_epoch_end(self) -> None:
@@ -280,6 +305,7 @@ class Attributor(pl.LightningModule):
             "image_size": list(self.image_size or ()),
             "networks": {part: list(names) for part, names in self.chosen_networks.items()},
             "training_files": self.training_files,
+            "trained_on": self.trained_on,
             **self.representations.to_checkpoint(),
         }
 
@@ -299,6 +325,7 @@ class Attributor(pl.LightningModule):
             checkpoint["state_dict"].setdefault(f"{prefix}std", torch.ones(3))
         self._fitted = True
         self.training_files = saved.get("training_files", self.training_files)  # earlier versions wrote none
+        self.trained_on = saved.get("trained_on")  # likewise
         self.representations.load_checkpoint(saved)
 
     # --- what reports and the command line ask -----------------------------------------------------------------------
@@ -323,7 +350,7 @@ class Attributor(pl.LightningModule):
 
     def prediction_rows(self, out: Path, plan: Any) -> pl.Callback:
         """What writes the JSON lines of `predict`."""
-        return PredictionRows(out)
+        return PredictionRows(out, {"checkpoint": plan.checkpoint_hash}, plan.fresh)
 
     @classmethod
     def written_folders(cls, settings: Mapping[str, Any], purpose: str) -> dict[str, str]:

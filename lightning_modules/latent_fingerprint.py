@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -330,7 +330,16 @@ class LatentFingerprint(pl.LightningModule):
 
     def prediction_rows(self, out: Path, plan: Any) -> Callback:
         """What writes the JSON lines of `predict`."""
-        return VerdictRows(out, plan.registry, plan.false_positive_rate, plan.combine, plan.show_bits)
+        decoder = asdict(replace(self.decoder, cache=None))
+        identity = {"checkpoint": plan.checkpoint_hash, "decoder": decoder, "options": self.options}
+        return VerdictRows(
+            out, plan.registry, plan.false_positive_rate, plan.combine, plan.show_bits, identity, plan.fresh
+        )
+
+    @property
+    def predicted_at_once(self) -> int:
+        """Images of a block in `predict`: few where keys are searched for, so that rows come soon."""
+        return 64 if self.decoder.name == "amortised" else 4
 
     @classmethod
     def written_folders(cls, settings: Mapping[str, Any], purpose: str) -> dict[str, str]:

@@ -4,48 +4,156 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from lightning_modules.common.distributed import gather_rows
-from lightning_modules.common.files import write_bytes
+from lightning_modules.common.blocks import Block
+from lightning_modules.common.files import atomic_file
+from lightning_modules.evaluation.blocks import Evaluation, EvaluationFolder, clear_evaluation, matrix, read_matrix
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 from lightning_modules.fingerprints.users.keys import key_to_text
 from lightning_modules.fingerprints.users.verdicts import Verdict, attribute, bits_needed, combine
-from lightning_modules.reporting.run_files import write_jsonl
 
 
-class PredictionRows(Callback):
-    """Writes one row an image into the file `out`, in the order of the files, when all images are done.
+class BlockRows(Callback):
+    """Commits what a `predict` finds block by block, and writes one row an image into the file `out` at the end.
 
-    An image that could not be used has the row `{"file", "predicted": null, "reason"}`.
+    Finished blocks lie in `<out>.blocks` beside it, for their owner alone, until `out` is written: the same command
+    goes on from them. Rows of all images up to the first unfinished block can be read in `<out>.partial` meanwhile. An
+    image that could not be used has a row with the column `answer` null, and the reason.
+
+    Args:
+        out: the file to write.
+        identity: all that what is found depends on, beside the files, as plain values.
+        fresh: whether blocks that are there are removed first.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.rows: list[dict[str, Any]] = []
+    answer: ClassVar[str]
+
+    def __init__(self, out: Path, identity: Mapping[str, Any], fresh: bool = False) -> None:
+        self.out, self.identity, self.fresh = out, dict(identity), fresh
+        self.folder = out.with_name(f"{out.name}.blocks")
+        self.partial = out.with_name(f"{out.name}.partial")
+        self.summary = ""
+        """What to tell a person, once all is written; on the first process only."""
+
+    def unfinished_blocks(self, trainer: pl.Trainer, files: str, parts: dict[str, int], size: int) -> list[Block]:
+        """The blocks left to do, the same on every process; `files` is the hash of the files.
+
+        Raises:
+            EvaluationError: the blocks of another `predict` are there.
+        """
+        missing: list[Block] = []
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.fresh:
+                clear_evaluation(self.folder)
+            asked = Evaluation("prediction", {**self.identity, "files": files}, size, parts, [], {})
+            self.store = EvaluationFolder.begin(self.folder, asked)
+            missing, count = self.store.missing(), len(self.store.blocks)
+            if len(missing) < count:
+                sys.stderr.write(f"note: {count - len(missing):,} of {count:,} blocks done, {len(missing):,} left\n")
+            self._written = 0
+            self._begin_partial()
+        return trainer.strategy.broadcast(missing)
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *position: Any, **named: Any
     ) -> None:
-        """Keep the batch's rows."""
-        self.rows.extend(rows_of(outputs, pl_module.sources))  # type: ignore[arg-type]
+        """Commit the block; the first process makes rows of what follows those that it has written."""
+        if batch["part"]:
+            columns = {"path": pa.array(outputs["path"], type=pa.large_string())}
+            columns |= {name: matrix(value) for name, value in outputs.items() if isinstance(value, Tensor)}
+            EvaluationFolder(self.folder).commit((batch["part"], batch["block"]), columns)
+        if trainer.is_global_zero:
+            self._extend_partial(pl_module)
+
+    def _begin_partial(self) -> None:
+        self.partial.unlink(missing_ok=True)
+        self.partial.touch(mode=0o600)
+
+    def _extend_partial(self, module: Any) -> None:
+        lines = []
+        while self._written < len(self.store.blocks):
+            path = self.store.path(self.store.blocks[self._written])
+            if not path.is_file():
+                break
+            lines += [_line(row) for _, row in self.rows(pq.read_table(path), module)]
+            self._written += 1
+        if lines:
+            with self.partial.open("a", encoding="utf-8") as file:
+                file.write("".join(lines))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gather from all processes; the first one writes."""
-        rows = gather_rows(self.rows) + skipped_rows(trainer, "predicted")
-        rows.sort(key=lambda row: row["index"])
-        if trainer.is_global_zero:
-            write_jsonl(self.out, ({key: row[key] for key in row if key != "index"} for row in rows))
-        self.rows = []
+        """The first process writes all rows in the order of the files."""
+        trainer.strategy.barrier("predictions")
+        if not trainer.is_global_zero:
+            return
+        self.store.require_whole()
+        skipped = iter([*skipped_rows(trainer, self.answer), None])
+        following = next(skipped)
+
+        def lines() -> Iterator[str]:
+            nonlocal following
+            for table in self.store.read("predict"):
+                for index, row in self.rows(table, pl_module):
+                    while following is not None and following["index"] < index:
+                        yield _line({name: following[name] for name in following if name != "index"})
+                        following = next(skipped)
+                    yield _line(row)
+            while following is not None:
+                yield _line({name: following[name] for name in following if name != "index"})
+                following = next(skipped)
+            yield from map(_line, self.last_rows(trainer))
+
+        with atomic_file(self.out, self.private) as partial, partial.open("w", encoding="utf-8") as file:
+            file.writelines(lines())
+        self.partial.unlink(missing_ok=True)
+        shutil.rmtree(self.folder)
+
+    private = False
+
+    def rows(self, table: pa.Table, module: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The place among all files and the row of each image of finished blocks."""
+        raise NotImplementedError
+
+    def last_rows(self, trainer: pl.Trainer) -> list[dict[str, Any]]:
+        """Rows after those of the images."""
+        return []
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+class PredictionRows(BlockRows):
+    """The source of each image: `file`, `predicted`, `probabilities` by source, `distance`, `content_id`.
+
+    `training_image` is true where the picture is one of those that trained the attributor.
+    """
+
+    answer = "predicted"
+
+    def rows(self, table: pa.Table, module: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See `BlockRows`."""
+        columns = {name: read_matrix(table, name) for name in table.column_names if name != "path"}
+        seen = columns.pop("training_image", torch.zeros(table.num_rows, dtype=torch.bool)).tolist()
+        columns["path"] = table["path"].to_pylist()
+        for row, trained in zip(rows_of(columns, module.sources), seen, strict=True):
+            index = row.pop("index")
+            yield index, row | ({"training_image": True} if trained else {})
 
 
 def rows_of(outputs: dict[str, Any], sources: list[str]) -> list[dict[str, Any]]:
@@ -84,7 +192,7 @@ def skipped_rows(trainer: pl.Trainer, answer: str) -> list[dict[str, Any]]:
 SHOWN_USERS = 10
 
 
-class VerdictRows(Callback):
+class VerdictRows(BlockRows):
     """Compares decoded keys with a registry when all images are done; writes one row an image, in order of the files.
 
     A row holds `file`, `content_id` (hex), `bits_matching` and `bits` (the length of a key), `best_user` (of several
@@ -105,7 +213,11 @@ class VerdictRows(Callback):
         combined: whether a last row `{"combined": true, "files": n, ...}` tells the verdict over all images together,
             which are then taken to carry one key.
         show_bits: whether rows hold the bits, as `decoded_bits` in hexadecimal.
+        identity: as in `BlockRows`.
+        fresh: likewise.
     """
+
+    answer = "verdict"
 
     def __init__(
         self,
@@ -114,41 +226,42 @@ class VerdictRows(Callback):
         false_positive_rate: float = 1e-6,
         combined: bool = False,
         show_bits: bool = False,
+        identity: Mapping[str, Any] | None = None,
+        fresh: bool = False,
     ) -> None:
-        self.out = out
+        super().__init__(out, identity or {}, fresh)
         self.false_positive_rate, self.combined, self.show_bits = false_positive_rate, combined, show_bits
         self.names, self.keys = registry.names, registry.keys
-        self.decoded: list[dict[str, Any]] = []
-        self.summary = ""
-        """What to tell a person, once all is written; on the first process only."""
+        self.private = show_bits
+        self._told: list[dict[str, Any]] = []
+        self._together: list[dict[str, Any]] = []
 
-    def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *position: Any, **named: Any
-    ) -> None:
-        """Keep the batch's evidence: `index`, `path`, `content_id`, `logits` (n, m) and `loss` (n,)."""
-        names = ("index", "path", "content_id", "logits", "loss")
-        columns = [value.tolist() if isinstance(value := outputs[name], Tensor) else value for name in names]
-        self.decoded += [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    def rows(self, table: pa.Table, module: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See `BlockRows`."""
+        logits, losses = read_matrix(table, "logits").double(), read_matrix(table, "loss").tolist()
+        places, identifiers = table["index"].to_pylist(), table["content_id"].to_pylist()
+        for position, file in enumerate(table["path"].to_pylist()):
+            row = {"file": file, "content_id": f"{identifiers[position]:016x}", **self._compare(logits[position])}
+            if math.isfinite(losses[position]):
+                row["loss"] = losses[position]
+            self._told.append({name: row[name] for name in ("verdict", "bits", "false_positive_rate")})
+            yield places[position], row
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gather from all processes; the first one compares and writes."""
-        decoded = gather_rows(self.decoded)
-        self.decoded = []
-        if not trainer.is_global_zero:
-            return
-        logits = torch.tensor([row["logits"] for row in decoded], dtype=torch.float64)  # (n, m)
-        logits = logits.nan_to_num(nan=0.0)  # no evidence, rather than no verdict on all images together
-        rows = [
-            {"file": row["path"], "content_id": f"{row['content_id']:016x}", **self._compare(evidence)}
-            | ({"loss": row["loss"]} if math.isfinite(row["loss"]) else {})
-            for row, evidence in zip(decoded, logits, strict=True)
-        ]
-        together = [{"combined": True, "files": len(rows), **self._compare(logits)}] if self.combined else []
-        skipped = skipped_rows(trainer, "verdict")
-        places = [row["index"] for row in decoded] + [row.pop("index") for row in skipped]
-        in_order = [row for _, row in sorted(zip(places, [*rows, *skipped], strict=True), key=lambda pair: pair[0])]
-        self._write([*in_order, *together])
-        self.summary = summarise(rows, together, len(self.names), len(skipped))
+        """See `BlockRows`; then what to tell a person."""
+        self._told = []  # rows of unfinished predictions have been told before
+        super().on_predict_end(trainer, pl_module)
+        if trainer.is_global_zero:
+            skipped = len(skipped_rows(trainer, self.answer))
+            self.summary = summarise(self._told, self._together, len(self.names), skipped)
+
+    def last_rows(self, trainer: pl.Trainer) -> list[dict[str, Any]]:
+        """The verdict over all images together, where it is asked for."""
+        if self.combined:
+            logits = torch.cat([read_matrix(table, "logits") for table in self.store.read("predict", ["logits"])])
+            found = {"combined": True, "files": len(logits), **self._compare(logits.double())}
+            self._together = [found]
+        return self._together
 
     def _compare(self, logits: Tensor) -> dict[str, Any]:
         """Verdict on one image's logits `(m,)`, or on those of several that carry one key, `(n, m)`."""
@@ -158,14 +271,6 @@ class VerdictRows(Callback):
         row = verdict_row(attribute(bits, self.names, self.keys, self.false_positive_rate))
         row["confidence"] = float(KeyEstimate(total, torch.empty(0)).confidence.mean())
         return row | ({"decoded_bits": key_to_text(bits)} if self.show_bits else {})
-
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        if not self.show_bits:
-            write_jsonl(self.out, rows)
-            return
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        write_bytes(self.out, lines.encode(), private=True)
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:

@@ -23,13 +23,13 @@ from lightning_modules.cli.options import CheckedArguments, options_of
 from lightning_modules.cli.overrides import StepsOfResumedTraining, check_overrides
 from lightning_modules.cli.parser import Suggesting
 from lightning_modules.cli.prediction_plan import plan_prediction, read_checkpoint
-from lightning_modules.cli.processes import rank
+from lightning_modules.cli.processes import is_launched, rank
 from lightning_modules.cli.quiet import hush_libraries, hush_wandb
 from lightning_modules.cli.saving import clear_partials, logged_steps, save_atomically
 from lightning_modules.cli.stopping import THIS
 from lightning_modules.cli.trusted_classes import OPTION, only_trusted_classes
 from lightning_modules.cli.watching import watch_over
-from lightning_modules.common.files import check_file, check_folder
+from lightning_modules.common.files import check_file, check_folder, file_hash
 from lightning_modules.common.shipped import find_trained, program, with_found_configs
 from lightning_modules.reporting.findings import terminal_lines
 from lightning_modules.reporting.runs import current_config
@@ -148,7 +148,7 @@ class FrameworkCLI(LightningCLI):
             # evaluations lie apart, so that runs/EXPERIMENT/* are training runs
             name = self.experiment if self.purpose == "train" else f"{self.purpose}/{self.experiment}"
             check_folder(root / name, "--runs_dir (folder of all runs) or --run_dir (of this one)")
-            self.run_dir = run_folder.new_run_folder(name, root)
+            self.run_dir = self._unfinished_run(root, name) or run_folder.new_run_folder(name, root)
         self.run_dir = self.run_dir.resolve()
         if self.keeps_run_folder:
             check_folder(self.run_dir, "--run_dir")
@@ -166,6 +166,28 @@ class FrameworkCLI(LightningCLI):
             always.append(StepsOfResumedTraining(then=self.record))
         self.trainer_defaults["callbacks"] = always
         torch.set_float32_matmul_precision("highest")
+
+    def _unfinished_run(self, root: Path, name: str) -> Path | None:
+        """The folder of an unfinished run of the same command, which goes on in it."""
+        if self.purpose == "train" or self.config["fresh"] or is_launched() or self.ckpt_path is None:
+            return None
+        found = run_folder.unfinished_run(root, name, self._settings(), file_hash(self.ckpt_path))
+        if found is not None:
+            sys.stderr.write(f"note: this goes on with the unfinished {found}; --fresh true begins anew\n")
+        return found
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = yaml.safe_load(self._dumped())
+        return settings
+
+    def _dumped(self) -> str:
+        """All settings as a config, without those of this run alone: the command is kept."""
+        described = self.config.clone()
+        described["run_dir"] = described["ckpt_path"] = None
+        if "fresh" in described:
+            described["fresh"] = False
+        text: str = self.parser.dump(described, skip_unset=False)
+        return text
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with the run folder's checkpoints and loggers, and write down what was run."""
@@ -235,8 +257,6 @@ class FrameworkCLI(LightningCLI):
         if self.recorded or not self.trainer.is_global_zero or not self.keeps_run_folder:
             return
         self.recorded = True
-        described = self.config.clone()
-        described["run_dir"] = described["ckpt_path"] = None  # of this run alone; the command is kept
-        settings = self.parser.dump(described, skip_unset=False)
+        settings = self._dumped()
         command = [*program(self.purpose).split(), *self.arguments.typed]
-        run_record.write_record(self.run_dir, settings, command, self.purpose, self.experiment)
+        run_record.write_record(self.run_dir, settings, command, self.purpose, self.experiment, self.ckpt_path)

@@ -74,6 +74,8 @@ OPTIONS = (
     Option("ckpt_path", str | None, None, "checkpoint file, run folder, or `last`"),
     Option("run_dir", str | None, None, "folder of this run; default: a new one"),
     Option("runs_dir", str, "runs", "folder of all runs"),
+    Option("fresh", bool, False, "begin anew where an unfinished one is there", ("test", "predict")),
+    Option("allow_training_images", bool, False, "test on images of the training too; the report says so", ("test",)),
     Option(OPTION, str, None, "prefix of classes that the config of a checkpoint may name", ("test", "predict")),
     Option("checkpoint_every_n_epochs", int, 1, "how often last.ckpt is renewed"),
     Option("test_after_fit", bool, True, "evaluate on the test split afterwards"),

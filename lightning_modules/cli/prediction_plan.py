@@ -13,6 +13,7 @@ import torch
 from lightning_modules.cli.checkpoint_file import EXPECTED, check_checkpoint
 from lightning_modules.cli.run_folder import run_folder_of
 from lightning_modules.cli.users import counted
+from lightning_modules.common.files import file_hash
 from lightning_modules.common.shipped import program
 from lightning_modules.fingerprints.fitting import stored_fingerprint
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry
@@ -39,6 +40,8 @@ class PredictionPlan:
     false_positive_rate: float = FALSE_POSITIVE_RATE  # the largest, over all users together, for an image without key
     combine: bool = False  # whether all images get one verdict together
     show_bits: bool = False  # whether decoded bits are written
+    checkpoint_hash: str = ""  # SHA-256 of the checkpoint's file
+    fresh: bool = False  # whether an unfinished prediction is begun anew
 
     @property
     def owner(self) -> str:
@@ -67,6 +70,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
             has keys for another fingerprint, or a rate outside (0, 1).
     """
     saved = read_checkpoint(checkpoint)
+    always: dict[str, Any] = {"checkpoint_hash": file_hash(checkpoint), "fresh": bool(options["fresh"])}
     if "attributor" in saved:
         given = [name for name, default in FINGERPRINT_OPTIONS.items() if options[name] != default]
         if given:
@@ -75,7 +79,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
                 "sources and no users; expected none of them, or --ckpt_path of a training of a fingerprint"
             )
         known = saved["attributor"]
-        return PredictionPlan("attributor", list(known["image_size"]), known.get("training_files", {}))
+        return PredictionPlan("attributor", list(known["image_size"]), known.get("training_files", {}), **always)
     if "fingerprint" not in saved:
         raise ValueError(
             f"{checkpoint}: found neither an attributor nor a fingerprint, expected a checkpoint of one of the two; "
@@ -101,6 +105,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
         false_positive_rate=rate,
         combine=bool(options["combine"]),
         show_bits=bool(options["show_bits"]),
+        **always,
     )
 
 

@@ -32,6 +32,7 @@ def train(args: list[str]) -> dict[str, float]:
 def test(args: list[str]) -> dict[str, float]:
     """Evaluate a checkpoint on the test split; returns the logged metrics by name."""
     cli = FrameworkCLI(args, purpose="test")
+    cli.model.allow_training_images = cli.config["allow_training_images"]  # of attributors
     cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True, verbose=False)
     cli.finish()
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
@@ -56,10 +57,12 @@ def predict(args: list[str]) -> Path:
         skip_unreadable=cli.config["skip_unreadable"],
         trained_on=plan.trained_on,
         left_out_file=str(out.with_name(f"{out.stem}.left_out.jsonl")),  # of these predictions alone
-        **{key: seen[key] for key in ("batch_size", "num_workers") if key in seen},
+        block_size=getattr(cli.model, "predicted_at_once", 64),
+        **{key: seen[key] for key in ("num_workers",) if key in seen},
         **{key: value for key, value in path.items() if value is not None},
     )
     rows = cli.model.prediction_rows(out, plan)
+    files.find_unfinished = rows.unfinished_blocks
     cli.trainer.callbacks.append(rows)  # type: ignore[attr-defined]  # Lightning sets it elsewhere
     if cli.trainer.is_global_zero and (warning := plan.cannot_name()) is not None:
         sys.stderr.write(f"warning: {warning}\n")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lightning_modules.cli.processes import LAUNCHED, is_launched, started_together
 
+_OF_ONE_RUN = ("trainer", "run_dir", "runs_dir", "ckpt_path", "fresh", "config")
 _LAST = Path("checkpoints") / "last.ckpt"
 UNSHARED = (
     "found processes that torchrun or a scheduler has started, or several machines, expected a run folder that all of "
@@ -38,6 +43,33 @@ def previous_runs(experiment: str, root: Path) -> list[Path]:
     """Training runs of an experiment that have a last checkpoint, oldest first."""
     folder = root / experiment
     return sorted(run for run in folder.iterdir() if (run / _LAST).is_file()) if folder.is_dir() else []
+
+
+def unfinished_run(root: Path, name: str, settings: Mapping[str, Any], checkpoint_hash: str) -> Path | None:
+    """The newest run below `root/name` that the same command began and did not finish; None where there is none.
+
+    The same command has the same `settings`, those of trainer and places aside, and a checkpoint of the same content;
+    the number of processes may differ.
+    """
+    folder = root / name
+    for run in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ():
+        begun = [*run.glob("evaluation.json"), *run.glob("*.blocks/evaluation.json")]
+        if not begun or (run / "metrics.json").is_file():
+            continue
+        try:
+            before = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+            origin = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        same = _compared(before) == _compared(settings)
+        if same and origin.get("hashes", {}).get("checkpoint", {}).get("hash") == checkpoint_hash:
+            return run
+    return None
+
+
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that two runs of the same command share."""
+    return {name: value for name, value in settings.items() if name not in _OF_ONE_RUN}
 
 
 def new_run_folder(experiment: str, root: Path) -> Path:

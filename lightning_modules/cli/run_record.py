@@ -6,6 +6,7 @@ import json
 import netrc
 import os
 import platform
+import subprocess
 from collections.abc import MutableMapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,9 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from lightning_modules.callbacks.training_record import training_behind
 from lightning_modules.cli.saving import ContinuedCSVLogger
-from lightning_modules.common.files import write_text
+from lightning_modules.common.files import file_hash, write_text
+from lightning_modules.common.shipped import PACKAGE
+from lightning_modules.evaluation.blocks import Evaluation
 from lightning_modules.reporting.findings import TrainingState
 from lightning_modules.reporting.run_files import write_json
 
@@ -55,7 +58,9 @@ def loggers(run_dir: Path, experiment: str, purpose: str, from_step: int = 0) ->
     ]
 
 
-def write_record(run_dir: Path, settings: str, command: Sequence[str], purpose: str, experiment: str) -> None:
+def write_record(
+    run_dir: Path, settings: str, command: Sequence[str], purpose: str, experiment: str, checkpoint: Path | None
+) -> None:
     """Write `config.yaml` and `provenance.json`; the config of an earlier part of the run stays as `config.1.yaml`."""
     config = run_dir / "config.yaml"
     if config.is_file() and config.read_text() != settings:
@@ -72,15 +77,40 @@ def write_record(run_dir: Path, settings: str, command: Sequence[str], purpose: 
             "machine": f"{platform.system()} {platform.machine()}",
             "threads": torch.get_num_threads(),
             "packages": {package: version(package) for package in PACKAGES},
+            "git_commit": git_commit(),
+            "hashes": {} if checkpoint is None else {"checkpoint": _hashed(checkpoint)},
         },
     )
+
+
+def _hashed(checkpoint: Path) -> dict[str, str]:
+    return {"hash": file_hash(checkpoint), "path": str(checkpoint)}
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that runs, with `+` where files differ from it; None of an installed package."""
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+    git = ["git", "-C", str(PACKAGE.parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed.stdout.strip() else "")
 
 
 def close_record(run_dir: Path, trainer: pl.Trainer) -> TrainingState | None:
     """Add how far the training behind the weights had come, close the W&B run; returns that state."""
     training = training_behind(trainer)
     provenance = run_dir / "provenance.json"
-    write_json(provenance, {**json.loads(provenance.read_text()), "training": training})
+    found = json.loads(provenance.read_text())
+    evaluation = Evaluation.read(run_dir)
+    settings = {} if evaluation is None else evaluation.settings
+    hashes = {"data": next(iter(settings.get("data", {}).values()), None)}
+    hashes["manifold"] = settings.get("representation", {}).get("manifold")
+    found.setdefault("hashes", {}).update({name: value for name, value in hashes.items() if value is not None})
+    write_json(provenance, {**found, "training": training})
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             if training is not None:

@@ -24,7 +24,7 @@ from lightning_modules.evaluation.blocks import (
 from lightning_modules.evaluation.conditions import Condition, changed_images
 from lightning_modules.metrics.attribution import attribution_estimates, attribution_metrics
 from lightning_modules.metrics.fdr import FrechetDistanceRatio
-from lightning_modules.metrics.intervals import Estimate, proportion
+from lightning_modules.metrics.intervals import TRAINING_IMAGES, Estimate, proportion
 from lightning_modules.metrics.seed_accuracy import SeedAccuracy
 from lightning_modules.networks.controlled import MAIN, ControlledNetworks
 from lightning_modules.representations.batches import Representations
@@ -138,6 +138,8 @@ def fold_attribution(folder: EvaluationFolder) -> dict[str, Estimate]:
     for place, entry in enumerate(folder.evaluation.conditions):
         condition = Condition.from_json(entry)
         found |= _of_condition(folder, place, condition, settings)
+    if seen := settings["training images"]:
+        found[TRAINING_IMAGES] = proportion(seen, folder.parts[PART])
     return found
 
 

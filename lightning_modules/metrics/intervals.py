@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri, stdtrit
 
+TRAINING_IMAGES = "test/training_images"
+"""Name of the share of test images that the training has seen; where there are none, the number is left out."""
 _RESERVED = ("value", "low", "high", "n", "interval")
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_modules.evaluation.conditions import Condition
-from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.intervals import TRAINING_IMAGES, Estimate
 from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
 from lightning_modules.reporting.figures.artifact_rows import ArtifactRow, artifact_rows
 from lightning_modules.reporting.figures.bars import confusion_matrix, method_accuracy, per_source_accuracy
@@ -75,7 +75,6 @@ class AttributionResults:
     settings: dict[str, Any]  # `embedding`, `representation`, `network`, `control_network` and `model_seed`
     data: dict[str, str]  # what the data set says of itself, by name
     training: TrainingState | None = None  # how far the training had come; None where that is not known
-    overlap: str | None = None  # what has to be said of test images that the attributor was trained on
 
 
 def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str, Path]:
@@ -152,11 +151,11 @@ def _summary(shown: AttributionResults) -> Summary:
             f"{shown.settings['embedding'].upper()} space and names one of {len(shown.sources)} sources. All numbers "
             + (
                 "are of images asked for, some of which the training has seen."
-                if shown.overlap
+                if TRAINING_IMAGES in shown.results
                 else "are of the test split, which neither training nor the manifold of reals has seen."
             )
         ),
-        warnings=[*([shown.overlap] if shown.overlap else []), *warnings_of(shown.results, shown.training)],
+        warnings=warnings_of(shown.results, shown.training),
         headlines=[
             Headline.of("Accuracy", accuracy, percent=True, note=chance),
             Headline.of("Mean accuracy over sources", shown.results["test/accuracy_macro"], percent=True, note=beside),

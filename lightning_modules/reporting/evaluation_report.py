@@ -74,7 +74,6 @@ def _attribution(folder: Path, stored: EvaluationFolder, results: dict[str, Esti
         settings=about["settings"],
         data=about["data"],
         training=TrainingState.from_json(about["training"]),
-        overlap=about.get("overlap"),
     )
     return write_attribution_page(folder, shown)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.intervals import TRAINING_IMAGES, Estimate
 from lightning_modules.reporting.formatting import format_estimate, format_interval, format_number, format_percent
 
 
@@ -106,6 +106,17 @@ def trivial_warning(results: Mapping[str, Estimate]) -> str | None:
     )
 
 
+def contamination_warning(results: Mapping[str, Estimate]) -> str | None:
+    """What has to be said of a test on images of the training; None of one on unseen images alone."""
+    share = results.get(TRAINING_IMAGES)
+    if share is None or not share.value:
+        return None
+    return (
+        f"Contaminated test: {format_percent(share.value)} of the {share.n:,} test images are among those that the "
+        "attributor was trained on. Its numbers say nothing of unseen images."
+    )
+
+
 def unchanged_sentence(results: Mapping[str, Estimate], attacks: Sequence[str]) -> str:
     """Which attacks have left every image, or some, as it was: their numbers are those of clean images; "" for none."""
     found = {name: results.get(f"test/{name}/changed_images") for name in attacks}
@@ -120,7 +131,8 @@ def unchanged_sentence(results: Mapping[str, Estimate], attacks: Sequence[str]) 
 
 def warnings_of(results: Mapping[str, Estimate], training: TrainingState | None) -> list[str]:
     """Everything that has to be said of a test, most important first."""
-    told = [training.warning if training is not None else None, trivial_warning(results), fdr_warning(results)]
+    told = [contamination_warning(results), training.warning if training is not None else None]
+    told += [trivial_warning(results), fdr_warning(results)]
     return [sentence for sentence in told if sentence is not None]
 
 
