@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from lightning_modules.attacks.registry import curves as attack_curves
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.robustness import attack_strength
 from lightning_modules.reporting.formatting import format_interval, format_number
 from lightning_modules.reporting.page import Cell, Headline, Table
+from lightning_modules.reporting.strengths import attack_strength
 
 Results = Mapping[str, Estimate]
 

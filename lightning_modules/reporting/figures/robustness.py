@@ -10,22 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_modules.attacks.base import Curve
+from lightning_modules.attacks.curves import Curve
 from lightning_modules.attacks.registry import curves as attack_curves
 from lightning_modules.metrics.intervals import Estimate, bits_needed
 from lightning_modules.reporting.figures.style import ACCENT, FAINT, INK, MUTED, new_figure, styled
 from lightning_modules.reporting.formatting import format_percent, interval_name
 
 _NEEDED = "#d55e00"
-
-
-def attack_strength(attack: str) -> tuple[str, float] | None:
-    """Kind and strength of an attack of a grid: `("noise", 0.05)` of `noise_0.05`; None for any other name."""
-    kind, _, strength = attack.rpartition("_")
-    try:
-        return (kind, float(strength)) if kind in attack_curves() and math.isfinite(float(strength)) else None
-    except ValueError:
-        return None
 
 
 @styled
