@@ -1,4 +1,4 @@
-"""`evaluate.py compare`: several runs in one table."""
+"""`evaluate.py compare`: several runs side by side, in the terminal, as files, as a page, as a workspace of W&B."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from lightning_modules.reporting.compare import Comparison, compare_runs
 
 
 def compare(args: list[str]) -> Comparison:
-    """Put several runs in one table: mean and spread over the seeds of runs that differ in nothing else."""
+    """Put runs side by side: mean and spread over the seeds of runs that differ in nothing else, robustness curves,
+    differences from the experiment named first. Unfinished evaluations are named and left aside."""  # noqa: D205, D209
     parser = CommandParser("compare", compare.__doc__)
     parser.add_argument("runs", nargs="+", help="run folders")
     parser.add_argument("--metrics", nargs="*", help="shell patterns, such as 'test/control/*'; default: the main ones")
-    parser.add_argument("--out", help="folder for comparison.csv, .md and .html; default: print the table alone")
+    parser.add_argument(
+        "--out",
+        help="folder for comparison.html (curves, tables that sort and filter), comparison.md and .csv, conditions.csv "
+        "(every strength) and differences.csv; default: print the table alone",
+    )
     asked = parser.parse_args(args)
     if asked.out is not None:
         check_folder(Path(asked.out), "--out")
@@ -27,8 +32,8 @@ def compare(args: list[str]) -> Comparison:
     print(table)
     if asked.out is not None:
         out = Path(asked.out)
-        write_text(out / "comparison.md", table)
-        write_text(out / "comparison.csv", comparison.to_csv())
+        for name, content in comparison.files(asked.metrics).items():
+            write_text(out / name, content)
         comparison.write_html(out / "comparison.html", asked.metrics)
         print(out)
     return comparison

@@ -111,10 +111,9 @@ class Comparison:
             return None
         blocks: list[Block] = []
         for family in families:
-            caption = f"{family.title} by strength of the attack, weaker attacks to the left. {_WHISKERS}"
-            blocks.append(Drawing(curve_markup(family), caption))
+            blocks.append(Drawing(family.title, curve_markup(family)))
             blocks.append(Details(f"{family.title} as a table", tables.curve_table(family)))
-        return Section(title, blocks)
+        return Section(title, blocks, _READING)
 
     def _differences(self) -> Section | None:
         if not self.differences:
@@ -124,7 +123,7 @@ class Comparison:
         if main and len(main) < len(self.differences):
             every = tables.difference_table(self.differences, sortable=True)
             blocks.append(Details("Under every condition", every))
-        return Section("Differences", blocks)
+        return Section(f"Differences from {self.groups[0].label}", blocks)
 
     def _runs(self) -> Table:
         rows = [[group.label, run.seed, str(run.folder), "finished"] for group in self.groups for run in group.runs]
@@ -132,7 +131,10 @@ class Comparison:
         return Table(["experiment", "seed", "folder", "evaluation"], rows, sortable=True)
 
 
-_WHISKERS = "Whiskers: 95 % intervals, over images for one seed, over seeds for several."
+_READING = (
+    "Attacks grow stronger to the right; images without attack stand at the left end. Whiskers: 95 % intervals, over "
+    "images for one seed, over seeds for several."
+)
 
 
 def compare_runs(run_folders: Iterable[Path | str]) -> Comparison:

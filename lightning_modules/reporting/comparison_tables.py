@@ -34,6 +34,7 @@ _DIFFERENCES = (
 )
 MOST_COLUMNS = 8
 """More metrics than these stand in rows, experiments in columns."""
+MOST_COLUMNS_OF_PAGE = 5
 
 
 def metric_names(groups: Sequence[Group], patterns: Sequence[str] | None = None) -> list[str]:
@@ -59,7 +60,7 @@ def _is_minor(name: str, attacks: Iterable[str]) -> bool:
 
 def results_table(groups: Sequence[Group], names: Sequence[str], *, sortable: bool = False) -> Table:
     """Experiments by metric, or metric by experiment where there are many metrics; shares in percent."""
-    if len(names) <= MOST_COLUMNS:
+    if len(names) <= (MOST_COLUMNS_OF_PAGE if sortable else MOST_COLUMNS):
         rows: list[list[Cell]] = [
             [group.label, len(group.runs), *(_spread_cell(name, group) for name in names)] for group in groups
         ]
@@ -102,13 +103,13 @@ def difference_table(found: Sequence[Difference], *, sortable: bool = False) -> 
             Number(signed(estimate.value, share), estimate.value),
             Number(_signed_interval(estimate, share), estimate.low),
             MISSING if estimate.low is None else ("yes" if one.clear else "no"),
-            estimate.n,
+            Number(f"{estimate.n:,} seeds" if "over seeds" in estimate.interval else f"{estimate.n:,}", estimate.n),
             estimate.interval,
         ]
         rows.append([one.label, *cells] if several else cells)
     columns = ["metric", "part and attack", "difference", "interval", "clear", "n", "how"]
     caption = _DIFFERENCES.format(base=found[0].base if found else "the first")
-    right = ["difference", "interval"]
+    right = ["difference", "interval", "n"]
     return Table(["experiment", *columns] if several else columns, rows, caption, right=right, sortable=sortable)
 
 

@@ -133,8 +133,8 @@ class Table:
 class Drawing:
     """Drawn by the page itself: markup of this project, whose text is escaped."""
 
+    title: str
     markup: Markup
-    caption: str
     kind: str = field(default="drawing", init=False)
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.curve_families import Family, Line, Panel
 from lightning_modules.reporting.figures.palette import ON_DARK, PALETTE
-from lightning_modules.reporting.formatting import format_estimate, format_number, format_percent
+from lightning_modules.reporting.formatting import format_estimate, format_percent
 
 WIDTH, HEIGHT = 340.0, 238.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 40.0
@@ -22,8 +22,9 @@ _SHAPES = ("circle", "triangle", "square", "diamond", "down", "plus", "cross")
 _TICK_WIDTH = 6.2  # of a character of a tick's label
 
 STYLE = Markup(
-    ".curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .8rem; }\n"
-    ".curves svg { display: block; width: 100%; max-width: 30rem; height: auto; background: var(--card); "
+    ".curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 23rem), 1fr)); gap: .8rem; }\n"
+    "@media (min-width: 60rem) { .curves.three { grid-template-columns: repeat(3, minmax(0, 1fr)); } }\n"
+    ".curves svg { display: block; width: 100%; max-width: 34rem; height: auto; background: var(--card); "
     "border: 1px solid var(--line); border-radius: .4rem; }\n"
     ".curves text { fill: var(--ink); font: 10.5px system-ui, 'DejaVu Sans', sans-serif; }\n"
     ".curves .title { font-weight: 650; font-size: 12px; } .curves .soft { fill: var(--soft); }\n"
@@ -51,7 +52,8 @@ def curve_markup(family: Family) -> Markup:
         for _, line in sorted(lines.items())
     )
     panels = Markup("\n").join(_panel(family, panel, low, high, ticks) for panel in family.panels)
-    return Markup('<ul class="legend">{}</ul>\n<div class="curves">\n{}\n</div>').format(legend, panels)
+    three = " three" if len(family.panels) == 3 else ""
+    return Markup('<ul class="legend">{}</ul>\n<div class="curves{}">\n{}\n</div>').format(legend, three, panels)
 
 
 def _panel(family: Family, panel: Panel, low: float, high: float, ticks: Sequence[float]) -> Markup:
@@ -63,7 +65,7 @@ def _panel(family: Family, panel: Panel, low: float, high: float, ticks: Sequenc
 
     parts = [Markup('<text class="title" x="{:g}" y="16">{}</text>').format(_LEFT, panel.curve.title)]
     for tick in ticks:
-        label = format_percent(tick, 0) if family.share else format_number(tick)
+        label = format_percent(tick, 0) if family.share else f"{tick:,.6g}"
         parts.append(
             Markup(
                 '<line class="grid" x1="{:g}" x2="{:g}" y1="{:.1f}" y2="{:.1f}"/>'
