@@ -8,6 +8,7 @@ from lightning_modules.cli.parser import CommandParser
 from lightning_modules.common.files import check_folder, write_text
 from lightning_modules.common.shipped import program
 from lightning_modules.reporting.compare import Comparison, compare_runs
+from lightning_modules.reporting.wandb_workspace import build_workspace, check_workspace, save_workspace
 
 
 def compare(args: list[str]) -> Comparison:
@@ -21,12 +22,19 @@ def compare(args: list[str]) -> Comparison:
         help="folder for comparison.html (curves, tables that sort and filter), comparison.md and .csv, conditions.csv "
         "(every strength) and differences.csv; default: print the table alone",
     )
+    parser.add_argument(
+        "--wandb_workspace",
+        metavar="ENTITY/PROJECT",
+        help="save a workspace of W&B there that shows the robustness curves; needs the extra 'workspace' and a login",
+    )
     asked = parser.parse_args(args)
     if asked.out is not None:
         check_folder(Path(asked.out), "--out")
     try:
+        place = None if asked.wandb_workspace is None else check_workspace(asked.wandb_workspace)
         comparison = compare_runs(asked.runs)
         table = comparison.to_markdown(asked.metrics)
+        workspace = None if place is None else build_workspace(*place, comparison.families)
     except ValueError as error:
         raise SystemExit(f"{program('compare')}: {error}") from error
     print(table)
@@ -36,4 +44,9 @@ def compare(args: list[str]) -> Comparison:
             write_text(out / name, content)
         comparison.write_html(out / "comparison.html", asked.metrics)
         print(out)
+    if workspace is not None:
+        try:
+            print(save_workspace(workspace))
+        except ValueError as error:
+            raise SystemExit(f"{program('compare')}: {error}") from error
     return comparison
