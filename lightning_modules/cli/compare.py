@@ -10,11 +10,19 @@ from lightning_modules.common.shipped import program
 from lightning_modules.reporting.compare import Comparison, compare_runs
 from lightning_modules.reporting.wandb_workspace import build_workspace, check_workspace, save_workspace
 
+DESCRIPTION = """Put runs side by side: mean and spread over the seeds of runs that differ in nothing else,
+robustness curves, and differences from the experiment named first, each with its interval.
+
+Runs that differ in devices, strategy or workers alone count once. Unfinished evaluations are named and left aside."""
+
 
 def compare(args: list[str]) -> Comparison:
-    """Put runs side by side: mean and spread over the seeds of runs that differ in nothing else, robustness curves,
-    differences from the experiment named first. Unfinished evaluations are named and left aside."""  # noqa: D205, D209
-    parser = CommandParser("compare", compare.__doc__)
+    """Compare runs in the terminal and, where asked for, in files, a page and a workspace of W&B.
+
+    Raises:
+        SystemExit: some folders are no runs, a place cannot be written to, or W&B does not take the workspace.
+    """
+    parser = CommandParser("compare", DESCRIPTION)
     parser.add_argument("runs", nargs="+", help="run folders")
     parser.add_argument("--metrics", nargs="*", help="shell patterns, such as 'test/control/*'; default: the main ones")
     parser.add_argument(

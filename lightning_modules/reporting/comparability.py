@@ -69,10 +69,10 @@ def _image_notes(one: Run, two: Run, both: str) -> Iterator[str]:
         yield f"{both} were tested on other data: their hashes are {data[:12]} and {other_data[:12]}."
     elif not (data and other_data) and one.seed != two.seed and rows is not None and rows.matching:
         yield f"{both} share no seed ({one.seed} and {two.seed}): their test images are of other latents and keys."
-    counts = {part: _images(one, part) for part in one.evaluation.get("parts", {})}
-    differing = [part for part, count in counts.items() if _images(two, part) not in (None, count)]
+    images = {part: _images(one, part) for part in one.evaluation.get("parts", {})}
+    differing = [part for part, count in images.items() if _images(two, part) not in (None, count)]
     for part in differing:
-        yield f"{both} were tested on {counts[part]:,} and {_images(two, part):,} images of the part {part}."
+        yield f"{both} were tested on {images[part]:,} and {_images(two, part):,} images of the part {part}."
 
 
 def _images(run: Run, part: str) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lightning_modules.metrics.differences import (
+    Scores,
     independent_difference,
     paired_macro_shares,
     paired_means,
@@ -94,31 +95,32 @@ class _Pairing:
         first, second = (results[result.key] for results in self.results)
         seeds = [seed for seed in first if seed in second]
         if len(seeds) > 1:
-            values = [np.array([each[seed].estimate.value for seed in seeds]) for each in (first, second)]
-            return paired_means(*values, unit="seeds")
+            before, after = (np.array([each[seed].estimate.value for seed in seeds]) for each in (first, second))
+            return paired_means(before, after, unit="seeds")
         paired = self._over_images(result) if self.rows else None
         if paired is not None:
             return paired
-        return independent_difference(*(group.results[result.key].estimate() for group in self.groups))
+        one, other = (group.results[result.key].estimate() for group in self.groups)
+        return independent_difference(one, other)
 
     def _over_images(self, result: Result) -> Estimate | None:
         if result.part not in ("test", "marked"):
             return None
-        sides = []
+        sides: list[Scores] = []
         for rows, facts, results in zip(self.rows, self.facts, self.results, strict=True):
             scores = rows.scores(result.attack, result.metric, facts.get("bits"), facts.get(result.metric))
             if scores is None:
                 return None
-            sources = rows.sources.tolist()
             macro = result.metric == "accuracy_macro"
             mean = _macro(scores, rows.sources) if macro else float(scores.mean())
             (reported,) = (one.estimate.value for one in results[result.key].values())
             if not abs(mean - reported) <= _SAME:
                 return None
             sides.append(scores)
+        first, second = sides
         if result.metric == "accuracy_macro":
-            return paired_macro_shares(*sides, sources)
-        return paired_means(*sides) if result.metric == "bit_accuracy" else paired_shares(*sides)
+            return paired_macro_shares(first, second, self.rows[0].sources.tolist())
+        return paired_means(first, second) if result.metric == "bit_accuracy" else paired_shares(first, second)
 
 
 def _by_key(runs: Iterable[Run]) -> dict[Key, dict[str, Result]]:

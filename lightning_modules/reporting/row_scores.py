@@ -49,7 +49,7 @@ class RowScores:
         if counts is None or not bits:
             return None
         if metric == "bit_accuracy":
-            return counts / bits
+            return counts.astype(np.float64) / bits
         if metric == "attribution_accuracy":
             return (counts == bits).astype(np.float64)
         return (counts >= needed).astype(np.float64) if metric.startswith("tpr_at_") and needed is not None else None

@@ -127,21 +127,21 @@ def _send_curves(run: Any, results: Sequence[Result]) -> None:
 def _send_tables(run: Any, folder: Path, results: Sequence[Result]) -> None:
     import wandb
 
-    data = []
+    data: list[Iterable[Any]] = []
     for one in results:
         estimate = one.estimate
         value = estimate.value if math.isfinite(estimate.value) else None
         numbers = [value, estimate.low, estimate.high, estimate.n]
         data.append([one.part, one.attack, one.kind, one.strength, one.seed, one.metric, *numbers])
-    run.log({"test/results": wandb.Table(columns=list(COLUMNS), data=data)})
+    run.log({"test/results": wandb.Table(columns=[*COLUMNS], data=data)})
     path = folder / ROWS_FILE
     if not path.is_file():
         return
     with path.open("rb") as file:
         count = sum(1 for _ in file)
     rows = [public_row(row) for row in _selected(path, count)]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    data = [[row.get(name) for name in columns] for row in rows]
+    columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
+    data = [[row.get(str(name)) for name in columns] for row in rows]
     run.log({"test/rows": wandb.Table(columns=columns, data=data, allow_mixed_types=True)})
     if count > len(rows):
         run.summary["test/rows_note"] = f"{len(rows):,} of {count:,} rows, evenly spaced; {ROWS_FILE} has all of them"
