@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ def offline_run(folder: Path, **options: Any) -> Iterator[Any]:
     """A run whose files lie below `folder`; whole when the block ends."""
     import wandb
 
+    # where it prepares artifacts; its default is the user's home
+    os.environ.setdefault("WANDB_DATA_DIR", tempfile.mkdtemp(prefix="wandb-data-"))
     settings = wandb.Settings(console="off", silent=True, disable_git=True, x_disable_stats=True)
     run = wandb.init(project="tests", mode="offline", dir=folder, settings=settings, **options)
     try:
