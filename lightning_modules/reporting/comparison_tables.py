@@ -104,7 +104,7 @@ def difference_table(found: Sequence[Difference], *, sortable: bool = False) -> 
             Number(_signed_interval(estimate, share), estimate.low),
             MISSING if estimate.low is None else ("yes" if one.clear else "no"),
             Number(f"{estimate.n:,} seeds" if "over seeds" in estimate.interval else f"{estimate.n:,}", estimate.n),
-            estimate.interval,
+            MISSING if estimate.low is None else estimate.interval,
         ]
         rows.append([one.label, *cells] if several else cells)
     columns = ["metric", "part and attack", "difference", "interval", "clear", "n", "how"]

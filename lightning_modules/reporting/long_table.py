@@ -18,6 +18,8 @@ from lightning_modules.reporting.strengths import attack_strength
 
 RESULTS_FILE = "results.csv"
 EVALUATION_FILE = "evaluation.json"
+FORMAT = 1
+"""Of `evaluation.json`."""
 COLUMNS = ("part", "attack", "kind", "strength", "seed", "metric", "value", "low", "high", "n")
 CLEAN = "clean"
 Key = tuple[str, str, str]
@@ -85,7 +87,7 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
     """`evaluation.json` of a folder; None where there is none.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is no JSON object, or one of another format.
     """
     path = folder / EVALUATION_FILE
     if not path.is_file():
@@ -96,6 +98,14 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, expected an evaluation's settings by name")
+    if found.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is of format {found.get('format')!r}, expected {FORMAT}; it is of another version of this project"
+        )
+    parts, conditions = found.get("parts", {}), found.get("conditions", [])
+    entries = [*parts.values(), *conditions] if isinstance(parts, dict) and isinstance(conditions, list) else [None]
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path}: expected parts by name and a list of conditions, each an object; test the run again")
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,14 @@ class RowScores:
         hashed: whether `images` are hashes, so that those of other data differ.
         sources: the true source of each image, `(n,)`; empty for fingerprints.
         right: whether each image was named rightly, by condition: bool `(n,)`.
-        matching: bits of each image that matched, by condition: int64 `(n,)`.
+        matching: bits of each image that matched, by condition: int32 `(n,)`.
     """
 
     images: NDArray[np.str_]
     hashed: bool
     sources: NDArray[np.str_]
     right: Mapping[str, NDArray[np.bool_]]
-    matching: Mapping[str, NDArray[np.int64]]
+    matching: Mapping[str, NDArray[np.int32]]
 
     def scores(self, attack: str, metric: str, bits: int | None, needed: int | None) -> NDArray[np.float64] | None:
         """What the metric is the mean of under a condition; None where the rows do not hold it.
@@ -49,10 +50,12 @@ class RowScores:
         if counts is None or not bits:
             return None
         if metric == "bit_accuracy":
-            return counts.astype(np.float64) / bits
+            return np.asarray(counts / bits, dtype=np.float64)
         if metric == "attribution_accuracy":
-            return (counts == bits).astype(np.float64)
-        return (counts >= needed).astype(np.float64) if metric.startswith("tpr_at_") and needed is not None else None
+            return np.asarray(counts == bits, dtype=np.float64)
+        if metric.startswith("tpr_at_") and needed is not None:
+            return np.asarray(counts >= needed, dtype=np.float64)
+        return None
 
 
 def read_row_scores(folder: Path) -> RowScores | None:
@@ -64,9 +67,9 @@ def read_row_scores(folder: Path) -> RowScores | None:
     path = folder / ROWS_FILE
     if not path.is_file():
         return None
-    images: dict[str, str] = {}  # source by image
-    right: dict[str, dict[str, bool]] = {}
-    matching: dict[str, dict[str, int]] = {}
+    places: dict[str, int] = {}  # of each image, in the order of the file
+    sources: list[str] = []
+    right, matching = _Columns(), _Columns()
     hashed = True
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -82,25 +85,53 @@ def read_row_scores(folder: Path) -> RowScores | None:
             own_pixels = "content_id" in row and "attack" not in row
             hashed &= own_pixels
             image = f"{row['content_id']}" if own_pixels else f"{row['index']:012d}"
-            image = f"{image} {row['index']}" if own_pixels and image in images else image  # the same picture twice
-            images[image] = str(row.get("source", ""))
+            image = f"{image} {row['index']}" if own_pixels and image in places else image  # the same picture twice
+            place = places.setdefault(image, len(places))
+            if place == len(sources):
+                sources.append(str(row.get("source", "")))
             for attack, predicted in _by_attack(row, "predicted").items():
-                right.setdefault(attack, {})[image] = predicted == row.get("source")
+                right.add(attack, place, int(predicted == row.get("source")))
             for attack, count in _by_attack(row, "matching_bits").items():
-                matching.setdefault(attack, {})[image] = int(count)
-    if not right and not matching:
+                matching.add(attack, place, int(count))
+    labelled = bool(right.values)
+    if not labelled and not matching.values:
         return None
-    order = sorted(images)
-    sources = [images[image] for image in order] if right else []
+    names = np.asarray(list(places))
+    order = np.argsort(names)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
     return RowScores(
-        images=np.asarray(order),
+        images=names[order],
         hashed=hashed,
-        sources=np.asarray(sources, dtype=np.str_),
-        right={name: _column(found, order, np.bool_) for name, found in right.items() if len(found) == len(order)},
-        matching={
-            name: _column(found, order, np.int64) for name, found in matching.items() if len(found) == len(order)
-        },
+        sources=np.asarray(sources, dtype=np.str_)[order] if labelled else np.empty(0, dtype=np.str_),
+        right={name: column.astype(np.bool_) for name, column in right.whole(rank)},
+        matching=dict(matching.whole(rank)),
     )
+
+
+class _Columns:
+    """Numbers by condition and image; plain arrays, since there may be millions."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, tuple[array[int], array[int]]] = {}  # places and numbers
+
+    def add(self, attack: str, place: int, value: int) -> None:
+        """Add the number of the image at a place."""
+        column = self.values.get(attack)
+        if column is None:
+            column = self.values[attack] = array("i"), array("i")
+        column[0].append(place)
+        column[1].append(value)
+
+    def whole(self, rank: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int32]]]:
+        """The conditions that have a number for every image, each image's at its rank; forgets them meanwhile."""
+        while self.values:
+            attack = next(iter(self.values))
+            places, values = map(np.asarray, self.values.pop(attack))
+            if len(np.unique(places)) == len(rank):
+                column = np.zeros(len(rank), dtype=np.int32)
+                column[rank[places]] = values
+                yield attack, column
 
 
 def _by_attack(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -109,7 +140,3 @@ def _by_attack(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if found is None:
         return {}
     return found if isinstance(found, Mapping) else {str(row.get("attack", CLEAN)): found}
-
-
-def _column(found: Mapping[str, Any], order: list[str], kind: Any) -> NDArray[Any]:
-    return np.asarray([found[image] for image in order], dtype=kind)

@@ -44,6 +44,13 @@ def test_mistakes_end_in_one_line(tmp_path):
     (broken / "provenance.json").write_text("{")
     with pytest.raises(SystemExit, match=r"evaluation.json holds a list"):
         compare([str(broken)])
+    for content, message in (
+        ('{"format": 2}', "is of format 2, expected 1"),
+        ('{"format": 1, "parts": []}', "expected parts"),
+    ):
+        (broken / "evaluation.json").write_text(content)
+        with pytest.raises(SystemExit, match=message):
+            compare([str(broken)])
     (broken / "evaluation.json").unlink()
     with pytest.raises(SystemExit, match=r"provenance.json is no JSON"):
         compare([str(broken)])
@@ -94,7 +101,8 @@ def test_the_page_says_what_is_left_aside_and_has_every_section(page):
 
 SCRIPT = """
 <script>
-const tables = [...document.querySelectorAll("table.sortable")].filter((each) => each.textContent.includes("difference"));
+const every = [...document.querySelectorAll("table.sortable")];
+const tables = every.filter((each) => each.textContent.includes("difference"));
 const table = tables.find((each) => each.rows.length > 9);  // those that are all in sight have no filter
 table.closest("details").open = true;
 const column = [...table.tHead.rows[0].cells].findIndex((each) => each.textContent === "difference");
