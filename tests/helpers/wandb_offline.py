@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,26 +11,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 @contextmanager
 def offline_run(folder: Path, **options: Any) -> Iterator[Any]:
     """A run whose files lie below `folder`; whole when the block ends."""
     import wandb
 
-    # where it prepares artifacts; its default is the user's home
-    os.environ.setdefault("WANDB_DATA_DIR", tempfile.mkdtemp(prefix="wandb-data-"))
+    # the client reads the environment once a process: what ran before must not count, nor this for what runs later
+    wandb.teardown()
     settings = wandb.Settings(console="off", silent=True, disable_git=True, x_disable_stats=True)
-    run = wandb.init(project="tests", mode="offline", dir=folder, settings=settings, **options)
-    try:
-        yield run
-    finally:
-        run.finish()
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as staged:
+        patch.setenv("WANDB_DATA_DIR", staged)  # its default is the user's home
+        run = wandb.init(project="tests", mode="offline", dir=folder, settings=settings, **options)
+        try:
+            yield run
+        finally:
+            run.finish()
+            wandb.teardown()
 
 
 def read_back(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Summary and records of the one run below `folder`, by `wandb leet inspect`."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json"]
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
     whole = subprocess.run([*command, "--summary", str(path)], capture_output=True, text=True, check=True).stdout
     lines = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True).stdout.splitlines()
     return json.loads(whole), [json.loads(line) for line in lines]
