@@ -98,15 +98,19 @@ def _repetition(first: Run, run: Run) -> str:
     differing = [] if again else _different_numbers(first, run)
     moved = [] if again else _differing([first.machine, run.machine])
     where = ", ".join(f"{key} {text(run.machine.get(key))} in place of {text(first.machine.get(key))}" for key in moved)
+    weights = [each.hashes.get("checkpoint", "") for each in (first, run)]
+    trained_apart = all(weights) and weights[0] != weights[1]
     if differing and not moved:
+        cause = f"their checkpoints are others ({weights[0][:12]}, {weights[1][:12]})" if trained_apart else ""
         raise ValueError(
             f"{first.folder} and {run.folder} have the same settings and {SEED} {run.seed}, but different numbers "
-            f"({differing[0]}); give one of them, or find out why they differ"
+            f"({differing[0]}); give one of them, {f'for {cause}' if cause else 'or find out why they differ'}"
         )
     if differing:
+        cause = "their weights were trained apart" if trained_apart else "they should not"
         return (
             f"{run.folder} is {first.folder} with {where}, and {len(differing)} of {len(run.metrics):,} numbers differ "
-            f"({differing[0]}): they should not. {first.folder} is counted."
+            f"({differing[0]}): {cause}. {first.folder} is counted."
         )
     if moved:
         numbers = f"all {len(run.metrics):,} numbers are the same"

@@ -6,7 +6,9 @@ Folders of earlier versions have no `results.csv`; their table is made of the na
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +85,23 @@ def read_results(folder: Path, metrics: Mapping[str, Estimate]) -> list[Result]:
             raise ValueError(f"{path}, line {reader.line_num}: {error}; test the run again") from error
 
 
+def results_csv(results: Iterable[Result]) -> str:
+    """The long table as `read_results` reads it: full precision, an empty cell for what there is not."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in results:
+        estimate = one.estimate
+        numbers = [_cell(number) for number in (estimate.value, estimate.low, estimate.high)]
+        strength = _cell(one.strength)
+        writer.writerow([one.part, one.attack, one.kind, strength, one.seed, one.metric, *numbers, estimate.n])
+    return text.getvalue()
+
+
+def _cell(number: float | None) -> str:
+    return "" if number is None or not math.isfinite(number) else repr(number)
+
+
 def read_evaluation(folder: Path) -> dict[str, Any] | None:
     """`evaluation.json` of a folder; None where there is none.
 
@@ -125,7 +144,11 @@ def curve_points(results: Iterable[Result], part: str, metric: str) -> dict[str,
             known = found.setdefault(one.kind, {})
             if one.strength not in known or one.on_curve:
                 known[one.strength] = one
-    return {kind: [known[strength] for strength in sorted(known)] for kind, known in found.items()}
+    # the one strength of a preset is no curve
+    curves = {
+        kind: known for kind, known in found.items() if len(known) > 1 or any(one.on_curve for one in known.values())
+    }
+    return {kind: [known[strength] for strength in sorted(known)] for kind, known in curves.items()}
 
 
 def _row(row: Mapping[str, str]) -> Result:

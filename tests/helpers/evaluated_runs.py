@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import yaml
 
 from lightning_modules.attacks.curves import CURVES
 from lightning_modules.metrics.intervals import Estimate, bits_needed, proportion, student_half_width, wilson
-from lightning_modules.reporting.long_table import COLUMNS
+from lightning_modules.reporting.long_table import Result, results_csv
 from lightning_modules.reporting.run_files import write_json, write_jsonl, write_metrics
 
 BITS = 32
@@ -68,7 +67,7 @@ def fingerprint_run(
     listed = conditions(kinds, seed if attack_seed is None else attack_seed)
     hardness = np.random.default_rng([seed, 1]).normal(0, 0.03, images)
     metrics: dict[str, Estimate] = {}
-    table: list[dict[str, Any]] = []
+    table: list[Result] = []
     rows: list[dict[str, Any]] = [{"index": index, "matching_bits": {}} for index in range(images)]
     for number, condition in enumerate(listed):
         name = condition["name"]
@@ -89,7 +88,7 @@ def fingerprint_run(
         for metric, estimate in found.items():
             part = "quality" if metric == "fid" else "marked"
             metrics[f"test/{name}/{metric}"] = estimate
-            table.append(_line(part, condition, metric, estimate))
+            table.append(_result(part, condition, metric, estimate))
     model = {
         "class_path": "lightning_modules.latent_fingerprint.LatentFingerprint",
         "init_args": {
@@ -128,7 +127,7 @@ def attributor_run(
     images = per_source * len(sources)
     labels = np.repeat(np.arange(len(sources)), per_source)
     metrics: dict[str, Estimate] = {}
-    table: list[dict[str, Any]] = []
+    table: list[Result] = []
     predicted: dict[str, np.ndarray] = {}
     shared = np.random.default_rng([7]).random(images)  # how hard each image is, for every run alike
     for number, condition in enumerate(listed):
@@ -146,10 +145,10 @@ def attributor_run(
         for metric, estimate in found.items():
             where = "" if condition["kind"] == "clean" else f"{condition['name']}/"
             metrics[f"test/{where}{metric}"] = estimate
-            table.append(_line("test", condition, metric, estimate))
+            table.append(_result("test", condition, metric, estimate))
         control = proportion(int(0.8 * right.sum()), images)
         metrics[f"test/{'' if condition['kind'] == 'clean' else condition['name'] + '/'}control/raw/accuracy"] = control
-        table.append(_line("control/raw", condition, "accuracy", control))
+        table.append(_result("control/raw", condition, "accuracy", control))
     rows = []
     for index in range(images):
         base = {"index": index, "file": f"/data/{index:05d}.png", "source": sources[labels[index]]}
@@ -202,11 +201,9 @@ def _macro(right: Sequence[int], n: int) -> Estimate:
     return Estimate(mean, mean - below, mean + above, n * len(right), "wilson (mover) 95%")
 
 
-def _line(part: str, condition: dict[str, Any], metric: str, estimate: Estimate) -> dict[str, Any]:
-    numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
-    where = {"part": part, "attack": condition["name"], "kind": condition["kind"], "strength": condition["strength"]}
-    line = {**where, "seed": condition["seed"], "metric": metric, **numbers}
-    return {name: "" if line[name] is None else line[name] for name in COLUMNS}
+def _result(part: str, condition: dict[str, Any], metric: str, estimate: Estimate) -> Result:
+    where = part, condition["name"], condition["kind"], condition["strength"], str(condition["seed"])
+    return Result(*where, metric, estimate)
 
 
 def _write(
@@ -215,7 +212,7 @@ def _write(
     model: dict[str, Any],
     data: dict[str, Any],
     metrics: dict[str, Estimate],
-    table: list[dict[str, Any]],
+    table: list[Result],
     rows: list[dict[str, Any]] | None,
     listed: list[dict[str, Any]],
     parts: dict[str, int],
@@ -232,10 +229,7 @@ def _write(
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     write_metrics(folder / "metrics.json", metrics)
-    with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(table)
+    (folder / "results.csv").write_text(results_csv(table))
     if rows is not None:
         write_jsonl(folder / "rows.jsonl", rows)
     write_json(

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from evaluated_runs import attributor_run, fingerprint_run, make_earlier, unfinish
 
+from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.compare import compare_runs
+from lightning_modules.reporting.long_table import Result, read_results, results_csv
 from lightning_modules.reporting.run_files import read_metrics, write_metrics
 
 TWO = {"devices": 2, "strategy": "ddp"}
@@ -51,6 +53,19 @@ def test_numbers_that_devices_have_changed_are_told(tmp_path):
     (note,) = compare_runs([one, two]).notes
     assert "and 1 of 108 numbers differ (test/clean/bit_accuracy: 0.9" in note
     assert note.endswith(f"they should not. {one} is counted.")
+
+
+def test_numbers_of_weights_that_were_trained_apart_may_differ(tmp_path):
+    one, two = fingerprint_run(tmp_path / "one"), fingerprint_run(tmp_path / "two", machine=TWO, skill=0.9)
+    facts = json.loads((two / "provenance.json").read_text())
+    facts["hashes"]["checkpoint"]["hash"] = "9" * 64
+    (two / "provenance.json").write_text(json.dumps(facts))
+    (note,) = compare_runs([one, two]).notes
+    assert note.endswith(f"their weights were trained apart. {one} is counted.")
+    same = fingerprint_run(tmp_path / "same", skill=0.9)
+    (same / "provenance.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"give one of them, for their checkpoints are others \(111111111111, 9{12}\)"):
+        compare_runs([one, same])
 
 
 def test_a_strategy_with_arguments_is_a_strategy(tmp_path):
@@ -244,6 +259,18 @@ def test_earlier_versions_compare_with_todays(tmp_path):
     earlier = make_earlier(fingerprint_run(tmp_path / "earlier", decoder="b"))
     comparison = compare_runs([today, earlier])
     assert of(comparison, "bit_accuracy", "jpeg_50").estimate.interval == "paired over images, student t 95%"
+
+
+def test_the_long_table_reads_back_bit_for_bit(tmp_path):
+    results = [
+        Result("marked", "jpeg_50", "jpeg", 50.0, "3", "bit_accuracy", Estimate(1 / 3, 0.1, 2 / 3, 7, "95%")),
+        Result("quality", "clean", "clean", None, "", "fid", Estimate(math.nan, None, None, 0, "95%")),
+    ]
+    (tmp_path / "results.csv").write_text(results_csv(results))
+    first, second = read_results(tmp_path, {})
+    assert first == results[0]
+    assert (second.key, second.strength, second.estimate.low) == (("quality", "clean", "fid"), None, None)
+    assert math.isnan(second.estimate.value)
 
 
 def test_a_broken_table_is_named(tmp_path):

@@ -82,6 +82,14 @@ def test_another_attack_of_the_same_strength_is_no_point(tmp_path):
         assert dict(family.panels[0].lines[0].points)[50].value != 0.123
 
 
+def test_the_one_strength_of_a_preset_is_no_curve(tmp_path):
+    run = fingerprint_run(tmp_path / "a", kinds=["jpeg"])
+    table = (run / "results.csv").read_text().replace(",paper-noise,noise,,", ",paper-noise,noise,0.1,")
+    (run / "results.csv").write_text(table)
+    kinds = {panel.kind for family in compare_runs([run]).families for panel in family.panels}
+    assert kinds == {"jpeg"}
+
+
 def test_earlier_versions_have_their_curves_by_name(tmp_path):
     today = fingerprint_run(tmp_path / "today")
     earlier = make_earlier(fingerprint_run(tmp_path / "earlier"))
