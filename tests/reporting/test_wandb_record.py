@@ -197,3 +197,40 @@ def test_descriptions_name_plug_ins_files_and_lists(tmp_path):
     )  # fmt: skip
     assert (about.group, about.job_type, about.config["provenance"]["seed"]) == ("e", "test", 3)
     assert describe_run(tmp_path).tags == ()  # an empty folder
+
+
+def test_a_disabled_run_is_sent_nothing_and_stops_nothing(tmp_path):
+    import wandb
+
+    folder = fingerprint_run(tmp_path / "f", kinds=["jpeg"])
+    run = wandb.init(mode="disabled", dir=tmp_path)
+    send_results(run, folder)
+    run.finish()
+
+
+@pytest.mark.parametrize(
+    ("purpose", "used", "logged"), [("test", {"model", "dataset"}, set()), ("train", {"dataset"}, {"model"})]
+)
+def test_online_a_run_uses_what_it_was_made_from_and_logs_what_it_made(tmp_path, purpose, used, logged):
+    class Config(dict):
+        def update(self, values, allow_val_change):
+            super().update(values)
+
+    class Run:
+        offline, tags = False, None
+
+        def __init__(self):
+            self.config, self.used, self.logged = Config(), set(), set()
+
+        def use_artifact(self, artifact):
+            self.used.add(artifact.type)
+
+        def log_artifact(self, artifact):
+            self.logged.add(artifact.type)
+
+    folder = fingerprint_run(tmp_path / "f", kinds=["jpeg"])
+    facts = json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps({**facts, "purpose": purpose}))
+    run = Run()
+    wandb_record._send_origin(run, folder)
+    assert (run.used, run.logged) == (used, logged)
