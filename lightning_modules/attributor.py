@@ -266,6 +266,8 @@ class Attributor(pl.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Columns of the per-image rows for images of unknown source."""
+        if not batch["part"]:  # other processes have one more
+            return {}
         found = self.representations(batch, [self.representations.main], distances=True)
         logits, _ = self.networks.answers(found.tensors, [MAIN], self.flip)[MAIN]
         require_finite("logits", logits, batch["path"], "look at the weights of the checkpoint, and at the images")

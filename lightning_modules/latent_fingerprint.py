@@ -249,6 +249,8 @@ class LatentFingerprint(pl.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Decoded keys of image files: columns `logits` `(n, m)` and `loss` `(n,)` beside those that name the file."""
+        if not batch["part"]:  # other processes have one more
+            return {}
         estimate = self.reader.decode(batch["image"])
         cure = "look at the weights of the decoder, and at the images"
         require_finite("logits", estimate.logits, batch["path"], cure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_modules.attacks.curves import Curve
 from lightning_modules.common.images import to_uint8
 
 MARGIN = 0.02  # how far beyond [0, 1] an image may reach: 5 grey levels of overshoot, far less than [-1, 1] images do
@@ -20,19 +21,6 @@ _PIECE = 2**17  # values that `real` works on at once: in float64 they still lie
 
 Spec = dict[str, Any]
 """An attack as YAML writes it: `kind` and the arguments of its class."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The robustness curve of a kind of attack, over the NUMBER of the names `KIND_NUMBER`."""
-
-    title: str  # of its panel
-    axis: str  # label of the strength, with its unit
-    argument: str  # the attack's option that the number is
-    meaning: str  # of the number, for messages
-    strengths: tuple[str, ...]  # those of the set `grid-KIND`, as they stand in names
-    weaker_is_larger: bool = False  # whether a larger number leaves more of the image
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # the other options
 
 
 class Attack(ABC):

@@ -11,7 +11,8 @@ from kornia.filters import filter2d_separable
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, parse_draw
+from lightning_modules.attacks.base import Attack, Parameter, Spec, parse_draw
+from lightning_modules.attacks.curves import CURVES
 from lightning_modules.common.random_streams import draw_uniforms
 
 _PAPER: Spec = {"kernel": [3, 7, 9, 16, 25], "sigma": [0.5, 1.0, 1.5, 2.0]}
@@ -120,13 +121,7 @@ class Blur(Attack):
         "paper-scaled": {**_PAPER, "reference_size": 256},  # the paper's images have 256 px
         "paper-enlarged": {**_PAPER, "reference_size": 256, "scaling": "image"},
     }
-    curve = Curve(
-        title="Blur",
-        axis="standard deviation in pixels",
-        argument="sigma",
-        meaning="standard deviation in pixels, kernel reaching 4 of them",
-        strengths=("0.25", "0.5", "0.75", "1", "1.5", "2"),
-    )
+    curve = CURVES["blur"]
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, Curve, Spec
+from lightning_modules.attacks.base import Attack, Spec
 from lightning_modules.attacks.blur import Blur
+from lightning_modules.attacks.curves import CURVES
 from lightning_modules.attacks.jpeg import Jpeg
 from lightning_modules.attacks.noise import Noise
 from lightning_modules.common.images import to_uint8
@@ -53,14 +55,7 @@ class Combination(Attack):
         name: {"blur": Blur.presets[name], "noise": Noise.presets[name], "jpeg": Jpeg.presets[name]}
         for name in Blur.presets
     }
-    curve = Curve(
-        title="Combination",
-        axis="share of paper-strongest",
-        argument="strength",
-        meaning="share of paper-strongest, 0 to 1",
-        strengths=("0.1", "0.25", "0.5", "0.75", "1"),
-        fixed=presets["paper-strongest"],
-    )
+    curve = replace(CURVES["combination"], fixed=presets["paper-strongest"])
 
     def __init__(self, blur: Blur, noise: Noise, jpeg: Jpeg) -> None:
         super().__init__()

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, parse_draw
+from lightning_modules.attacks.base import Attack, Parameter, Spec, parse_draw
+from lightning_modules.attacks.curves import CURVES
 from lightning_modules.common.images import to_uint8
 from lightning_modules.common.random_streams import draw_uniforms
 
@@ -45,14 +46,7 @@ class Jpeg(Attack):
         **dict.fromkeys(("paper", "paper-scaled", "paper-enlarged"), _PAPER),
         "paper-strongest": {"quality": 50},
     }
-    curve = Curve(
-        title="JPEG",
-        axis="quality",
-        argument="quality",
-        meaning="quality, a whole number from 1 to 100",
-        strengths=("95", "90", "80", "70", "60", "50", "30", "10"),
-        weaker_is_larger=True,
-    )
+    curve = CURVES["jpeg"]
 
     def __init__(self, quality: Parameter, subsampling: str = "4:2:0") -> None:
         super().__init__()

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.attacks.base import Attack, Curve, Parameter, Spec, parse_draw
+from lightning_modules.attacks.base import Attack, Parameter, Spec, parse_draw
+from lightning_modules.attacks.curves import CURVES
 from lightning_modules.attacks.noise_field import noise_field
 from lightning_modules.common.random_streams import draw_uniforms
 
@@ -34,13 +35,7 @@ class Noise(Attack):
         **dict.fromkeys(("paper", "paper-scaled", "paper-enlarged"), _PAPER),
         "paper-strongest": {"std": 0.1},
     }
-    curve = Curve(
-        title="Noise",
-        axis="standard deviation (images in [0, 1])",
-        argument="std",
-        meaning="standard deviation in [0, 1] image units",
-        strengths=("0.01", "0.02", "0.05", "0.1", "0.15", "0.2"),
-    )
+    curve = CURVES["noise"]
 
     def __init__(self, std: Parameter) -> None:
         super().__init__()

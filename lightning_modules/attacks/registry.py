@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from lightning_modules.attacks.base import Attack, Curve, Spec
+from lightning_modules.attacks.base import Attack, Spec
+from lightning_modules.attacks.curves import Curve
 from lightning_modules.common.shipped import find_config
 from lightning_modules.common.tables import Table, did_you_mean
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+import numpy as np
 import pytorch_lightning as pl
+from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
 
+from lightning_modules.common.images import to_uint8
+from lightning_modules.evaluation.blocks import EvaluationFolder
+from lightning_modules.evaluation.fingerprint import stored_pairs
+from lightning_modules.evaluation.results import FINGERPRINT
+from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.evaluation_report import write_report
+from lightning_modules.reporting.wandb_examples import AttackedImage
+from lightning_modules.reporting.wandb_record import send_examples, send_results
+
+EXAMPLES, ATTACKS = 4, 8  # images, and attacks on each, that are sent to W&B
 
 
 class EvaluationReport(Callback):
@@ -17,9 +29,34 @@ class EvaluationReport(Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first process writes."""
-        if trainer.is_global_zero:
-            results: Any = pl_module.results
-            send_to_wandb(trainer, write_report(Path(trainer.default_root_dir), results), results)
+        if not trainer.is_global_zero:
+            return
+        folder, results = Path(trainer.default_root_dir), cast(dict[str, Estimate], pl_module.results)
+        write_report(folder, results)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                send_results(logger.experiment, folder)
+                if pictures := attacked_images(folder):
+                    send_examples(logger.experiment, pictures)
+
+
+def attacked_images(folder: Path) -> list[AttackedImage]:
+    """Marked images before and after attacks, with the positions of wrong bits; none of an attributor's test."""
+    stored = EvaluationFolder(folder)
+    if stored.evaluation.kind != FINGERPRINT:
+        return []
+    bits, found = stored.evaluation.settings["bits"], []
+    for pair in stored_pairs(stored)[:EXAMPLES]:
+        before = _pixels(pair.marked)
+        for name, attacked in list(pair.attacked.items())[:ATTACKS]:
+            caption = f"image {pair.index}, {name}"
+            found.append(AttackedImage(caption, before, _pixels(attacked), pair.wrong_bits[name], bits))
+    return found
+
+
+def _pixels(image: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = to_uint8(image).permute(1, 2, 0).numpy()
+    return pixels
 
 
 def not_there_yet(module: pl.LightningModule, *callbacks: Callback) -> list[Callback]:
@@ -30,17 +67,3 @@ def not_there_yet(module: pl.LightningModule, *callbacks: Callback) -> list[Call
     trainer = getattr(module, "_trainer", None)
     there = {type(each) for each in trainer.callbacks} if trainer is not None else set()
     return [each for each in callbacks if type(each) not in there]
-
-
-def send_to_wandb(trainer: pl.Trainer, figures: dict[str, Path], results: dict[str, Any]) -> None:
-    """Send figures, the report and every number with its interval to the trainer's loggers of W&B, if any."""
-    for run in [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]:
-        import wandb
-
-        run.log({f"test/{name}": wandb.Image(str(path)) for name, path in figures.items()})
-        page = Path(trainer.default_root_dir) / "report.html"
-        run.log({"test/report": wandb.Html(page.read_text(), inject=False)})
-        for name, estimate in results.items():
-            run.summary[name] = estimate.value
-            if estimate.low is not None:
-                run.summary[f"{name}/low"], run.summary[f"{name}/high"] = estimate.low, estimate.high

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import netrc
 import os
 import platform
 import subprocess
 from collections.abc import MutableMapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytorch_lightning as pl
 import torch
@@ -21,6 +19,7 @@ from lightning_modules.callbacks.training_record import training_behind
 from lightning_modules.cli.saving import ContinuedCSVLogger
 from lightning_modules.common.files import file_hash, write_text
 from lightning_modules.common.shipped import PACKAGE
+from lightning_modules.common.wandb_login import has_login
 from lightning_modules.evaluation.blocks import Evaluation
 from lightning_modules.reporting.findings import TrainingState
 from lightning_modules.reporting.run_files import write_json
@@ -128,7 +127,7 @@ def choose_wandb_mode(environment: MutableMapping[str, str] = os.environ) -> str
     """
     if "WANDB_MODE" in environment:
         return None
-    if environment.get("WANDB_SWEEP_ID") and _has_login(environment):
+    if environment.get("WANDB_SWEEP_ID") and has_login(environment):
         return None  # W&B's own default: online
     environment["WANDB_MODE"] = "offline"
     if not environment.get("WANDB_SWEEP_ID"):
@@ -137,19 +136,3 @@ def choose_wandb_mode(environment: MutableMapping[str, str] = os.environ) -> str
         f"found a run of the W&B sweep {environment['WANDB_SWEEP_ID']} but no login, so it stays offline and the sweep "
         "gets none of its numbers; log in with `wandb login` or WANDB_API_KEY, or set WANDB_MODE=offline to mean it"
     )
-
-
-def _has_login(environment: MutableMapping[str, str]) -> bool:
-    """Whether W&B's client would find a key: in the environment, or in the netrc file for its server."""
-    if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    server = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    given = environment.get("NETRC")
-    places = [Path(given).expanduser()] if given else [Path.home() / name for name in (".netrc", "_netrc")]
-    for place in places:
-        try:
-            if netrc.netrc(place).authenticators(server) is not None:
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False

@@ -1,26 +1,20 @@
-"""From a folder of finished blocks to results: numbers with intervals, one long table, rows; on one process."""
+"""From a folder of finished blocks to numbers with intervals and rows, on one process."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.common.files import write_text
 from lightning_modules.evaluation.attribution import attribution_rows, fold_attribution
 from lightning_modules.evaluation.blocks import BLOCKS, EvaluationFolder
-from lightning_modules.evaluation.conditions import CLEAN
 from lightning_modules.evaluation.fingerprint import fingerprint_rows, fold_fingerprint
 from lightning_modules.metrics.intervals import Estimate
 
 ATTRIBUTION, FINGERPRINT = "attribution", "fingerprint"
-COLUMNS = ("part", "attack", "kind", "strength", "seed", "metric", "value", "low", "high", "n")
-"""Of the long table: one line for each number."""
 _BESIDE = "beside.json"
-_WHOLE = {ATTRIBUTION: "test", FINGERPRINT: "marked"}
 
 
 def fold_results(folder: EvaluationFolder) -> dict[str, Estimate]:
@@ -56,44 +50,3 @@ def read_beside(folder: Path) -> dict[str, Estimate]:
         return {}
     entries = json.loads((folder / BLOCKS / _BESIDE).read_text(encoding="utf-8"))
     return {name: Estimate.from_json(entry) for name, entry in entries.items()}
-
-
-def long_table(
-    results: Mapping[str, Estimate], conditions: Sequence[Mapping[str, Any]], kind: str
-) -> list[dict[str, Any]]:
-    """Results as lines of the columns `COLUMNS`.
-
-    `part` is what was measured: `test` or `marked`, `control/raw`, `source/gan-a` (of its images alone), `trivial/...`,
-    `negatives/real`, `quality`; `strength` is None where the attack lies on no robustness curve.
-    """
-    by_name = {entry["name"]: entry for entry in conditions}
-    lines = []
-    for name, estimate in results.items():
-        rest = name.removeprefix("test/")
-        attack = next((each for each in by_name if rest.startswith(f"{each}/")), None)
-        rest = rest if attack is None else rest[len(attack) + 1 :]
-        part, _, metric = rest.rpartition("/")
-        if part == "recall":
-            part, metric = f"source/{metric}", "recall"
-        condition = by_name[attack or CLEAN]
-        lines.append(
-            {
-                "part": part or _WHOLE[kind],
-                "attack": condition["name"],
-                **{column: condition[column] for column in ("kind", "strength", "seed")},
-                "metric": metric,
-                **{column: getattr(estimate, column) for column in ("value", "low", "high", "n")},
-            }
-        )
-    return lines
-
-
-def write_long_table(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Write `results.csv`: full precision, nothing in a cell that has no value."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for line in lines:
-        values = [line[column] for column in COLUMNS]
-        writer.writerow(["" if value is None or value != value else value for value in values])  # NaN is not itself
-    write_text(path, text.getvalue())

@@ -1,218 +1,166 @@
-"""Several runs in one table: runs that differ in their seed alone are one experiment, shown as mean and spread."""
+"""Several runs side by side: tables, robustness curves, differences; runs that differ in their seed alone are one.
+
+Reads run folders alone and needs neither torch nor matplotlib.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from lightning_modules.metrics.intervals import Estimate, mean_and_std
-from lightning_modules.reporting.formatting import MISSING, format_estimate, format_spread, markdown_rows
-from lightning_modules.reporting.page import Cell, Details, Section, Summary, Table, render_report
-from lightning_modules.reporting.runs import SEED, Run, read_runs
+from lightning_modules.reporting import comparability
+from lightning_modules.reporting import comparison_tables as tables
+from lightning_modules.reporting.curve_families import Family, curve_families
+from lightning_modules.reporting.differences import Difference, differences
+from lightning_modules.reporting.experiments import Group, Spread, group_runs
+from lightning_modules.reporting.figures.curve_svg import STYLE, curve_markup
+from lightning_modules.reporting.formatting import markdown_rows
+from lightning_modules.reporting.long_table import CLEAN, Unfinished
+from lightning_modules.reporting.page import Block, Details, Drawing, Section, Summary, Table, render_report
+from lightning_modules.reporting.runs import read_runs
 
-# in the CSV, but too many or too constant for a table to read
-_MINOR = ("*/recall/*", "*/chance", "*/majority", "*/fdr_null", "*/trivial/*")
-_CAPTION = "Mean ± sample standard deviation over seeds; of one seed alone, its interval over images in brackets."
-_SHARES = ("accuracy", "accuracy_macro", "recall", "chance", "majority")
-_CONDITIONS = ("n_per_half", "d")  # what FDR depends on
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (None for one seed) of a metric over `seeds` seeds."""
-
-    mean: float
-    std: float | None
-    seeds: int
-    single: Estimate | None = None  # the estimate itself, whose interval is over images, of one seed alone
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in their seed alone."""
-
-    label: str  # what the group is called in the table
-    settings: Mapping[str, Any]  # those in which the groups of the comparison differ, with this group's values
-    runs: Sequence[Run]  # one per seed, by seed
-    metrics: Mapping[str, Spread]  # over the runs in which each metric is defined
+__all__ = ["Comparison", "Group", "Spread", "compare_runs"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table of `compare_runs`."""
+    """What `compare_runs` found."""
 
     groups: Sequence[Group]  # one row each, in the order their first run was given
     notes: Sequence[str] = ()  # what a reader has to know before comparing the rows
+    unfinished: Sequence[Unfinished] = ()  # evaluations that are left aside
+
+    @functools.cached_property
+    def families(self) -> list[Family]:
+        """Robustness curves, a family for each metric."""
+        return curve_families(self.groups)
+
+    @functools.cached_property
+    def differences(self) -> list[Difference]:
+        """Every experiment less the first."""
+        return differences(self.groups)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Notes, and the evaluations that are left aside."""
+        return [*self.notes, *map(str, self.unfinished)]
 
     def metric_names(self, patterns: Sequence[str] | None = None) -> list[str]:
-        """Metrics that some group has and a shell pattern matches, sorted; None leaves out recalls and chance levels.
+        """Metrics that some group has and a shell pattern matches, sorted; None leaves out those of less interest.
 
         Raises:
             ValueError: a pattern matches no metric.
         """
-        names = sorted({name for group in self.groups for name in group.metrics})
-        if patterns is None:
-            return [name for name in names if not any(fnmatchcase(name, minor) for minor in _MINOR)]
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(f"no metric matches {pattern!r}; the runs have {', '.join(names)}")
-        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        return tables.metric_names(self.groups, patterns)
 
-    def to_table(self, patterns: Sequence[str] | None = None) -> Table:
-        """Rows of groups, columns of metrics as mean ± standard deviation over seeds; shares in percent."""
-        names = self.metric_names(patterns)
-        rows: list[list[Cell]] = [
-            [group.label, len(group.runs), *(_shown(name, group.metrics.get(name), len(group.runs)) for name in names)]
-            for group in self.groups
-        ]
-        return Table(["experiment", "seeds", *names], rows, _CAPTION, right=names)
+    def to_table(self, patterns: Sequence[str] | None = None, *, sortable: bool = False) -> Table:
+        """Experiments by metric as mean ± standard deviation over seeds; shares in percent."""
+        return tables.results_table(self.groups, self.metric_names(patterns), sortable=sortable)
 
-    def to_markdown(self, patterns: Sequence[str] | None = None) -> str:
-        """`to_table` as a Markdown table, notes below it."""
-        table = self.to_table(patterns)
-        notes = [f"Note: {note}" for note in self.notes]
-        return "\n".join([*markdown_rows(table.columns, table.rows), "", table.caption, *notes]) + "\n"
+    def to_markdown(self, patterns: Sequence[str] | None = None, *, whole: bool = False) -> str:
+        """The table, and differences, in Markdown, notes below; `whole`: with every strength, and that part too."""
+        lines = _markdown(self.to_table(patterns))
+        if whole:
+            for family in self.families:
+                lines += ["", f"## {family.title}", "", *_markdown(tables.curve_table(family))]
+        found = [one for one in self.differences if whole or (patterns is None and _is_main(one))]
+        if found:
+            lines += ["", f"## Differences from {found[0].base}", "", *_markdown(tables.difference_table(found))]
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.warnings)]) + "\n"
 
     def to_csv(self, patterns: Sequence[str] | None = ("*",)) -> str:
         """One line per group and metric: experiment, settings that differ, metric, its spread; full precision."""
-        settings = sorted({key for group in self.groups for key in group.settings})
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["experiment", *settings, "metric", "mean", "std", "low", "high", "seeds"])
-        for group in self.groups:
-            values = [_text(group.settings.get(key)) for key in settings]
-            for name in self.metric_names(patterns):
-                if name in group.metrics:
-                    spread = group.metrics[name]
-                    ends = (None, None) if spread.single is None else (spread.single.low, spread.single.high)
-                    numbers = ["" if one is None else repr(one) for one in (spread.mean, spread.std, *ends)]
-                    writer.writerow([group.label, *values, name, *numbers, spread.seeds])
-        return text.getvalue()
+        return tables.metrics_csv(self.groups, self.metric_names(patterns))
+
+    def files(self, patterns: Sequence[str] | None = None) -> dict[str, str]:
+        """Every file but the page, by name."""
+        return {
+            "comparison.md": self.to_markdown(patterns, whole=True),
+            "comparison.csv": self.to_csv(),
+            "conditions.csv": tables.conditions_csv(self.groups),
+            "differences.csv": tables.differences_csv(self.differences),
+        }
 
     def write_html(self, path: Path, patterns: Sequence[str] | None = None) -> None:
-        """The table as a self-contained page, with the runs behind each row folded away."""
-        runs = [[group.label, run.seed, str(run.folder)] for group in self.groups for run in group.runs]
+        """A self-contained page: tables that sort and filter, curves, differences, every number, the runs."""
         count = sum(len(group.runs) for group in self.groups)
         sections = [
-            Section("Results", [self.to_table(patterns)], " ".join(self.notes)),
-            Section("Runs", [Details("Run folders", Table(["experiment", "seed", "folder"], runs))]),
+            Section("Results", [self.to_table(patterns, sortable=True)]),
+            self._curves("Robustness", [family for family in self.families if family.main]),
+            self._curves("Robustness of controls", [family for family in self.families if not family.main]),
+            self._differences(),
+            Section("Every number", [Details("Every number as a table", tables.numbers_table(self.groups))]),
+            Section("Runs", [self._runs()]),
         ]
-        text = f"{count} runs of {len(self.groups)} experiments; runs that differ in their seed alone share a row."
-        render_report(path, title="Comparison of runs", summary=Summary(text), sections=sections)
+        render_report(
+            path,
+            title="Comparison of runs",
+            summary=Summary(
+                f"{_counted(count, 'run')} of {_counted(len(self.groups), 'experiment')}; runs that differ in their "
+                "seed alone share a row.",
+                warnings=self.warnings,
+            ),
+            sections=[section for section in sections if section is not None],
+            style=STYLE,
+        )
+
+    def _curves(self, title: str, families: Sequence[Family]) -> Section | None:
+        if not families:
+            return None
+        blocks: list[Block] = []
+        for family in families:
+            blocks.append(Drawing(family.title, curve_markup(family)))
+            blocks.append(Details(f"{family.title} as a table", tables.curve_table(family)))
+        return Section(title, blocks, _READING)
+
+    def _differences(self) -> Section | None:
+        if not self.differences:
+            return None
+        main = [one for one in self.differences if _is_main(one)]
+        blocks: list[Block] = [tables.difference_table(main or self.differences, sortable=True)]
+        if main and len(main) < len(self.differences):
+            every = tables.difference_table(self.differences, sortable=True)
+            blocks.append(Details("Under every condition", every))
+        return Section(f"Differences from {self.groups[0].label}", blocks)
+
+    def _runs(self) -> Table:
+        rows = [[group.label, run.seed, str(run.folder), "finished"] for group in self.groups for run in group.runs]
+        rows += [["", "", str(one.folder), f"{one.done:,} of {one.blocks:,} blocks"] for one in self.unfinished]
+        return Table(["experiment", "seed", "folder", "evaluation"], rows, sortable=True)
+
+
+_READING = (
+    "Attacks grow stronger to the right; images without attack stand at the left end. Whiskers: 95 % intervals, over "
+    "images for one seed, over seeds for several."
+)
 
 
 def compare_runs(run_folders: Iterable[Path | str]) -> Comparison:
     """Read runs, put those that differ in their seed alone together, and average their metrics over seeds.
 
-    Two runs with the same settings, seed and metrics (a training run and a later evaluation of its checkpoint) count
-    once. Folders hold `config.yaml` and `metrics.json`.
+    Two runs with the same settings, seed and metrics (a training run and a later evaluation of its checkpoint, or the
+    same on other devices) count once; unfinished evaluations are left aside. Folders hold `config.yaml` and
+    `metrics.json`.
 
     Raises:
-        ValueError: some folders are no runs (all of them are named), or two runs of one seed have different numbers.
+        ValueError: some folders are no runs (all of them are named), none is finished, or two runs of one seed have
+            different numbers.
     """
-    groups: dict[str, list[Run]] = {}
-    notes: list[str] = []
-    for run in read_runs([Path(folder) for folder in run_folders]):
-        same = groups.setdefault(json.dumps(run.settings, sort_keys=True, default=str), [])
-        first = next((other for other in same if other.seed == run.seed), None)
-        if first is None:
-            same.append(run)
-        elif first.folder.resolve() == run.folder.resolve() or _equal(first.metrics, run.metrics):
-            notes.append(f"{run.folder} repeats {first.folder} (same settings, seed and numbers) and is counted once.")
-        else:
-            raise ValueError(
-                f"{first.folder} and {run.folder} have the same settings and {SEED} {run.seed}, but different numbers; "
-                "give one of them, or find out why they differ"
-            )
-    members = list(groups.values())
-    differing = _differing([runs[0].settings for runs in members])
-    compared = []
-    for runs, label in zip(members, _labels(members, differing), strict=True):
-        settings = {key: runs[0].settings.get(key) for key in differing}
-        compared.append(Group(label, settings, sorted(runs, key=lambda run: run.seed), _spreads(runs)))
-    return Comparison(compared, notes + _condition_notes(members) + _training_notes(members))
+    runs, aside = read_runs([Path(folder) for folder in run_folders])
+    groups, repetitions = group_runs(runs)
+    return Comparison(groups, repetitions + comparability.notes(groups), aside)
 
 
-def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys whose value is not the same in all."""
-    keys = sorted({key for each in settings for key in each})
-    return [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
+def _is_main(difference: Difference) -> bool:
+    return difference.result.attack == CLEAN or not difference.result.on_curve
 
 
-def _labels(members: Sequence[Sequence[Run]], differing: Sequence[str]) -> list[str]:
-    """The experiments' names where they tell the groups apart, else the settings in which they differ."""
-    names = [runs[0].name for runs in members]
-    if len(members) == 1:
-        return [names[0] or members[0][0].folder.resolve().name]
-    if all(names) and len(set(names)) == len(names):
-        return names
-    labels = []
-    for name, runs in zip(names, members, strict=True):
-        settings = ", ".join(f"{_short(key, differing)}={_text(runs[0].settings.get(key))}" for key in differing)
-        labels.append(f"{name} ({settings})" if name and len(set(names)) > 1 else settings)
-    return labels
+def _markdown(table: Table) -> list[str]:
+    shown = [[" ".join(part for part in cell if part) for cell in row] for row in table.shown]
+    return [*markdown_rows(table.columns, shown), *(["", table.caption] if table.caption else [])]
 
 
-def _short(key: str, keys: Sequence[str]) -> str:
-    """The last part of a dotted key, or all of it where another key ends alike."""
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
-
-
-def _spreads(runs: Sequence[Run]) -> dict[str, Spread]:
-    spreads = {}
-    for name in sorted({name for run in runs for name in run.metrics}):
-        defined = [run.metrics[name] for run in runs if name in run.metrics]
-        found = [estimate for estimate in defined if not math.isnan(estimate.value)]  # a recall without images, say
-        if found:
-            spread = mean_and_std([estimate.value for estimate in found])
-            spreads[name] = Spread(*spread, len(found), found[0] if len(found) == 1 else None)
-    return spreads
-
-
-def _condition_notes(members: Sequence[Sequence[Run]]) -> list[str]:
-    """A warning for each metric that depends on conditions which are not the same in all runs."""
-    notes = []
-    metrics = [run.metrics for runs in members for run in runs]
-    for name in sorted({name for each in metrics for name in each}):
-        for condition in _CONDITIONS:
-            details = [each[name].details for each in metrics if name in each]
-            found = sorted({str(each[condition]) for each in details if condition in each})
-            if len(found) > 1:
-                notes.append(f"{name} was computed with {condition} = {', '.join(found)}: these do not compare.")
-    return notes
-
-
-def _training_notes(members: Sequence[Sequence[Run]]) -> list[str]:
-    """A warning for each run whose weights are those of an unfinished training."""
-    return [
-        f"{run.folder} is of an unfinished training: the weights are those after {run.training.progress}."
-        for runs in members
-        for run in runs
-        if run.training is not None and not run.training.finished
-    ]
-
-
-def _equal(*metrics: Mapping[str, Estimate]) -> bool:
-    plain = ({name: found.to_json() for name, found in each.items()} for each in metrics)
-    return len({json.dumps(each, sort_keys=True) for each in plain}) == 1
-
-
-def _shown(name: str, spread: Spread | None, seeds: int) -> str:
-    if spread is None:
-        return MISSING
-    share = any(part in _SHARES for part in name.split("/"))
-    over_seeds = format_spread(spread.mean, spread.std, percent=share)
-    text = over_seeds if spread.single is None else format_estimate(spread.single, percent=share)
-    return text if spread.seeds == seeds else f"{text} ({spread.seeds} of {seeds} seeds)"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

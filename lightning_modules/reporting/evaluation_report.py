@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lightning_modules.common.files import write_text
 from lightning_modules.evaluation.attribution import clean_answers, shown_features, stored_examples
 from lightning_modules.evaluation.blocks import EvaluationFolder
-from lightning_modules.evaluation.conditions import Condition
+from lightning_modules.evaluation.conditions import CLEAN, Condition
 from lightning_modules.evaluation.fingerprint import stored_pairs
-from lightning_modules.evaluation.results import (
-    ATTRIBUTION,
-    fold_results,
-    long_table,
-    result_rows,
-    write_long_table,
-)
+from lightning_modules.evaluation.results import ATTRIBUTION, FINGERPRINT, fold_results, result_rows
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.attribution_page import AttributionResults, ExampleImages, write_attribution_page
 from lightning_modules.reporting.findings import TrainingState
 from lightning_modules.reporting.fingerprint_page import FingerprintResults, write_fingerprint_page
+from lightning_modules.reporting.long_table import RESULTS_FILE, Result, results_csv
+from lightning_modules.reporting.row_scores import ROWS_FILE
 from lightning_modules.reporting.run_files import METRICS_FILE, write_jsonl, write_metrics
 
 SHOWN_FEATURES = 1500  # t-SNE stays legible, and quick
-RESULTS_FILE, ROWS_FILE = "results.csv", "rows.jsonl"
+_WHOLE = {ATTRIBUTION: "test", FINGERPRINT: "marked"}
 
 
 def write_report(folder: Path, results: Mapping[str, Estimate] | None = None) -> dict[str, Path]:
@@ -44,10 +41,30 @@ def write_report(folder: Path, results: Mapping[str, Estimate] | None = None) ->
     evaluation = stored.evaluation
     results = fold_results(stored) if results is None else results
     write_jsonl(folder / ROWS_FILE, result_rows(stored))
-    write_long_table(folder / RESULTS_FILE, long_table(results, evaluation.conditions, evaluation.kind))
+    table = long_table(results, _conditions(stored), _WHOLE[evaluation.kind])
+    write_text(folder / RESULTS_FILE, results_csv(table))
     figures = (_attribution if evaluation.kind == ATTRIBUTION else _fingerprint)(folder, stored, dict(results))
     write_metrics(folder / METRICS_FILE, results)  # last: a folder with it is finished
     return figures
+
+
+def long_table(results: Mapping[str, Estimate], conditions: Sequence[Condition], whole: str) -> list[Result]:
+    """Results by part, condition and metric.
+
+    Parts: that of the test as a `whole`, `control/raw`, `source/gan-a` (its images alone), `trivial/...`,
+    `negatives/real`, `quality`.
+    """
+    by_name = {condition.name: condition for condition in conditions}
+    lines = []
+    for name, estimate in results.items():
+        rest = name.removeprefix("test/")
+        attack = next((each for each in by_name if rest.startswith(f"{each}/")), None)
+        part, _, metric = (rest if attack is None else rest[len(attack) + 1 :]).rpartition("/")
+        if part == "recall":
+            part, metric = f"source/{metric}", "recall"
+        under = by_name[attack or CLEAN]
+        lines.append(Result(part or whole, under.name, under.kind, under.strength, str(under.seed), metric, estimate))
+    return lines
 
 
 def _attribution(folder: Path, stored: EvaluationFolder, results: dict[str, Estimate]) -> dict[str, Path]:

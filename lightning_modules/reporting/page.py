@@ -1,13 +1,14 @@
 """A report as one self-contained HTML page: headline numbers, tables, figures, collapsible configuration.
 
-Nothing is loaded from elsewhere and no script runs, so the page can be mailed, archived and read offline. All text is
-escaped.
+Nothing is loaded from elsewhere, so the page can be mailed, archived and read offline. No script runs, but for that of
+sortable tables, which is in the page and without which they are tables all the same. All text is escaped.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+from markupsafe import Markup
 
 from lightning_modules.common.files import write_bytes, write_text
 from lightning_modules.metrics.intervals import Estimate
@@ -29,8 +31,20 @@ from lightning_modules.reporting.formatting import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NO_STYLE = Markup("")
 _PNG = b"\x89PNG\r\n\x1a\n"
-Cell = str | int | float | Estimate | None
+
+
+@dataclass(frozen=True)
+class Number:
+    """A cell whose text is not just its number: `"71.3 ± 0.4 %"`."""
+
+    text: str
+    value: float | None  # to sort by
+    interval: str = ""
+
+
+Cell = str | int | float | Estimate | Number | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,7 @@ class Table:
     caption: str = ""  # what the reader sees and how it was computed
     percent: Sequence[str] = ()  # columns whose numbers are shares to be shown in percent
     right: Sequence[str] = ()  # columns to set flush right although they hold text
+    sortable: bool = False  # whether the reader can sort it by a column and filter its rows
     kind: str = field(default="table", init=False)
 
     def __post_init__(self) -> None:
@@ -107,6 +122,20 @@ class Table:
         """Each cell as (number or text, interval)."""
         shares = [name in self.percent for name in self.columns]
         return [[_cell(cell, share) for cell, share in zip(row, shares, strict=True)] for row in self.rows]
+
+    @property
+    def keys(self) -> list[list[str]]:
+        """What each cell is sorted by: its number in full precision; empty for text, which sorts as it reads."""
+        return [[_sort_key(cell) for cell in row] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Drawn by the page itself: markup of this project, whose text is escaped."""
+
+    title: str
+    markup: Markup
+    kind: str = field(default="drawing", init=False)
 
 
 @dataclass(frozen=True)
@@ -162,7 +191,7 @@ class Details:
     kind: str = field(default="details", init=False)
 
 
-Block = Text | Table | FigureBlock | Details
+Block = Text | Table | FigureBlock | Drawing | Details
 
 
 @dataclass(frozen=True)
@@ -179,8 +208,10 @@ class Section:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
 
 
-def render_report(path: Path, *, title: str, summary: Summary, sections: Sequence[Section]) -> None:
-    """Write the page, atomically.
+def render_report(
+    path: Path, *, title: str, summary: Summary, sections: Sequence[Section], style: Markup = _NO_STYLE
+) -> None:
+    """Write the page, atomically; `style` is what its drawings add to the style sheet.
 
     Raises:
         ValueError: two sections have the same title, or a figure is no PNG; nothing is written.
@@ -190,7 +221,10 @@ def render_report(path: Path, *, title: str, summary: Summary, sections: Sequenc
     if twice:
         raise ValueError(f"sections {twice} have the same name in links; give each its own title")
     template = _environment().get_template("report.html.j2")
-    write_text(path, template.render(title=title, summary=summary, sections=sections))
+    blocks = [block for section in sections for block in section.blocks]
+    tables = [block.content if isinstance(block, Details) else block for block in blocks]
+    sortable = any(isinstance(table, Table) and table.sortable for table in tables)
+    write_text(path, template.render(title=title, summary=summary, sections=sections, style=style, sortable=sortable))
 
 
 @functools.cache
@@ -211,11 +245,18 @@ def _cell(cell: Cell, percent: bool) -> tuple[str, str]:
     if isinstance(cell, Estimate):
         interval = format_interval(cell, percent=percent)
         return _cell(cell.value, percent)[0], "" if interval == MISSING else interval
+    if isinstance(cell, Number):
+        return cell.text, cell.interval
     if cell is None:
         return MISSING, ""
     if isinstance(cell, str | bool):
         return str(cell), ""
     return (format_percent(cell) if percent else format_number(cell)), ""
+
+
+def _sort_key(cell: Cell) -> str:
+    value = cell.value if isinstance(cell, Estimate | Number) else cell
+    return "" if value is None or isinstance(value, str) or math.isnan(value) else repr(float(value))
 
 
 def write_figures(folder: Path, figures: Mapping[str, Figure]) -> dict[str, Path]:

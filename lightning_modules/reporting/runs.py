@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import yaml
 from lightning_modules.fingerprints import settings as fingerprint
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.findings import TrainingState
+from lightning_modules.reporting.long_table import Result, Unfinished, read_evaluation, read_results, unfinished
+from lightning_modules.reporting.row_scores import RowScores, read_row_scores
 from lightning_modules.reporting.run_files import METRICS_FILE, read_metrics
 from lightning_modules.representations import settings as attribution
 
@@ -22,6 +25,9 @@ SEED = "seed_everything"
 _PLACES = ("run_dir", "runs_dir", "ckpt_path", "default_root_dir", "dirpath", "save_dir", "config", "out")
 # what it shows and logs meanwhile;
 _SHOWN = ("enable_progress_bar", "enable_model_summary", "logger", "log_every_n_steps")
+# where it is computed and where copies of its data are kept, which the numbers do not depend on;
+_MACHINE = ("devices", "num_nodes", "accelerator", "num_workers", "cache_dir", "pin_memory", "persistent_workers")
+_MACHINE_BELOW = ("trainer.strategy", "model.init_args.manifold.dir", "model.init_args.manifold.search_memory_mib")
 # and its seeds, but not the data's: other splits make another experiment.
 _SEEDS = (SEED, "model.init_args.model_seed")
 
@@ -33,33 +39,59 @@ class Run:
     folder: Path
     name: str  # the experiment's, from `provenance.json`; empty where there is none
     seed: str  # `seed_everything` of its config, with the module's own seed behind it where that is another
-    settings: Mapping[str, Any]  # every other setting by dotted key, less the paths of the run itself
+    settings: Mapping[str, Any]  # every other setting by dotted key, less the paths of the run itself, and `machine`
     metrics: Mapping[str, Estimate]  # its `metrics.json`
     training: TrainingState | None = None  # how far that of its weights had come; None where it does not say
+    results: Sequence[Result] = ()  # its long table
+    machine: Mapping[str, Any] = field(default_factory=dict)  # settings of where it was computed: devices, strategy
+    evaluation: Mapping[str, Any] = field(default_factory=dict)  # `evaluation.json`; empty in earlier versions
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # `provenance.json`
+
+    @functools.cached_property
+    def rows(self) -> RowScores | None:
+        """What each test image gave; None where the folder has no such rows. Read when asked for."""
+        return read_row_scores(self.folder)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of what it was made from, by what that is: `checkpoint`, `data`, `manifold`."""
+        found = self.provenance.get("hashes") or {}
+        given = {name: entry.get("hash") if isinstance(entry, dict) else entry for name, entry in found.items()}
+        return {name: str(entry) for name, entry in given.items() if entry}
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read run folders.
+def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[Unfinished]]:
+    """Read run folders: those of finished evaluations, and how far the others have come.
 
     Raises:
-        ValueError: no folder, or some are no evaluated runs; the message names all of them.
+        ValueError: no folder, some hold no evaluation (the message names all of them), or none is finished.
     """
-    runs, problems = [], []
+    runs, aside, problems = [], [], []
     for folder in folders:
         try:
-            runs.append(_read(folder))
+            read = _read(folder)
         except (OSError, ValueError) as error:
             problems.append(str(error))
+            continue
+        if isinstance(read, Run):
+            runs.append(read)
+        else:
+            aside.append(read)
     if problems:
         raise ValueError(f"{len(problems)} of {len(folders)} folders cannot be compared: {'; '.join(problems)}")
+    if aside and not runs:
+        raise ValueError(f"found no finished evaluation: {' '.join(map(str, aside))}")
     if not runs:
         raise ValueError("found no run folder to compare; name at least one")
-    return runs
+    return runs, aside
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path) -> Run | Unfinished:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; expected a run folder with config.yaml and {METRICS_FILE}")
+    evaluation = read_evaluation(folder)
+    if evaluation is not None and not (folder / METRICS_FILE).is_file():
+        return unfinished(folder, evaluation)
     missing = [name for name in ("config.yaml", METRICS_FILE) if not (folder / name).is_file()]
     if missing:
         raise ValueError(
@@ -73,13 +105,41 @@ def _read(folder: Path) -> Run:
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'config.yaml'} holds a {type(config).__name__}; expected settings by name")
     flat = flat_settings(current_config(config))
-    settings = {key: value for key, value in flat.items() if not _of_run_alone(key)}
+    kept = {key: value for key, value in flat.items() if not _of_run_alone(key)}
+    machine = {key: value for key, value in kept.items() if _of_machine(key)}
     seeds = list(dict.fromkeys(str(flat[key]) for key in _SEEDS if key in flat)) or ["none"]
-    provenance = {}
-    if (folder / "provenance.json").is_file():
-        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    training = TrainingState.from_json(provenance.get("training"))
-    return Run(folder, str(provenance.get("experiment", "")), "/".join(seeds), settings, read_metrics(folder), training)
+    provenance = read_provenance(folder)
+    metrics = read_metrics(folder)
+    return Run(
+        folder,
+        name=str(provenance.get("experiment", "")),
+        seed="/".join(seeds),
+        settings={key: value for key, value in kept.items() if key not in machine},
+        metrics=metrics,
+        training=TrainingState.from_json(provenance.get("training")),
+        results=read_results(folder, metrics),
+        machine=machine,
+        evaluation=evaluation or {},
+        provenance=provenance,
+    )
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """`provenance.json` of a run folder; empty where there is none.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    path = folder / "provenance.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}, expected facts by name")
+    return found
 
 
 def flat_settings(value: Any, key: str = "") -> dict[str, Any]:
@@ -98,6 +158,11 @@ def flat_settings(value: Any, key: str = "") -> dict[str, Any]:
 
 def _of_run_alone(key: str) -> bool:
     return key in _SEEDS or key.rpartition(".")[2] in (*_PLACES, *_SHOWN)
+
+
+def _of_machine(key: str) -> bool:
+    below = any(key == one or key.startswith(f"{one}.") for one in _MACHINE_BELOW)
+    return below or key.rpartition(".")[2] in _MACHINE
 
 
 def epoch_means(log: Path, titles: Mapping[str, str]) -> dict[str, list[tuple[float, float]]]:

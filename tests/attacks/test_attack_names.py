@@ -9,9 +9,9 @@ import pytest
 from coloured_images import some_images, some_seeds
 
 from lightning_modules.attacks import Attack, make_attack, make_attacks
-from lightning_modules.attacks.base import Curve
+from lightning_modules.attacks.curves import Curve
 from lightning_modules.attacks.registry import ATTACKS, preset_names
-from lightning_modules.reporting.figures.robustness import attack_strength
+from lightning_modules.reporting.strengths import attack_strength
 
 SEEDS = some_seeds(3).numpy()
 

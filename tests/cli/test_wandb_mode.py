@@ -39,6 +39,8 @@ def test_an_agents_run_with_a_login_is_left_online(login):
     ("base_url", "machine", "online"),
     [
         (None, "api.wandb.ai", True),
+        (None, "api.forge.coreweave.com", True),  # where `wandb login` of 0.31 writes it
+        ("https://api.forge.coreweave.com", "api.wandb.ai", True),
         (None, "github.com", False),
         ("https://wandb.example.org:8080", "wandb.example.org", True),
         ("https://wandb.example.org", "api.wandb.ai", False),

@@ -16,8 +16,9 @@ from lightning_modules.attacks.registry import grid_names
 from lightning_modules.fingerprints.marked_images import MarkedPair
 from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.reporting.figures.marked_pairs import difference_factor, marked_pair_rows, shown_attacks
-from lightning_modules.reporting.figures.robustness import attack_strength, robustness_curves
+from lightning_modules.reporting.figures.robustness import robustness_curves
 from lightning_modules.reporting.figures.trade_off import TradeOffPoint, trade_off_figure
+from lightning_modules.reporting.strengths import attack_strength
 
 
 def fid(value: float) -> Estimate:

@@ -12,7 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_modules.reporting.figures.style import MUTED, as_array, enlarged, new_figure, styled
+from lightning_modules.reporting.figures.palette import MUTED
+from lightning_modules.reporting.figures.style import as_array, enlarged, new_figure, styled
 from lightning_modules.reporting.formatting import format_number
 
 _MARGIN, _GAP = 4, 14  # pixels around a cell, and between triplets

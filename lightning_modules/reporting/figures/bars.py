@@ -9,16 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.style import (
-    ACCENT,
-    FAINT,
-    INK,
-    MUTED,
-    new_figure,
-    source_styles,
-    styled,
-    whiskers,
-)
+from lightning_modules.reporting.figures.palette import ACCENT, FAINT, INK, MUTED
+from lightning_modules.reporting.figures.style import new_figure, source_styles, styled, whiskers
 from lightning_modules.reporting.formatting import format_percent, interval_name
 
 

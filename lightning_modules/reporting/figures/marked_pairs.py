@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_modules.fingerprints.marked_images import MarkedPair
-from lightning_modules.reporting.figures.style import INK, enlarged, new_figure, styled
+from lightning_modules.reporting.figures.palette import INK
+from lightning_modules.reporting.figures.style import enlarged, new_figure, styled
 from lightning_modules.reporting.formatting import format_number
 
 _MARGIN = 5  # white pixels around a tile

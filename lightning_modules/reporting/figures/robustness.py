@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_modules.attacks.base import Curve
+from lightning_modules.attacks.curves import Curve
 from lightning_modules.attacks.registry import curves as attack_curves
 from lightning_modules.metrics.intervals import Estimate, bits_needed
-from lightning_modules.reporting.figures.style import ACCENT, FAINT, INK, MUTED, new_figure, styled
+from lightning_modules.reporting.figures.palette import ACCENT, FAINT, INK, MUTED
+from lightning_modules.reporting.figures.style import new_figure, styled
 from lightning_modules.reporting.formatting import format_percent, interval_name
 
 _NEEDED = "#d55e00"

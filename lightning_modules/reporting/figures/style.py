@@ -17,17 +17,10 @@ from matplotlib.text import Annotation
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.figures.palette import INK, MARKERS, MUTED, PALETTE, REAL
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-INK, MUTED, FAINT = "#222222", "#666666", "#d9d9d9"
-REAL = "#222222"
-ACCENT = "#0072b2"
-# Okabe and Ito's palette (jfly.uni-koeln.de/color, 2008), without its yellow, which fades on white, and with a brown
-# in its place.
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f4f24")
-MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so a figure looks the same on every machine

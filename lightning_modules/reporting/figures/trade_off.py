@@ -12,16 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lightning_modules.metrics.intervals import Estimate
-from lightning_modules.reporting.figures.style import (
-    FAINT,
-    INK,
-    MARKERS,
-    PALETTE,
-    label_points,
-    new_figure,
-    styled,
-    whiskers,
-)
+from lightning_modules.reporting.figures.palette import FAINT, INK, MARKERS, PALETTE
+from lightning_modules.reporting.figures.style import label_points, new_figure, styled, whiskers
 from lightning_modules.reporting.formatting import format_number, format_percent, interval_name
 
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
