@@ -285,7 +285,7 @@ def require_finite(what: str, values: Tensor, names: Sequence[Any], cure: str) -
     Raises:
         ValueError: says of which samples, and what to look at.
     """
-    bad = ~values.detach().isfinite().reshape(len(values), -1).all(dim=1)
+    bad = ~values.detach().isfinite().flatten(1).all(dim=1)
     if bool(bad.any()):
         which = [str(names[place]) for place in bad.nonzero()[:, 0].tolist()]
         raise ValueError(

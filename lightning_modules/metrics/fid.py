@@ -91,6 +91,7 @@ class FrechetImageDistance(FrechetInceptionDistance):
         """
         if not features.isfinite().all():
             raise ValueError(f"features of {self.extractor.name} hold NaN or infinity; look at the network's weights")
+        self._computed, self._update_count = None, max(1, self._update_count)  # as after `update`
         rows = as_float64(features)
         side = "real" if real else "fake"
         for state, value in (

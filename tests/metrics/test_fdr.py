@@ -10,7 +10,7 @@ import torch
 from gloo_processes import in_processes
 from torch import Tensor
 
-from lightning_modules.metrics.fdr import FrechetDistanceRatio, _affordable_shuffles
+from lightning_modules.metrics.fdr import FrechetDistanceRatio, _affordable
 
 Data = tuple[Tensor, Tensor, Tensor]
 
@@ -173,9 +173,9 @@ def test_null_is_the_same_in_any_order_and_another_with_another_seed():
 
 
 def test_fewer_shuffles_where_distances_take_long():
-    assert _affordable_shuffles(8, 60, 2048) == 20
-    assert _affordable_shuffles(8, 400, 2048) == 20
-    assert _affordable_shuffles(15, 1000, 2048) == 5
+    assert _affordable(8, 60, 2048) == 20
+    assert _affordable(8, 400, 2048) == 20
+    assert _affordable(15, 1000, 2048) == 5
 
 
 @pytest.mark.slow

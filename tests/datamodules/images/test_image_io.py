@@ -12,15 +12,8 @@ import pytest
 from gm_folders import pixels
 from PIL import Image, ImageOps
 
-from datamodules.images.image_io import (
-    ImageFileError,
-    check_image,
-    content_id,
-    decode_image,
-    is_image_file,
-    path_text,
-    text_path,
-)
+from datamodules.images.image_io import ImageFileError, check_image, decode_image, is_image_file, path_text, text_path
+from lightning_modules.common.content_ids import content_id
 
 PICTURE = pixels("x", 1, (16, 24))
 LOSSLESS = {"PNG": "png", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "TGA": "tga", "PPM": "ppm", "QOI": "qoi"}
