@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from scipy.stats import binom
-from torch import distributed
 
 from lightning_modules.callbacks.prediction_rows import VerdictRows
 from lightning_modules.common.random_streams import seeded_keys
+from lightning_modules.evaluation.blocks import EvaluationError
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text
 
@@ -34,18 +34,26 @@ def evidence(key, wrong=0, strength=2.0):
     return logits
 
 
+STRATEGY = SimpleNamespace(broadcast=lambda value: value, barrier=lambda name: None)
+FIRST, OTHER = (SimpleNamespace(is_global_zero=first, strategy=STRATEGY) for first in (True, False))
+
+
 def run(callback, logits, order=None, loss=None):
-    """Give the callback batches of two, in any order of the files, and return the rows written."""
-    feed(callback, logits, order, loss)
-    callback.on_predict_end(SimpleNamespace(is_global_zero=True), None)
-    return [json.loads(line) for line in callback.out.read_text().splitlines()]
+    """Give the callback blocks of two, in any order, and return the rows written."""
+    blocks = callback.unfinished_blocks(FIRST, "hash", {"predict": len(logits)}, 2)
+    feed(callback, FIRST, [blocks[place] for place in order] if order else blocks, logits, loss)
+    callback.on_predict_end(FIRST, None)
+    return read(callback.out)
 
 
-def feed(callback, logits, order=None, loss=None):
-    order = list(range(len(logits))) if order is None else order
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def feed(callback, trainer, blocks, logits, loss=None):
     loss = torch.full((len(logits),), float("nan")) if loss is None else loss
-    for start in range(0, len(order), 2):
-        chosen = order[start : start + 2]
+    for part, number in blocks:
+        chosen = list(range(2 * number, min(2 * number + 2, len(logits))))
         outputs = {
             "index": torch.tensor(chosen),
             "path": [f"{index}.png" for index in chosen],
@@ -53,7 +61,7 @@ def feed(callback, logits, order=None, loss=None):
             "logits": logits[chosen],
             "loss": loss[chosen],
         }
-        callback.on_predict_batch_end(None, None, outputs, None, 0)
+        callback.on_predict_batch_end(trainer, None, outputs, {"part": part, "block": number}, 0)
 
 
 def test_a_row_names_the_user_and_says_how_likely_that_is_chance(registry, tmp_path):
@@ -89,25 +97,47 @@ def test_a_match_that_chance_explains_is_no_verdict(registry, tmp_path):
 
 def test_rows_come_in_the_order_of_the_files_whatever_the_order_of_work(registry, tmp_path):
     logits = torch.stack([evidence(registry.key_of(name)) for name in ("carol", "alice", "bob")])
-    rows = run(VerdictRows(tmp_path / "a.jsonl", registry), logits, order=[2, 0, 1])
+    rows = run(VerdictRows(tmp_path / "a.jsonl", registry), logits, order=[1, 0])
     assert [(row["file"], row["verdict"]) for row in rows] == [("0.png", "carol"), ("1.png", "alice"), ("2.png", "bob")]
     assert (tmp_path / "a.jsonl").read_text().count("index") == 0
 
 
-def test_the_first_process_writes_the_images_of_all(registry, tmp_path, monkeypatch):
+def test_the_first_process_writes_the_images_of_all(registry, tmp_path):
     logits = torch.stack([evidence(registry.key_of(name)) for name in registry.names])
     alone = run(VerdictRows(tmp_path / "alone.jsonl", registry, combined=True), logits)
-    first, second = (VerdictRows(tmp_path / f"{name}.jsonl", registry, combined=True) for name in ("first", "second"))
-    feed(first, logits, order=[0, 2])
-    feed(second, logits, order=[1])
-    shares = [first.decoded, second.decoded]
-    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "all_gather_object", lambda into, mine: into.__setitem__(slice(None), shares))
-    second.on_predict_end(SimpleNamespace(is_global_zero=False), None)
-    first.on_predict_end(SimpleNamespace(is_global_zero=True), None)
+    first, second = (VerdictRows(tmp_path / "both.jsonl", registry, combined=True) for _ in range(2))
+    blocks = first.unfinished_blocks(FIRST, "hash", {"predict": 3}, 2)
+    feed(second, OTHER, blocks[1:], logits)
+    feed(first, FIRST, blocks[:1], logits)
+    second.on_predict_end(OTHER, None)
     assert not second.out.exists()
-    assert [json.loads(line) for line in first.out.read_text().splitlines()] == alone
+    first.on_predict_end(FIRST, None)
+    assert read(first.out) == alone
+
+
+def test_a_stopped_prediction_shows_its_rows_and_goes_on(registry, tmp_path, capsys):
+    logits = torch.stack([evidence(registry.key_of(name)) for name in (*registry.names, "bob", "carol")])
+    whole = run(VerdictRows(tmp_path / "whole.jsonl", registry), logits)
+    out = tmp_path / "a.jsonl"
+    stopped = VerdictRows(out, registry)
+    blocks = stopped.unfinished_blocks(FIRST, "hash", {"predict": 5}, 2)
+    feed(stopped, FIRST, [blocks[0], blocks[2]], logits)
+    partial = out.with_name("a.jsonl.partial")
+    assert read(partial) == whole[:2]  # up to the first unfinished block
+    assert not out.exists()
+    kept = tmp_path / "a.jsonl.blocks"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700  # logits may be somebody's key
+    with pytest.raises(EvaluationError, match="--fresh true"):
+        VerdictRows(out, registry).unfinished_blocks(FIRST, "other files", {"predict": 5}, 2)
+    again = VerdictRows(out, registry)
+    left = again.unfinished_blocks(FIRST, "hash", {"predict": 5}, 2)
+    assert left == [blocks[1]]
+    assert "2 of 3 blocks done" in capsys.readouterr().err
+    feed(again, FIRST, left, logits)
+    again.on_predict_end(FIRST, None)
+    assert read(out) == whole
+    assert not partial.exists()
+    assert not kept.exists()
 
 
 def test_images_together_name_a_user_whom_none_names_alone(registry, tmp_path):
@@ -152,13 +182,6 @@ def test_the_loss_is_told_where_the_decoder_has_one(registry, tmp_path):
     rows = run(VerdictRows(tmp_path / "a.jsonl", registry), logits, loss=torch.tensor([0.25, float("nan")]))
     assert rows[0]["loss"] == 0.25
     assert "loss" not in rows[1]
-
-
-def test_an_image_without_evidence_spoils_neither_the_file_nor_the_common_verdict(registry, tmp_path):
-    alice = evidence(registry.key_of("alice"))
-    callback = VerdictRows(tmp_path / "a.jsonl", registry, combined=True, show_bits=True)
-    good, broken, together = run(callback, torch.stack([alice, torch.full((BITS,), float("nan"))]))
-    assert (good["verdict"], broken["confidence"], together["verdict"]) == ("alice", 0.5, "alice")
 
 
 def test_two_users_who_match_equally_well_are_not_told_apart(tmp_path):

@@ -16,7 +16,7 @@ from lightning_modules.attacks.registry import grid_names
 from lightning_modules.fingerprints.marked_images import MarkedPair
 from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.reporting.figures.marked_pairs import difference_factor, marked_pair_rows, shown_attacks
-from lightning_modules.reporting.figures.robustness import robustness_curves
+from lightning_modules.reporting.figures.robustness import needed_line, robustness_curves
 from lightning_modules.reporting.figures.trade_off import TradeOffPoint, trade_off_figure
 from lightning_modules.reporting.strengths import attack_strength
 
@@ -138,7 +138,7 @@ def curves() -> dict[str, list[tuple[float, Estimate]]]:
 
 
 def test_curves_start_without_attack_and_get_stronger_to_the_right():
-    figure = robustness_curves(curves(), bits=32, clean=proportion(990, 1000))
+    figure = robustness_curves(curves(), clean=proportion(990, 1000))
     noise, jpeg = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Noise", "JPEG"]
     for axes, strengths, values in (
@@ -155,7 +155,7 @@ def test_curves_start_without_attack_and_get_stronger_to_the_right():
 
 
 def test_the_interval_is_drawn_as_whiskers_and_band():
-    figure = robustness_curves({"noise": curves()["noise"]}, bits=32)
+    figure = robustness_curves({"noise": curves()["noise"]})
     band, whiskers = figure.axes[0].collections
     estimate = proportion(900, 1000)
     assert whiskers.get_segments()[0][:, 1] == pytest.approx([estimate.low, estimate.high])
@@ -165,19 +165,19 @@ def test_the_interval_is_drawn_as_whiskers_and_band():
 
 
 def test_the_dashed_line_is_what_a_match_needs():
-    figure = robustness_curves(curves(), bits=32)
+    figure = robustness_curves(curves(), needed=needed_line(32, 1e-6))
     for axes in figure.axes:
         heights = [line.get_ydata()[0] for line in axes.lines if "match needs" in line.get_label()]
         assert heights == [30 / 32]  # P(Bin(32, 1/2) >= 30) = 1.2e-7, and of 29 already 1.3e-6
     assert any("rate of 1e-6: 30 of 32 bits" in label for label in legend(figure))
-    assert not any("match needs" in label for label in legend(robustness_curves(curves(), bits=16)))
+    assert needed_line(16, 1e-6) is None
 
 
 def test_curves_that_cannot_be_drawn_are_refused():
     with pytest.raises(ValueError, match="no point"):
-        robustness_curves({"noise": [(0.1, proportion(0, 0))]}, bits=32)
+        robustness_curves({"noise": [(0.1, proportion(0, 0))]})
     with pytest.raises(ValueError, match=r"\['crop'\]"):
-        robustness_curves({"crop": []}, bits=32)
+        robustness_curves({"crop": []})
 
 
 # --- marked pairs

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_modules.evaluation.conditions import make_conditions
 from lightning_modules.fingerprints.marked_images import MarkedPair
 from lightning_modules.metrics.fingerprint_scores import key_estimates, key_metrics, negative_metrics
 from lightning_modules.metrics.intervals import Estimate, proportion
@@ -16,6 +17,7 @@ from lightning_modules.reporting.fingerprint_page import FingerprintResults, wri
 
 BITS = 32
 ATTACKS = ["clean", "paper-noise", "paper-combination", "noise_0.05", "noise_0.1", "jpeg_50"]
+CONDITIONS = make_conditions(ATTACKS[1:], 0)
 FINGERPRINT = {
     "bits": BITS, "shift": -32, "sigma": 4.0, "centred": True, "layout": "flat", "latent_prior": "projected",
     "generator_name": "tiny-gan",
@@ -46,7 +48,9 @@ def shown(results: dict[str, Estimate], *, examples: int = 2) -> FingerprintResu
     image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
     pairs = [MarkedPair(n, image, image * 0.9, {name: image * 0.5 for name in ATTACKS}) for n in range(examples)]
     settings = {"generator": "tiny", "attack": "paper"}
-    return FingerprintResults(results, ATTACKS, pairs, settings, FINGERPRINT, {"test images": "60"}, "amortised", "bce")
+    return FingerprintResults(
+        results, CONDITIONS, pairs, settings, FINGERPRINT, {"test images": "60"}, "amortised", "bce"
+    )
 
 
 def headings(folder: Path) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_modules.evaluation.conditions import make_conditions
 from lightning_modules.metrics.fingerprint_scores import key_estimates, key_metrics, negative_metrics
 from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.metrics.key_matches import FalsePositiveRate
@@ -41,6 +42,7 @@ def measured(attacks: dict[str, float]) -> dict[str, Estimate]:
 
 ATTACKS = {"clean": 1.0, "paper-blur": 0.8, "paper-jpeg": 0.9, "blur_1": 0.7, "blur_0.5": 0.85}
 RESULTS = measured(ATTACKS)
+CONDITIONS = [each for each in make_conditions(list(ATTACKS)[1:], 0) if each.name in ATTACKS]
 
 
 def negatives(false_positives: int, n: int, rate: float = 0.05) -> Estimate:
@@ -161,15 +163,15 @@ def test_quality_comes_in_a_fixed_order_with_unknown_measures_last():
 
 
 def test_curves_and_worst_attack_are_told_apart():
-    assert [strength for strength, _ in strength_curves(RESULTS, list(ATTACKS))["blur"]] == [1.0, 0.5]
-    worst = worst_attack(RESULTS, list(ATTACKS))
+    assert [strength for strength, _ in strength_curves(RESULTS, CONDITIONS)["blur"]] == [1.0, 0.5]
+    worst = worst_attack(RESULTS, CONDITIONS)
     assert worst == ("paper-blur", RESULTS["test/paper-blur/bit_accuracy"])  # blur_1 belongs to a grid
-    assert worst_attack({"test/a/bit_accuracy": proportion(0, 0)}, ["a"]) is None
+    assert worst_attack({"test/a/bit_accuracy": proportion(0, 0)}, CONDITIONS) is None
 
 
 def test_headlines_tell_a_key_too_short_and_the_fid_that_there_is():
     short = {"test/clean/tpr_at_1e-6": Estimate(0.0, None, None, 9, "none", {"bits_needed": None})}
-    (headline,) = fingerprint_headlines(short, ["clean"], 8)
+    (headline,) = fingerprint_headlines(short, CONDITIONS[:1], 8)
     assert "no match of 8 bits is good enough" in headline.note
     own = {"test/quality/fid_own": Estimate(2.5, None, None, 9, "none")}
     both = own | {
