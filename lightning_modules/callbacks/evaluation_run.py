@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from lightning_modules.common.blocks import Block
 from lightning_modules.evaluation.blocks import Evaluation, EvaluationFolder
 from lightning_modules.evaluation.results import fold_results
 from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.reporting.findings import TrainingState
+from lightning_modules.reporting.run_files import write_json
 
 
 def begin_evaluation(trainer: pl.Trainer, describe: Callable[[], Evaluation]) -> list[Block]:
@@ -57,6 +60,24 @@ def plain_training(trainer: pl.Trainer) -> dict[str, Any] | None:
     """How far the training behind the weights had come, as plain values; None where that is not known."""
     training = training_behind(trainer)
     return None if training is None else training.to_json()
+
+
+def complete_provenance(run_dir: Path, trainer: pl.Trainer) -> TrainingState | None:
+    """Add to `provenance.json`, if there is one, how far the training had come and the hashes of what was tested.
+
+    Returns:
+        How far the training behind the weights had come; None where that is not known.
+    """
+    training, path = training_behind(trainer), run_dir / "provenance.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        evaluation = Evaluation.read(run_dir)
+        settings = {} if evaluation is None else evaluation.settings
+        hashes = {"data": next(iter(settings.get("data", {}).values()), None)}
+        hashes["manifold"] = settings.get("representation", {}).get("manifold")
+        found.setdefault("hashes", {}).update({name: value for name, value in hashes.items() if value is not None})
+        write_json(path, {**found, "training": training})
+    return training
 
 
 def _folder(trainer: pl.Trainer) -> Path:

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
+from lightning_modules.callbacks.evaluation_run import complete_provenance
 from lightning_modules.common.images import to_uint8
 from lightning_modules.evaluation.blocks import EvaluationFolder
 from lightning_modules.evaluation.fingerprint import stored_pairs
@@ -32,6 +33,7 @@ class EvaluationReport(Callback):
         if not trainer.is_global_zero:
             return
         folder, results = Path(trainer.default_root_dir), cast(dict[str, Estimate], pl_module.results)
+        complete_provenance(folder, trainer)  # which the page shows
         write_report(folder, results)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -31,6 +31,7 @@ from lightning_modules.cli.trusted_classes import OPTION, only_trusted_classes
 from lightning_modules.cli.watching import watch_over
 from lightning_modules.common.files import check_file, check_folder, file_hash
 from lightning_modules.common.shipped import find_trained, program, with_found_configs
+from lightning_modules.evaluation.blocks import clear_evaluation
 from lightning_modules.reporting.findings import terminal_lines
 from lightning_modules.reporting.runs import current_config
 
@@ -155,6 +156,8 @@ class FrameworkCLI(LightningCLI):
         self.run_dir.mkdir(parents=True, exist_ok=True)
         run_folder.share_run_folder(self.run_dir)
         config["trainer"]["default_root_dir"] = str(self.run_dir)
+        if self.purpose == "test" and config["fresh"] and rank() == 0:
+            clear_evaluation(self.run_dir)
         if self.purpose == "train":
             THIS.how_to_go_on = self.how_to_go_on
             if rank() == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -15,12 +14,11 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from lightning_modules.callbacks.training_record import training_behind
+from lightning_modules.callbacks.evaluation_run import complete_provenance
 from lightning_modules.cli.saving import ContinuedCSVLogger
 from lightning_modules.common.files import file_hash, write_text
 from lightning_modules.common.shipped import PACKAGE
 from lightning_modules.common.wandb_login import has_login
-from lightning_modules.evaluation.blocks import Evaluation
 from lightning_modules.reporting.findings import TrainingState
 from lightning_modules.reporting.run_files import write_json
 
@@ -101,15 +99,7 @@ def git_commit() -> str | None:
 
 def close_record(run_dir: Path, trainer: pl.Trainer) -> TrainingState | None:
     """Add how far the training behind the weights had come, close the W&B run; returns that state."""
-    training = training_behind(trainer)
-    provenance = run_dir / "provenance.json"
-    found = json.loads(provenance.read_text())
-    evaluation = Evaluation.read(run_dir)
-    settings = {} if evaluation is None else evaluation.settings
-    hashes = {"data": next(iter(settings.get("data", {}).values()), None)}
-    hashes["manifold"] = settings.get("representation", {}).get("manifold")
-    found.setdefault("hashes", {}).update({name: value for name, value in hashes.items() if value is not None})
-    write_json(provenance, {**found, "training": training})
+    training = complete_provenance(run_dir, trainer)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             if training is not None:
