@@ -135,7 +135,7 @@ def test_what_is_no_prefix_is_refused(run):
 
 STARTS = {
     "python -m": (["-m", "lightning_modules.cli", "test"], {}),
-    "python -c": (["-c", "import sys; sys.argv[0] = 'evaluate.py'; from evaluate import *; run_command(main)", "test"], {}),
+    "python -c": (["-c", "import evaluate; evaluate.run_command(evaluate.main)", "test"], {}),
     "an empty part of PYTHONPATH": ([str(ROOT / "evaluate.py"), "test"], {"PYTHONPATH": f"{ROOT}:"}),
     "a relative one": ([str(ROOT / "evaluate.py"), "test"], {"PYTHONPATH": f".:{ROOT}"}),
 }  # fmt: skip

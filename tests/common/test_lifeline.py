@@ -17,7 +17,7 @@ from lightning_modules.common.lifeline import Ending, _First, _listen
 
 ROOT = Path(__file__).parents[2]
 GO_ON = "what is finished is kept, and the same command goes on from there"
-SCRIPT = '''
+SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
 from lightning_modules.common.lifeline import Ending, hold_lifeline
@@ -56,7 +56,7 @@ if what == "done":
     time.sleep(0.3)
     sys.exit()
 time.sleep(20)
-'''
+"""
 
 
 def started(folder: Path, what: str, size: int = 3) -> list[subprocess.Popen[str]]:
