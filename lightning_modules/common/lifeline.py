@@ -27,7 +27,7 @@ Where one process dies, torchrun stops the others; where a run is stopped, each 
 """
 COLLECT_SECONDS = 0.5  # for the cause to arrive where its effects came first
 CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 5.0  # for the first process to end a run, after another one has told it why
+ANSWER_SECONDS = 8.0  # for the first process to end a run, after another one has told it why
 _LONGEST = 1 << 20  # bytes of a line: of a traceback, or of a stranger
 
 

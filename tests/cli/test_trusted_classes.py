@@ -141,7 +141,10 @@ STARTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("start", STARTS)
+SLOW = ("python -c", "a relative one")
+
+
+@pytest.mark.parametrize("start", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in STARTS])
 def test_a_run_folder_is_no_import_path_however_a_command_is_started_in_it(start, run):
     """Modules that libraries look for, or that stand for libraries, lie in the working directory."""
     for name in ("yaml", "torch", "pytorch_lightning", "wandb", "numpy"):
