@@ -19,10 +19,20 @@ _STARTS = {
 
 
 def check_checkpoint(path: Path) -> None:
-    """Refuse a file that is no checkpoint: empty, cut off, of another kind, or of another program.
+    """Refuse a file that no training wrote: empty, cut off, of another kind, or weights alone.
 
     Raises:
         ValueError: says what was found.
+    """
+    if _MARK not in read_structure(path):
+        raise ValueError(f"{path}: found a file of torch with no record of a training, such as weights, {EXPECTED}")
+
+
+def read_structure(path: Path) -> bytes:
+    """The pickle within a file that `torch.save` wrote, without its tensors; it is not unpickled.
+
+    Raises:
+        ValueError: another file; says what was found.
     """
     with path.open("rb") as file:
         start = file.read(16)
@@ -35,11 +45,9 @@ def check_checkpoint(path: Path) -> None:
         if content is None:
             raise ValueError(f"{path}: found an archive that torch did not write, {EXPECTED}")
         try:
-            known = _MARK in archive.read(content)
+            return archive.read(content)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise ValueError(f"{path}: found a damaged file ({error}), {EXPECTED}") from error
-    if not known:
-        raise ValueError(f"{path}: found a file of torch with no record of a training, such as weights, {EXPECTED}")
 
 
 def _kind(start: bytes, size: int) -> str:

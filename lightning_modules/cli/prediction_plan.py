@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lightning_modules.cli.checkpoint_file import EXPECTED, check_checkpoint
+from lightning_modules.cli.checkpoint_file import EXPECTED, read_structure
 from lightning_modules.cli.run_folder import run_folder_of
 from lightning_modules.cli.users import counted
 from lightning_modules.common.files import file_hash
@@ -111,7 +111,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint holds, tensors mapped and not read; a ValueError if it is none of a training run."""
-    check_checkpoint(checkpoint)
+    read_structure(checkpoint)  # what torch.load says of other files helps nobody
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:

@@ -7,6 +7,7 @@ what has happened, and all of them leave. An error that ends one process, or all
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import queue
@@ -27,7 +28,7 @@ Where one process dies, torchrun stops the others; where a run is stopped, each 
 """
 COLLECT_SECONDS = 0.5  # for the cause to arrive where its effects came first
 CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 5.0  # for the first process to end a run, after another one has told it why
+ANSWER_SECONDS = 8.0  # for the first process to end a run, after another one has told it why
 _LONGEST = 1 << 20  # bytes of a line: of a traceback, or of a stranger
 
 
@@ -66,7 +67,7 @@ def hold_lifeline(rank: int, size: int, host: str, share: Share, leave: Leave, w
     """
     if rank == 0:
         listener, token = _listen(host), secrets.token_hex(16)
-        share(None if listener is None else (listener.getsockname()[0], listener.getsockname()[1], token))
+        share(None if listener is None else (host, listener.getsockname()[1], token))
         if listener is None:
             return Lifeline()
         first = _First(size, listener, token, leave, warn)
@@ -284,10 +285,15 @@ class _Other(_Connected):
 
 
 def _listen(host: str) -> socket.socket | None:
-    """A listener at the address that the other processes know; None where this machine does not have it."""
+    """A listener at the address that the other processes know; None where this machine does not have it.
+
+    Where a machine's name means itself alone, here and not elsewhere, the listener is at all of its addresses.
+    """
     try:
         family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        place = str(address[0])
+        named = ipaddress.ip_address(place.partition("%")[0]).is_loopback and host not in ("localhost", place)
+        return socket.create_server(("" if named else place, 0), family=family, backlog=1024)
     except OSError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 
+from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.run_record import last_checkpoint
 from lightning_modules.cli.saving import (
     AtomicCheckpoints,
@@ -25,6 +27,8 @@ from lightning_modules.cli.saving import (
     logged_steps,
     save_atomically,
 )
+from lightning_modules.common.shipped import TRAINED
+from lightning_modules.reporting.findings import TrainingState
 
 ROOT = Path(__file__).parents[2]
 SAVING = """
@@ -136,6 +140,32 @@ def test_a_new_training_in_the_same_folder_begins_a_new_log(tmp_path, recwarn):
     trained(tmp_path, epochs=1)
     assert [row["step"] for row in rows_of(tmp_path / "logs" / "metrics.csv") if row["train/loss"]] == list("0123")
     assert not [each for each in recwarn if "will be deleted" in str(each.message)]
+
+
+def test_a_command_that_resumes_a_training_continues_its_log_and_clears_what_a_kill_left(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "checkpoints/last.ckpt", "fingerprint.safetensors"):
+        (folder / name).write_bytes((TRAINED / "ldm" / name).read_bytes())
+    (folder / "checkpoints" / ".last.ckpt.7-ab.partial").write_bytes(b"half")
+    args = ["--config", str(folder / "config.yaml"), "--ckpt_path", str(folder), "--trainer.accelerator", "cpu",
+            "--model.init_args.training.learning_rate", "7e-4"]  # fmt: skip
+    cli = FrameworkCLI(args, purpose="train")
+    steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert [each.from_step for each in cli.trainer.loggers if isinstance(each, ContinuedCSVLogger)] == [steps]
+    assert type(cli.trainer.strategy.checkpoint_io) is AtomicCheckpoints
+    assert [file.name for file in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    for epochs, told in (
+        (3, f"stopped; this goes on with the training after epoch 3 of 9: train.py {shlex.join(args[:2])} "),
+        (9, f"stopped; the training is finished, and this tests it: evaluate.py test --ckpt_path {folder}"),
+    ):
+        state = TrainingState(epochs, 9, 100 * epochs, -1, False)
+        torch.save(saved | {"training": state.to_json()}, folder / "checkpoints" / "last.ckpt")
+        assert cli.how_to_go_on().startswith(told)
+        assert cli.how_to_go_on().endswith(f" --ckpt_path {folder}")
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    assert "nothing is saved yet" in cli.how_to_go_on()
 
 
 def rows_of(log: Path) -> list[dict[str, str]]:

@@ -59,8 +59,17 @@ def main():
     Path("ready").touch()
     globals()[sys.argv[1]]()
 
+if "NOHUP" not in os.environ:  # a background job of a shell, of which this may be one, ignores Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 run_command(main)
 '''
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def started(folder: Path, what: str, grace: float = 4.0, **environment: str) -> subprocess.Popen[str]:
@@ -144,10 +153,9 @@ def test_nohup_is_respected(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     process = subprocess.Popen(
-        ["nohup", sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-         f"import sys; sys.argv[1:] = ['search', '1']; exec(open({str(script)!r}).read())"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, str(script), "search", "1"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as nohup and a shell's & do
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NOHUP": "1"},
     )  # fmt: skip
     while not (tmp_path / "ready").exists():
         time.sleep(0.01)

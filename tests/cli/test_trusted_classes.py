@@ -135,13 +135,16 @@ def test_what_is_no_prefix_is_refused(run):
 
 STARTS = {
     "python -m": (["-m", "lightning_modules.cli", "test"], {}),
-    "python -c": (["-c", "import sys; sys.argv[0] = 'evaluate.py'; from evaluate import *; run_command(main)", "test"], {}),
+    "python -c": (["-c", "import evaluate; evaluate.run_command(evaluate.main)", "test"], {}),
     "an empty part of PYTHONPATH": ([str(ROOT / "evaluate.py"), "test"], {"PYTHONPATH": f"{ROOT}:"}),
     "a relative one": ([str(ROOT / "evaluate.py"), "test"], {"PYTHONPATH": f".:{ROOT}"}),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("start", STARTS)
+SLOW = ("python -c", "a relative one")
+
+
+@pytest.mark.parametrize("start", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in STARTS])
 def test_a_run_folder_is_no_import_path_however_a_command_is_started_in_it(start, run):
     """Modules that libraries look for, or that stand for libraries, lie in the working directory."""
     for name in ("yaml", "torch", "pytorch_lightning", "wandb", "numpy"):

@@ -141,3 +141,12 @@ def test_the_cause_is_told_where_effects_came_first():
 
 def test_an_address_that_this_machine_does_not_have_gives_no_listener():
     assert _listen("192.0.2.1") is None
+
+
+def test_a_name_that_means_this_machine_here_alone_is_listened_to_at_all_addresses(monkeypatch):
+    """As `/etc/hosts` has it on many systems: the name of the machine stands for 127.0.1.1."""
+    found = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    for host, address in (("node-0", "0.0.0.0"), ("localhost", "127.0.0.1"), ("127.0.0.1", "127.0.0.1")):
+        with _listen(host) as listener:
+            assert listener.getsockname()[0] == address

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import evaluate
+from lightning_modules.cli.stopping import Stopped, obey_signals
 from lightning_modules.cli.sweep.command import _alone
 from lightning_modules.cli.sweep.runs import PointRun, _start, _stop
 from lightning_modules.metrics.intervals import Estimate, proportion
@@ -145,7 +146,7 @@ def test_a_stopped_sweep_ends_its_points_and_what_they_started(sweep, tmp_path, 
 
     thread = threading.Thread(target=stop)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with obey_signals(), pytest.raises(Stopped):
         sweep("wait")
     thread.join()
     pid = int(child.read_text())
