@@ -45,7 +45,8 @@ def contained(identifiers: Tensor, among: Tensor) -> Tensor:
         return torch.zeros_like(identifiers, dtype=torch.bool)
     among = among.to(identifiers.device)
     places = torch.searchsorted(among, identifiers).clamp_(max=len(among) - 1)
-    return among[places] == identifiers
+    found: Tensor = among[places] == identifiers
+    return found
 
 
 def overlap(first: Tensor, second: Tensor) -> int:
