@@ -30,7 +30,8 @@ def id_set(identifiers: Iterable[str] | Tensor) -> Tensor:
         return torch.from_numpy(np.unique(numbers))
     if identifiers.dtype != torch.int64:
         raise ValueError(f"found content ids of {identifiers.dtype}, expected int64")
-    return torch.unique(identifiers.detach().cpu())
+    unique: Tensor = torch.unique(identifiers.detach().cpu())
+    return unique
 
 
 def join(sets: Iterable[Tensor]) -> Tensor:
