@@ -9,7 +9,8 @@ With any factors S1 = A^T A and S2 = B^T B the last trace is the nuclear norm of
 S1 S2 are those of the symmetric A S2 A^T = (A B^T)(A B^T)^T. So no matrix square root and no non-symmetric eigenvalue
 problem is needed, and what belongs to one Gaussian is computed once for all its pairs.
 
-- n < d samples are their own factor (centred rows): the problem shrinks to n.
+- n < d samples are their own factor (centred rows): the problem shrinks to n. Where n is hardly smaller, they are
+  brought to a triangle by a QR decomposition, which pays as soon as there are a few pairs.
 - n >= d samples have a covariance and its Cholesky factor S = L L^T, and L^T S2 L costs half a product.
 
 The eigenvalues of the symmetric matrix are squares, so those below eps of the largest are rounding. Each distance
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import combinations
 
@@ -48,11 +50,12 @@ def gram(rows: Tensor) -> Tensor:
 def lower_congruence(lower: Tensor, symmetric: Tensor) -> Tensor:
     """`lower.T @ symmetric @ lower` on and below the diagonal; what lies above is not meant to be read.
 
-    With both zeros and symmetry left out it takes d^3 multiply-adds / 2, where two general products take 2 d^3. All are
-    `(d, d)`; `lower` is zero above the diagonal, and `torch.linalg.eigvalsh` takes the result as it is.
+    With both zeros and symmetry left out it takes d^3 multiply-adds / 2, where two general products take 2 d^3.
+    `symmetric` is `(d, d)`, `lower` `(d, r)` and zero above the diagonal; `torch.linalg.eigvalsh` takes the result
+    `(r, r)` as it is.
     """
-    d = len(symmetric)
-    result = torch.zeros_like(symmetric)
+    d = lower.shape[1]
+    result = symmetric.new_zeros(d, d)
     for left in range(0, d, BLOCK):
         columns = slice(left, left + BLOCK)
         half = symmetric[left:, left:] @ lower[left:, columns]  # rows `left` and below of `symmetric @ lower`
@@ -62,6 +65,8 @@ def lower_congruence(lower: Tensor, symmetric: Tensor) -> Tensor:
     return result
 
 
+NEARLY = 0.8
+"""From this share of d on, n samples are brought to a triangle: below, their rows make smaller products."""
 TOLERANCE = 1e-5
 """Largest bound of the rounding, relative to the distance, that is accepted of squared singular values.
 
@@ -145,6 +150,26 @@ class GaussianFactor:
         rows: Tensor = scales[:, None] * vectors.T
         return rows
 
+    @cached_property
+    def triangle(self) -> Tensor | None:
+        """Lower trapezoid L `(d, r)` of few samples, `L L^T` = covariance; None where products of rows are smaller."""
+        if self.covariance is not None or len(self.factor) < NEARLY * len(self.mean):
+            return None
+        upper: Tensor = torch.linalg.qr(self.factor, mode="r").R
+        return upper.T.contiguous()
+
+    @cached_property
+    def products(self) -> Tensor:
+        """The covariance `(d, d)`, made of the rows of few samples where that is asked for."""
+        return gram(self.factor) if self.covariance is None else self.covariance
+
+    def prepare(self) -> None:
+        """Compute what all distances of this Gaussian share."""
+        if self.covariance is not None:
+            _ = self.cholesky
+        elif self.triangle is not None:
+            _ = self.products
+
     def distance(self, other: GaussianFactor) -> Tensor:
         """Frechet distance to `other`: scalar float64, >= 0.
 
@@ -177,11 +202,13 @@ class GaussianFactor:
 
     def _symmetric_product(self, other: GaussianFactor) -> Tensor | None:
         """`A S2 A^T` with our factor A and the other's covariance; None where the other's is to be multiplied out."""
+        if self.triangle is not None and other.triangle is not None:
+            return lower_congruence(self.triangle, other.products)
         if self.covariance is None:  # our n - 1 rows make the product small
             if other.covariance is not None:
                 return self.factor @ other.covariance @ self.factor.T
             cross = self.factor @ other.factor.T
-            return cross @ cross.T if len(cross) <= len(cross.T) else cross.T @ cross
+            return gram(cross.T) if len(cross) <= len(cross.T) else gram(cross)
         if other.covariance is None or self.cholesky is None:
             return None
         return lower_congruence(self.cholesky, other.covariance)
@@ -223,8 +250,27 @@ def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
 
 
 def pairwise_frechet(gaussians: Sequence[GaussianFactor]) -> Tensor:
-    """All distances between K Gaussians, each factorised once: `(K, K)` float64, symmetric, zero diagonal."""
+    """All distances between K Gaussians, each factorised once: `(K, K)` float64, symmetric, zero diagonal.
+
+    On the CPU each thread takes whole pairs: an eigenvalue problem waits for memory, and two threads on one finish it
+    hardly sooner than one does.
+    """
     distances = torch.zeros(len(gaussians), len(gaussians), dtype=torch.float64)
-    for i, j in combinations(range(len(gaussians)), 2):
-        distances[i, j] = distances[j, i] = gaussians[i].distance(gaussians[j])
+    pairs = list(combinations(range(len(gaussians)), 2))
+
+    def distance(pair: tuple[int, int]) -> Tensor:
+        return gaussians[pair[0]].distance(gaussians[pair[1]])
+
+    threads = torch.get_num_threads()
+    if threads == 1 or any(gaussian.mean.device.type != "cpu" for gaussian in gaussians):
+        found = [distance(pair) for pair in pairs]
+    else:
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(pool.map(GaussianFactor.prepare, gaussians))
+                found = list(pool.map(distance, pairs))
+        finally:
+            torch.set_num_threads(threads)  # part of it holds for all threads
+    for (i, j), value in zip(pairs, found, strict=True):
+        distances[i, j] = distances[j, i] = value
     return distances

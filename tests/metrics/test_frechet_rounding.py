@@ -10,7 +10,14 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from lightning_modules.metrics.frechet import BLOCK, GaussianFactor, frechet_distance, gram, lower_congruence
+from lightning_modules.metrics.frechet import (
+    BLOCK,
+    GaussianFactor,
+    frechet_distance,
+    gram,
+    lower_congruence,
+    pairwise_frechet,
+)
 
 D = 200
 AXES = torch.arange(1, D + 1, dtype=torch.float64)
@@ -116,3 +123,41 @@ def test_features_without_a_distance_are_refused():
     rows[3, 5] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
         GaussianFactor.from_features(rows)
+
+
+@pytest.mark.parametrize("n", [2, 150, 161, 162, 185, 199, 200, 201, 202])
+@pytest.mark.parametrize(("first", "second"), [("1/k", "1/k"), ("1/k", "exponential"), ("flat", "low rank")])
+def test_numbers_of_samples_around_the_dimension(first: str, second: str, n: int):
+    for other in (n, 190):  # both sides with few samples, nearly as many as dimensions, or more
+        rows = sample(first, 1, n), sample(second, 2, other)
+        found = GaussianFactor.from_features(rows[0]).distance(GaussianFactor.from_features(rows[1])).item()
+        assert found == pytest.approx(unsquared(*rows), rel=1e-7)
+
+
+def test_nearly_as_many_samples_as_dimensions_are_brought_to_a_triangle():
+    rows = sample("1/k", 1, 190)
+    gaussian = GaussianFactor.from_features(rows)
+    triangle = gaussian.triangle
+    assert triangle.shape == (D, 189)
+    assert torch.equal(triangle, triangle.tril())
+    torch.testing.assert_close(triangle @ triangle.T, torch.cov(rows.T), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gaussian.products, torch.cov(rows.T), rtol=1e-10, atol=1e-12)
+    assert GaussianFactor.from_features(rows[:100]).triangle is None
+    assert GaussianFactor.from_features(sample("1/k", 1, 250)).triangle is None
+
+
+@pytest.mark.parametrize("n", [100, 190, 250])
+def test_pairs_on_several_threads_have_the_bits_of_one(n: int):
+    gaussians = [sample("1/k", seed, n) for seed in range(1, 5)]
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(1)
+            factors = [GaussianFactor.from_features(rows) for rows in gaussians]
+            torch.set_num_threads(count)
+            found.append(pairwise_frechet(factors))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
