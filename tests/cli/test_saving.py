@@ -80,7 +80,9 @@ def test_a_large_checkpoint_is_not_held_twice(tmp_path):
     assert peak < 4_000_000  # of 40 MB; Lightning's own copies it
 
 
-@pytest.mark.parametrize("strategy", [SingleDeviceStrategy("cpu"), DDPStrategy(), FSDPStrategy()], ids=repr)
+@pytest.mark.parametrize(
+    "strategy", [SingleDeviceStrategy("cpu"), DDPStrategy(), FSDPStrategy()], ids=["single", "ddp", "fsdp"]
+)
 def test_every_strategy_that_writes_whole_files_writes_them_so(strategy):
     trainer = type("Trainer", (), {"strategy": strategy})()
     save_atomically(trainer)
