@@ -103,6 +103,10 @@ class Attributor(pl.LightningModule):
         super().__init__()
         model_seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if model_seed is None else model_seed
         controls = tuple(controls)
+        if isinstance(manifold, Mapping):  # as checkpoints hold them
+            manifold = ManifoldSettings(**manifold)
+        if isinstance(augmentation, Mapping):
+            augmentation = AugmentationSettings(**augmentation)
         self.representations = Representations(embedding, representation, controls, model_seed, manifold)
         self.augmentation = Augmentation(augmentation)
         self.conditions = make_conditions(test_attacks, model_seed)  # an unknown name is an error before the training
