@@ -44,6 +44,10 @@ _WARNED = (
 )  # fmt: skip
 """Modules, and how their warnings begin."""
 
+_TRACKER = "ignore:resource_tracker"
+"""An option for Python's helper process that clears up after processes: when a stopped command ends at once, it says
+that it has something to clear up."""
+
 
 def hush_libraries() -> None:
     """Leave out what is no news; once Lightning has been imported, whose handlers print."""
@@ -73,11 +77,13 @@ def tell_warnings_once() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = teller.show
         handler, logging.lastResort = logging.lastResort, _LastResort(teller)
+        sys.warnoptions.append(_TRACKER)
         THIS.warn, THIS.pass_warnings_on = teller.tell, teller.hand_over
         try:
             yield
         finally:
             logging.lastResort = handler
+            sys.warnoptions.remove(_TRACKER)
             teller.flush()
 
 

@@ -75,7 +75,7 @@ class Process:
         """End this process at once, and what it has started; some thread waits for ever otherwise."""
         if tell and ending.message:
             with suppress(OSError, ValueError):
-                sys.stderr.write(f"{ending.message}\n")
+                sys.stderr.write(f"{_new_line()}{ending.message}\n")
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
@@ -94,6 +94,12 @@ class Process:
 
 THIS = Process()
 """The one that runs."""
+
+
+def _new_line() -> str:
+    """What to begin a message with: a bar that has not ended leaves its line open."""
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    return "\n" if len(getattr(bars, "_instances", ())) else ""
 
 
 @contextmanager
