@@ -63,6 +63,7 @@ class _Cache:
 
     Attributes:
         facts: all that is known, as it lies on the disk.
+        scattered: whether it lies in more than one file.
     """
 
     def __init__(self, folder: Path, pixel_path: PixelPath) -> None:
@@ -73,6 +74,10 @@ class _Cache:
         whole = dict.fromkeys(("bytes", "mtime_ns", "height", "width"), "int64")
         empty = pd.DataFrame(columns).astype(whole)
         self.facts = pd.concat(parts, ignore_index=True).drop_duplicates("path", keep="last") if parts else empty
+
+    @property
+    def scattered(self) -> bool:
+        return bool(self._found)
 
     def add(self, facts: pd.DataFrame) -> None:
         """Keep what has been found since the last call."""
@@ -153,6 +158,7 @@ def _build_index(
             saved, last = len(found), time.monotonic()
     if len(todo):
         merged.loc[todo, FACT_COLUMNS] = table(0)[FACT_COLUMNS]
+    if len(todo) or cache.scattered:
         done = _good(merged)
         absent = cache.facts[~cache.facts["path"].isin(done["path"])]  # of other listings, or removed: their content
         cache.replace(pd.concat([done, absent], ignore_index=True))

@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def interleaved(
-    rounds: int, clock: Callable[[], float] = time.perf_counter, **contenders: Callable[[], object]
-) -> dict[str, list[float]]:
+    rounds: int, clock: Callable[[], Any] = time.perf_counter, **contenders: Callable[[], object]
+) -> dict[str, list[Any]]:
     """Seconds of each contender in each round; within a round they run one after the other.
 
-    `time.process_time` as clock counts the processor's work on all threads, and not what other programs do.
+    `time.process_time` as clock counts the processor's work on all threads, and not what other programs do; an array of
+    several clocks gives arrays.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[Any]] = {name: [] for name in contenders}
     for run in contenders.values():
         run()  # threads, pages and caches are warm for everybody
     for _ in range(rounds):

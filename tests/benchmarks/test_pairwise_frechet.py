@@ -10,6 +10,7 @@ interface does not offer.
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -22,8 +23,12 @@ from lightning_modules.metrics.frechet import GaussianFactor, pairwise_frechet
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.slow, pytest.mark.timeout(3600)]
 
-CLASSES, DIMENSIONS, ROUNDS = 6, 2048, 1
-WANTED = 5.0  # times faster than torchmetrics; a round takes four minutes
+CLASSES, DIMENSIONS, ROUNDS = 6, 2048, 1  # a round takes four minutes
+WANTED = {1: 4.0, 2: 5.0}
+"""Times faster than torchmetrics, by threads, in processor and in wall time.
+
+With one thread 15 eigenvalue problems alone take 11 of our 18 s, and a busy memory slows them more than torchmetrics'.
+"""
 
 
 def features_of_classes(n: int) -> list[torch.Tensor]:
@@ -84,8 +89,20 @@ def ours(samples: list[torch.Tensor]) -> torch.Tensor:
     return pairwise_frechet([GaussianFactor.from_features(rows) for rows in samples])
 
 
-@pytest.mark.parametrize("n", [2500, 500], ids=["n>=d", "n<d"])
-def test_at_least_five_times_faster_than_torchmetrics(n: int):
+def both_clocks() -> np.ndarray:
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+@pytest.fixture(params=list(WANTED))
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n", [2500, 1900, 500], ids=["n>=d", "n just below d", "n<d"])
+def test_faster_than_torchmetrics(n: int, threads: int):
     samples = features_of_classes(n)
     found: dict[str, torch.Tensor] = {}
 
@@ -101,14 +118,17 @@ def test_at_least_five_times_faster_than_torchmetrics(n: int):
         "kept": kept_by_torchmetrics,
         "formula": formula_of_torchmetrics,
     }
-    seconds = interleaved(ROUNDS, **{name: contender(name, function) for name, function in functions.items()})
-    threads = torch.get_num_threads()
+    runs = {name: contender(name, function) for name, function in functions.items()}
+    seconds = interleaved(ROUNDS, clock=both_clocks, **runs)
     print(f"\n{CLASSES} classes, {n} samples each, {DIMENSIONS} dimensions, {threads} threads")
-    for name, times in seconds.items():
+    gains = {}
+    for name in functions:
         torch.testing.assert_close(found[name], found["ours"], rtol=1e-6, atol=0)
-        print(f"  {name:7} best {min(times):6.2f} s, ratio {ratio(seconds, name, 'ours'):.1f}")
-    assert ratio(seconds, "pairs", "ours") >= WANTED
-    assert ratio(seconds, "kept", "ours") >= WANTED
+        for place, clock in enumerate(("wall", "processor")):
+            times = {contender: [pair[place] for pair in pairs] for contender, pairs in seconds.items()}
+            gains[name, clock] = ratio(times, name, "ours")
+            print(f"  {name:7} {clock:9} best {min(times[name]):6.2f} s, ratio {gains[name, clock]:.1f}")
+    assert min(gains[name, clock] for name in ("pairs", "kept") for clock in ("wall", "processor")) >= WANTED[threads]
 
 
 def test_agrees_with_scipy_at_full_size():

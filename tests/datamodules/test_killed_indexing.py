@@ -74,6 +74,18 @@ def test_a_killed_indexing_leaves_nobody_and_goes_on_where_it_was(root, monkeypa
     assert not decoded
 
 
+def test_an_indexing_killed_before_its_last_step_is_put_together_without_a_look_at_any_file(root, monkeypatch):
+    entries = discover_folders(root, Problems("set")).iloc[:40].reset_index(drop=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(file_index, "_SECONDS", 0.0)
+        patch.setattr(file_index._Cache, "replace", lambda *_: None)
+        build_index(entries, root, root / ".gm_index", PixelPath())
+    assert len(saved(root)) == 2
+    monkeypatch.setattr(file_scan, "read_facts", None)
+    assert build_index(entries, root, root / ".gm_index", PixelPath())["content"].nunique() == 40
+    assert [file.name for file in saved(root)] == ["files-crop0-resize0-as-is.parquet"]
+
+
 def test_two_processes_take_turns_and_the_second_finds_the_work_done(root, monkeypatch):
     process = start(index_slowly, root, 2)
     wait_until(lambda: saved(root), process)
