@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+
+import pytest
 import pytorch_lightning as pl
 import torch
 from dotted_settings import grouped
+from png_files import save_png
 from pytorch_lightning.callbacks import Callback
-from tiny_fingerprints import read_metrics, write_config, write_stylegan2, write_vq
+from tiny_fingerprints import BITS, read_metrics, write_config, write_stylegan2, write_vq
 
 import evaluate
 import train
 from datamodules.sample_numbers import FIRST, SampleNumbersDataModule
+from lightning_modules.common.images import to_uint8
 from lightning_modules.fingerprints.marked_images import MarkedImages
+from lightning_modules.fingerprints.users.key_registry import KeyRegistry, write_registry
+from lightning_modules.generators import load_generator
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 SMALL = {
@@ -158,3 +165,26 @@ def test_a_module_asks_for_gradients_and_gets_them(tmp_path):
     )
     train.main(["--config", str(config), "--run_dir", str(tmp_path / "r"), "--trainer.max_epochs", "0"])
     assert read_metrics(tmp_path / "r")["test/clean/bit_accuracy"]["n"] > 0
+
+
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_a_decoder_whose_weights_are_no_numbers_gives_an_error_and_no_verdict(run, stylegan2, tmp_path, command):
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    weight = next(name for name in saved["state_dict"] if name.startswith("network.") and "weight" in name)
+    saved["state_dict"][weight].view(-1)[0] = float("nan")
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(saved, tmp_path / "checkpoints" / "last.ckpt")
+    shutil.copy(run / "config.yaml", tmp_path / "config.yaml")
+    options = ["--run_dir", str(tmp_path / "r")]
+    if command == "predict":
+        generator = load_generator(stylegan2)
+        (image,) = to_uint8(generator.synthesize(generator.sample_latents(1, seed=5)))
+        save_png(tmp_path / "a.png", image.permute(1, 2, 0).numpy())
+        registry = KeyRegistry(BITS)
+        registry.create("alice")
+        write_registry(registry, tmp_path / "users.json")
+        options = ["--images", str(tmp_path / "a.png"), "--registry", str(tmp_path / "users.json")]
+        options += ["--out", str(tmp_path / "out.jsonl")]
+    with pytest.raises(ValueError, match=r"found logits.*that are not finite .* look at the weights of the decoder"):
+        evaluate.main([command, "--ckpt_path", str(tmp_path), *options])
+    assert not (tmp_path / "out.jsonl").exists()
