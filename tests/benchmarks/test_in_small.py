@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import queue
+
 import numpy as np
 import pytest
 import test_attack_speed as attack_speed
+import test_evaluation_fold as evaluation_fold
 import test_key_decoders as key_decoders
 import test_nearest_neighbour as nearest_neighbour
 import test_pairwise_frechet as pairwise_frechet
@@ -102,3 +106,14 @@ def test_attacks_on_a_batch_and_singly_are_the_same(name, implementation):
         assert torch.equal(batch, singly)
     else:  # last bits may differ, which a smoothed rounding of JPEG can amplify
         assert psnr(batch, singly).min() > 55
+
+
+def test_an_evaluation_is_folded(tmp_path):
+    evaluation_fold.write_evaluation(tmp_path, 100, 4, 16)
+    found = queue.Queue()
+    evaluation_fold.fold(tmp_path, found)
+    assert found.get()[1] > 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["test/jpeg_50/accuracy"]["n"] == 100
+    assert metrics["test/accuracy"]["value"] > metrics["test/jpeg_50/accuracy"]["value"]
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 200
