@@ -30,8 +30,8 @@ from lightning_modules.networks.controlled import MAIN, ControlledNetworks
 from lightning_modules.representations.batches import Representations
 
 PART = "test"
-_FEATURE_BYTES = 2**28
-"""Features that a Frechet distance ratio is computed from, at most; of a larger test, evenly chosen images' alone."""
+_FDR_IMAGES, _FDR_BYTES = 2**17, 2**28
+"""Images, and bytes of their features, that FDR is computed from at most; of a larger test, evenly chosen ones."""
 _LOOK_AT = "look at the weights of the network (a training that diverged?) and at the images"
 
 
@@ -166,7 +166,8 @@ def _of_condition(
         index, labels = read_matrix(table, "index"), read_matrix(table, "label")
         features = read_matrix(table, f"{place}.features")
         metrics.update(read_matrix(table, f"{place}.logits"), labels)
-        stride = stride or max(1, -(-folder.parts[PART] * features[0].nbytes // _FEATURE_BYTES))
+        images = folder.parts[PART]
+        stride = stride or max(1, -(-images // _FDR_IMAGES), -(-images * features[0].nbytes // _FDR_BYTES))
         kept = index % stride == 0
         fdr.update(features[kept], labels[kept], index[kept])
         if controls:
