@@ -22,9 +22,9 @@ from lightning_modules.representations import settings as attribution
 
 SEED = "seed_everything"
 # Settings in which runs of one experiment may differ: at any depth, where a run lives and what it continues;
-_PLACES = ("run_dir", "runs_dir", "ckpt_path", "default_root_dir", "dirpath", "save_dir", "config", "out")
+_PLACES = ("run_dir", "runs_dir", "ckpt_path", "default_root_dir", "dirpath", "save_dir", "config", "out", "fresh")
 # what it shows and logs meanwhile;
-_SHOWN = ("enable_progress_bar", "enable_model_summary", "logger", "log_every_n_steps")
+_SHOWN = ("allow_training_images", "enable_progress_bar", "enable_model_summary", "logger", "log_every_n_steps")
 # where it is computed and where copies of its data are kept, which the numbers do not depend on;
 _MACHINE = ("devices", "num_nodes", "accelerator", "num_workers", "cache_dir", "pin_memory", "persistent_workers")
 _MACHINE_BELOW = ("trainer.strategy", "model.init_args.manifold.dir", "model.init_args.manifold.search_memory_mib")

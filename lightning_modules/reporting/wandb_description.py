@@ -17,11 +17,10 @@ _NAMED = {
     "decoder": "model.init_args.decoder",
     "representation": "model.init_args.representation",
     "embedding": "model.init_args.embedding",
-    "attacks": "model.init_args.test.attacks",
     "test_attacks": "model.init_args.test_attacks",
 }
 _DATA = ("data.init_args.root", "data.init_args.reals", "data.init_args.real_set")
-_SHOWN_AS = {"attacks": "attack", "test_attacks": "attack"}
+_SHOWN_AS = {"test_attacks": "attack"}
 
 
 @dataclass(frozen=True)

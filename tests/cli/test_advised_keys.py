@@ -17,7 +17,7 @@ from lightning_modules.cli.generate.command import write_data_set
 from lightning_modules.cli.parser import SuggestingParser
 
 OF_FILES = [Kind.UNREADABLE, Kind.UNSUPPORTED, Kind.TRANSPARENT, Kind.TOO_LARGE, Kind.CROP_TOO_LARGE, Kind.MIXED_SIZES]
-OPTION = re.compile(r"(?<![\w-])--([A-Za-z][\w.-]*)")
+OPTION = re.compile(r"(?<![\w(-])--([A-Za-z][\w.-]*)(?!:)")  # var(--ink) is of a page
 
 
 def options_of_predict() -> set[str]:
@@ -82,7 +82,7 @@ def literals(tree: ast.AST) -> list[str]:
 
 def test_every_option_that_any_message_names_is_one_that_some_command_takes():
     known = declared_options() | {"dest"}  # of the converter that ships with stylegan2-ada-pytorch
-    known |= {"KEY", "init_args", "options"}  # of the short help, and of generators
+    known |= {"KEY", "init_args", "options", "porcelain"}  # of the short help, of generators, and of git
     unknown = {
         option
         for tree in syntax_trees()

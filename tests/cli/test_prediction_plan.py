@@ -48,7 +48,7 @@ def registered(path, bits, names=("alice", "bob"), fingerprint=""):
 
 
 def plan(checkpoint, **options):
-    return plan_prediction(checkpoint, FINGERPRINT_OPTIONS | options)
+    return plan_prediction(checkpoint, {"fresh": False} | FINGERPRINT_OPTIONS | options)
 
 
 def test_the_checkpoint_decides_what_predict_does(fingerprint, attributor, users):

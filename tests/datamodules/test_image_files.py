@@ -32,7 +32,7 @@ def batches(datamodule):
 
 def test_a_folder_with_its_subfolders(folder):
     (batch,) = batches(ImageFilesDataModule(images=str(folder)))
-    assert sorted(batch) == ["content_id", "image", "index", "path"]
+    assert sorted(batch) == ["block", "content_id", "image", "index", "part", "path"]
     assert batch["index"].tolist() == list(range(8))
     assert batch["path"] == sorted(batch["path"])
     assert batch["image"].dtype == torch.float32
@@ -80,7 +80,7 @@ def test_files_that_cannot_be_used_are_skipped_by_name_where_that_is_asked_for(f
     (folder / "gan-a" / "bad1.png").write_text("no image")
     write_source(folder, "gan-a", 1, size=(20, 24), start=3)
     Image.new("RGBA", (16, 16)).save(folder / "gan-a" / "blank.png")
-    datamodule = ImageFilesDataModule(images=str(folder), image_size=16, skip_unreadable=True, batch_size=20)
+    datamodule = ImageFilesDataModule(images=str(folder), image_size=16, skip_unreadable=True)
     (batch,) = batches(datamodule)
     assert batch["index"].tolist() == [0, 1, 2, 4, 7, 8, 9]
     assert [(item["index"], item["path"].rpartition("/")[2]) for item in datamodule.skipped] == [
@@ -160,7 +160,7 @@ def test_the_pixel_path_of_training_is_taken(folder):
 def test_each_file_once_over_the_processes(folder):
     seen = []
     for rank in range(3):
-        datamodule = ImageFilesDataModule(images=str(folder), batch_size=2)
+        datamodule = ImageFilesDataModule(images=str(folder), block_size=2)
         datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=3)
         seen += [index for batch in batches(datamodule) for index in batch["index"].tolist()]
     assert sorted(seen) == list(range(8))

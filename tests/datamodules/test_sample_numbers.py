@@ -24,10 +24,12 @@ def test_epochs_and_ranks_share_no_number():
 
 
 def test_splits_lie_far_apart_and_repeat():
-    data = SampleNumbersDataModule(train_images=10, val_images=5, test_images=3, batch_size=2)
+    data = SampleNumbersDataModule(
+        train_images=10, val_images=5, test_images=3, batch_size=2, block_size=2, negative_images=0
+    )
     batches = [batch["sample"].tolist() for batch in data.val_dataloader()]
     assert [number for batch in batches for number in batch] == [FIRST["val"] + i for i in range(5)]
-    assert [batch["index"].tolist() for loader in data.test_dataloader() for batch in loader][:2] == [[0, 1], [2]]
+    assert [batch["index"].tolist() for batch in data.test_dataloader()] == [[0, 1], [2]]
     loader = data.train_dataloader()
     loader.sampler.set_epoch(1)
     assert [batch["sample"].tolist() for batch in loader] == [[10, 11], [12, 13], [14, 15], [16, 17], [18, 19]]
@@ -40,9 +42,16 @@ def test_counts_that_give_no_batch_are_refused(counts):
 
 
 def loaders(**settings):
-    data = SampleNumbersDataModule(test_images=5, batch_size=4, **settings)
+    data = SampleNumbersDataModule(test_images=5, batch_size=4, block_size=4, **settings)
     data.setup("test")
-    return data, dict(zip(data.test_parts(), data.test_dataloader(), strict=True))
+    return data, {name: [] for name in data.test_parts()} | by_part(data.test_dataloader())
+
+
+def by_part(loader):
+    found = {}
+    for batch in loader:
+        found.setdefault(batch["part"], []).append(batch)
+    return found
 
 
 def numbers(loader, name="sample"):
@@ -72,7 +81,7 @@ def test_no_number_of_a_split_or_negative_is_anothers():
 
 def test_reals_that_the_set_does_not_have_are_not_repeated():
     data, parts = loaders(negative_images=10**6, reals="fashion_sample")
-    assert len(parts["real"].dataset) == len(data.reals)
+    assert numbers(parts["real"], "index") == list(range(len(data.reals)))
 
 
 @pytest.mark.parametrize(
@@ -91,13 +100,14 @@ def test_parts_that_are_not_asked_for_are_left_out(settings, expected):
 
 
 def test_ranks_share_the_test_between_them():
-    data = SampleNumbersDataModule(test_images=7, batch_size=2, negative_images=5)
-    seen = []
-    for rank in range(2):
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
-        seen.append([numbers(loader, "index") for loader in data.test_dataloader()])
-    for one, two, count in zip(*seen, (7, 5, 5), strict=True):
-        assert sorted(one + two) == list(range(count))
+    data = SampleNumbersDataModule(test_images=7, block_size=2, negative_images=5)
+    seen = {"marked": [], "unmarked": [], "other_generator": [], "": []}
+    for rank in range(3):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=3)
+        for part, batches in by_part(data.test_dataloader()).items():
+            seen[part] += numbers(batches, "index")
+    counts = {"marked": 7, "unmarked": 5, "other_generator": 5, "": 0}
+    assert {part: sorted(found) for part, found in seen.items()} == {part: list(range(n)) for part, n in counts.items()}
 
 
 def test_fewer_than_no_negatives_are_refused():

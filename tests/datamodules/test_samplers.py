@@ -60,6 +60,6 @@ def test_fewer_samples_than_processes():
 
 def test_rank_and_world_come_from_the_trainer():
     trainer = SimpleNamespace(global_rank=1, world_size=3)
-    assert list(evaluation_sampler(range(7), trainer)) == [1, 4]
+    assert list(evaluation_sampler(range(7), trainer)) == [3, 4]
     assert len(training_sampler(range(7), seed=0, trainer=trainer)) == 2
     assert list(evaluation_sampler(range(3), None)) == [0, 1, 2]

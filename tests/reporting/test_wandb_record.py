@@ -189,7 +189,7 @@ def test_descriptions_name_plug_ins_files_and_lists(tmp_path):
     model = {
         "generator": "models/stylegan2-ffhq.pkl",
         "decoder": {"name": "inversion", "steps": 100},
-        "test": {"attacks": ["paper", {"kind": "jpeg", "quality": 50}, "configs/attacks/robustness.yaml"]},
+        "test_attacks": ["paper", {"kind": "jpeg", "quality": 50}, "configs/attacks/robustness.yaml"],
     }
     about = describe({"model": {"init_args": model}, "seed_everything": 3}, {"experiment": "e", "purpose": "test"})
     assert about.tags == (
