@@ -19,6 +19,15 @@ from lightning_modules.reporting.wandb_record import public_row, send_examples, 
 SECRET = "01101001" * 4
 
 
+@pytest.fixture(autouse=True)
+def forget_the_environment():
+    """The client reads the environment once a process: what it has read here must not count for other tests."""
+    import wandb
+
+    yield
+    wandb.teardown()
+
+
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory):
     """Two runs, sent; each as its folder, the folder of W&B's files, the summary and the records read back."""
