@@ -32,6 +32,7 @@ TREES = ("lightning_modules", "datamodules", "configs", "tests", "docs")
 SUFFIXES = (".py", ".md", ".yaml", ".json", ".png", ".toml", ".j2")
 OF_USERS = {"photos", "data", "images", "runs"}  # folders that examples read or write
 WRITTEN = {"sweep.md", "trade_off.png", "metrics.json", "provenance.json", "config.yaml", "users.json"}
+WRITTEN |= {"evaluation.json", "results.csv", "comparison.html"}
 WRITTEN |= {"model_index.json", "sources.yaml"}  # of runs, or of users
 MODULES = {"model": [Attributor, LatentFingerprint, *(getattr(zoo, name) for name in zoo.__all__)]}
 MODULES["data"] = [getattr(datamodules, name) for name in datamodules.__all__]
@@ -90,7 +91,7 @@ def accepts(kind: type, parts: list[str]) -> bool:
 @pytest.mark.parametrize("page", [*PAGES, TRAINED], ids=page_name)
 def test_options_that_are_named_exist(page):
     declared, unknown = declared_options() | {"options"}, []
-    text = re.sub(r"^.*(pytest|pip|apt-get|wandb sweep).*$", "", page.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^.*(pytest|pip|apt-get|wandb sweep|torchrun|srun).*$", "", page.read_text(), flags=re.MULTILINE)
     for option in sorted(set(re.findall(r"(?<![\w-])--[a-z_]+(?:\.[a-z_]+)*", text))):
         group, *rest = option.removeprefix("--").split(".")
         if group == "trainer" and rest:
