@@ -42,6 +42,11 @@ class Condition:
         """Beginning of the names of what is measured under it where the clean images need no name."""
         return "" if self.kind == CLEAN else f"{self.name}/"
 
+    @property
+    def of_grid(self) -> bool:
+        """Whether this is one of the strengths of its kind's grid, and no attack of a preset that is as strong."""
+        return self.strength is not None and self.name == f"{self.kind}_{self.strength:g}"
+
     def to_json(self) -> dict[str, Any]:
         """The condition as data."""
         return {"name": self.name, "kind": self.kind, "strength": self.strength, "seed": self.seed}

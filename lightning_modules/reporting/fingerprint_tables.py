@@ -32,12 +32,12 @@ QUALITY_TITLES = {
     "perceptual": ("perceptual distance", "unmarked against marked image, 0 is equal; not LPIPS"),
 }
 _ACCURACIES = {"bit_accuracy": "bit accuracy", "attribution_accuracy": "attribution accuracy"}
-_NUMBERS = {"fid": "FID to real images"}
+_NUMBERS = {"fid": "FID"}
 
 
 def other_attacks(conditions: Sequence[Condition]) -> list[str]:
-    """The attacks that lie on no robustness curve, without `clean`."""
-    return [each.name for each in conditions if each.kind != CLEAN and each.strength is None]
+    """The attacks that belong to no strength grid, without `clean`."""
+    return [each.name for each in conditions if each.kind != CLEAN and not each.of_grid]
 
 
 def strength_curves(
