@@ -150,8 +150,10 @@ def _robustness_section(shown: FingerprintResults, paths: dict[str, Path]) -> Se
             "to count as fingerprinted.",
             "Curves of bit accuracy against the strength of each attack",
         )
-    caption = "Attribution accuracy: share of images with all bits right. TPR: share of images that match convincingly. "
-        "FID: to real images."
+    caption = (
+        "Attribution accuracy: share of images with all bits right. TPR: share of images that match convincingly. FID: "
+        "distance of the attacked images to real ones."
+    )
     found = {name.rpartition("-")[0] for name in presets}
     told = [f"{preset}: {meaning}" for preset, meaning in PRESETS.items() if preset in found]
     unchanged = unchanged_sentence(shown.results, [each.name for each in shown.conditions])
