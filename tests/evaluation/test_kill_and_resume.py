@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import random
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -174,4 +176,24 @@ def test_any_number_of_processes_gives_the_same_bytes(test_command, tmp_path, pr
     """More processes than blocks too."""
     command, whole = test_command
     assert Processes(command, tmp_path, processes).join()
+    assert contents(tmp_path) == contents(whole)
+
+
+@pytest.mark.slow
+def test_two_machines_give_the_same_bytes(test_command, tmp_path):
+    """Two launches of torchrun on loopback, of two processes each, as docs/distributed.md says."""
+    command, whole = test_command
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--run_dir", str(tmp_path), "--trainer.num_nodes", "2", "--trainer.devices", "2"]
+    options += ["--trainer.strategy", "ddp"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2"]
+    launch += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    script = Path(evaluate.__file__)
+    machines = [
+        subprocess.Popen([*launch, "--node-rank", str(node), str(script), *command, *options], cwd=script.parent)
+        for node in range(2)
+    ]
+    assert [machine.wait() for machine in machines] == [0, 0]
     assert contents(tmp_path) == contents(whole)
