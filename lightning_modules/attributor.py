@@ -18,11 +18,16 @@ from lightning_modules.artifacts.manifold_files import MANIFEST
 from lightning_modules.callbacks import EvaluationReport, PredictionRows, TrivialBaselines, not_there_yet
 from lightning_modules.callbacks.evaluation_run import begin_evaluation, commit_block, fold_evaluation, plain_training
 from lightning_modules.common.blocks import Block
-from lightning_modules.common.content_ids import contained, overlap
+from lightning_modules.common.content_ids import contained
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
 from lightning_modules.common.weights import content_hash
-from lightning_modules.evaluation.attribution import AttributionEvaluation, attribution_settings, example_indices
+from lightning_modules.evaluation.attribution import (
+    AttributionEvaluation,
+    attribution_settings,
+    example_indices,
+    training_images_of_test,
+)
 from lightning_modules.evaluation.blocks import Evaluation, require_finite
 from lightning_modules.evaluation.conditions import make_conditions
 from lightning_modules.evaluation.results import ATTRIBUTION
@@ -195,23 +200,11 @@ class Attributor(pl.LightningModule):
         counts = self.data.counts("test").items()
         if few := {source: count for source, count in counts if count < FEWEST_TEST_IMAGES}:
             raise ValueError(f"too few test images: {few}; expected {FEWEST_TEST_IMAGES} of each source at least")
-        seen = self._training_images_of_test()
+        seen = None
+        if self.trained_on is not None and hasattr(self.data, "content_ids"):
+            seen = training_images_of_test(self.data.content_ids("test"), self.trained_on, self.allow_training_images)
         self._prepare()
         return begin_evaluation(self.trainer, lambda: self._about_evaluation(parts, block_size, seen))
-
-    def _training_images_of_test(self) -> int | None:
-        """How many test images trained the attributor, None where that is not known; refused unless it is allowed."""
-        if self.trained_on is None or not hasattr(self.data, "content_ids"):
-            return None
-        tested = self.data.content_ids("test")
-        seen = overlap(tested, self.trained_on)
-        if seen and not self.allow_training_images:
-            raise ValueError(
-                f"found {seen:,} of {len(tested):,} test images among the images that the attributor was trained on; "
-                "numbers on them say nothing of unseen images. Test with the training's own data settings (seed, "
-                "fractions, images_per_source ...), or with --allow_training_images true, and the report will say so"
-            )
-        return seen
 
     def _about_evaluation(self, parts: dict[str, int], block_size: int, seen: int | None) -> Evaluation:
         settings = attribution_settings(self.sources, self.networks.compared, self.fdr_halvings, self.seed)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lightning_modules.common.content_ids import content_ids
+from lightning_modules.common.content_ids import content_ids, overlap
 from lightning_modules.common.images import eight_bit, to_uint8
 from lightning_modules.evaluation.blocks import (
     ALONE,
@@ -126,6 +126,22 @@ def example_indices(labels: Sequence[int], each: int) -> list[int]:
 def attribution_settings(sources: Sequence[str], compared: Mapping[str, list[str]], halvings: int, seed: int) -> Any:
     """What the fold has to know, as plain values."""
     return {"sources": list(sources), "compared": dict(compared), "halvings": halvings, "halving_seed": seed}
+
+
+def training_images_of_test(tested: Tensor, trained_on: Tensor, allowed: bool) -> int:
+    """How many test images the attributor was trained on, by the content ids of both.
+
+    Raises:
+        ValueError: there are some, and that is not `allowed`.
+    """
+    seen = overlap(tested, trained_on)
+    if seen and not allowed:
+        raise ValueError(
+            f"found {seen:,} of {len(tested):,} test images among the images that the attributor was trained on; "
+            "numbers on them say nothing of unseen images. Test with the training's own data settings (seed, fractions, "
+            "images_per_source ...), or with --allow_training_images true, and the report will say so"
+        )
+    return seen
 
 
 def fold_attribution(folder: EvaluationFolder) -> dict[str, Estimate]:
