@@ -138,8 +138,8 @@ def training_images_of_test(tested: Tensor, trained_on: Tensor, allowed: bool) -
     if seen and not allowed:
         raise ValueError(
             f"found {seen:,} of {len(tested):,} test images among the images that the attributor was trained on; "
-            "numbers on them say nothing of unseen images. Test with the training's own data settings (seed, fractions, "
-            "images_per_source ...), or with --allow_training_images true, and the report will say so"
+            "numbers on them say nothing of unseen images. Test with the training's own data settings (seed, "
+            "fractions, images_per_source ...), or with --allow_training_images true, and the report will say so"
         )
     return seen
 
