@@ -25,7 +25,7 @@ CPU = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 BYTES = ("metrics.json", "rows.jsonl", "results.csv")  # the page tells the command, with its number of processes
 
 
-@pytest.fixture(scope="module", params=["attributor", "fingerprint"])
+@pytest.fixture(scope="module", params=[pytest.param("attributor", marks=pytest.mark.slow), "fingerprint"])
 def test_command(request, tmp_path_factory, gm_root) -> tuple[list[str], Path]:
     """The command of a test of about twenty blocks under three conditions, and the folder of one that finished."""
     folder = tmp_path_factory.mktemp(request.param)
