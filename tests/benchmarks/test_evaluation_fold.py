@@ -62,12 +62,14 @@ def measured(folder: Path, images: int, dimensions: int = 64, block_size: int = 
     found = context.Queue()
     process = context.Process(target=fold, args=(folder, found))
     process.start()
-    answer: tuple[float, float] = found.get()
+    answer: tuple[float, float] = found.get(timeout=1800)
     process.join()
     return answer
 
 
 @pytest.mark.benchmark
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_million_rows_are_folded_in_bounded_memory(tmp_path):
     small, _ = measured(tmp_path / "small", 100_000)
     large, seconds = measured(tmp_path / "large", 1_000_000)
