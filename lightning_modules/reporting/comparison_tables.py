@@ -24,7 +24,16 @@ from lightning_modules.reporting.formatting import (
 from lightning_modules.reporting.page import Cell, Number, Table
 
 # in the CSV, but too many or too constant for a table to read
-_MINOR = ("*/recall/*", "*/chance", "*/majority", "*/fdr_null", "*/trivial/*", "*/negatives/*", "*/identification_*")
+_MINOR = (
+    "*/recall/*",
+    "*/chance",
+    "*/majority",
+    "*/fdr_null",
+    "*/trivial/*",
+    "*/negatives/*",
+    "*/identification_*",
+    "*/changed_images",
+)
 _MINOR_ATTACKED = ("test/*/cross_entropy", "test/*/calibration_error")
 _CAPTION = "Mean ± sample standard deviation over seeds; of one seed alone, its interval over images in brackets."
 _DIFFERENCES = (
