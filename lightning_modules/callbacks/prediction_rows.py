@@ -146,6 +146,22 @@ class PredictionRows(BlockRows):
 
     answer = "predicted"
 
+    def __init__(self, out: Path, identity: Mapping[str, Any], fresh: bool = False) -> None:
+        super().__init__(out, identity, fresh)
+        self._named: Counter[str] = Counter()
+        self._trained = 0
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See `BlockRows`; then what to tell a person."""
+        self._named, self._trained = Counter(), 0  # rows of unfinished predictions have been counted before
+        super().on_predict_end(trainer, pl_module)
+        if trainer.is_global_zero:
+            lines = [f"{_count(self._named.total(), 'file')}:"]
+            lines += [f"  {source}: {number}" for source, number in self._named.most_common()]
+            if self._trained:
+                lines.append(f"{_count(self._trained, 'file')} of them trained the attributor")
+            self.summary = "\n".join(lines)
+
     def rows(self, table: pa.Table, module: Any) -> Iterator[tuple[int, dict[str, Any]]]:
         """See `BlockRows`."""
         columns = {name: read_matrix(table, name) for name in table.column_names if name != "path"}
@@ -153,6 +169,8 @@ class PredictionRows(BlockRows):
         columns["path"] = table["path"].to_pylist()
         for row, trained in zip(rows_of(columns, module.sources), seen, strict=True):
             index = row.pop("index")
+            self._named[row["predicted"]] += 1
+            self._trained += trained
             yield index, row | ({"training_image": True} if trained else {})
 
 

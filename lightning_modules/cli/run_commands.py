@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
@@ -38,6 +40,16 @@ def test(args: list[str]) -> dict[str, float]:
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
 
 
+BLOCK_SIZE = 64
+"""Images of a block where nobody says otherwise."""
+
+
+def _block_size(asked: Mapping[str, Any], module: Any) -> int:
+    """Images of a block of `predict`: as the data's settings say, by default what suits the module."""
+    size = int(asked.get("block_size", BLOCK_SIZE))
+    return size if size != BLOCK_SIZE else int(getattr(module, "predicted_at_once", BLOCK_SIZE))
+
+
 def predict(args: list[str]) -> Path:
     """Name the source of loose image files, or the user whose key they carry; returns the path of the JSON lines."""
     cli = FrameworkCLI(args, purpose="predict")
@@ -57,7 +69,7 @@ def predict(args: list[str]) -> Path:
         skip_unreadable=cli.config["skip_unreadable"],
         trained_on=plan.trained_on,
         left_out_file=str(out.with_name(f"{out.stem}.left_out.jsonl")),  # of these predictions alone
-        block_size=getattr(cli.model, "predicted_at_once", 64),
+        block_size=_block_size(seen, cli.model),
         **{key: seen[key] for key in ("num_workers",) if key in seen},
         **{key: value for key, value in path.items() if value is not None},
     )

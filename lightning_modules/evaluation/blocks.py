@@ -33,6 +33,7 @@ RESULTS = ("metrics.json", "results.csv", "rows.jsonl", "report.html", "figures"
 """What is made from the blocks."""
 ALONE: dict[str, Any] = {"sync_on_compute": False}
 """Of metrics that fold blocks: one process has them all, the others are elsewhere."""
+_MOST_NAMED = 3  # differences between evaluations in a message
 _LOCK = ".evaluation.lock"
 _locks: dict[Path, FileLock] = {}  # held by this process, to its end
 
@@ -105,13 +106,13 @@ class Evaluation:
             raise EvaluationError(f"{path}: found no evaluation that can be read ({error}); test again") from error
 
     def differences(self, other: Evaluation) -> list[str]:
-        """What makes the identity of `other` another, in words."""
+        """What makes the identity of `other` another, in words; the first few differences."""
+        if self.kind != other.kind:
+            return [f"the test of {self.kind}s, now that of {other.kind}s"]
         mine, theirs = self._dependences(), other._dependences()
-        return [
-            f"{name} {_short(mine.get(name))}, now {_short(theirs.get(name))}"
-            for name in sorted({*mine, *theirs})
-            if mine.get(name) != theirs.get(name)
-        ]
+        names = [name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name)]
+        told = [f"{name} {_short(mine.get(name))}, now {_short(theirs.get(name))}" for name in names[:_MOST_NAMED]]
+        return told + ([f"{len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else [])
 
 
 class EvaluationFolder:

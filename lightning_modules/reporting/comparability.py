@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lightning_modules.reporting.experiments import Group
+from lightning_modules.reporting.findings import contamination_warning
 from lightning_modules.reporting.runs import Run
 
 _CONDITIONS = ("n_per_half", "d", "n_real", "n_fake")  # what FDR and Frechet distances depend on
@@ -15,7 +16,7 @@ _MOST_NAMED = 4
 
 def notes(groups: Sequence[Group]) -> list[str]:
     """Everything that has to be said of these experiments side by side."""
-    told = [*_condition_notes(groups), *_training_notes(groups)]
+    told = [*_contamination_notes(groups), *_condition_notes(groups), *_training_notes(groups)]
     for group in groups[1:]:
         told += _side_by_side(groups[0], group)
     return told
@@ -33,6 +34,13 @@ def _condition_notes(groups: Sequence[Group]) -> Iterator[str]:
                 told.setdefault(f"{condition} = {', '.join(found)}", []).append(name)
     for conditions, names in told.items():
         yield f"{_listed(names)} was computed with {conditions}: these do not compare."
+
+
+def _contamination_notes(groups: Sequence[Group]) -> Iterator[str]:
+    """A warning for each run that tested images of its training."""
+    for run in (run for group in groups for run in group.runs):
+        if (warning := contamination_warning(run.metrics)) is not None:
+            yield f"{run.folder}: {warning}"
 
 
 def _training_notes(groups: Sequence[Group]) -> Iterator[str]:

@@ -136,6 +136,14 @@ def warnings_of(results: Mapping[str, Estimate], training: TrainingState | None)
     return [sentence for sentence in told if sentence is not None]
 
 
+def worst_condition(results: Mapping[str, Estimate]) -> tuple[str, int] | None:
+    """The accuracy under the attack that leaves least of it, by its name, and the number of attacks; None without."""
+    attacked = [name.rpartition("/")[0] for name in results if name.endswith("/changed_images")]
+    metric = "bit_accuracy" if "test/clean/bit_accuracy" in results else "accuracy"
+    names = [f"{prefix}/{metric}" for prefix in attacked if f"{prefix}/{metric}" in results]
+    return (min(names, key=lambda name: results[name].value), len(names)) if names else None
+
+
 def terminal_lines(
     results: Mapping[str, Estimate], headlines: Sequence[str], training: TrainingState | None
 ) -> list[str]:
@@ -145,6 +153,10 @@ def terminal_lines(
         shown = format_estimate(results[name], percent=name.endswith(("accuracy", "tpr_at_1e-6")))
         conditions = f"; {fdr_conditions(results)}" if name == "test/fdr" else ""
         lines.append(f"{name}: {shown}, n = {results[name].n:,}{conditions}")
+    if (worst := worst_condition(results)) is not None:
+        name, count = worst
+        shown = format_estimate(results[name], percent=True)
+        lines.append(f"{name}: {shown}, n = {results[name].n:,}, the least of {count} attacks")
     if (finding := trivial_finding(results)) is not None:
         lines.append(finding)
     return lines + [f"warning: {warning}" for warning in warnings_of(results, training)]

@@ -60,6 +60,8 @@ class Unfinished:
     blocks: int  # of the whole evaluation
 
     def __str__(self) -> str:
+        if not self.blocks:
+            return f"{self.folder} holds no evaluation: it was refused, or stopped before its first block; left aside."
         return (
             f"{self.folder} is unfinished: {self.done:,} of {self.blocks:,} blocks are done; it is left aside. The "
             "command that began it goes on from there."

@@ -15,7 +15,14 @@ import yaml
 from lightning_modules.fingerprints import settings as fingerprint
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.findings import TrainingState
-from lightning_modules.reporting.long_table import Result, Unfinished, read_evaluation, read_results, unfinished
+from lightning_modules.reporting.long_table import (
+    EVALUATION_FILE,
+    Result,
+    Unfinished,
+    read_evaluation,
+    read_results,
+    unfinished,
+)
 from lightning_modules.reporting.row_scores import RowScores, read_row_scores
 from lightning_modules.reporting.run_files import METRICS_FILE, read_metrics
 from lightning_modules.representations import settings as attribution
@@ -66,17 +73,23 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[Unfinished]]:
     Raises:
         ValueError: no folder, some hold no evaluation (the message names all of them), or none is finished.
     """
-    runs, aside, problems = [], [], []
+    runs: list[Run] = []
+    aside: list[Unfinished] = []
+    problems: list[str] = []
+    empty: list[str] = []
     for folder in folders:
         try:
             read = _read(folder)
         except (OSError, ValueError) as error:
-            problems.append(str(error))
+            nothing = folder.is_dir() and not any((folder / name).is_file() for name in (METRICS_FILE, EVALUATION_FILE))
+            (empty if nothing else problems).append(str(error))
+            aside += [Unfinished(folder, 0, 0)] if nothing else []
             continue
         if isinstance(read, Run):
             runs.append(read)
         else:
             aside.append(read)
+    problems += [] if runs else empty  # beside runs they are left aside
     if problems:
         raise ValueError(f"{len(problems)} of {len(folders)} folders cannot be compared: {'; '.join(problems)}")
     if aside and not runs:

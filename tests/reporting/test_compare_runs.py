@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.intervals import TRAINING_IMAGES, Estimate, proportion
 from lightning_modules.reporting.compare import compare_runs
 from lightning_modules.reporting.findings import TrainingState
-from lightning_modules.reporting.run_files import write_json, write_metrics
+from lightning_modules.reporting.run_files import read_metrics, write_json, write_metrics
 
 
 def run(
@@ -168,15 +168,29 @@ def test_folders_that_are_no_runs_are_all_named(tmp_path: Path):
     (broken / "config.yaml").write_text("a: [")
     unsafe = run(tmp_path / "unsafe", 0.5)
     (unsafe / "config.yaml").write_text("a: !!python/object/apply:os.getcwd []")
-    with pytest.raises(ValueError, match="4 of 5 folders cannot be compared") as caught:
+    with pytest.raises(ValueError, match="3 of 5 folders cannot be compared") as caught:
         compare_runs([tmp_path / "empty", tmp_path / "absent", broken, unsafe, run(tmp_path / "good", 0.5)])
     message = str(caught.value)
-    assert "empty is no evaluated run: config.yaml and metrics.json missing" in message
     assert "absent is no folder" in message
     assert message.count("is no YAML") == 2
     assert "good" not in message
     with pytest.raises(ValueError, match="name at least one"):
         compare_runs([])
+    with pytest.raises(ValueError, match=r"empty is no evaluated run: config\.yaml and metrics\.json missing"):
+        compare_runs([tmp_path / "empty"])
+
+
+def test_folders_without_an_evaluation_are_left_aside_beside_runs(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    (aside,) = compare_runs([tmp_path / "empty", run(tmp_path / "good", 0.5)]).unfinished
+    assert str(aside).startswith(f"{tmp_path / 'empty'} holds no evaluation")
+
+
+def test_a_contaminated_test_is_told_before_anything_else(tmp_path: Path):
+    bad = run(tmp_path / "bad", 0.9)
+    write_metrics(bad / "metrics.json", {**read_metrics(bad), TRAINING_IMAGES: proportion(3, 4)})
+    notes = compare_runs([bad]).notes
+    assert notes[0].startswith(f"{bad}: Contaminated test: 75.0")
 
 
 def test_runs_of_unfinished_trainings_are_named(tmp_path: Path):

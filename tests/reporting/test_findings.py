@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.reporting.findings import (
     TrainingState,
     fdr_conditions,
+    terminal_lines,
     trivial_finding,
     warnings_of,
+    worst_condition,
 )
 
 
@@ -92,3 +94,13 @@ def test_an_unfinished_training_is_named(state, warning):
 @pytest.mark.parametrize("entry", [None, {}, {"epochs": 3}, "epoch 3"])
 def test_what_older_files_hold_is_no_state(entry):
     assert TrainingState.from_json(entry) is None
+
+
+def test_the_worst_attack_is_told():
+    results = {"test/accuracy": proportion(9, 10)}
+    assert worst_condition(results) is None
+    for name, right in (("jpeg_50", 5), ("noise_0.1", 2)):
+        results |= {f"test/{name}/accuracy": proportion(right, 10), f"test/{name}/changed_images": proportion(10, 10)}
+    assert worst_condition(results) == ("test/noise_0.1/accuracy", 2)
+    told = terminal_lines(results, ("test/accuracy",), None)
+    assert any(line.startswith("test/noise_0.1/accuracy: 20.0") and "the least of 2 attacks" in line for line in told)
