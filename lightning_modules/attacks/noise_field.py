@@ -58,7 +58,7 @@ def _tables() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     normals = np.empty((2, 2**_BITS + RUN - 1), dtype=np.float32)
     for number, table in enumerate(normals):
         stream_of(2**63, number).standard_normal(dtype=np.float32, out=table[: 2**_BITS])
-    normals *= np.float32(math.sqrt(0.5))
     normals[:, 2**_BITS :] = normals[:, : RUN - 1]
+    normals *= np.float32(math.sqrt(0.5))
     first, second = np.lib.stride_tricks.sliding_window_view(normals, RUN, axis=1)
     return first, second

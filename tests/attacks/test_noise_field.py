@@ -7,7 +7,7 @@ import pytest
 from coloured_images import some_seeds
 from scipy.stats import binom, chisquare, kstest, kurtosis, norm, skew
 
-from lightning_modules.attacks.noise_field import RUN, noise_field
+from lightning_modules.attacks.noise_field import RUN, _tables, noise_field
 
 SHAPE = (3, 64, 64)
 
@@ -112,3 +112,13 @@ def test_signs_are_fair_for_every_seed():
     counts = np.bincount(np.digitize(heads, [27, 30, 33, 36]), minlength=5)
     ends = binom.cdf([26, 29, 32, 35], 64, 0.5)
     assert chisquare(counts, 600 * np.diff([0, *ends, 1])).pvalue > 1e-3
+
+
+def test_tables_hold_numbers_from_the_beginning():
+    """What memory held before is not reckoned with."""
+    _tables.cache_clear()
+    with np.errstate(all="raise"):
+        first, second = _tables()
+    assert np.isfinite(first[::RUN]).all()
+    assert np.array_equal(first[-1, 1:], first[0, :-1])
+    assert not np.array_equal(first[0], second[0])
