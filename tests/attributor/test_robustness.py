@@ -115,6 +115,7 @@ def test_augmentation_that_cannot_be_is_refused(change):
         Augmentation(AugmentationSettings(**change))
 
 
+@pytest.mark.slow
 def test_a_training_on_attacked_images_withstands_them_better(tmp_path, gm_root):
     found = {}
     for attack in (None, "noise_0.1"):

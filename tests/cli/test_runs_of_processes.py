@@ -181,6 +181,7 @@ def own_lines(stderr: str) -> list[str]:
     return [line for line in unknown_lines(stderr) if line.startswith(("error:", "stopped"))]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_a_run_of_three_and_nothing_else_reaches_the_user(config, tmp_path):
     run, count = start(tmp_path, config, "lightning")
     os.kill(under_way(run, tmp_path, count)[1], signal.SIGKILL)
