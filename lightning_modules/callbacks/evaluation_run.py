@@ -35,10 +35,16 @@ def begin_evaluation(trainer: pl.Trainer, describe: Callable[[], Evaluation]) ->
     missing: list[Block] = []
     if trainer.is_global_zero:
         folder = EvaluationFolder.begin(_folder(trainer), describe(), replace=trainer.ckpt_path is None)
-        missing, blocks = folder.missing(), len(folder.blocks)
-        if len(missing) < blocks:
-            sys.stderr.write(f"note: {blocks - len(missing):,} of {blocks:,} blocks done, {len(missing):,} left\n")
+        missing = tell_missing(folder)
     return trainer.strategy.broadcast(missing)
+
+
+def tell_missing(folder: EvaluationFolder) -> list[Block]:
+    """The blocks left to do; where others are done, a note on standard error says how many."""
+    missing, blocks = folder.missing(), len(folder.blocks)
+    if len(missing) < blocks:
+        sys.stderr.write(f"note: {blocks - len(missing):,} of {blocks:,} blocks done, {len(missing):,} left\n")
+    return missing
 
 
 def commit_block(trainer: pl.Trainer, batch: dict[str, Any], columns: dict[str, pa.Array]) -> None:

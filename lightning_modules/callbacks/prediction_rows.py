@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from lightning_modules.callbacks.evaluation_run import tell_missing
 from lightning_modules.common.blocks import Block
 from lightning_modules.common.files import atomic_file
 from lightning_modules.evaluation.blocks import Evaluation, EvaluationFolder, clear_evaluation, matrix, read_matrix
@@ -62,9 +62,7 @@ class BlockRows(Callback):
                 clear_evaluation(self.folder)
             asked = Evaluation("prediction", {**self.identity, "files": files}, size, parts, [], {})
             self.store = EvaluationFolder.begin(self.folder, asked)
-            missing, count = self.store.missing(), len(self.store.blocks)
-            if len(missing) < count:
-                sys.stderr.write(f"note: {count - len(missing):,} of {count:,} blocks done, {len(missing):,} left\n")
+            missing = tell_missing(self.store)
             self._written = 0
             self._begin_partial()
         return trainer.strategy.broadcast(missing)

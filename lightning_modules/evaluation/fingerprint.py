@@ -178,9 +178,11 @@ class FingerprintEvaluation:
     def _examples(self, index: Tensor, unmarked: Tensor, seen: Mapping[int, Tensor]) -> pa.Array:
         found: list[bytes | None] = []
         for place, position in enumerate(index.tolist()):
+            if position >= SHOWN:
+                found.append(None)
+                continue
             tensors = {"unmarked": unmarked[place]} | {str(number): images[place] for number, images in seen.items()}
-            levels = {name: to_uint8(image).cpu().contiguous() for name, image in tensors.items()}
-            found.append(save(levels) if position < SHOWN else None)
+            found.append(save({name: to_uint8(image).cpu().contiguous() for name, image in tensors.items()}))
         return pa.array(found, type=pa.large_binary())
 
     @torch.no_grad()
