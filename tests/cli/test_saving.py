@@ -47,10 +47,14 @@ def test_a_process_killed_in_the_middle_of_a_save_leaves_a_whole_checkpoint(tmp_
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", SAVING, str(target)], env=environment)
     until = time.monotonic() + 60
-    while time.monotonic() < until:  # until it is in the middle of one
-        halves = [file for file in target.parent.glob(".last.ckpt.*") if file.stat().st_size > 1_000_000]
+    while time.monotonic() < until:  # until it is stopped in the middle of one
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        halves = [file for file in target.parent.glob(".last.ckpt.*.partial") if file.stat().st_size > 1_000_000]
         if target.exists() and halves:
             break
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(target.parent.glob(".last.ckpt.*.partial"))
