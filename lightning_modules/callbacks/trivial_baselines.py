@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 from datamodules.gm_index.audit import Leak
 from datamodules.images.indexed_images import PlannedImages, collate_images
 from lightning_modules.evaluation.results import has_beside, write_beside
-from lightning_modules.metrics.attribution import balanced_accuracy
+from lightning_modules.metrics.attribution import balanced_accuracy, even_selection
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE, trivial_accuracies, trivial_features
 
@@ -56,16 +56,6 @@ def most_per_source(sources: int, image_size: tuple[int, int]) -> int:
     """How many images of each source are looked at."""
     affordable = PIXELS // (sources * image_size[0] * image_size[1])
     return max(FEWEST_PER_SOURCE, min(MOST_PER_SOURCE, affordable))
-
-
-def even_selection(labels: NDArray[np.int64], most: int) -> list[int]:
-    """Positions of at most `most` images of each label, evenly over the split, sorted."""
-    chosen: list[int] = []
-    for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        kept = np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)
-        chosen += places[kept].tolist()
-    return sorted(chosen)
 
 
 def file_accuracies(audit: Sequence[Leak] | None, images: int, sources: Sequence[str]) -> dict[str, Estimate]:

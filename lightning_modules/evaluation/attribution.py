@@ -22,7 +22,7 @@ from lightning_modules.evaluation.blocks import (
     require_finite,
 )
 from lightning_modules.evaluation.conditions import Condition, changed_images
-from lightning_modules.metrics.attribution import attribution_estimates, attribution_metrics
+from lightning_modules.metrics.attribution import attribution_estimates, attribution_metrics, even_selection
 from lightning_modules.metrics.fdr import FrechetDistanceRatio
 from lightning_modules.metrics.intervals import TRAINING_IMAGES, Estimate, proportion
 from lightning_modules.metrics.seed_accuracy import SeedAccuracy
@@ -177,14 +177,13 @@ def _of_condition(
     columns = ["index", "label", f"{place}.logits", f"{place}.features"]
     columns += [f"{place}.named"] if controls else []
     columns += [] if clean else [f"{place}.changed"]
-    changed, stride = 0, 0
+    changed, seen, used = 0, 0, _used_for_fdr(folder)
     for table in folder.read(PART, columns):
         index, labels = read_matrix(table, "index"), read_matrix(table, "label")
         features = read_matrix(table, f"{place}.features")
         metrics.update(read_matrix(table, f"{place}.logits"), labels)
-        images = folder.parts[PART]
-        stride = stride or max(1, -(-images // _FDR_IMAGES), -(-images * features[0].nbytes // _FDR_BYTES))
-        kept = index % stride == 0
+        kept = used[seen : seen + len(labels)]
+        seen += len(labels)
         fdr.update(features[kept], labels[kept], index[kept])
         if controls:
             named = read_matrix(table, f"{place}.named").long().T
@@ -194,16 +193,37 @@ def _of_condition(
         if not clean:
             changed += int(read_matrix(table, f"{place}.changed").sum())
     found = attribution_estimates(metrics, sources)
+    found[f"{prefix}fdr"] = fdr.estimate()
+    if not bool(used.all()):
+        found[f"{prefix}fdr"].details["left_out"] = int((~used).sum())
     if clean:
-        found[f"{prefix}fdr"], found[f"{prefix}fdr_null"] = fdr.estimate(), fdr.null_estimate()
+        found[f"{prefix}fdr_null"] = fdr.null_estimate()
     else:
         for known in ("chance", "majority"):
             del found[f"{prefix}{known}"]
-        found[f"{prefix}fdr"] = fdr.estimate()
         found[f"{prefix}changed_images"] = proportion(changed, folder.parts[PART])
     for shown, metric in controls.items():
         found[f"{prefix}control/{shown}/accuracy"] = metric.estimate()
     return found
+
+
+def _used_for_fdr(folder: EvaluationFolder) -> Tensor:
+    """Which images FDR is computed from, in the order of the blocks: all, or as many of each source evenly chosen."""
+    first = next(folder.read(PART, ["0.features"], rows=1))
+    each = read_matrix(first, "0.features")[0].nbytes
+    return _even_mask(_labels(folder), min(_FDR_IMAGES, _FDR_BYTES // each))
+
+
+def _labels(folder: EvaluationFolder) -> NDArray[np.int64]:
+    return np.concatenate([read_matrix(table, "label").numpy() for table in folder.read(PART, ["label"])])
+
+
+def _even_mask(labels: NDArray[np.int64], most: int) -> Tensor:
+    chosen = torch.ones(len(labels), dtype=torch.bool)
+    if len(labels) > most:
+        chosen[:] = False
+        chosen[even_selection(labels, most // len(np.unique(labels)))] = True
+    return chosen
 
 
 def attribution_rows(folder: EvaluationFolder) -> Iterator[dict[str, Any]]:
@@ -252,13 +272,13 @@ def clean_answers(folder: EvaluationFolder) -> tuple[NDArray[np.int64], dict[str
 
 def shown_features(folder: EvaluationFolder, most: int) -> tuple[Tensor, list[int]]:
     """Features `(M, d)` of an even selection of at most `most` clean images, and their labels."""
-    stride = max(1, -(-folder.parts[PART] // most))
-    features, labels = [], []
-    for table in folder.read(PART, ["index", "label", "0.features"]):
-        kept = read_matrix(table, "index") % stride == 0
-        features.append(read_matrix(table, "0.features")[kept])
-        labels += read_matrix(table, "label")[kept].tolist()
-    return torch.cat(features), labels
+    labels = _labels(folder)
+    shown, features, seen = _even_mask(labels, most), [], 0
+    for table in folder.read(PART, ["0.features"]):
+        found = read_matrix(table, "0.features")
+        features.append(found[shown[seen : seen + len(found)]])
+        seen += len(found)
+    return torch.cat(features), labels[shown.numpy()].tolist()
 
 
 def stored_examples(folder: EvaluationFolder) -> dict[int, list[tuple[int, dict[str, Tensor]]]]:

@@ -9,7 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
@@ -204,3 +206,13 @@ def balanced_accuracy(
     if absent := [name for name, n in zip(class_names, support, strict=True) if not n]:
         details["absent"] = absent
     return Estimate(mean, low, high, sum(support), f"wilson (mover) {percent(confidence)}", details)
+
+
+def even_selection(labels: NDArray[np.int64], most: int) -> list[int]:
+    """Positions of at most `most` images of each label, evenly over its images, sorted."""
+    chosen: list[int] = []
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        kept = np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)
+        chosen += places[kept].tolist()
+    return sorted(chosen)

@@ -61,6 +61,8 @@ def fdr_conditions(results: Mapping[str, Estimate]) -> str:
     """What FDR depends on and what shuffled labels give: `"each distance from 60 images, d = 2,048 ..."`."""
     facts, null = results["test/fdr"].details, results.get("test/fdr_null")
     told = f"each distance from {facts['n_per_half']:,} images, d = {facts['d']:,}, {facts['seeds']} halvings"
+    if left_out := facts.get("left_out"):
+        told += f", {left_out:,} further images left out"
     return told if null is None else f"{told}; with labels shuffled {format_estimate(null)}"
 
 

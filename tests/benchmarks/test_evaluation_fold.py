@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,26 +46,21 @@ def write_evaluation(folder: Path, images: int, dimensions: int, block_size: int
         stored.commit(block, columns)
 
 
-def fold(folder: Path, found: multiprocessing.Queue) -> None:
+def fold(folder: Path) -> tuple[float, float]:
     """Fold and write rows; give the growth of this process's memory in MiB and its seconds."""
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     stored = EvaluationFolder(folder)
     write_metrics(folder / "metrics.json", fold_results(stored))
     write_jsonl(folder / "rows.jsonl", result_rows(stored))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    found.put((grown / 1024, time.process_time() - began))
+    return grown / 1024, time.process_time() - began
 
 
 def measured(folder: Path, images: int, dimensions: int = 64, block_size: int = 4096) -> tuple[float, float]:
     """MiB and seconds of a fold in a process of its own."""
     write_evaluation(folder, images, dimensions, block_size)
-    context = multiprocessing.get_context("spawn")
-    found = context.Queue()
-    process = context.Process(target=fold, args=(folder, found))
-    process.start()
-    answer: tuple[float, float] = found.get(timeout=1800)
-    process.join()
-    return answer
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(fold, folder).result()
 
 
 @pytest.mark.benchmark

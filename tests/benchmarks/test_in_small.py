@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 
 import numpy as np
 import pytest
@@ -110,10 +109,17 @@ def test_attacks_on_a_batch_and_singly_are_the_same(name, implementation):
 
 def test_an_evaluation_is_folded(tmp_path):
     evaluation_fold.write_evaluation(tmp_path, 100, 4, 16)
-    found = queue.Queue()
-    evaluation_fold.fold(tmp_path, found)
-    assert found.get()[1] > 0
+    assert evaluation_fold.fold(tmp_path)[1] > 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["test/jpeg_50/accuracy"]["n"] == 100
     assert metrics["test/accuracy"]["value"] > metrics["test/jpeg_50/accuracy"]["value"]
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 200
+    assert "left_out" not in metrics["test/fdr"]
+
+
+def test_the_frechet_distances_of_a_large_evaluation_are_those_of_as_many_images_of_each_source(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_modules.evaluation.attribution._FDR_IMAGES", 80)
+    evaluation_fold.write_evaluation(tmp_path, 640, 4, 64)  # sources take turns
+    evaluation_fold.fold(tmp_path)
+    fdr = json.loads((tmp_path / "metrics.json").read_text())["test/fdr"]
+    assert (fdr["n"], fdr["left_out"], fdr["n_per_half"]) == (80, 560, 5)

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from datamodules import GMDataModule
-from lightning_modules.callbacks.trivial_baselines import even_selection, file_accuracies, most_per_source
+from lightning_modules.callbacks.trivial_baselines import file_accuracies, most_per_source
+from lightning_modules.metrics.attribution import even_selection
 
 
 def test_small_images_are_capped_by_number_and_large_ones_by_pixels():
