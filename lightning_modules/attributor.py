@@ -36,7 +36,7 @@ from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.networks.controlled import MAIN, ControlledNetworks, channel_statistics
 from lightning_modules.networks.recipes import AUTO, Chosen, adamw, choose_networks, warmup_cosine
 from lightning_modules.representations.augmentation import Augmentation
-from lightning_modules.representations.batches import Representations
+from lightning_modules.representations.batches import Representations, Represented
 from lightning_modules.representations.settings import AugmentationSettings, ManifoldSettings
 
 CONTROLS: tuple[Choice, ...] = ("raw", "nearest", "random")  # the artifact is the attributor's own
@@ -55,7 +55,10 @@ class Attributor(pl.LightningModule):
 
     Args:
         embedding: Space of the artifact (``artifacts.EMBEDDINGS``): a name, or ``{name: ...}`` with its arguments.
-        representation: What the attributor sees (``representations.registry.REPRESENTATIONS``), likewise.
+        representation: What the attributor sees (``representations.registry.REPRESENTATIONS``), likewise; several in a
+            list are fused, each with a branch of the network.
+        search_space: Space in which nearest reals are searched; None for the space of the artifact, as in the paper.
+        neighbours: Nearest reals whose mean the artifact is measured from; 1 in the paper.
         network: timm model, ``small_cnn``, ``small_cnn_16``; for vectors ``linear``, ``mlp``; ``auto``: by image size.
         stem: ``imagenet``, ``small`` or ``patch`` (see ``SourceNetwork``), or ``auto``.
         weights: ``none``, ``imagenet`` or a path.
@@ -88,7 +91,9 @@ class Attributor(pl.LightningModule):
     def __init__(
         self,
         embedding: Choice = "rgb",
-        representation: Choice = "artifact",
+        representation: Choice | list[Choice] = "artifact",
+        search_space: Choice | None = None,
+        neighbours: int = 1,
         network: str = AUTO,
         stem: str = AUTO,
         weights: str = "none",
@@ -112,7 +117,10 @@ class Attributor(pl.LightningModule):
             manifold = ManifoldSettings(**manifold)
         if isinstance(augmentation, Mapping):
             augmentation = AugmentationSettings(**augmentation)
-        self.representations = Representations(embedding, representation, controls, model_seed, manifold)
+        several = representation if isinstance(representation, list) else [representation]
+        self.representations = Representations(
+            embedding, several, controls, model_seed, manifold, search_space, neighbours
+        )
         self.augmentation = Augmentation(augmentation)
         self.conditions = make_conditions(test_attacks, model_seed)  # an unknown name is an error before the training
         manifold, augmentation = asdict(manifold), asdict(augmentation)  # type: ignore[assignment]  # plain values
@@ -145,10 +153,11 @@ class Attributor(pl.LightningModule):
             self.training_files = dict(getattr(self.data, "training_files", {}))
 
     def _choose_networks(self, image_size: tuple[int, int]) -> Chosen:
-        shape = self.representations.output_shapes(image_size)[self.representations.main]
-        if self.flip and len(shape) != 3:
-            raise ValueError(f"flip mirrors images, {self.representations.main!r} has shape {shape}; leave it out")
-        return choose_networks(*self.asked_networks, shape)
+        every = self.representations.output_shapes(image_size)
+        shapes = {name: every[name] for name in self.representations.main}
+        if self.flip and all(len(shape) != 3 for shape in shapes.values()):
+            raise ValueError(f"flip mirrors images, found representations of shapes {shapes}; leave it out")
+        return choose_networks(*self.asked_networks, shapes)
 
     def _build(self, sources: list[str], size: tuple[int, int], chosen: Chosen, load_weights: bool = True) -> None:
         self.sources, self.image_size, self.chosen_networks = sources, size, chosen
@@ -240,8 +249,9 @@ class Attributor(pl.LightningModule):
         inputs = self.representations(seen, self.networks.inputs).tensors
         if self.flip:
             # which images are mirrored follows from the image, the epoch and the seed
-            mirrored = random_indices(batch["content_id"], 2, epoch_seed).bool()[:, None, None, None]
-            inputs = {name: torch.where(mirrored, images.flip(-1), images) for name, images in inputs.items()}
+            mirrored = random_indices(batch["content_id"], 2, epoch_seed).bool()
+            for name, other in self.representations.mirrored(inputs).items():
+                inputs[name] = torch.where(mirrored.view(-1, *[1] * (other.ndim - 1)), other, inputs[name])
         outputs = self.networks(inputs)
         losses = self.networks.losses(outputs, labels)
         self.train_accuracy(outputs[MAIN][0], labels)
@@ -252,9 +262,12 @@ class Attributor(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Metrics of the attributor on the validation split."""
-        inputs = self.representations(batch, [self.representations.main]).tensors
-        self.val_metrics.update(self.networks.answers(inputs, [MAIN], self.flip)[MAIN][0], batch["label"])
+        self.val_metrics.update(self._answer(self.representations(batch, self.representations.main)), batch["label"])
         self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
+
+    def _answer(self, found: Represented) -> Tensor:
+        mirrored = self.representations.mirrored(found.tensors) if self.flip else None
+        return self.networks.answers(found.tensors, [MAIN], mirrored)[MAIN][0]
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Compute and commit one block under every condition."""
@@ -265,8 +278,8 @@ class Attributor(pl.LightningModule):
         """Columns of the per-image rows for images of unknown source."""
         if not batch["part"]:  # other processes have one more
             return {}
-        found = self.representations(batch, [self.representations.main], distances=True)
-        logits, _ = self.networks.answers(found.tensors, [MAIN], self.flip)[MAIN]
+        found = self.representations(batch, self.representations.main, distances=True)
+        logits = self._answer(found)
         require_finite("logits", logits, batch["path"], "look at the weights of the checkpoint, and at the images")
         columns = {key: batch[key] for key in ("index", "path", "content_id")}
         columns["probabilities"] = logits.double().softmax(dim=1)
@@ -283,8 +296,7 @@ class Attributor(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         """Keep the neighbours that were found, for the next run on the same data."""
-        if self.representations.neighbours is not None:
-            self.representations.neighbours.flush()
+        self.representations.flush()
 
     # --- optimisation and checkpoints --------------------------------------------------------------------------------
 
@@ -318,10 +330,9 @@ class Attributor(pl.LightningModule):
             chosen = {part: (name, stem) for part, (name, stem) in saved["networks"].items()}
         if (self.sources, getattr(self, "chosen_networks", None)) != (saved["sources"], chosen):
             self._build(list(saved["sources"]), size, chosen, load_weights=False)
-        for name in self.networks.seen:  # checkpoints of before the input was standardised
-            prefix = f"networks.networks.{name}.input_"
-            checkpoint["state_dict"].setdefault(f"{prefix}mean", torch.zeros(3))
-            checkpoint["state_dict"].setdefault(f"{prefix}std", torch.ones(3))
+        for name, tensor in self.networks.state_dict(prefix="networks.").items():
+            if name.endswith((".input_mean", ".input_std")):  # lacking where the input was not standardised yet
+                checkpoint["state_dict"].setdefault(name, torch.full_like(tensor, name.endswith("std")))
         self._fitted = True
         self.training_files = saved.get("training_files", self.training_files)  # earlier versions wrote none
         self.trained_on = saved.get("trained_on")  # likewise
@@ -331,9 +342,18 @@ class Attributor(pl.LightningModule):
 
     def report_settings(self) -> dict[str, Any]:
         """What a report says of the attributor: names in place of `auto`."""
-        (network, stem), (control, _) = self.chosen_networks["main"], self.chosen_networks["control"]
-        chosen = {"network": network, "stem": stem, "control_network": control, "model_seed": self.seed}
-        return {**chosen, "embedding": self.representations.embedding.name, "representation": self.representations.main}
+        own = [chosen for part, chosen in self.chosen_networks.items() if part != "control"]
+        network, stem = (" + ".join(dict.fromkeys(names)) for names in zip(*own, strict=True))
+        control, represented = self.chosen_networks["control"][0], self.representations
+        return {
+            "network": network,
+            "stem": stem,
+            "control_network": control,
+            "model_seed": self.seed,
+            "embedding": represented.embedding.name,
+            "representation": " + ".join(represented.main),
+            "titles": represented.titles,
+        }
 
     def nearest_image(self, index: int) -> Tensor | None:
         """The real image (3, H, W) of a point of the manifold; None where neither point nor data set gives it."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from datamodules.real import REAL_SETS, RealSet, load_real_set
 from datamodules.real.registry import LazyPictures
-from lightning_modules.artifacts.embeddings.registry import EMBEDDINGS, build_embedding
+from lightning_modules.artifacts.embeddings.registry import EMBEDDINGS, Embedding, build_embedding
 from lightning_modules.cli.entry import COMMANDS, run
 from lightning_modules.common.tables import Table
 from lightning_modules.generators.bundled.load import NETWORKS, load_bundled
@@ -33,10 +33,10 @@ ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"^(\w+)(?::[^=\n]+)? = Table\(", re.MULTILINE)
 
 
-class Negative:
+class Negative(Embedding):
     """An embedding."""
 
-    name, version, preprocessing, eight_bit = "negative", 1, "none", True
+    name, preprocessing, eight_bit = "negative", "none", True
 
     def __call__(self, images: Tensor) -> Tensor:
         return 1 - images

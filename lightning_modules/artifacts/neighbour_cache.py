@@ -22,23 +22,23 @@ _SECONDS = 30.0  # between two savings: what is lost with a process that is kill
 
 
 class NeighbourCache:
-    """Nearest real of un-attacked images: content id to (distance, index).
+    """The k nearest reals of un-attacked images: content id to distances and indices.
 
     The same image has the same nearest real as long as embedding and manifold are the same, so what one epoch, run or
     process has found serves all others. Each process writes what it has found into a file of its own, every half minute
     and at each flush, and every start reads all files of the manifold's hash, so that any number of processes may write
-    at once, and one that is killed has lost little. They lie in a folder, by default ``neighbours/`` in the manifold's;
-    a manifold in memory without a folder is cached in memory only.
+    at once, and one that is killed has lost little. They lie in a folder, by default ``neighbours/`` in the manifold's,
+    apart for each k; a manifold in memory without a folder is cached in memory only.
     """
 
-    def __init__(self, manifold: Manifold, folder: str | Path | None = None) -> None:
-        self._hash, self._count = manifold.hash, len(manifold)
+    def __init__(self, manifold: Manifold, folder: str | Path | None = None, k: int = 1) -> None:
+        self._hash, self._count, self.k = manifold.hash, len(manifold), k
         base = Path(folder) if folder is not None else None
         if base is None and manifold.directory is not None:
             base = manifold.directory / "neighbours"
-        self.folder = None if base is None else base / self._hash
-        self._known: dict[int, tuple[float, int]] = {}
-        self._found: dict[int, tuple[float, int]] = {}  # by this process, all in one file
+        self.folder = None if base is None else base / (self._hash if k == 1 else f"{self._hash}-k{k}")
+        self._known: dict[int, tuple[list[float], list[int]]] = {}
+        self._found: dict[int, tuple[list[float], list[int]]] = {}  # by this process, all in one file
         self._fresh = False
         self._file: str | None = None
         self._flushed = time.monotonic()
@@ -51,23 +51,25 @@ class NeighbourCache:
         return len(self._known)
 
     def lookup(self, content_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Neighbours of images: distance ``(N,)`` float64, index ``(N,)`` int64, and which are missing ``(N,)`` bool.
+        """Neighbours of images: distances ``(N, k)`` float64, indices ``(N, k)`` int64, which are missing ``(N,)``.
 
         On the CPU; where missing, the distance is NaN and the index -1.
         """
-        found = [self._known.get(identifier) for identifier in content_ids.tolist()]
-        distance = torch.tensor([np.nan if entry is None else entry[0] for entry in found], dtype=torch.float64)
-        index = torch.tensor([-1 if entry is None else entry[1] for entry in found], dtype=torch.int64)
-        return distance, index, index < 0
+        missing = ([np.nan] * self.k, [-1] * self.k)
+        found = [self._known.get(identifier, missing) for identifier in content_ids.tolist()]
+        distance = torch.tensor([entry[0] for entry in found], dtype=torch.float64).view(-1, self.k)
+        index = torch.tensor([entry[1] for entry in found], dtype=torch.int64).view(-1, self.k)
+        return distance, index, index[:, 0] < 0
 
     def add(self, content_ids: Tensor, distance: Tensor, index: Tensor) -> None:
-        """Keep the neighbours of images: content ids, float64 distances, indices in the manifold, ``(N,)`` each.
+        """Keep the neighbours of images: content ids ``(N,)``, float64 distances and indices ``(N, k)``.
 
         Raises:
-            ValueError: Lengths that differ, or an index outside the manifold.
+            ValueError: Shapes that differ, or an index outside the manifold.
         """
-        if not len(content_ids) == len(distance) == len(index):
-            raise ValueError(f"Found {len(content_ids)} ids, {len(distance)} distances and {len(index)} indices.")
+        if not (len(content_ids), self.k) == distance.shape == index.shape:
+            found = f"{len(content_ids)} ids, distances {tuple(distance.shape)}, indices {tuple(index.shape)}"
+            raise ValueError(f"Found {found}; expected {self.k} of each for each id.")
         if len(index) and not (int(index.min()) >= 0 and int(index.max()) < self._count):
             raise ValueError(f"Index {int(index.min())} to {int(index.max())}, the manifold has {self._count} points.")
         for identifier, *entry in zip(content_ids.tolist(), distance.tolist(), index.tolist(), strict=True):
@@ -88,6 +90,8 @@ class NeighbourCache:
             "distance": np.array([entry[0] for entry in self._found.values()], dtype=np.float64),
             "index": np.array([entry[1] for entry in self._found.values()], dtype=np.int64),
         }
+        if self.k == 1:  # as they were before there were several
+            arrays |= {"distance": arrays["distance"][:, 0], "index": arrays["index"][:, 0]}
         try:
             with atomic_file(self.folder / name) as partial:
                 mode = partial.stat().st_mode
@@ -126,8 +130,10 @@ class NeighbourCache:
             if (file.metadata() or {}).get("manifold") != self._hash:
                 raise ValueError("it belongs to another manifold")
             identifier, distance, index = (file.get_tensor(name) for name in ("content_id", "distance", "index"))
-        if not len(identifier) == len(distance) == len(index):
+        shape = (len(identifier), self.k)
+        if not distance.size == index.size == len(identifier) * self.k:
             raise ValueError("its columns have different lengths")
+        distance, index = distance.reshape(shape), index.reshape(shape)
         if len(index) and (index.min() < 0 or index.max() >= self._count):
             raise ValueError("it names points that the manifold does not have")
         return identifier, distance, index

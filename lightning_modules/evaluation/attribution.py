@@ -68,8 +68,8 @@ class AttributionEvaluation:
         images, labels = eight_bit(batch["image"]), batch["label"]
         columns: dict[str, pa.Array] = {name: matrix(batch[name]) for name in ("index", "label", "content_id")}
         columns["path"] = pa.array(batch["path"], type=pa.large_string())
-        searches = self.represent.searches
-        names = {*self.networks.inputs, *(["artifact"] if searches else [])}
+        shown = self.represent.shown
+        names = {*self.networks.inputs, *([] if shown is None else [shown])}
         for place, condition in enumerate(self.conditions):
             attacked = condition.apply(images, batch["index"])
             seen = {**{name: batch[name] for name in ("label", "path", "content_id")}, "image": attacked}
@@ -77,7 +77,8 @@ class AttributionEvaluation:
                 seen |= {"content_id": content_ids(attacked), "attacked": torch.ones_like(labels, dtype=torch.bool)}
                 columns[f"{place}.changed"] = matrix(changed_images(attacked, images))
             found = self.represent(seen, names, distances=True)
-            outputs = self.networks.answers(found.tensors, mirror=self.flip)
+            mirrored = self.represent.mirrored(found.tensors) if self.flip else None
+            outputs = self.networks.answers(found.tensors, mirrored=mirrored)
             logits, features = outputs[MAIN]
             for what, values in (("logits", logits), ("features", features)):
                 require_finite(f"{what} under {condition.name}", values, batch["path"], _LOOK_AT)
@@ -89,7 +90,8 @@ class AttributionEvaluation:
                 named = torch.stack([outputs[name][0].argmax(dim=1) for name in controls], dim=1)
                 columns[f"{place}.named"] = matrix(named.to(torch.int16))
             if condition.attack is None:
-                columns["example"] = self._examples(batch, found.tensors.get("artifact"), found.nearest)
+                artifacts = None if shown is None else found.tensors[shown]
+                columns["example"] = self._examples(batch, artifacts, found.nearest)
         return columns
 
     def _examples(self, batch: Mapping[str, Any], artifacts: Tensor | None, nearest: Tensor | None) -> pa.Array:

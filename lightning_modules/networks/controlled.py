@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lightning_modules.networks.fusion import FusionNetwork
 from lightning_modules.networks.recipes import Chosen, recipe_for
 from lightning_modules.networks.source_network import SourceNetwork, VectorHead
 
-MAIN = "main"
+MAIN, FUSION = "main", "fusion"
 _SEED_STEP = 1000  # between initialisations, so that those of neighbouring experiment seeds differ
 
 Outputs = dict[str, tuple[Tensor, Tensor]]
@@ -49,12 +50,14 @@ class ControlledNetworks(nn.Module):
 
     Args:
         chosen: Name and stem of the ``main`` network and of the ``control`` networks (`choose_networks`).
+        representations: What the main network sees; of several, each has a branch (`FusionNetwork`).
+        controls: What each control sees.
         shapes: Shape of one input, (C, H, W) or (d,), by representation.
         weights: Pretrained weights, see `SourceNetwork`; of the controls too, where they have the same network.
         load_weights: False where a checkpoint fills the networks; `weights` then decides the recipes alone.
 
     Attributes:
-        seen: Representation that each network sees.
+        seen: Representations that each network sees: one, or several of a fusion.
         recipes: How each network is trained.
         compared: Networks of one kind by what they see, so that their accuracies compare; empty without controls.
 
@@ -65,7 +68,7 @@ class ControlledNetworks(nn.Module):
     def __init__(
         self,
         chosen: Chosen,
-        representation: str,
+        representations: Sequence[str],
         controls: Sequence[str],
         shapes: Mapping[str, tuple[int, ...]],
         num_classes: int,
@@ -76,44 +79,51 @@ class ControlledNetworks(nn.Module):
         load_weights: bool = True,
     ) -> None:
         super().__init__()
-        names = (representation, *controls)
-        if len({len(shapes[name]) for name in names}) > 1:
-            seen = ", ".join(f"{name} {shapes[name]}" for name in names)
+        several = len(representations) > 1
+        if not several and len({len(shapes[name]) for name in (*representations, *controls)}) > 1:
+            seen = ", ".join(f"{name} {shapes[name]}" for name in (*representations, *controls))
             raise ValueError(
                 f"found representations of shapes {seen}; expected images from all, or vectors from all; "
                 "choose other controls, or none: --model.init_args.controls '[]'"
             )
-        same = chosen["main"] == chosen["control"]
-        self.seen, self.recipes = {MAIN: representation}, {MAIN: recipe_for(chosen["main"][0], weights)}
-        self.compared: dict[str, list[str]] = {representation: [MAIN]} if controls and control_seeds and same else {}
+        own = chosen.get(MAIN, chosen["control"])
+        same = own == chosen["control"] and (not several or len(set(chosen.values())) == 1)
+        self.seen: dict[str, tuple[str, ...]] = {MAIN: tuple(representations)}
+        self.recipes = {MAIN: recipe_for(own[0], weights)}
+        main = FUSION if several else representations[0]
+        self.compared: dict[str, list[str]] = {main: [MAIN]} if controls and control_seeds and same else {}
 
-        def build(part: str, seen: str, own_seed: int) -> nn.Module:
-            pretrained = weights if load_weights and (same or part == MAIN) else "none"
+        def build(part: str, seen: str, own_seed: int) -> SourceNetwork | VectorHead:
+            pretrained = weights if load_weights and (same or part != "control") else "none"
             return build_network(shapes[seen], num_classes, own_seed, *chosen[part], pretrained, input_size)
 
-        self.networks = nn.ModuleDict({MAIN: build("main", representation, seed)})
+        if several:
+            branches = {name: build(f"{MAIN}/{name}", name, seed + place) for place, name in enumerate(representations)}
+            self.networks = nn.ModuleDict({MAIN: FusionNetwork(branches, num_classes, seed)})
+        else:
+            self.networks = nn.ModuleDict({MAIN: build(MAIN, representations[0], seed)})
         for shown in controls:
             for repeat in range(control_seeds):
                 name = f"{shown}_{repeat}"
                 self.networks[name] = build("control", shown, seed + _SEED_STEP * (repeat + 1))
-                self.seen[name] = shown
+                self.seen[name] = (shown,)
                 self.recipes[name] = recipe_for(chosen["control"][0], weights if same else "none")
                 self.compared.setdefault(shown, []).append(name)
 
     @property
     def inputs(self) -> set[str]:
         """Representations that the networks see."""
-        return set(self.seen.values())
+        return {name for names in self.seen.values() for name in names}
 
     def set_input_statistics(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Standardise the input of every network with the mean and deviation of its representation."""
         for name, shown in self.seen.items():
-            self.networks[name].set_input_statistics(*statistics[shown])  # type: ignore[operator]
+            self.networks[name].set_input_statistics(*(statistics[each] for each in shown))  # type: ignore[operator]
 
     def forward(self, inputs: Mapping[str, Tensor], names: Sequence[str] | None = None) -> Outputs:
         """Outputs of the named networks, by default of all, for inputs (N, C, H, W) or (N, d) by representation."""
         chosen = self.seen if names is None else names
-        return {name: self.networks[name](inputs[self.seen[name]]) for name in chosen}
+        return {name: self.networks[name](*(inputs[each] for each in self.seen[name])) for name in chosen}
 
     def losses(self, outputs: Outputs, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of each network, with the label smoothing of its recipe."""
@@ -123,19 +133,22 @@ class ControlledNetworks(nn.Module):
         }
 
     def answers(
-        self, inputs: Mapping[str, Tensor], names: Sequence[str] | None = None, mirror: bool = False
+        self,
+        inputs: Mapping[str, Tensor],
+        names: Sequence[str] | None = None,
+        mirrored: Mapping[str, Tensor] | None = None,
     ) -> Outputs:
-        """What `forward` gives; with `mirror` means of probabilities and features over an image and its mirror image.
+        """What `forward` gives; with inputs of the `mirrored` images means of probabilities and features over both.
 
         Logits are then the logarithm of the mean probabilities.
         """
         outputs = self.forward(inputs, names)
-        if not mirror:
+        if mirrored is None:
             return outputs
-        mirrored = self.forward({name: images.flip(-1) for name, images in inputs.items()}, names)
+        others = self.forward(mirrored, names)
         both = {}
         for name, (logits, features) in outputs.items():
-            other_logits, other_features = mirrored[name]
+            other_logits, other_features = others[name]
             summed = torch.logaddexp(logits.log_softmax(dim=1), other_logits.log_softmax(dim=1))
             both[name] = (summed - math.log(2), (features + other_features) / 2)
         return both

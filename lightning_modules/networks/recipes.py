@@ -13,7 +13,7 @@ The paper states no optimiser; these are ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -77,17 +77,29 @@ def choose_network(network: str, stem: str, shape: tuple[int, ...]) -> tuple[str
 
 
 Chosen = dict[str, tuple[str, str]]
-"""Name and stem of the `main` network and of the `control` networks."""
+"""Name and stem of the `main` network, or of each of its branches (`main/NAME`), and of the `control` networks."""
 
 
 def choose_networks(
-    network: str, stem: str, control_network: str, input_size: int | None, shape: tuple[int, ...]
+    network: str, stem: str, control_network: str, input_size: int | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> Chosen:
-    """`choose_network` for the attributor and its controls, which `auto` makes the same, after resizing."""
-    if input_size is not None and len(shape) == 3:
-        shape = (shape[0], input_size, input_size)
-    main = choose_network(network, stem, shape)
-    return {"main": main, "control": main if control_network == AUTO else choose_network(control_network, stem, shape)}
+    """`choose_network` for the attributor and its controls, which `auto` makes the same, after resizing.
+
+    `shapes` are those of the attributor's representations by name. Of several, each has a branch: `network` and `stem`
+    are those of images then, and vectors get the head for vectors.
+    """
+    if input_size is not None:
+        shapes = {name: (*shape[:1], input_size, input_size) if shape[1:] else shape for name, shape in shapes.items()}
+    first = next((shape for shape in shapes.values() if len(shape) == 3), next(iter(shapes.values())))
+    if len(shapes) == 1:
+        chosen = {"main": choose_network(network, stem, first)}
+    else:
+        chosen = {
+            f"main/{name}": choose_network(*((network, stem) if len(shape) == 3 else (AUTO, AUTO)), shape)
+            for name, shape in shapes.items()
+        }
+    same = chosen.get("main") or choose_network(network, stem, first)
+    return {**chosen, "control": same if control_network == AUTO else choose_network(control_network, stem, first)}
 
 
 def recipe_for(network: str, weights: str) -> Recipe:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from lightning_modules.common.tables import did_you_mean
+from lightning_modules.common.timm_hub import pretrained_weights
 from lightning_modules.common.weights import misfits, read_state_dict
 
 
@@ -33,13 +34,12 @@ def _from_file(path: Path, backbone: nn.Module) -> dict[str, Tensor]:
 
 def _from_hub(name: str) -> dict[str, Tensor]:
     try:
-        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+        return pretrained_weights(name)
     except (OSError, RuntimeError, ValueError) as error:
         raise FileNotFoundError(
             f"ImageNet weights of {name}: the hub could not be reached ({type(error).__name__}). Offline, "
             "copy the weights file here and give its path as `weights: PATH`, or train anew with `weights: none`."
         ) from error
-    return state
 
 
 def load_backbone_weights(backbone: nn.Module, name: str, weights: str, new_stem: bool) -> None:
@@ -118,11 +118,12 @@ class Standardised(nn.Module):
         self.register_buffer("input_mean", torch.zeros(channels))
         self.register_buffer("input_std", torch.ones(channels))
 
-    def set_input_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise the input from now on, by channel or coordinate, (C,) each; a constant one is left unscaled.
+    def set_input_statistics(self, statistics: tuple[Tensor, Tensor]) -> None:
+        """Standardise the input from now on: mean and deviation by channel or coordinate, (C,) each.
 
-        The statistics travel with the weights.
+        A constant one is left unscaled. The statistics travel with the weights.
         """
+        mean, std = statistics
         self.input_mean.copy_(mean)
         self.input_std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
 

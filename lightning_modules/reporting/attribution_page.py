@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from lightning_modules.reporting.page import (
     write_figures,
 )
 from lightning_modules.reporting.runs import epoch_means
-from lightning_modules.representations.registry import REPRESENTATIONS, representation_title
+from lightning_modules.representations.registry import representation_title
 
 _SHARES = {"accuracy": "accuracy", "accuracy_macro": "mean accuracy over sources"}
 _NUMBERS = {"fdr": "FDR"}
@@ -98,8 +99,14 @@ def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str,
 
 
 def _controls(shown: AttributionResults) -> dict[str, Estimate]:
-    found = {name: shown.results.get(f"test/control/{name}/accuracy") for name in REPRESENTATIONS}
-    return {representation_title(name): estimate for name, estimate in found.items() if estimate is not None}
+    found = {re.fullmatch(r"test/control/(.*)/accuracy", name): estimate for name, estimate in shown.results.items()}
+    return {_title(shown, match[1]): estimate for match, estimate in found.items() if match is not None}
+
+
+def _title(shown: AttributionResults, representation: str) -> str:
+    """How tables call a representation; evaluations of version 0.1 hold no titles."""
+    titles = shown.settings.get("titles") or {}
+    return str(titles.get(representation) or representation_title(representation))
 
 
 def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
@@ -114,7 +121,7 @@ def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
         figures["artifacts"] = artifact_rows(rows, space=shown.settings["embedding"].upper())
     if controls := _controls(shown):
         figures["controls"] = method_accuracy(
-            controls, chance=chance, highlight=[representation_title(shown.settings["representation"])]
+            controls, chance=chance, highlight=[_title(shown, shown.settings["representation"])]
         )
     if points := strength_curves(shown.results, shown.conditions, "accuracy"):
         figures["robustness"] = robustness_curves(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lightning_modules.common.tables import Choice
 from lightning_modules.representations.registry import Inputs, Representation
 
 
@@ -23,43 +24,73 @@ def artifact(embedded: Tensor, points: Tensor | None) -> Tensor:
     return embedded - points
 
 
-class Artifact(Representation):
-    """The embedded image minus its nearest real."""
+class _OfSpace(Representation):
+    """A representation in a space of its own, if it is given one."""
 
-    name, title, needs_neighbours = "artifact", "artifact: image − nearest real", True
+    def __init__(self, embedding: Choice | None = None) -> None:
+        self.embedding = embedding
+
+
+class _WithNeighbours(_OfSpace):
+    """One that sees nearest reals.
+
+    Raises:
+        ValueError: Fewer than one neighbour.
+    """
+
+    needs_neighbours = True
+
+    def __init__(
+        self, embedding: Choice | None = None, search_space: Choice | None = None, neighbours: int | None = None
+    ) -> None:
+        super().__init__(embedding)
+        self.search_space, self.neighbours = search_space, check_neighbours(neighbours)
+
+
+def check_neighbours(neighbours: int | None) -> int | None:
+    """A number of nearest reals; ValueError below one."""
+    if neighbours is not None and neighbours < 1:
+        raise ValueError(f"found neighbours {neighbours}, expected 1 (the paper's nearest real) or more")
+    return neighbours
+
+
+class Artifact(_WithNeighbours):
+    """The embedded image minus its nearest real, or minus the mean of its k nearest (k > 1 is not in the paper)."""
+
+    name, title = "artifact", "artifact: image − nearest real"
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """See the class."""
-        return artifact(inputs.embedded, inputs.nearest)
+        return inputs.show(artifact(inputs.embedded, inputs.nearest))
 
 
-class Raw(Representation):
+class Raw(_OfSpace):
     """The embedded image itself; in RGB the pixels."""
 
     name, title = "raw", "raw image"
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """See the class."""
-        return inputs.embedded
+        return inputs.show(inputs.embedded)
 
 
-class Nearest(Representation):
+class Nearest(_WithNeighbours):
     """The nearest real alone."""
 
-    name, title, needs_neighbours = "nearest", "nearest real alone", True
+    name, title = "nearest", "nearest real alone"
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """See the class."""
         if inputs.nearest is None:
             raise ValueError("representation 'nearest' needs the nearest reals of the batch, found none")
-        return inputs.nearest
+        return inputs.show(inputs.nearest)
 
 
-class RandomDifference(Representation):
+class RandomDifference(_OfSpace):
     """The embedded image minus a random real."""
 
     name, title, needs_random_real = "random", "image − random real", True
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """See the class."""
-        return artifact(inputs.embedded, inputs.random)
+        return inputs.show(artifact(inputs.embedded, inputs.random))

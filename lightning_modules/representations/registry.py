@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from torch import Tensor
 
 from lightning_modules.common.tables import Choice, Table
+
+
+def _as_it_is(points: Tensor) -> Tensor:
+    return points
 
 
 @dataclass(frozen=True)
@@ -18,21 +22,34 @@ class Inputs:
 
     Attributes:
         images: ``(N, 3, H, W)`` float32 in [0, 1].
-        embedded: ``(N, *shape)`` float32, the images in the embedding's space.
-        nearest: ``(N, *shape)`` float32, the nearest real point of each; None unless a representation needs it.
+        embedded: ``(N, *shape)`` float32, the images in the representation's space.
+        neighbours: ``(N, k, *shape)`` float32, the k nearest reals of each in the representation's space; None unless
+            it needs them.
         random: ``(N, *shape)`` float32, a random real point for each, always the same; None likewise.
+        show: What networks see of points or their differences (``Embedding.show``).
     """
 
     images: Tensor
     embedded: Tensor
-    nearest: Tensor | None = None
+    neighbours: Tensor | None = None
     random: Tensor | None = None
+    show: Callable[[Tensor], Tensor] = _as_it_is
+
+    @property
+    def nearest(self) -> Tensor | None:
+        """``(N, *shape)``: the nearest real point of each image; with k > 1 the mean of the k nearest."""
+        if self.neighbours is None:
+            return None
+        return self.neighbours[:, 0] if self.neighbours.shape[1] == 1 else self.neighbours.mean(dim=1)
 
 
 class Representation(ABC):
     """What a classifier sees of an image. A subclass sets the attributes and gives ``__call__``.
 
     Attributes:
+        embedding: Its space; None for the attributor's.
+        search_space: The space in which its nearest reals are searched; None for the attributor's, or else its own.
+        neighbours: How many nearest reals it sees; None for the attributor's number.
         version: Raised whenever the same image would be represented differently.
         needs_neighbours: Whether it uses the nearest real; if nothing does, none is searched.
         needs_random_real: Whether it uses a random real.
@@ -45,14 +62,17 @@ class Representation(ABC):
     needs_neighbours: ClassVar[bool] = False
     needs_random_real: ClassVar[bool] = False
     fit_images: int = 0
+    embedding: Choice | None = None
+    search_space: Choice | None = None
+    neighbours: int | None = None
 
     @abstractmethod
     def __call__(self, inputs: Inputs) -> Tensor:
         """Image-shaped ``(N, C, H, W)`` or vectors ``(N, d)``, float32; row i depends on image i alone."""
 
-    def output_shape(self, image_shape: tuple[int, ...], embedded_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one representation, by the shapes of one image and of its embedding."""
-        return embedded_shape
+    def output_shape(self, image_shape: tuple[int, ...], shown_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one representation, by the shapes of one image and of what its space shows of it."""
+        return shown_shape
 
     def fit(self, batches: Iterable[Inputs]) -> None:
         """Learn from training images, once: the same ones on every process."""
@@ -86,6 +106,5 @@ def build_representation(choice: Choice) -> Representation:
 
 
 def representation_title(name: str) -> str:
-    """How figures and tables call a representation."""
-    representation: Any = REPRESENTATIONS.load(name)
-    return str(representation.title)
+    """How figures and tables call a representation; a name that no table knows stands for itself."""
+    return str(REPRESENTATIONS.load(name).title) if name in REPRESENTATIONS else name

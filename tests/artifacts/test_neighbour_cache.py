@@ -21,7 +21,7 @@ def manifold(tmp_path):
 
 def entries(*ids):
     ids = torch.tensor(ids)
-    return ids, ids.double() * 0.1, ids % 30
+    return ids, ids.double()[:, None] * 0.1, ids[:, None] % 30
 
 
 def test_hits_and_misses(manifold):
@@ -29,9 +29,9 @@ def test_hits_and_misses(manifold):
     cache.add(*entries(5, 2**62 + 1, 7))
     distance, index, missing = cache.lookup(torch.tensor([7, 6, 2**62 + 1]))
     assert missing.tolist() == [False, True, False]
-    assert index.tolist() == [7, -1, (2**62 + 1) % 30]
+    assert index.tolist() == [[7], [-1], [(2**62 + 1) % 30]]
     assert distance[0] == torch.tensor(7.0, dtype=torch.float64) * 0.1
-    assert distance.isnan().tolist() == [False, True, False]
+    assert distance.isnan().tolist() == [[False], [True], [False]]
     assert len(cache) == 3
 
 
@@ -162,7 +162,23 @@ def test_survives_inference_mode(manifold):
 
 def test_nonsense_is_refused(manifold):
     cache = NeighbourCache(manifold)
-    with pytest.raises(ValueError, match="1 ids, 2 distances"):
+    with pytest.raises(ValueError, match=r"1 ids, distances \(2,\)"):
         cache.add(torch.tensor([1]), torch.zeros(2), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="the manifold has 30"):
-        cache.add(torch.tensor([1]), torch.zeros(1), torch.tensor([30]))
+        cache.add(torch.tensor([1]), torch.zeros(1, 1), torch.tensor([[30]]))
+
+
+def test_several_neighbours_are_kept_apart_from_the_nearest(manifold):
+    ids, distance, index = torch.tensor([4, 9]), torch.rand(2, 3, dtype=torch.float64), torch.tensor([[0, 1, 2]] * 2)
+    several = NeighbourCache(manifold, k=3)
+    several.add(ids, distance, index)
+    several.flush()
+    single = NeighbourCache(manifold)
+    assert single.lookup(ids)[2].all()
+    single.add(*entries(4))
+    single.flush()
+    again = NeighbourCache(manifold, k=3).lookup(ids)
+    assert torch.equal(again[0], distance)
+    assert torch.equal(again[1], index)
+    with pytest.raises(ValueError, match="expected 3 of each"):
+        several.add(*entries(5))

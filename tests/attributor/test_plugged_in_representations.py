@@ -45,7 +45,8 @@ def test_an_embedding_of_vectors_with_arguments_and_tensors(tmp_path, gm_root):
     assert saved["attributor"]["networks"]["main"] == ["mlp", "auto"]
     assert saved["state_dict"]["networks.networks.main.input_mean"].shape == (2 * 3 * 8 * 8,)
     assert not any(name.startswith("representations") for name in saved["state_dict"])  # frozen, not the checkpoint's
-    facts = json.loads(bytes(saved["attributor"]["manifold"]["facts"].tolist()))
+    (manifold,) = saved["attributor"]["manifolds"].values()
+    facts = json.loads(bytes(manifold["tensors"]["facts"].tolist()))
     assert facts["embedding"] == {"name": "pooled", "version": 1, "preprocessing": "none", "arguments": {"grid": 8}}
     assert all(row["distance"] > 0 for row in [*rows, predicted])
     # vectors cannot be drawn, but the image of the nearest real can: found in the data set by the point's index
@@ -61,6 +62,7 @@ def test_a_fitted_representation_without_neighbours_pays_for_no_search(tmp_path,
         tmp_path, gm_root, representation=chosen, network="small_cnn_16", stem="auto", controls=["raw"]
     )
     held = {"sources", "image_size", "networks", "training_files", "trained_on", "representations", "identity"}
+    held |= {"manifolds"}
     assert set(saved["attributor"]) == held
     assert saved["attributor"]["representations"]["mean_residual"]["mean"].shape == (3, 32, 32)
     assert not list((tmp_path / "cache").glob("*/manifolds"))

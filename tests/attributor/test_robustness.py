@@ -79,7 +79,8 @@ def test_the_neighbour_is_that_of_the_attacked_pixels(attacked, trained):
     pixels = torch.stack([images[index]["image"] for index in chosen]).float() / 255
     condition = next(each for each in make_conditions(["noise_0.05"], module.seed) if each.attack is not None)
     seen = condition.apply(pixels, torch.tensor(chosen))
-    points = module.representations.manifold.points(torch.arange(len(module.representations.manifold)))
+    (manifold,) = [space.manifold for space in module.representations._spaces.values()]
+    points = manifold.points(torch.arange(len(manifold)))
     expected = torch.cdist(seen.double().flatten(1), points.double().flatten(1)).min(dim=1).values
     found = rows(attacked, "noise_0.05")
     clean = rows(attacked, "clean")

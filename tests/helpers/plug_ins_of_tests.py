@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from lightning_modules.artifacts.embeddings.registry import Embedding
 from lightning_modules.representations.registry import Inputs, Representation
 
 
-class PooledColours(nn.Module):
+class PooledColours(nn.Module, Embedding):
     """Mean colour and mean square of each cell of a grid, as one vector."""
 
-    name, version, preprocessing, eight_bit = "pooled", 1, "none", False
+    name, preprocessing = "pooled", "none"
 
     def __init__(self, grid: int = 4) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from lightning_modules.artifacts import Manifold, build_embedding
 from lightning_modules.artifacts.embeddings.registry import Embedding
 
 
-class FlatEmbedding:
+class FlatEmbedding(Embedding):
     """A float embedding for tests: pixels times a factor, flattened."""
 
     name, version, preprocessing, eight_bit = "flat", 3, "flattened", False
@@ -19,9 +19,6 @@ class FlatEmbedding:
     def __init__(self, factor: float = 2.0) -> None:
         self.factor = factor
         self.arguments = {"factor": factor}
-
-    def to(self, device: torch.device) -> FlatEmbedding:
-        return self
 
     def __call__(self, images: Tensor) -> Tensor:
         return images.flatten(1) * self.factor

@@ -44,7 +44,7 @@ def test_networks_of_the_other_kind_are_refused():
 def test_vectors_are_standardised_and_classified_by_a_head(name, features):
     head = VectorHead(name, 10, 4, seed=1)
     vectors = torch.rand(6, 10) * 3 + 1
-    head.set_input_statistics(vectors.mean(0), vectors.std(0))
+    head.set_input_statistics((vectors.mean(0), vectors.std(0)))
     logits, found = head(vectors)
     assert (logits.shape, found.shape, head.num_features) == ((6, 4), (6, features), features)
     torch.testing.assert_close(head.classifier(found), logits)
@@ -98,13 +98,13 @@ def test_input_is_standardised_by_the_statistics_that_are_set():
     images = torch.randn(4, 3, 16, 16) * 0.1 + 0.5
     mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.1, 0.2, 0.0])  # the last channel is constant
     expected, _ = network((images - mean[:, None, None]) / torch.tensor([0.1, 0.2, 1.0])[:, None, None])
-    network.set_input_statistics(mean, std)
+    network.set_input_statistics((mean, std))
     torch.testing.assert_close(network(images)[0], expected)
     assert {"input_mean", "input_std"} <= network.state_dict().keys()
 
 
 def test_each_network_gets_the_statistics_of_its_own_input():
-    networks = ControlledNetworks(CHOSEN, "artifact", ["raw"], SHAPES, num_classes=3, control_seeds=2)
+    networks = ControlledNetworks(CHOSEN, ["artifact"], ["raw"], SHAPES, num_classes=3, control_seeds=2)
     statistics = {"artifact": (torch.zeros(3), torch.full((3,), 0.2)), "raw": (torch.ones(3), torch.full((3,), 0.3))}
     networks.set_input_statistics(statistics)
     assert networks.networks["main"].input_std.tolist() == pytest.approx([0.2] * 3)
@@ -115,10 +115,11 @@ def test_each_network_gets_the_statistics_of_its_own_input():
 @pytest.mark.parametrize("mirror", [True, False])
 def test_an_image_and_its_mirror_image_get_one_answer_where_asked(mirror):
     torch.manual_seed(0)
-    networks = ControlledNetworks(CHOSEN, "artifact", [], SHAPES, num_classes=2).eval()
+    networks = ControlledNetworks(CHOSEN, ["artifact"], [], SHAPES, num_classes=2).eval()
     image = torch.rand(3, 3, 16, 16)
     (logits, features), (other_logits, other_features) = (
-        networks.answers({"artifact": seen}, mirror=mirror)["main"] for seen in (image, image.flip(-1))
+        networks.answers({"artifact": seen}, mirrored={"artifact": seen.flip(-1)} if mirror else None)["main"]
+        for seen in (image, image.flip(-1))
     )
     assert torch.allclose(logits.softmax(1), other_logits.softmax(1), atol=1e-6) == mirror
     assert torch.allclose(features, other_features, atol=1e-6) == mirror

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from plug_ins_of_tests import PooledColours
 from reals_for_tests import build, random_bytes
@@ -16,8 +17,12 @@ from lightning_modules.representations.settings import ManifoldSettings, current
 
 
 @pytest.mark.parametrize("name", EMBEDDINGS)
-def test_every_embedding_keeps_the_contract(name):
-    embedding = build_embedding(name).to(torch.device("cpu"))
+def test_every_embedding_keeps_the_contract(name, tmp_path):
+    choice = {"name": name}
+    if name in ("sl", "ssl"):
+        torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "w.pth")
+        choice |= {"network": "resnet10t", "weights": str(tmp_path / "w.pth"), "resize": None, "crop": 32}
+    embedding = build_embedding(choice).to(torch.device("cpu"))
     assert isinstance(embedding, Embedding)
     assert embedding.name == name
     assert set(embedding_identity(embedding)) - {"arguments"} == {"name", "version", "preprocessing"}
@@ -62,7 +67,7 @@ def test_representations_are_what_their_names_say():
     assert set(expected) <= set(REPRESENTATIONS)
     for name, tensor in expected.items():
         representation = build_representation(name)
-        assert torch.equal(representation(Inputs(torch.rand(2, 3, 4, 4), embedded, nearest, other)), tensor)
+        assert torch.equal(representation(Inputs(torch.rand(2, 3, 4, 4), embedded, nearest[:, None], other)), tensor)
         assert representation.name == name
         bare = Inputs(torch.rand(2, 3, 4, 4), embedded)
         if representation.needs_neighbours or representation.needs_random_real:
@@ -77,7 +82,7 @@ def test_representations_are_what_their_names_say():
     [("raw", [], False, False), ("raw", ["random"], False, True), ("random", ["nearest"], True, True)],
 )
 def test_a_search_is_paid_for_where_it_is_needed(main, controls, searches, needs_manifold):
-    found = Representations("rgb", main, controls, 0, ManifoldSettings())
+    found = Representations("rgb", [main], controls, 0, ManifoldSettings())
     assert (found.searches, found.needs_manifold) == (searches, needs_manifold)
 
 
@@ -95,8 +100,9 @@ def test_a_nearest_real_is_shown_by_its_point_or_by_its_index(tmp_path, monkeypa
 
     settings = ManifoldSettings()
     for name, reals, expected in [("rgb", None, images[7] / 255), ("pooled", Reals(), images[7] / 255)]:
-        shown = Representations(name, "artifact", [], 0, settings)
-        shown.load_checkpoint({"manifold": build(tmp_path / name, images, shown.embedding).to_tensors()})
+        shown = Representations(name, ["artifact"], [], 0, settings)
+        manifold = build(tmp_path / name, images, shown.embedding)
+        shown.load_checkpoint({"manifold": manifold.to_tensors(), "manifold_hash": manifold.hash, "manifold_path": ""})
         assert torch.equal(shown.nearest_image(7, (3, 8, 8), reals), expected)
     assert shown.nearest_image(7, (3, 8, 8)) is None
     assert shown.output_shapes((8, 8)) == {"artifact": (2 * 3 * 4 * 4,)}
@@ -147,7 +153,7 @@ class WrongShape(Representation):
 
 def test_a_representation_of_another_shape_than_it_says_is_refused(monkeypatch):
     monkeypatch.setitem(REPRESENTATIONS.members, "wrong", f"{__name__}:WrongShape")
-    made = Representations("rgb", "wrong", [], 0, ManifoldSettings())
+    made = Representations("rgb", ["wrong"], [], 0, ManifoldSettings())
     batch = {"image": torch.rand(2, 3, 8, 8), "content_id": torch.arange(2)}
     with pytest.raises(ValueError, match=r"'wrong' gave shape \(3,\), its output_shape says \(3, 8, 8\)"):
         made(batch, ["wrong"])
