@@ -116,8 +116,8 @@ class Run:
         return found
 
     def gone(self, within: float) -> list[int]:
-        """Statuses, once all have ended and nothing of them is left."""
-        until = time.monotonic() + within
+        """Statuses, once all have ended and nothing of them is left; a busy machine gets as much longer."""
+        until = time.monotonic() + within * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
         while self.running():
             assert time.monotonic() < until, (list(self.running()), self.stderr)
             time.sleep(0.05)
