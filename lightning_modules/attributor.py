@@ -19,6 +19,7 @@ from lightning_modules.callbacks import EvaluationReport, PredictionRows, Trivia
 from lightning_modules.callbacks.evaluation_run import begin_evaluation, commit_block, fold_evaluation, plain_training
 from lightning_modules.common.blocks import Block
 from lightning_modules.common.content_ids import contained
+from lightning_modules.common.distributed import gather_objects
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
 from lightning_modules.common.weights import content_hash
@@ -137,6 +138,7 @@ class Attributor(pl.LightningModule):
         self.results: dict[str, Estimate] = {}
         self.evaluation: AttributionEvaluation | None = None
         self._prepared = self._fitted = False
+        self._validated: list[tuple[Tensor, ...]] = []  # index, log probabilities by branch, label
 
     # --- what depends on the data ------------------------------------------------------------------------------------
 
@@ -199,6 +201,7 @@ class Attributor(pl.LightningModule):
         """Forget the last epoch's counts: the logger resets only the members it logs."""
         self._prepare()
         self.val_metrics.reset()
+        self._validated = []
 
     def unfinished_blocks(self, parts: dict[str, int], block_size: int) -> list[Block]:
         """Begin the evaluation in the run folder or go on with it; the blocks left to do, the same on every process.
@@ -216,7 +219,7 @@ class Attributor(pl.LightningModule):
         return begin_evaluation(self.trainer, lambda: self._about_evaluation(parts, block_size, seen))
 
     def _about_evaluation(self, parts: dict[str, int], block_size: int, seen: int | None) -> Evaluation:
-        settings = attribution_settings(self.sources, self.networks.compared, self.fdr_halvings, self.seed)
+        settings = attribution_settings(self.sources, self.networks, self.fdr_halvings, self.seed)
         settings |= {"weights": content_hash(self.networks.state_dict()), "flip": self.flip}
         settings |= {
             "training images": seen,
@@ -262,12 +265,26 @@ class Attributor(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Metrics of the attributor on the validation split."""
-        self.val_metrics.update(self._answer(self.representations(batch, self.representations.main)), batch["label"])
+        logits, features = self._answer(self.representations(batch, self.representations.main))
+        self.val_metrics.update(logits, batch["label"])
+        if (fusion := self.networks.fusion) is not None:
+            kept = (batch["index"], fusion.alone(features).transpose(0, 1), batch["label"])
+            self._validated.append(tuple(tensor.cpu() for tensor in kept))
         self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
 
-    def _answer(self, found: Represented) -> Tensor:
+    def on_validation_epoch_end(self) -> None:
+        """Weigh the branches of a fusion by what they say of all validation images."""
+        if self.networks.fusion is None or self.trainer.sanity_checking:
+            return
+        found = [part for share in gather_objects(self._validated) for part in share]
+        if found:
+            index, alone, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+            order = index.argsort()
+            self.networks.fusion.fit_weights(alone[order].transpose(0, 1), labels[order])
+
+    def _answer(self, found: Represented) -> tuple[Tensor, Tensor]:
         mirrored = self.representations.mirrored(found.tensors) if self.flip else None
-        return self.networks.answers(found.tensors, [MAIN], mirrored)[MAIN][0]
+        return self.networks.answers(found.tensors, [MAIN], mirrored)[MAIN]
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Compute and commit one block under every condition."""
@@ -279,7 +296,7 @@ class Attributor(pl.LightningModule):
         if not batch["part"]:  # other processes have one more
             return {}
         found = self.representations(batch, self.representations.main, distances=True)
-        logits = self._answer(found)
+        logits, _ = self._answer(found)
         require_finite("logits", logits, batch["path"], "look at the weights of the checkpoint, and at the images")
         columns = {key: batch[key] for key in ("index", "path", "content_id")}
         columns["probabilities"] = logits.double().softmax(dim=1)
@@ -302,10 +319,8 @@ class Attributor(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the rate and decay of each network's recipe; linear warm-up, then half a cosine to zero."""
-        recipes = self.networks.recipes
-        networks = [(network, recipes[name]) for name, network in self.networks.networks.items()]
-        optimizer = adamw(networks, self.learning_rate, self.weight_decay)
-        steps, main = int(self.trainer.estimated_stepping_batches), recipes[MAIN]
+        optimizer = adamw(self.networks.trained(), self.learning_rate, self.weight_decay)
+        steps, main = int(self.trainer.estimated_stepping_batches), self.networks.recipes[MAIN]
         schedule = warmup_cosine(optimizer, steps, main.warmup_fraction, main.cycle_momentum)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

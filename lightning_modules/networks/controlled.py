@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_modules.networks.fusion import FusionNetwork
-from lightning_modules.networks.recipes import Chosen, recipe_for
+from lightning_modules.networks.recipes import Chosen, Recipe, recipe_for
 from lightning_modules.networks.source_network import SourceNetwork, VectorHead
 
 MAIN, FUSION = "main", "fusion"
@@ -99,7 +99,10 @@ class ControlledNetworks(nn.Module):
 
         if several:
             branches = {name: build(f"{MAIN}/{name}", name, seed + place) for place, name in enumerate(representations)}
-            self.networks = nn.ModuleDict({MAIN: FusionNetwork(branches, num_classes, seed)})
+            self.networks = nn.ModuleDict({MAIN: FusionNetwork(branches)})
+            own_recipes = {f"{MAIN}/{name}": recipe_for(chosen[f"{MAIN}/{name}"][0], weights) for name in branches}
+            first = next((name for name in representations if len(shapes[name]) == 3), representations[0])
+            self.recipes = {**own_recipes, MAIN: own_recipes[f"{MAIN}/{first}"]}
         else:
             self.networks = nn.ModuleDict({MAIN: build(MAIN, representations[0], seed)})
         for shown in controls:
@@ -126,11 +129,32 @@ class ControlledNetworks(nn.Module):
         return {name: self.networks[name](*(inputs[each] for each in self.seen[name])) for name in chosen}
 
     def losses(self, outputs: Outputs, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of each network, with the label smoothing of its recipe."""
-        return {
-            name: cross_entropy(logits, labels, label_smoothing=self.recipes[name].label_smoothing)
-            for name, (logits, _) in outputs.items()
-        }
+        """Cross-entropy of each network, with the label smoothing of its recipe; of a fusion the branches' sum."""
+        found = {}
+        for name, (logits, features) in outputs.items():
+            network, recipe = self.networks[name], self.recipes[name]
+            if isinstance(network, FusionNetwork):
+                smoothing = [self.recipes[f"{name}/{branch}"].label_smoothing for branch in network.names]
+                found[name] = network.losses(features, labels, smoothing)
+            else:
+                found[name] = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        return found
+
+    @property
+    def fusion(self) -> FusionNetwork | None:
+        """The main network, if it fuses several representations."""
+        main = self.networks[MAIN]
+        return main if isinstance(main, FusionNetwork) else None
+
+    def trained(self) -> list[tuple[nn.Module, Recipe]]:
+        """Every network, or branch of one, with its recipe."""
+        parts: list[tuple[nn.Module, Recipe]] = []
+        for name, network in self.networks.items():
+            if isinstance(network, FusionNetwork):
+                parts += [(each, self.recipes[f"{name}/{branch}"]) for branch, each in network.branches.items()]
+            else:
+                parts.append((network, self.recipes[name]))
+        return parts
 
     def answers(
         self,
