@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -139,17 +140,28 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _labels(members: Sequence[Sequence[Run]], differing: Sequence[str]) -> list[str]:
-    """The experiments' names where they tell the groups apart, else the settings in which they differ."""
+    """The experiments' names, and of those of one name the settings in which they differ."""
     names = [runs[0].name for runs in members]
     if len(members) == 1:
         return [names[0] or members[0][0].folder.resolve().name]
-    if all(names) and len(set(names)) == len(names):
-        return names
     labels = []
     for name, runs in zip(names, members, strict=True):
-        settings = ", ".join(f"{_short(key, differing)}={text(runs[0].settings.get(key))}" for key in differing)
-        labels.append(f"{name} ({settings})" if name and len(set(names)) > 1 else settings)
+        alike = [other[0].settings for other, named in zip(members, names, strict=True) if named == name]
+        if name and len(alike) == 1:
+            labels.append(name)
+            continue
+        own = _differing(alike)
+        values = {key: _last_part(text(runs[0].settings.get(key))) for key in own}
+        if len({str([_last_part(text(each.get(key))) for key in own]) for each in alike}) < len(alike):
+            values = {key: text(runs[0].settings.get(key)) for key in own}  # two files of one name
+        told = ", ".join(f"{_short(key, differing)}={value}" for key, value in values.items())
+        labels.append(f"{name} ({told})" if name and len(set(names)) > 1 else told)
     return labels
+
+
+def _last_part(value: str) -> str:
+    """The name of a file, of its path; other values as they are."""
+    return value.rstrip("/").rpartition("/")[2] if re.fullmatch(r"\.{0,2}/?[\w.~/-]*/[\w.-]+/?", value) else value
 
 
 def _short(key: str, keys: Sequence[str]) -> str:

@@ -81,11 +81,24 @@ def test_names_of_experiments_label_the_rows(tmp_path: Path):
     assert [group.label for group in compare_runs(folders).groups] == ["attribution/rgb", "attribution/raw"]
     folders.append(run(tmp_path / "c", 0.5, representation="nearest", experiment="attribution/raw"))
     assert [group.label for group in compare_runs(folders).groups] == [
-        "attribution/rgb (representation=artifact)",
+        "attribution/rgb",
         "attribution/raw (representation=raw)",
         "attribution/raw (representation=nearest)",
     ]
     assert compare_runs(folders[:1]).groups[0].label == "attribution/rgb"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (("/a/b/grid.yaml", "/a/b/other.yaml"), ("grid.yaml", "other.yaml")),
+        (("/a/x/grid.yaml", "/a/y/grid.yaml"), ("/a/x/grid.yaml", "/a/y/grid.yaml")),
+        (("raw", "nearest"), ("raw", "nearest")),
+    ],
+)
+def test_files_are_told_by_their_names_where_these_differ(tmp_path, values, told):
+    folders = [run(tmp_path / str(place), 0.5, representation=value) for place, value in enumerate(values)]
+    assert [group.label for group in compare_runs(folders).groups] == [f"representation={each}" for each in told]
 
 
 def test_a_repeated_evaluation_counts_once(tmp_path: Path):
