@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from lightning_modules.representations.baselines.levels import levels
+from lightning_modules.representations.baselines.levels import counts, levels
 from lightning_modules.representations.registry import Inputs, Representation
 
 _LEVELS = 256
@@ -47,9 +46,8 @@ class Cooccurrence(Representation):
             found = f"found images {seen.shape[-1]} px wide for co-occurrences at a distance of {self.distance} px"
             raise ValueError(f"{found}; expected wider ones")
         pairs = (seen[..., : -self.distance] * _LEVELS + seen[..., self.distance :]).flatten(2)  # (N, 3, pairs)
-        counts = torch.zeros(*pairs.shape[:2], _LEVELS**2, dtype=torch.float64, device=pairs.device)
-        counts.scatter_add_(2, pairs, torch.ones_like(pairs, dtype=torch.float64))
-        shares = (counts / pairs.shape[-1]).view(*pairs.shape[:2], _LEVELS, _LEVELS)
+        shares = counts(pairs.flatten(0, 1), _LEVELS**2).double() / pairs.shape[-1]
+        shares = shares.view(*pairs.shape[:2], _LEVELS, _LEVELS)
         return ((shares + shares.mT) / 2 if self.symmetric else shares).float()
 
     def output_shape(self, image_shape: tuple[int, ...], shown_shape: tuple[int, ...]) -> tuple[int, ...]:

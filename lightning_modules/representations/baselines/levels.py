@@ -21,6 +21,16 @@ def grey_levels(images: Tensor) -> Tensor:
     return ((levels(images) * weights).sum(dim=1) + 500) // 1000
 
 
+def counts(places: Tensor, cells: int) -> Tensor:
+    """How often each of ``cells`` occurs in each row of ``places`` (N, n), int64 ``(N, cells)``; others are left out.
+
+    In whole numbers, so that no device's order of summation matters.
+    """
+    rows = torch.arange(len(places), device=places.device)[:, None] * cells
+    inside = (places >= 0) & (places < cells)
+    return torch.bincount((places + rows)[inside], minlength=len(places) * cells).view(len(places), cells)
+
+
 def rings(shape: tuple[int, int], centre: tuple[float, float], device: torch.device) -> Tensor:
     """Distance of each pixel from a point, float64 ``(H, W)``."""
     rows, columns = (torch.arange(size, dtype=torch.float64, device=device) for size in shape)
@@ -37,5 +47,8 @@ def ring_means(values: Tensor, ring: Tensor, count: int) -> tuple[Tensor, Tensor
     ring = torch.where(inside, ring, count).flatten()  # the others' sums are cut off
     sizes = torch.bincount(ring, minlength=count + 1)[:count]
     sums = values.new_zeros(len(values), count + 1)
-    sums.scatter_add_(1, ring.expand(len(values), -1), values.flatten(1))
+    if values.device.type == "cpu":
+        sums.scatter_add_(1, ring.expand(len(values), -1), values.flatten(1))
+    else:  # slow on a CPU; on CUDA the one of the two that can be deterministic
+        sums.index_add_(1, ring, values.flatten(1))
     return sums[:, :count] / sizes.clamp(min=1), sizes

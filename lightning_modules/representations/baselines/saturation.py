@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_modules.representations.baselines.levels import grey_levels, levels
+from lightning_modules.representations.baselines.levels import counts, grey_levels, levels
 from lightning_modules.representations.registry import Inputs, Representation
 
 _OVER, _UNDER = (240, 245, 250, 255), (0, 5, 10, 15)
@@ -56,9 +56,8 @@ class ColourRatios(Representation):
         colours, bins = levels(inputs.images).flatten(2), self.bins  # (N, 3, pixels)
         total = colours.sum(dim=1)
         first, second = ((colours[:, channel] * bins // total.clamp(min=1)).clamp(max=bins - 1) for channel in (0, 1))
-        shares = torch.zeros(len(colours), bins * bins, dtype=torch.float64, device=colours.device)
-        shares.scatter_add_(1, first * bins + second, (total > 0).double())
-        return (shares / (total > 0).sum(dim=1, keepdim=True).clamp(min=1)).float()
+        found = counts((first * bins + second).where(total > 0, torch.full_like(total, -1)), bins * bins)
+        return (found.double() / found.sum(dim=1, keepdim=True).clamp(min=1)).float()
 
     def output_shape(self, image_shape: tuple[int, ...], shown_shape: tuple[int, ...]) -> tuple[int, ...]:
         """``(bins * bins,)``."""
