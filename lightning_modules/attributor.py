@@ -19,6 +19,7 @@ from lightning_modules.callbacks import EvaluationReport, PredictionRows, Trivia
 from lightning_modules.callbacks.evaluation_run import begin_evaluation, commit_block, fold_evaluation, plain_training
 from lightning_modules.common.blocks import Block
 from lightning_modules.common.content_ids import contained
+from lightning_modules.common.distributed import gather_objects
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
 from lightning_modules.common.weights import content_hash
@@ -145,6 +146,7 @@ class Attributor(pl.LightningModule):
         self.results: dict[str, Estimate] = {}
         self.evaluation: AttributionEvaluation | None = None
         self._prepared = self._fitted = False
+        self._validated: list[tuple[Tensor, ...]] = []  # index, log probabilities by branch, label
 
     # --- what depends on the data ------------------------------------------------------------------------------------
 
@@ -172,7 +174,7 @@ class Attributor(pl.LightningModule):
         main, controls, count = self.representations.main, self.representations.controls, len(sources)
         shapes = self.representations.output_shapes(size)
         self.networks = ControlledNetworks(chosen, main, controls, shapes, count, *self.network_settings, load_weights)
-        self.automatic_optimization = bool(self.networks.trained)
+        self.automatic_optimization = bool(self.networks.learning)
         self.train_accuracy = MulticlassAccuracy(count, average="micro")
         self.val_metrics = attribution_metrics(count, "val/")
 
@@ -193,7 +195,7 @@ class Attributor(pl.LightningModule):
         self.trained_on = self.data.content_ids("train") if hasattr(self.data, "content_ids") else None
         if not self._fitted:
             self.representations.fit(self._training_batches)
-            if names := self.networks.inputs_of(self.networks.trained):
+            if names := self.networks.inputs_of(self.networks.learning):
                 batches = self._training_batches(STATISTICS_IMAGES)
                 parts = [self.representations(batch, names).tensors for batch in batches]
                 found = {name: channel_statistics(torch.cat([part[name] for part in parts])) for name in names}
@@ -201,7 +203,7 @@ class Attributor(pl.LightningModule):
             if self.networks.rules:
                 self.networks.fit_rules(self._vectors_of_rules())
             self._fitted = True
-        if not self.networks.trained:  # all is learnt: one batch is looked at, and the validation images
+        if not self.networks.learning:  # all is learnt: one batch is looked at, and the validation images
             self.trainer.fit_loop.max_epochs = 1
             self.trainer.limit_train_batches = self.trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
 
@@ -221,6 +223,7 @@ class Attributor(pl.LightningModule):
         """Forget the last epoch's counts: the logger resets only the members it logs."""
         self._prepare()
         self.val_metrics.reset()
+        self._validated = []
 
     def unfinished_blocks(self, parts: dict[str, int], block_size: int) -> list[Block]:
         """Begin the evaluation in the run folder or go on with it; the blocks left to do, the same on every process.
@@ -238,7 +241,7 @@ class Attributor(pl.LightningModule):
         return begin_evaluation(self.trainer, lambda: self._about_evaluation(parts, block_size, seen))
 
     def _about_evaluation(self, parts: dict[str, int], block_size: int, seen: int | None) -> Evaluation:
-        settings = attribution_settings(self.sources, self.networks.compared, self.fdr_halvings, self.seed)
+        settings = attribution_settings(self.sources, self.networks, self.fdr_halvings, self.seed)
         settings |= {"weights": content_hash(self.networks.state_dict()), "flip": self.flip}
         settings |= {
             "training images": seen,
@@ -283,16 +286,30 @@ class Attributor(pl.LightningModule):
         if not self.automatic_optimization:
             self.optimizers().step()  # type: ignore[union-attr]  # moves nothing: it counts as the one step there is
             return None
-        return torch.stack([losses[name] for name in self.networks.trained]).sum()
+        return torch.stack([losses[name] for name in self.networks.learning]).sum()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Metrics of the attributor on the validation split."""
-        self.val_metrics.update(self._answer(self.representations(batch, self.representations.main)), batch["label"])
+        logits, features = self._answer(self.representations(batch, self.representations.main))
+        self.val_metrics.update(logits, batch["label"])
+        if (fusion := self.networks.fusion) is not None:
+            kept = (batch["index"], fusion.alone(features).transpose(0, 1), batch["label"])
+            self._validated.append(tuple(tensor.cpu() for tensor in kept))
         self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
 
-    def _answer(self, found: Represented) -> Tensor:
+    def on_validation_epoch_end(self) -> None:
+        """Weigh the branches of a fusion by what they say of all validation images."""
+        if self.networks.fusion is None or self.trainer.sanity_checking:
+            return
+        found = [part for share in gather_objects(self._validated) for part in share]
+        if found:
+            index, alone, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+            order = index.argsort()
+            self.networks.fusion.fit_weights(alone[order].transpose(0, 1), labels[order])
+
+    def _answer(self, found: Represented) -> tuple[Tensor, Tensor]:
         mirrored = self.representations.mirrored(found.tensors) if self.flip else None
-        return self.networks.answers(found.tensors, [MAIN], mirrored)[MAIN][0]
+        return self.networks.answers(found.tensors, [MAIN], mirrored)[MAIN]
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Compute and commit one block under every condition."""
@@ -304,7 +321,7 @@ class Attributor(pl.LightningModule):
         if not batch["part"]:  # other processes have one more
             return {}
         found = self.representations(batch, self.representations.main, distances=True)
-        logits = self._answer(found)
+        logits, _ = self._answer(found)
         require_finite("logits", logits, batch["path"], "look at the weights of the checkpoint, and at the images")
         columns = {key: batch[key] for key in ("index", "path", "content_id")}
         columns["probabilities"] = logits.double().softmax(dim=1)
@@ -327,18 +344,16 @@ class Attributor(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the rate, decay and betas of each network's recipe, and the schedule of the first one's."""
-        recipes, trained = self.networks.recipes, self.networks.trained
-        if not trained:
+        if not self.networks.learning:
             return torch.optim.SGD(self.networks.parameters(), lr=0.0)
-        networks = [(network, recipes[name]) for name, network in trained.items()]
-        optimizer = adamw(networks, self.learning_rate, self.weight_decay)
-        self.schedule_recipe = networks[0][1]
+        optimizer = adamw(self.networks.trained(), self.learning_rate, self.weight_decay)
+        self.schedule_recipe = self.networks.recipes[next(iter(self.networks.learning))]
         schedule = scheduler_settings(optimizer, self.schedule_recipe, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})  # type: ignore[return-value]
 
     def on_train_epoch_end(self) -> None:
         """End the training where its schedule says so."""
-        if self.networks.trained and has_levelled_off(self.trainer.optimizers[0], self.schedule_recipe):
+        if self.networks.learning and has_levelled_off(self.trainer.optimizers[0], self.schedule_recipe):
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

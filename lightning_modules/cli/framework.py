@@ -30,7 +30,7 @@ from lightning_modules.cli.stopping import THIS
 from lightning_modules.cli.trusted_classes import OPTION, only_trusted_classes
 from lightning_modules.cli.watching import watch_over
 from lightning_modules.common.files import check_file, check_folder, file_hash
-from lightning_modules.common.shipped import find_trained, program, with_found_configs
+from lightning_modules.common.shipped import command_line, find_trained, program, with_found_configs
 from lightning_modules.evaluation.blocks import clear_evaluation
 from lightning_modules.reporting.findings import terminal_lines
 from lightning_modules.reporting.runs import current_config
@@ -231,7 +231,7 @@ class FrameworkCLI(LightningCLI):
             return "stopped before the first checkpoint: nothing is saved yet, and the same command begins anew"
         state = read_training_state(last)
         if state is not None and state.finished:
-            test = f"{program('test')} --ckpt_path {quote(str(self.run_dir))}"
+            test = f"{command_line('test')} --ckpt_path {quote(str(self.run_dir))}"
             return f"stopped; the training is finished, and this tests it: {test}"
         after = f" after {state.progress}" if state is not None else ""
         return f"stopped; this goes on with the training{after}: {self._resuming_command()}"
@@ -243,7 +243,7 @@ class FrameworkCLI(LightningCLI):
             for position, word in enumerate(typed)
             if not word.startswith("--ckpt_path") and (position == 0 or typed[position - 1] != "--ckpt_path")
         ]
-        return join([*program("train").split(), *words, "--ckpt_path", str(self.run_dir)])
+        return join([*command_line("train").split(), *words, "--ckpt_path", str(self.run_dir)])
 
     def finish(self) -> None:
         """Write how far the training had come, close the W&B run, print the main numbers and where everything lies."""

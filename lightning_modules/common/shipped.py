@@ -25,6 +25,12 @@ def program(command: str) -> str:
     return "train.py" if command == "train" else f"evaluate.py {command}"
 
 
+def command_line(command: str) -> str:
+    """What to type in a shell for a command: `program`, with the interpreter before a script."""
+    words = program(command)
+    return f"python {words}" if words.startswith(("train.py", "evaluate.py")) else words
+
+
 def config_names() -> list[str]:
     """Configs that ship, as `attribution/gm_fashion.yaml`."""
     return sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("**/*.yaml"))

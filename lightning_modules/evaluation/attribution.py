@@ -30,6 +30,7 @@ from lightning_modules.networks.controlled import MAIN, ControlledNetworks
 from lightning_modules.representations.batches import Representations
 
 PART = "test"
+ABLATIONS = ("branch", "without")  # one branch of a fusion alone, and all but one
 _FDR_IMAGES, _FDR_BYTES = 2**17, 2**28
 """Images, and bytes of their features, that FDR is computed from at most; of a larger test, evenly chosen ones."""
 _LOOK_AT = "look at the weights of the network (a training that diverged?) and at the images"
@@ -89,6 +90,8 @@ class AttributionEvaluation:
             if controls := control_names(self.networks.compared):
                 named = torch.stack([outputs[name][0].argmax(dim=1) for name in controls], dim=1)
                 columns[f"{place}.named"] = matrix(named.to(torch.int16))
+            if (fusion := self.networks.fusion) is not None:
+                columns[f"{place}.ablated"] = matrix(fusion.ablated(features).argmax(dim=2).T.to(torch.int16))
             if condition.attack is None:
                 artifacts = None if shown is None else found.tensors[shown]
                 columns["example"] = self._examples(batch, artifacts, found.nearest)
@@ -125,9 +128,11 @@ def example_indices(labels: Sequence[int], each: int) -> list[int]:
     return chosen
 
 
-def attribution_settings(sources: Sequence[str], compared: Mapping[str, list[str]], halvings: int, seed: int) -> Any:
+def attribution_settings(sources: Sequence[str], networks: ControlledNetworks, halvings: int, seed: int) -> Any:
     """What the fold has to know, as plain values."""
-    return {"sources": list(sources), "compared": dict(compared), "halvings": halvings, "halving_seed": seed}
+    branches = {} if networks.fusion is None else {"branches": networks.fusion.names}
+    compared = dict(networks.compared)
+    return {"sources": list(sources), "compared": compared, "halvings": halvings, "halving_seed": seed, **branches}
 
 
 def training_images_of_test(tested: Tensor, trained_on: Tensor, allowed: bool) -> int:
@@ -178,6 +183,9 @@ def _of_condition(
     )
     columns = ["index", "label", f"{place}.logits", f"{place}.features"]
     columns += [f"{place}.named"] if controls else []
+    ablations = [f"{way}/{branch}" for way in ABLATIONS for branch in settings.get("branches", [])]
+    ablated = torch.zeros(len(ablations), dtype=torch.int64)
+    columns += [f"{place}.ablated"] if ablations else []
     columns += [] if clean else [f"{place}.changed"]
     changed, seen, used = 0, 0, _used_for_fdr(folder)
     for table in folder.read(PART, columns):
@@ -192,6 +200,8 @@ def _of_condition(
             parts = torch.split(named, [metric.seeds for metric in controls.values()])
             for metric, predicted in zip(controls.values(), parts, strict=True):
                 metric.update(predicted, labels)
+        if ablations:
+            ablated += (read_matrix(table, f"{place}.ablated") == labels[:, None]).sum(dim=0)
         if not clean:
             changed += int(read_matrix(table, f"{place}.changed").sum())
     found = attribution_estimates(metrics, sources)
@@ -206,6 +216,8 @@ def _of_condition(
         found[f"{prefix}changed_images"] = proportion(changed, folder.parts[PART])
     for shown, metric in controls.items():
         found[f"{prefix}control/{shown}/accuracy"] = metric.estimate()
+    for name, right in zip(ablations, ablated.tolist(), strict=True):
+        found[f"{prefix}{name}/accuracy"] = proportion(right, folder.parts[PART])
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_modules.networks.fusion import FusionNetwork
-from lightning_modules.networks.recipes import Chosen, recipe_for
+from lightning_modules.networks.recipes import Chosen, Recipe, recipe_for
 from lightning_modules.networks.rules import FittedRule, build_rule
 from lightning_modules.networks.source_network import RULE_NAMES, SourceNetwork, VectorHead
 
@@ -104,7 +104,10 @@ class ControlledNetworks(nn.Module):
 
         if several:
             branches = {name: build(f"{MAIN}/{name}", name, seed + place) for place, name in enumerate(representations)}
-            self.networks = nn.ModuleDict({MAIN: FusionNetwork(branches, num_classes, seed)})
+            self.networks = nn.ModuleDict({MAIN: FusionNetwork(branches)})
+            own_recipes = {f"{MAIN}/{name}": recipe_for(chosen[f"{MAIN}/{name}"][0], weights) for name in branches}
+            first = next((name for name in representations if len(shapes[name]) == 3), representations[0])
+            self.recipes = {**own_recipes, MAIN: own_recipes[f"{MAIN}/{first}"]}
         else:
             self.networks = nn.ModuleDict({MAIN: build(MAIN, representations[0], seed)})
         for shown in controls:
@@ -115,12 +118,12 @@ class ControlledNetworks(nn.Module):
                 self.recipes[name] = recipe_for(chosen["control"][0], weights if same else "none")
                 self.compared.setdefault(shown, []).append(name)
         self.rules = {name: found for name, found in self.networks.items() if isinstance(found, FittedRule)}
-        if self.trained:  # where nothing is trained, Lightning and DDP want something that looks like a parameter
+        if self.learning:  # where nothing is trained, Lightning and DDP want something that looks like a parameter
             for rule in self.rules.values():
                 rule.requires_grad_(False)
 
     @property
-    def trained(self) -> dict[str, nn.Module]:
+    def learning(self) -> dict[str, nn.Module]:
         """The networks that are trained by gradients; empty where rules alone decide."""
         return {name: network for name, network in self.networks.items() if name not in self.rules}
 
@@ -135,7 +138,7 @@ class ControlledNetworks(nn.Module):
 
     def set_input_statistics(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Standardise the input of every trained network with the mean and deviation of its representation."""
-        for name, network in self.trained.items():
+        for name, network in self.learning.items():
             network.set_input_statistics(*(statistics[each] for each in self.seen[name]))  # type: ignore[operator]
 
     def fit_rules(self, batches: Iterable[tuple[Mapping[str, Tensor], Tensor]]) -> None:
@@ -152,11 +155,32 @@ class ControlledNetworks(nn.Module):
         return {name: self.networks[name](*(inputs[each] for each in self.seen[name])) for name in chosen}
 
     def losses(self, outputs: Outputs, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of each network, with the label smoothing of its recipe."""
-        return {
-            name: cross_entropy(logits, labels, label_smoothing=self.recipes[name].label_smoothing)
-            for name, (logits, _) in outputs.items()
-        }
+        """Cross-entropy of each network, with the label smoothing of its recipe; of a fusion the branches' sum."""
+        found = {}
+        for name, (logits, features) in outputs.items():
+            network, recipe = self.networks[name], self.recipes[name]
+            if isinstance(network, FusionNetwork):
+                smoothing = [self.recipes[f"{name}/{branch}"].label_smoothing for branch in network.names]
+                found[name] = network.losses(features, labels, smoothing)
+            else:
+                found[name] = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        return found
+
+    @property
+    def fusion(self) -> FusionNetwork | None:
+        """The main network, if it fuses several representations."""
+        main = self.networks[MAIN]
+        return main if isinstance(main, FusionNetwork) else None
+
+    def trained(self) -> list[tuple[nn.Module, Recipe]]:
+        """Every network that is trained, or branch of one, with its recipe."""
+        parts: list[tuple[nn.Module, Recipe]] = []
+        for name, network in self.learning.items():
+            if isinstance(network, FusionNetwork):
+                parts += [(each, self.recipes[f"{name}/{branch}"]) for branch, each in network.branches.items()]
+            else:
+                parts.append((network, self.recipes[name]))
+        return parts
 
     def answers(
         self,

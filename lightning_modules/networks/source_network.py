@@ -220,8 +220,12 @@ class SourceNetwork(Standardised):
             images = interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         images = (images - self.input_mean[:, None, None]) / self.input_std[:, None, None]
         features = self.backbone.forward_head(self.backbone.forward_features(images), pre_logits=True)
+        return self.classify(features), features
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, K) of features (N, d)."""
         logits: Tensor = self.backbone.get_classifier()(features)
-        return logits, features
+        return logits
 
 
 def takes_stem(name: str) -> bool:
@@ -251,5 +255,9 @@ class VectorHead(Standardised):
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, K) and features (N, 256), or (N, d) of a linear head, of vectors (N, d)."""
         features: Tensor = self.hidden((vectors - self.input_mean) / self.input_std)
+        return self.classify(features), features
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, K) of features (N, d)."""
         logits: Tensor = self.classifier(features)
-        return logits, features
+        return logits

@@ -88,6 +88,8 @@ def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str,
         sections.append(_images_section(shown, paths))
     if "controls" in paths:
         sections.append(_controls_section(shown, paths))
+    if ablations := _ablations(shown):
+        sections.append(_branches_section(shown, ablations))
     sections.append(_features_section(shown, paths))
     if len(shown.conditions) > 1:
         sections.append(_robustness_section(shown, paths))
@@ -260,6 +262,28 @@ def _controls_section(shown: AttributionResults, paths: dict[str, Path]) -> Sect
             "here; if the difference to a random real does as well, it need not be the nearest."
         ),
     )
+
+
+def _ablations(shown: AttributionResults) -> dict[str, tuple[Estimate, Estimate]]:
+    """Accuracy of each branch alone and of the fusion without it, by representation."""
+    found = {}
+    for name, estimate in shown.results.items():
+        if match := re.fullmatch(r"test/branch/(.*)/accuracy", name):
+            found[match[1]] = (estimate, shown.results[f"test/without/{match[1]}/accuracy"])
+    return found
+
+
+def _branches_section(shown: AttributionResults, ablations: dict[str, tuple[Estimate, Estimate]]) -> Section:
+    alone, without = "accuracy alone", "accuracy of the others without it"
+    rows: list[list[Cell]] = [[_title(shown, name), *pair] for name, pair in ablations.items()]
+    rows.append(["all together", shown.results["test/accuracy"], None])
+    caption = (
+        "The branches are not trained again: alone, a branch answers by itself; without it, the others answer with the "
+        "weights they have."
+    )
+    table = Table(["branch", alone, without], rows, caption, percent=[alone, without])
+    intro = "What each representation knows by itself, and what is lost without it."
+    return Section("Branches", [table], intro)
 
 
 def _features_section(shown: AttributionResults, paths: dict[str, Path]) -> Section:

@@ -74,4 +74,4 @@ def test_a_million_rows_are_folded_in_bounded_memory(tmp_path):
     assert metrics["test/accuracy"]["n"] == 1_000_000
     with (tmp_path / "large" / "rows.jsonl").open() as file:
         assert sum(1 for _ in file) == 2_000_000
-    assert large < 2500
+    assert large < 600

@@ -163,8 +163,8 @@ def test_a_command_that_resumes_a_training_continues_its_log_and_clears_what_a_k
     assert [file.name for file in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     for epochs, told in (
-        (3, f"stopped; this goes on with the training after epoch 3 of 9: train.py {shlex.join(args[:2])} "),
-        (9, f"stopped; the training is finished, and this tests it: evaluate.py test --ckpt_path {folder}"),
+        (3, f"stopped; this goes on with the training after epoch 3 of 9: python train.py {shlex.join(args[:2])} "),
+        (9, f"stopped; the training is finished, and this tests it: python evaluate.py test --ckpt_path {folder}"),
     ):
         state = TrainingState(epochs, 9, 100 * epochs, -1, False)
         torch.save(saved | {"training": state.to_json()}, folder / "checkpoints" / "last.ckpt")

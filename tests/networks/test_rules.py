@@ -148,11 +148,11 @@ def test_rules_stand_beside_networks_that_are_trained():
     chosen = choose_networks("logistic", "auto", "mlp", None, {"seen": (12,)})
     networks = ControlledNetworks(chosen, ["seen"], ["other"], shapes, 3, control_seeds=2)
     assert set(networks.rules) == {"main"}
-    assert set(networks.trained) == {"other_0", "other_1"}
+    assert set(networks.learning) == {"other_0", "other_1"}
     assert not networks.networks["main"].bias.requires_grad  # DDP waits for the gradient of every parameter
     chosen = choose_networks("knn", "auto", "auto", None, {"seen": (12,)})
     alone = ControlledNetworks(chosen, ["seen"], ["other"], shapes, 3, control_seeds=2)
-    assert not alone.trained
+    assert not alone.learning
     assert alone.compared == {"seen": ["main"], "other": ["other_0"]}
     vectors, labels, asked = data()
     pairs = ({"seen": seen, "other": -seen} for seen, _ in batches(vectors, labels))
