@@ -175,7 +175,7 @@ def adamw(
     return torch.optim.AdamW(groups, fused=True)
 
 
-PLATEAU = {"factor": 0.1, "patience": 5, "threshold": 1e-3, "threshold_mode": "abs"}
+PLATEAU = {"factor": 0.1, "patience": 4, "threshold": 1e-3, "threshold_mode": "abs"}  # one more is too many
 LEAST_RATE = 1e-6
 
 

@@ -101,11 +101,9 @@ def test_rate_of_wang_falls_when_the_accuracy_stalls_until_it_ends():
         rates.append(optimizer.param_groups[0]["lr"])
         if has_levelled_off(optimizer, recipe):
             break
-    assert rates[8] == 1e-4
-    assert rates[9] == pytest.approx(1e-5)
-    assert rates[15] == pytest.approx(1e-6)
-    assert rates[-1] < LEAST_RATE
-    assert len(rates) < 25
+    # best in the fourth epoch, five without a better one after it, and so on
+    assert rates == pytest.approx([1e-4] * 8 + [1e-5] * 5 + [1e-6] * 5 + [1e-7])
+    assert rates[-1] < LEAST_RATE <= rates[-2]
 
 
 def test_rate_of_yu_is_constant():
