@@ -28,6 +28,7 @@ KNOWN = (
     r"  \| Name .*Params.*", r"-+", r"\d+ +\| \w+ .*", r"[\d.]+ *[KM]? +(Non-t|T)(rainable|otal).*",
     r"[\d.]+ +Total estimated model params size \(MB\)", r"\d+ +Modules in (train|eval) mode",
     r"[\d.]+ *\w? +Total Flops",
+    r"note: \d+ of \d+ blocks done, \d+ left",  # of a test that goes on
 )  # fmt: skip
 """All that a run writes to standard error: the summary of the networks, and real warnings."""
 
@@ -135,6 +136,14 @@ class Run:
     @property
     def stderr(self) -> str:
         return "".join(file.read_text() for file in self.files)
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A background job of a shell, of which this may be one, ignores Ctrl-C, and so would what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)
@@ -285,8 +294,26 @@ def test_a_search_and_a_generation_are_stopped_in_the_middle(command, number, st
     run.processes[0].send_signal(number)
     assert run.gone(within=6) == [status]
     assert run.stderr.splitlines()[-1] == f"stopped; {GO_ON}"
-    if command != "generate":  # its workers may be ended while they write; the next start clears that
+    if command == "test":  # rows of a prediction wait in theirs to be gone on with, as images of a generation do
         assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_registration_of_many_users_is_stopped_and_leaves_the_registry_whole(tmp_path):
+    registry, evaluate = tmp_path / "users.json", [sys.executable, str(ROOT / "evaluate.py")]
+    create = [*evaluate, "users", "create", str(registry)]
+    subprocess.run(
+        [*create, "alice", "--fingerprint", str(TRAINED / "ldm" / "fingerprint.safetensors")], check=True, cwd=tmp_path
+    )
+    before = registry.read_bytes()
+    run = Run(tmp_path, [[*create, *(f"user-{number}" for number in range(10_000))]], [{}])
+    time.sleep(8)
+    run.processes[0].send_signal(signal.SIGTERM)
+    assert run.gone(within=5) == [143]
+    assert registry.read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
+    listed = subprocess.run([*evaluate, "users", "list", str(registry)], check=True, capture_output=True, text=True)
+    assert "alice" in listed.stdout
 
 
 @pytest.mark.slow
