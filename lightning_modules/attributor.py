@@ -35,7 +35,14 @@ from lightning_modules.evaluation.results import ATTRIBUTION
 from lightning_modules.metrics.attribution import attribution_metrics, scalars
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.networks.controlled import MAIN, ControlledNetworks, channel_statistics
-from lightning_modules.networks.recipes import AUTO, Chosen, adamw, choose_networks, warmup_cosine
+from lightning_modules.networks.recipes import (
+    AUTO,
+    Chosen,
+    adamw,
+    choose_networks,
+    has_levelled_off,
+    scheduler_settings,
+)
 from lightning_modules.representations.augmentation import Augmentation
 from lightning_modules.representations.batches import Representations, Represented
 from lightning_modules.representations.settings import AugmentationSettings, ManifoldSettings
@@ -60,7 +67,8 @@ class Attributor(pl.LightningModule):
             list are fused, each with a branch of the network.
         search_space: Space in which nearest reals are searched; None for the space of the artifact, as in the paper.
         neighbours: Nearest reals whose mean the artifact is measured from; 1 in the paper.
-        network: timm model, ``small_cnn``, ``small_cnn_16``; for vectors ``linear``, ``mlp``; ``auto``: by image size.
+        network: timm model, ``small_cnn``, ``small_cnn_16``, ``nataraj2019``, ``wang2020``, ``yu2019``; for vectors
+            ``linear``, ``mlp``, and fitted rules: ``logistic``, ``svm``, ``knn``, ``correlation``; ``auto``: by size.
         stem: ``imagenet``, ``small`` or ``patch`` (see ``SourceNetwork``), or ``auto``.
         weights: ``none``, ``imagenet`` or a path.
         input_size: Resize of the network's input, in pixels; None keeps the embedding's.
@@ -166,6 +174,7 @@ class Attributor(pl.LightningModule):
         main, controls, count = self.representations.main, self.representations.controls, len(sources)
         shapes = self.representations.output_shapes(size)
         self.networks = ControlledNetworks(chosen, main, controls, shapes, count, *self.network_settings, load_weights)
+        self.automatic_optimization = bool(self.networks.learning)
         self.train_accuracy = MulticlassAccuracy(count, average="micro")
         self.val_metrics = attribution_metrics(count, "val/")
 
@@ -186,11 +195,24 @@ class Attributor(pl.LightningModule):
         self.trained_on = self.data.content_ids("train") if hasattr(self.data, "content_ids") else None
         if not self._fitted:
             self.representations.fit(self._training_batches)
-            names, batches = self.networks.inputs, self._training_batches(STATISTICS_IMAGES)
-            parts = [self.representations(batch, names).tensors for batch in batches]
-            found = {name: channel_statistics(torch.cat([part[name] for part in parts])) for name in names}
-            self.networks.set_input_statistics(found)
+            if names := self.networks.inputs_of(self.networks.learning):
+                batches = self._training_batches(STATISTICS_IMAGES)
+                parts = [self.representations(batch, names).tensors for batch in batches]
+                found = {name: channel_statistics(torch.cat([part[name] for part in parts])) for name in names}
+                self.networks.set_input_statistics(found)
+            if self.networks.rules:
+                self.networks.fit_rules(self._vectors_of_rules())
             self._fitted = True
+        if not self.networks.learning:  # all is learnt: one batch is looked at, and the validation images
+            self.trainer.fit_loop.max_epochs = 1
+            self.trainer.limit_train_batches = self.trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
+
+    def _vectors_of_rules(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """What rules see of all training images, attacked as those of a first epoch are, and the labels."""
+        names = self.networks.inputs_of(self.networks.rules)
+        for batch in self._training_batches(sum(self.data.counts("train").values())):
+            seen = self.augmentation(batch, self.seed * 100_003 + 1)
+            yield self.representations(seen, names).tensors, batch["label"]
 
     def _training_batches(self, count: int) -> Iterator[dict[str, Any]]:
         """The same training images each time and on every process."""
@@ -244,8 +266,8 @@ class Attributor(pl.LightningModule):
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Sum of all networks' cross-entropies on one batch."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        """Sum of the cross-entropies of all networks that are trained, on one batch; None where rules alone decide."""
         labels = batch["label"]
         epoch_seed = self.seed * 100_003 + self.current_epoch + 1
         seen = self.augmentation(batch, epoch_seed)
@@ -261,7 +283,10 @@ class Attributor(pl.LightningModule):
         logged: dict[str, Any] = {"on_epoch": True, "on_step": False, "batch_size": len(labels)}
         self.log("train/loss", losses[MAIN].detach(), sync_dist=True, **logged)
         self.log("train/accuracy", self.train_accuracy, prog_bar=True, **logged)
-        return torch.stack(list(losses.values())).sum()
+        if not self.automatic_optimization:
+            self.optimizers().step()  # type: ignore[union-attr]  # moves nothing: it counts as the one step there is
+            return None
+        return torch.stack([losses[name] for name in self.networks.learning]).sum()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Metrics of the attributor on the validation split."""
@@ -318,11 +343,18 @@ class Attributor(pl.LightningModule):
     # --- optimisation and checkpoints --------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with the rate and decay of each network's recipe; linear warm-up, then half a cosine to zero."""
+        """AdamW with the rate, decay and betas of each network's recipe, and the schedule of the first one's."""
+        if not self.networks.learning:
+            return torch.optim.SGD(self.networks.parameters(), lr=0.0)
         optimizer = adamw(self.networks.trained(), self.learning_rate, self.weight_decay)
-        steps, main = int(self.trainer.estimated_stepping_batches), self.networks.recipes[MAIN]
-        schedule = warmup_cosine(optimizer, steps, main.warmup_fraction, main.cycle_momentum)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self.schedule_recipe = self.networks.recipes[next(iter(self.networks.learning))]
+        schedule = scheduler_settings(optimizer, self.schedule_recipe, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})  # type: ignore[return-value]
+
+    def on_train_epoch_end(self) -> None:
+        """End the training where its schedule says so."""
+        if self.networks.learning and has_levelled_off(self.trainer.optimizers[0], self.schedule_recipe):
+            self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the sources, what was fitted and the manifold (its tensors, or its hash and path)."""

@@ -11,6 +11,7 @@ import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ATTRIBUTION = sorted([CONFIGS / "quickstart.yaml", *(CONFIGS / "attribution").glob("*.yaml")])
+BASELINES = sorted((CONFIGS / "attribution" / "baselines").glob("*.yaml"))
 ZOO = sorted((CONFIGS / "zoo").glob("*.yaml"))
 GM_FASHION = sorted((CONFIGS / "gm_fashion").glob("*.yaml"))
 FINGERPRINTED = CONFIGS / "generate" / "fingerprinted.yaml"  # run by tests/cli/generate/test_generate_fingerprinted.py
@@ -33,7 +34,7 @@ def name(path: Path) -> str:
 
 
 def test_every_config_is_run_here_or_by_the_tests_named_above():
-    run_here = [*ATTRIBUTION, *ZOO, *GM_FASHION, *GENERATE]
+    run_here = [*ATTRIBUTION, *BASELINES, *ZOO, *GM_FASHION, *GENERATE]
     run_elsewhere = [*ATTACKS, FINGERPRINTED, *FINGERPRINT, *SWEEPS]
     assert sorted([*run_here, *run_elsewhere]) == sorted(CONFIGS.rglob("*.yaml"))
 
@@ -53,6 +54,17 @@ def test_attribution_config_trains_and_tests(config, gm_root, tmp_path):
     assert 0 <= metrics["test/accuracy"] <= 1
     assert (tmp_path / "run" / "report.html").is_file()
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("config", BASELINES, ids=name)
+def test_baseline_config_trains_and_tests(config, gm_root, tmp_path):
+    """As they are, without controls: what they see is their own."""
+    data = [f"--data.init_args.root={gm_root}", "--data.init_args.batch_size=4", "--data.init_args.num_workers=0"]
+    data += [f"--data.init_args.cache_dir={tmp_path / 'cache'}", "--trainer.limit_val_batches=2"]
+    metrics = train.main(["--config", str(config), f"--run_dir={tmp_path / 'run'}", *SHORT, *data])
+    assert 0 <= metrics["val/accuracy"] <= 1
+    assert metrics["test/fdr"] > 0
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 @pytest.mark.parametrize("config", ZOO, ids=name)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from datamodules import ImageFilesDataModule
@@ -14,6 +15,7 @@ from lightning_modules.callbacks.training_record import read_training_state
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.options import PIXEL_PATH
 from lightning_modules.common.shipped import program
+from lightning_modules.evaluation.blocks import clear_evaluation
 
 
 def train(args: list[str]) -> dict[str, float]:
@@ -25,10 +27,28 @@ def train(args: list[str]) -> dict[str, float]:
         cli.trainer.save_checkpoint(cli.run_dir / "checkpoints" / "last.ckpt")
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     if cli.config["test_after_fit"] and is_overridden("test_step", cli.model):
-        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        trained = _weights_of_forked_processes(cli)
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=trained, weights_only=True, verbose=False)
         metrics |= {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     cli.finish()
     return metrics
+
+
+def _weights_of_forked_processes(cli: FrameworkCLI) -> Path | None:
+    """The checkpoint to test where processes that have ended did the training (`ddp_fork`, `ddp_spawn`); else None.
+
+    Lightning gives this process their weights by name, and networks that were built in theirs have no name here.
+    """
+    if not isinstance(cli.trainer.strategy.launcher, _MultiProcessingLauncher):
+        return None
+    last = cli.run_dir / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise SystemExit(
+            f"{program('train')}: found no {last} to test what forked processes have trained; leave checkpoints on, or "
+            "give --trainer.strategy ddp or --test_after_fit false"
+        )
+    clear_evaluation(cli.run_dir)  # of an earlier training in this folder
+    return last
 
 
 def test(args: list[str]) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from lightning_modules.networks.fusion import FusionNetwork
 from lightning_modules.networks.recipes import Chosen, Recipe, recipe_for
-from lightning_modules.networks.source_network import SourceNetwork, VectorHead
+from lightning_modules.networks.rules import FittedRule, build_rule
+from lightning_modules.networks.source_network import RULE_NAMES, SourceNetwork, VectorHead
 
 MAIN, FUSION = "main", "fusion"
 _SEED_STEP = 1000  # between initialisations, so that those of neighbouring experiment seeds differ
@@ -28,17 +30,19 @@ def build_network(
     stem: str = "imagenet",
     weights: str = "none",
     input_size: int | None = None,
-) -> SourceNetwork | VectorHead:
+) -> SourceNetwork | VectorHead | FittedRule:
     """The network for inputs of a shape, (C, H, W) or (d,); the other arguments are those of `SourceNetwork`.
 
     Raises:
         ValueError: Vectors with pretrained weights or an input size.
     """
     if len(shape) == 3:
-        return SourceNetwork(name, num_classes, stem, weights, input_size, seed, channels=shape[0])
+        return SourceNetwork(name, num_classes, stem, weights, input_size, seed, shape[0], min(shape[1:]))
     if weights != "none" or input_size is not None:
         found = f"found weights {weights} and input_size {input_size} for vectors of shape {shape}"
         raise ValueError(f"{found}; expected none of them")
+    if name in RULE_NAMES:
+        return build_rule(name, shape[0], num_classes)
     return VectorHead(name, shape[0], num_classes, seed)
 
 
@@ -59,6 +63,7 @@ class ControlledNetworks(nn.Module):
     Attributes:
         seen: Representations that each network sees: one, or several of a fusion.
         recipes: How each network is trained.
+        rules: Those that are fitted in place of it (`FittedRule`); one of each control, whatever the number of seeds.
         compared: Networks of one kind by what they see, so that their accuracies compare; empty without controls.
 
     Raises:
@@ -93,7 +98,7 @@ class ControlledNetworks(nn.Module):
         main = FUSION if several else representations[0]
         self.compared: dict[str, list[str]] = {main: [MAIN]} if controls and control_seeds and same else {}
 
-        def build(part: str, seen: str, own_seed: int) -> SourceNetwork | VectorHead:
+        def build(part: str, seen: str, own_seed: int) -> Any:
             pretrained = weights if load_weights and (same or part != "control") else "none"
             return build_network(shapes[seen], num_classes, own_seed, *chosen[part], pretrained, input_size)
 
@@ -106,22 +111,43 @@ class ControlledNetworks(nn.Module):
         else:
             self.networks = nn.ModuleDict({MAIN: build(MAIN, representations[0], seed)})
         for shown in controls:
-            for repeat in range(control_seeds):
+            for repeat in range(min(control_seeds, 1) if chosen["control"][0] in RULE_NAMES else control_seeds):
                 name = f"{shown}_{repeat}"
                 self.networks[name] = build("control", shown, seed + _SEED_STEP * (repeat + 1))
                 self.seen[name] = (shown,)
                 self.recipes[name] = recipe_for(chosen["control"][0], weights if same else "none")
                 self.compared.setdefault(shown, []).append(name)
+        self.rules = {name: found for name, found in self.networks.items() if isinstance(found, FittedRule)}
+        if self.learning:  # where nothing is trained, Lightning and DDP want something that looks like a parameter
+            for rule in self.rules.values():
+                rule.requires_grad_(False)
+
+    @property
+    def learning(self) -> dict[str, nn.Module]:
+        """The networks that are trained by gradients; empty where rules alone decide."""
+        return {name: network for name, network in self.networks.items() if name not in self.rules}
 
     @property
     def inputs(self) -> set[str]:
         """Representations that the networks see."""
-        return {name for names in self.seen.values() for name in names}
+        return self.inputs_of(self.seen)
+
+    def inputs_of(self, names: Iterable[str]) -> set[str]:
+        """Representations that these networks see."""
+        return {shown for name in names for shown in self.seen[name]}
 
     def set_input_statistics(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Standardise the input of every network with the mean and deviation of its representation."""
-        for name, shown in self.seen.items():
-            self.networks[name].set_input_statistics(*(statistics[each] for each in shown))  # type: ignore[operator]
+        """Standardise the input of every trained network with the mean and deviation of its representation."""
+        for name, network in self.learning.items():
+            network.set_input_statistics(*(statistics[each] for each in self.seen[name]))  # type: ignore[operator]
+
+    def fit_rules(self, batches: Iterable[tuple[Mapping[str, Tensor], Tensor]]) -> None:
+        """Fit every rule, on inputs by representation and labels of all training images; these are read once."""
+        if len(self.rules) > 1:
+            batches = list(batches)
+        for name, rule in self.rules.items():
+            (shown,) = self.seen[name]
+            rule.fit((inputs[shown], labels) for inputs, labels in batches)
 
     def forward(self, inputs: Mapping[str, Tensor], names: Sequence[str] | None = None) -> Outputs:
         """Outputs of the named networks, by default of all, for inputs (N, C, H, W) or (N, d) by representation."""
@@ -147,9 +173,9 @@ class ControlledNetworks(nn.Module):
         return main if isinstance(main, FusionNetwork) else None
 
     def trained(self) -> list[tuple[nn.Module, Recipe]]:
-        """Every network, or branch of one, with its recipe."""
+        """Every network that is trained, or branch of one, with its recipe."""
         parts: list[tuple[nn.Module, Recipe]] = []
-        for name, network in self.networks.items():
+        for name, network in self.learning.items():
             if isinstance(network, FusionNetwork):
                 parts += [(each, self.recipes[f"{name}/{branch}"]) for branch, each in network.branches.items()]
             else:

@@ -1,13 +1,13 @@
 """Which network an attributor gets, and how it is trained, where its settings do not say: by the size of its images.
 
-- Vectors: `mlp`, one hidden layer, AdamW with a peak of 1e-3.
+- Vectors: `mlp`, one hidden layer, AdamW with a peak of 1e-3. Rules (`RULE_NAMES`) are fitted without any optimiser.
 - Below 64 px: `small_cnn`, six layers at nearly full resolution, AdamW with one cycle of rate (peak 3e-3 after three
   tenths of the steps) and momentum, weight decay 0.1, label smoothing 0.05.
 - From 64 px: ResNet50, the choice of ManiFPT (Sec. 5). Its stem keeps every pixel below 128 px; from 128 px it is the
   one of ImageNet, so that pretrained weights fit. AdamW with a peak of 3e-4 from scratch, of 1e-4 from pretrained
   weights.
 
-The paper states no optimiser; these are ours.
+The paper states no optimiser; these are ours. Networks of papers that do have their recipes: `wang2020` and `yu2019`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from lightning_modules.networks.source_network import SMALL_CNNS, VECTOR_HEADS
+from lightning_modules.networks.source_network import RULE_NAMES, SMALL_CNNS, VECTOR_HEADS, takes_stem
 
 AUTO = "auto"
 SMALL_NETWORK = "small_cnn"
@@ -39,6 +40,8 @@ class Recipe:
         warmup_fraction: Share of the steps in which the rate rises, before it falls to zero by half a cosine.
         label_smoothing: Of the cross-entropy, in [0, 1).
         cycle_momentum: Whether Adam's first beta moves against the rate (one-cycle policy).
+        betas: Of Adam.
+        schedule: `cosine`, as above; `constant`; or `plateau` (`scheduler_settings`).
     """
 
     learning_rate: float
@@ -46,12 +49,15 @@ class Recipe:
     warmup_fraction: float
     label_smoothing: float
     cycle_momentum: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: str = "cosine"
 
 
 def choose_network(network: str, stem: str, shape: tuple[int, ...]) -> tuple[str, str]:
     """Name and stem of the network, `auto` replaced by what suits its input of shape (C, H, W) or (d,).
 
-    The name is a timm model or of `SMALL_CNNS` or `VECTOR_HEADS`, the stem one of `STEMS`; vectors have none.
+    The name is a timm model or of `OWN_NETWORKS`, or for vectors of `VECTOR_HEADS` or `RULE_NAMES`; the stem is one of
+    `STEMS`, vectors have none.
 
     Raises:
         ValueError: A network for images with vectors, or the other way round; another shape.
@@ -59,20 +65,19 @@ def choose_network(network: str, stem: str, shape: tuple[int, ...]) -> tuple[str
     if len(shape) not in (1, 3):
         raise ValueError(f"found a representation of shape {shape}; networks take images (C, H, W) or vectors (d,)")
     if len(shape) == 1:
-        if network not in (AUTO, *VECTOR_HEADS) or stem != AUTO:
+        if network not in (AUTO, *VECTOR_HEADS, *RULE_NAMES) or stem != AUTO:
             raise ValueError(
                 f"found network {network} with stem {stem} for vectors of shape {shape}; expected network auto or "
-                f"{' or '.join(VECTOR_HEADS)}, and stem auto"
+                f"{' or '.join((*VECTOR_HEADS, *RULE_NAMES))}, and stem auto"
             )
         return (VECTOR_HEADS[-1] if network == AUTO else network), AUTO
-    if network in VECTOR_HEADS:
+    if network in (*VECTOR_HEADS, *RULE_NAMES):
         raise ValueError(f"found network {network} for images of shape {shape}; it takes vectors: leave it `auto`")
     shorter = min(shape[1:])
     if network == AUTO:
         network = SMALL_NETWORK if shorter < _SMALL_BELOW else PAPER_NETWORK
     if stem == AUTO:
-        replaceable = network.startswith(("resnet", "test_resnet"))
-        stem = "small" if replaceable and shorter < _IMAGENET_STEM_FROM else "imagenet"
+        stem = "small" if takes_stem(network) and shorter < _IMAGENET_STEM_FROM else "imagenet"
     return network, stem
 
 
@@ -108,6 +113,12 @@ def recipe_for(network: str, weights: str) -> Recipe:
         return Recipe(3e-3, weight_decay=0.1, warmup_fraction=0.3, label_smoothing=0.05, cycle_momentum=True)
     if network in VECTOR_HEADS:
         return Recipe(1e-3, weight_decay=0.01, warmup_fraction=0.05, label_smoothing=0.0)
+    if network in RULE_NAMES:
+        return Recipe(0.0, weight_decay=0.0, warmup_fraction=0.0, label_smoothing=0.0)
+    if network == "wang2020":
+        return Recipe(1e-4, weight_decay=0.0, warmup_fraction=0.0, label_smoothing=0.0, schedule="plateau")
+    if network == "yu2019":
+        return Recipe(1e-3, 0.0, warmup_fraction=0.0, label_smoothing=0.0, betas=(0.0, 0.99), schedule="constant")
     rate = 3e-4 if weights == "none" else 1e-4
     return Recipe(learning_rate=rate, weight_decay=0.01, warmup_fraction=0.05, label_smoothing=0.0)
 
@@ -148,11 +159,41 @@ def warmup_cosine(
 def adamw(
     networks: Iterable[tuple[nn.Module, Recipe]], learning_rate: float | None, weight_decay: float | None
 ) -> torch.optim.AdamW:
-    """AdamW with the rate and decay of each network's recipe, or these; one parameter group for each pair."""
-    parameters: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """AdamW with the rate, decay and betas of each network's recipe, or these; one parameter group for each kind.
+
+    With a decay of 0 it is Adam.
+    """
+    parameters: dict[tuple[float, float, tuple[float, float]], list[nn.Parameter]] = {}
     for network, recipe in networks:
         rate = recipe.learning_rate if learning_rate is None else learning_rate
         decay = recipe.weight_decay if weight_decay is None else weight_decay
-        parameters.setdefault((rate, decay), []).extend(network.parameters())
-    groups = [{"params": held, "lr": rate, "weight_decay": decay} for (rate, decay), held in parameters.items()]
+        parameters.setdefault((rate, decay, recipe.betas), []).extend(network.parameters())
+    groups = [
+        {"params": held, "lr": rate, "weight_decay": decay, "betas": betas}
+        for (rate, decay, betas), held in parameters.items()
+    ]
     return torch.optim.AdamW(groups, fused=True)
+
+
+PLATEAU = {"factor": 0.1, "patience": 4, "threshold": 1e-3, "threshold_mode": "abs"}  # one more is too many
+LEAST_RATE = 1e-6
+
+
+def scheduler_settings(optimizer: Optimizer, recipe: Recipe, steps: int) -> dict[str, Any] | None:
+    """The learning rate's schedule in the form that Lightning takes; None for a constant rate.
+
+    `plateau` (Wang et al. 2020): a tenth of the rate after 5 epochs in which the accuracy on validation images has not
+    risen by 0.001; below `LEAST_RATE` the training ends (`has_levelled_off`).
+    """
+    if recipe.schedule == "constant":
+        return None
+    if recipe.schedule == "plateau":
+        scheduler = ReduceLROnPlateau(optimizer, "max", **PLATEAU)  # type: ignore[arg-type]
+        return {"scheduler": scheduler, "monitor": "val/accuracy", "interval": "epoch", "strict": False}
+    cosine = warmup_cosine(optimizer, steps, recipe.warmup_fraction, recipe.cycle_momentum)
+    return {"scheduler": cosine, "interval": "step"}
+
+
+def has_levelled_off(optimizer: Optimizer, recipe: Recipe) -> bool:
+    """Whether a `plateau` schedule is at its end."""
+    return recipe.schedule == "plateau" and all(group["lr"] < LEAST_RATE for group in optimizer.param_groups)

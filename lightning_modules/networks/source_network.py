@@ -1,4 +1,4 @@
-"""What names the source: a timm backbone (ResNet50 in ManiFPT, Sec. 5), a small CNN, or for vectors a head.
+"""What names the source: a timm backbone (ResNet50 in ManiFPT, Sec. 5), a CNN of ours, or for vectors a head.
 
 Artifacts are high-frequency and small images have few pixels, so what the first layers throw away matters. Stems:
 
@@ -21,6 +21,8 @@ from torch.nn.functional import interpolate
 from lightning_modules.common.tables import did_you_mean
 from lightning_modules.common.timm_hub import pretrained_weights
 from lightning_modules.common.weights import misfits, read_state_dict
+from lightning_modules.networks.nataraj2019 import Nataraj2019
+from lightning_modules.networks.yu2019 import Yu2019
 
 
 def _from_file(path: Path, backbone: nn.Module) -> dict[str, Tensor]:
@@ -130,17 +132,31 @@ class Standardised(nn.Module):
 
 STEMS = ("imagenet", "small", "patch")
 _PATCH = 4
+OWN_NETWORKS = (*SMALL_CNNS, "nataraj2019", "yu2019")
+"""Networks that are not timm's."""
+ANOTHER_LAST_LAYER = {"wang2020": "resnet50"}
+"""timm models whose last layer's weights begin as N(0, 0.02) (Wang et al. 2020), by the names they have here."""
+_LAST_LAYER_STD = 0.02
+
+
+def _own_network(name: str, num_classes: int, channels: int, size: int) -> nn.Module:
+    if name == "nataraj2019":
+        return Nataraj2019(num_classes, channels)
+    if name == "yu2019":
+        return Yu2019(num_classes, size, channels)
+    return SmallCNN(num_classes, SMALL_CNNS[name], channels)
 
 
 class SourceNetwork(Standardised):
     """Images or artifacts to logits over sources, and the penultimate features that FDR and t-SNE look at.
 
     Args:
-        name: A timm model, ``resnet50`` in the paper, or a small CNN (``SMALL_CNNS``).
-        stem: One of ``STEMS``; other than ``imagenet`` only for timm's ResNets.
+        name: A timm model, ``resnet50`` in the paper, or one of ``OWN_NETWORKS`` or ``ANOTHER_LAST_LAYER``.
+        stem: One of ``STEMS``; other than ``imagenet`` only for timm's ResNets and its ``legacy_xception``.
         weights: ``none``, ``imagenet`` (timm's, from the hub) or the path of a file with such weights.
         input_size: Bilinear resize of the input to this many pixels before the stem; None keeps its size.
         seed: Of the random initialisation; the global random state is left as it was.
+        size: Pixels of the images' shorter side, for networks that depend on it.
 
     Raises:
         ValueError: Unknown model or stem, a stem the model cannot take, or weights that do not fit.
@@ -156,40 +172,46 @@ class SourceNetwork(Standardised):
         input_size: int | None = None,
         seed: int = 0,
         channels: int = 3,
+        size: int = 128,
     ) -> None:
         super().__init__(channels)
         if stem not in STEMS:
             raise ValueError(f"stem is {stem!r}; expected one of {', '.join(STEMS)}")
-        if name not in SMALL_CNNS and not timm.is_model(name):
-            near = did_you_mean(name, [*SMALL_CNNS, *timm.list_models()], "expected a name of timm.list_models()")
+        model = ANOTHER_LAST_LAYER.get(name, name)
+        if name not in OWN_NETWORKS and not timm.is_model(model):
+            own = [*OWN_NETWORKS, *ANOTHER_LAST_LAYER]
+            near = did_you_mean(name, [*own, *timm.list_models()], "expected a name of timm.list_models()")
             raise ValueError(f"timm has no model {name!r}; {near}")
-        if name in SMALL_CNNS and weights == "imagenet":
+        if name in OWN_NETWORKS and weights == "imagenet":
             raise ValueError(f"{name} has no ImageNet weights; name another network, or give `weights: none`")
         self.input_size = input_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.backbone: Any
-            if name in SMALL_CNNS:
-                self.backbone = SmallCNN(num_classes, SMALL_CNNS[name], channels)
+            if name in OWN_NETWORKS:
+                self.backbone = _own_network(name, num_classes, channels, input_size or size)
             else:
-                self.backbone = timm.create_model(name, num_classes=num_classes, in_chans=channels)
+                self.backbone = timm.create_model(model, num_classes=num_classes, in_chans=channels)
+            if name in ANOTHER_LAST_LAYER:
+                nn.init.normal_(self.backbone.get_classifier().weight, std=_LAST_LAYER_STD)
             self.num_features = int(self.backbone.num_features)
             if stem != "imagenet":
                 self._replace_stem(name, stem, channels)
         if weights != "none":
-            load_backbone_weights(self.backbone, name, weights, new_stem=stem != "imagenet")
+            load_backbone_weights(self.backbone, model, weights, new_stem=stem != "imagenet")
 
     def _replace_stem(self, name: str, stem: str, channels: int) -> None:
         first, pool = getattr(self.backbone, "conv1", None), getattr(self.backbone, "maxpool", None)
-        if first is None or pool is None:
-            found = f"stem {stem!r} needs a ResNet of timm's; {name!r} lacks conv1 and maxpool, use `imagenet`"
+        if first is None or (pool is None and not takes_stem(name)):
+            found = f"stem {stem!r} needs a ResNet of timm's, or its legacy_xception, found {name!r}; use `imagenet`"
             raise ValueError(found)
         width = self.backbone.bn1.num_features
         inputs = channels if stem == "small" else channels * _PATCH**2
         convolution = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         self.backbone.conv1 = convolution if stem == "small" else nn.Sequential(nn.PixelUnshuffle(_PATCH), convolution)
-        self.backbone.maxpool = nn.Identity()
+        if pool is not None:
+            self.backbone.maxpool = nn.Identity()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, K) and penultimate features (N, d), d = 2048 for ResNet50, of images or artifacts (N, C, H, W)."""
@@ -206,7 +228,14 @@ class SourceNetwork(Standardised):
         return logits
 
 
+def takes_stem(name: str) -> bool:
+    """Whether a network's first convolution can be replaced, so that small images keep every pixel."""
+    return ANOTHER_LAST_LAYER.get(name, name).startswith(("resnet", "test_resnet", "legacy_xception"))
+
+
 VECTOR_HEADS = ("linear", "mlp")
+RULE_NAMES = ("logistic", "svm", "knn", "correlation")
+"""What is fitted to vectors without gradients (`rules.RULES`)."""
 _HIDDEN = 256
 
 

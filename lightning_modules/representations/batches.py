@@ -229,7 +229,10 @@ class Representations:
 
     def mirrored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the representations give of mirrored images; vectors stay as they are."""
-        return {name: self._seen[name].space.embedding.mirror(tensor) for name, tensor in tensors.items()}
+        return {
+            name: self.members[name].mirror(tensor, self._seen[name].space.embedding.mirror)
+            for name, tensor in tensors.items()
+        }
 
     def _inputs(self, view: _View, name: str) -> Inputs:
         member, seen = self.members[name], self._seen[name]

@@ -74,6 +74,10 @@ class Representation(ABC):
         """Shape of one representation, by the shapes of one image and of what its space shows of it."""
         return shown_shape
 
+    def mirror(self, seen: Tensor, of_space: Callable[[Tensor], Tensor]) -> Tensor:
+        """What it gives of mirrored images, by what it gives of the images; `of_space` is its space's own `mirror`."""
+        return of_space(seen)
+
     def fit(self, batches: Iterable[Inputs]) -> None:
         """Learn from training images, once: the same ones on every process."""
         raise NotImplementedError(f"representation {self.name!r} asks for {self.fit_images} images and fits nothing")
@@ -88,10 +92,22 @@ class Representation(ABC):
             raise ValueError(f"found fitted {', '.join(state)} for representation {self.name!r}, which fits nothing")
 
 
-_CLASSES = {"artifact": "Artifact", "raw": "Raw", "nearest": "Nearest", "random": "RandomDifference"}
+_HERE, _BASELINES = "lightning_modules.representations", "lightning_modules.representations.baselines"
 REPRESENTATIONS = Table(
     "representation",
-    {name: f"lightning_modules.representations.artifact:{found}" for name, found in _CLASSES.items()},
+    {
+        "artifact": f"{_HERE}.artifact:Artifact",
+        "raw": f"{_HERE}.artifact:Raw",
+        "nearest": f"{_HERE}.artifact:Nearest",
+        "random": f"{_HERE}.artifact:RandomDifference",
+        "vector": f"{_HERE}.vector:Vector",
+        "saturation": f"{_BASELINES}.saturation:Saturation",
+        "colour_ratios": f"{_BASELINES}.saturation:ColourRatios",
+        "cooccurrence": f"{_BASELINES}.cooccurrence:Cooccurrence",
+        "radial_spectrum": f"{_BASELINES}.radial_spectrum:RadialSpectrum",
+        "spectrum_decay": f"{_BASELINES}.spectrum_decay:SpectrumDecay",
+        "denoising_residual": f"{_BASELINES}.denoising_residual:DenoisingResidual",
+    },
 )
 """Where each representation is defined; a new one is one file and one line here."""
 

@@ -28,19 +28,32 @@ class AugmentationSettings:
 
     Args:
         attack: A name or a mapping (``lightning_modules.attacks``), ``paper-scaled-mixture`` for one; None for none.
+            Several in a list follow each other, each drawn by itself; a mapping may have a ``probability`` of its own.
         probability: Share of the images that are attacked, drawn anew in each epoch.
-        strength: Factor on the attack's parameters, 0 (does nothing) to 1 (as specified).
+        strength: Factor on the attacks' parameters, 0 (does nothing) to 1 (as specified).
     """
 
-    attack: str | dict[str, Any] | None = None
+    attack: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
     probability: float = 0.5
     strength: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""
-        for name in ("probability", "strength"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"found augmentation.{name} {getattr(self, name)}, expected 0 to 1")
+        numbers = {"probability": self.probability, "strength": self.strength}
+        numbers |= {f"attack[{place}].probability": found for place, (_, found) in enumerate(self.steps())}
+        for name, number in numbers.items():
+            if not 0.0 <= number <= 1.0:
+                raise ValueError(f"found augmentation.{name} {number}, expected 0 to 1")
+
+    def steps(self) -> list[tuple[str | dict[str, Any], float]]:
+        """The attacks in their order, each with its probability."""
+        listed = self.attack if isinstance(self.attack, list) else [] if self.attack is None else [self.attack]
+        found: list[tuple[str | dict[str, Any], float]] = []
+        for each in listed:
+            own = dict(each) if isinstance(each, Mapping) else {}
+            probability = float(own.pop("probability", self.probability))
+            found.append((own or each, probability))
+        return found
 
 
 _MANIFOLD = {"manifold_dir": "dir", "search_memory_mib": "search_memory_mib", "carry_manifold_mib": "carry_mib"}

@@ -25,6 +25,10 @@ def test_two_processes_train_one_attributor(tmp_path, gm_root):
     rows = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
     assert len({row["file"] for row in rows}) == len(rows) == 40
     assert all(value.isfinite().all() for value in main_weights(run / "checkpoints" / "last.ckpt").values())
+    # what was tested are these weights, though the processes that trained them are gone
+    again = evaluate.main(["test", "--ckpt_path", str(run), "--run_dir", str(tmp_path / "again")])
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert again["test/cross_entropy"] == pytest.approx(metrics["test/cross_entropy"]["value"])
 
 
 def test_wandb_is_offline_unless_asked_and_gets_metrics_figures_and_report(trained, tmp_path, monkeypatch):

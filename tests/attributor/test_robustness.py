@@ -110,6 +110,28 @@ def test_augmentation_attacks_a_share_that_follows_from_image_and_seed_alone():
         assert Augmentation(off)(batch, 3) is batch
 
 
+def test_attacks_in_a_list_follow_each_other_each_with_its_own_draw():
+    images = torch.rand(200, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = (images * 255).round() / 255
+    batch = {"image": images, "content_id": content_ids(images), "label": torch.zeros(200, dtype=torch.long)}
+    black = {"kind": "blur", "sigma": 3.0, "kernel": 9, "probability": 0.5}
+    listed = AugmentationSettings([black, "noise_0.1"], probability=0.25)
+    assert listed.steps() == [({"kind": "blur", "sigma": 3.0, "kernel": 9}, 0.5), ("noise_0.1", 0.25)]
+    found = Augmentation(listed)(batch, 3)
+    first = Augmentation(AugmentationSettings([black]))(batch, 3)  # the draw of the first is as if it were alone
+    alone = Augmentation(AugmentationSettings({key: value for key, value in black.items() if key != "probability"}))
+    assert torch.equal(first["image"], alone(batch, 3)["image"])
+    noisy = (found["image"] != first["image"]).flatten(1).any(dim=1)
+    assert 0.15 < noisy.float().mean() < 0.35
+    shares = [float((noisy & first["attacked"]).float().mean()), float((noisy & ~first["attacked"]).float().mean())]
+    assert min(shares) > 0.06  # an eighth each: the two draws have nothing to do with each other
+    assert torch.equal(found["attacked"], noisy | first["attacked"])
+    assert torch.equal(found["content_id"], content_ids(found["image"]))
+    assert torch.equal(found["image"], (found["image"] * 255).round() / 255)
+    with pytest.raises(ValueError, match=r"augmentation.attack\[1\].probability 1.5, expected 0 to 1"):
+        AugmentationSettings(["noise_0.1", {**black, "probability": 1.5}])
+
+
 @pytest.mark.parametrize("change", [{"attack": "noise"}, {"attack": "jpeg_50", "probability": 2.0}])
 def test_augmentation_that_cannot_be_is_refused(change):
     with pytest.raises(ValueError, match=r"noise_NUMBER|augmentation.probability 2.0, expected 0 to 1"):

@@ -11,6 +11,8 @@ from lightning_modules.common.tables import check_name
 CHANNELS = {"rgb": 3, "grey": 1, "ycbcr": 3}
 """How many channels each choice gives."""
 _SMOOTH = (0.25, 0.5, 0.25)
+_RED, _BLUE = 0.299, 0.114  # shares of luma; green has the rest
+_TO_CB, _TO_CR = 0.5 / (1 - _BLUE), 0.5 / (1 - _RED)
 
 
 def check_images(images: Tensor) -> Tensor:
@@ -36,9 +38,13 @@ def channels_of(images: Tensor, channels: str) -> Tensor:
     check_name("channels", channels, CHANNELS)
     if channels == "rgb":
         return images
-    from kornia.color import rgb_to_grayscale, rgb_to_ycbcr  # imported only where they are used: it takes a second
-
-    return rgb_to_grayscale(images) if channels == "grey" else rgb_to_ycbcr(images)
+    red, green, blue = images.unbind(dim=1)
+    # from differences, so that the chroma of a grey pixel is 0.5 to the last bit: rounding errors of the usual sum
+    # would be all that the spectrum of its residual shows
+    grey = green + _RED * (red - green) + _BLUE * (blue - green)
+    if channels == "grey":
+        return grey[:, None]
+    return torch.stack([grey, (blue - grey) * _TO_CB + 0.5, (red - grey) * _TO_CR + 0.5], dim=1)
 
 
 def high_pass(images: Tensor) -> Tensor:
