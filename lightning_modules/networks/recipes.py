@@ -26,6 +26,8 @@ from lightning_modules.networks.source_network import RULE_NAMES, SMALL_CNNS, VE
 
 AUTO = "auto"
 SMALL_NETWORK = "small_cnn"
+VECTOR_HEAD, VECTOR_BRANCH = "mlp", "mlp_bn"
+"""For vectors alone, and for those that are fused with others."""
 PAPER_NETWORK = "resnet50"
 _SMALL_BELOW, _IMAGENET_STEM_FROM = 64, 128  # pixels of the shorter side
 
@@ -70,7 +72,7 @@ def choose_network(network: str, stem: str, shape: tuple[int, ...]) -> tuple[str
                 f"found network {network} with stem {stem} for vectors of shape {shape}; expected network auto or "
                 f"{' or '.join((*VECTOR_HEADS, *RULE_NAMES))}, and stem auto"
             )
-        return (VECTOR_HEADS[-1] if network == AUTO else network), AUTO
+        return (VECTOR_HEAD if network == AUTO else network), AUTO
     if network in (*VECTOR_HEADS, *RULE_NAMES):
         raise ValueError(f"found network {network} for images of shape {shape}; it takes vectors: leave it `auto`")
     shorter = min(shape[1:])
@@ -100,7 +102,7 @@ def choose_networks(
         chosen = {"main": choose_network(network, stem, first)}
     else:
         chosen = {
-            f"main/{name}": choose_network(*((network, stem) if len(shape) == 3 else (AUTO, AUTO)), shape)
+            f"main/{name}": choose_network(*((network, stem) if len(shape) == 3 else (VECTOR_BRANCH, AUTO)), shape)
             for name, shape in shapes.items()
         }
     same = chosen.get("main") or choose_network(network, stem, first)
@@ -109,7 +111,7 @@ def choose_networks(
 
 def recipe_for(network: str, weights: str) -> Recipe:
     """The recipe of a network, trained from scratch (`weights` is `none`) or from pretrained weights."""
-    if network in SMALL_CNNS:
+    if network in SMALL_CNNS or network == "mlp_bn":
         return Recipe(3e-3, weight_decay=0.1, warmup_fraction=0.3, label_smoothing=0.05, cycle_momentum=True)
     if network in VECTOR_HEADS:
         return Recipe(1e-3, weight_decay=0.01, warmup_fraction=0.05, label_smoothing=0.0)

@@ -233,27 +233,29 @@ def takes_stem(name: str) -> bool:
     return ANOTHER_LAST_LAYER.get(name, name).startswith(("resnet", "test_resnet", "legacy_xception"))
 
 
-VECTOR_HEADS = ("linear", "mlp")
+VECTOR_HEADS = {"linear": 0, "mlp_bn": 128, "mlp": 256}
+"""Units of the hidden layer by the head's name; `mlp_bn` has batch normalisation in it."""
 RULE_NAMES = ("logistic", "svm", "knn", "correlation")
 """What is fitted to vectors without gradients (`rules.RULES`)."""
-_HIDDEN = 256
 
 
 class VectorHead(Standardised):
-    """Vectors (N, d) to logits over sources: a linear layer, or one hidden layer of 256 units (``VECTOR_HEADS``)."""
+    """Vectors (N, d) to logits over sources: a linear layer, or one hidden layer (``VECTOR_HEADS``)."""
 
     def __init__(self, name: str, dimensions: int, num_classes: int, seed: int = 0) -> None:
         super().__init__(dimensions)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.num_features = dimensions if name == "linear" else _HIDDEN
+            hidden = VECTOR_HEADS[name]
+            self.num_features = hidden or dimensions
             self.hidden: nn.Module = nn.Identity()
-            if name == "mlp":
-                self.hidden = nn.Sequential(nn.Linear(dimensions, _HIDDEN), nn.ReLU())
+            if hidden:
+                normalised = [nn.BatchNorm1d(hidden)] if name == "mlp_bn" else []
+                self.hidden = nn.Sequential(nn.Linear(dimensions, hidden), *normalised, nn.ReLU())
             self.classifier = nn.Linear(self.num_features, num_classes)
 
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, K) and features (N, 256), or (N, d) of a linear head, of vectors (N, d)."""
+        """Logits (N, K) and features, those of the hidden layer or (N, d) of a linear head, of vectors (N, d)."""
         features: Tensor = self.hidden((vectors - self.input_mean) / self.input_std)
         return self.classify(features), features
 

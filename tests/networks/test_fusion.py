@@ -74,7 +74,7 @@ def test_networks_of_a_fusion_suit_what_they_see():
     chosen = choose_networks("auto", "auto", "auto", None, SHAPES)
     assert chosen == {
         "main/raw": ("small_cnn", "imagenet"),
-        "main/spectrum": ("mlp", "auto"),
+        "main/spectrum": ("mlp_bn", "auto"),
         "control": ("small_cnn", "imagenet"),
     }
     networks = ControlledNetworks(chosen, list(SHAPES), ["raw"], SHAPES, num_classes=3)

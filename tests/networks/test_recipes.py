@@ -40,7 +40,7 @@ def test_networks_of_the_other_kind_are_refused():
         choose_network("auto", "auto", (3, 4))
 
 
-@pytest.mark.parametrize(("name", "features"), [("linear", 10), ("mlp", 256)])
+@pytest.mark.parametrize(("name", "features"), [("linear", 10), ("mlp_bn", 128), ("mlp", 256)])
 def test_vectors_are_standardised_and_classified_by_a_head(name, features):
     head = VectorHead(name, 10, 4, seed=1)
     vectors = torch.rand(6, 10) * 3 + 1
