@@ -20,7 +20,7 @@ from lightning_modules.cli import entry, options
 from lightning_modules.cli.errors import run_command
 
 ROOT = Path(__file__).parents[2]
-OPTIONAL = {"transformers", "wandb_workspaces"}  # of prompts and saved workspaces, which are asked for by name
+OPTIONAL = {"transformers", "wandb_workspaces", "onnx"}  # of prompts and saved workspaces, which are asked for by name
 
 
 def test_help_and_a_mistyped_command_load_neither_torch_nor_lightning():

@@ -112,7 +112,7 @@ def test_neighbours_that_cannot_be_kept_are_a_warning_and_no_file(tmp_path):
     manifold = Manifold.build(tmp_path / "manifold", reals(), build_embedding("rgb"))
     cache = NeighbourCache(manifold)
     ids = torch.arange(1000)
-    cache.add(ids, torch.zeros(1000, dtype=torch.float64), torch.zeros(1000, dtype=torch.int64))
+    cache.add(ids, torch.zeros(1000, 1, dtype=torch.float64), torch.zeros(1000, 1, dtype=torch.int64))
     with full_disk(), pytest.warns(UserWarning, match="neighbours are not kept .* File too large"):
         cache.flush()
     assert list(cache.folder.iterdir()) == []
