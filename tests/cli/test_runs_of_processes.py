@@ -265,8 +265,8 @@ def test_a_search_and_a_generation_are_stopped_in_the_middle(command, number, st
     """Each would go on for many minutes."""
     images, folder = tmp_path / "images", TRAINED / "ldm"
     images.mkdir()
-    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)):
-        save_png(images / f"{number}.png", pixels)
+    for place, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)):
+        save_png(images / f"{place}.png", pixels)
     search = ["--model.init_args.decoder.name=inversion", "--model.init_args.decoder.options={\"iterations\": 1000000}",
               "--trainer.accelerator=cpu", "--run_dir", str(tmp_path / "run")]  # fmt: skip
     evaluate = [sys.executable, str(ROOT / "evaluate.py")]
