@@ -56,7 +56,12 @@ def test_attribution_config_trains_and_tests(config, gm_root, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
-@pytest.mark.parametrize("config", BASELINES, ids=name)
+LONG = {"attribution/baselines/wang2020": [pytest.mark.slow]}  # a ResNet50 that sees every pixel
+
+
+@pytest.mark.parametrize(
+    "config", [pytest.param(each, id=name(each), marks=LONG.get(name(each), [])) for each in BASELINES]
+)
 def test_baseline_config_trains_and_tests(config, gm_root, tmp_path):
     """As they are, without controls: what they see is their own."""
     data = [f"--data.init_args.root={gm_root}", "--data.init_args.batch_size=4", "--data.init_args.num_workers=0"]

