@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,9 @@ from torch import Tensor
 from lightning_modules.attacks.base import Attack, Parameter, Spec, parse_draw
 from lightning_modules.attacks.curves import CURVES
 from lightning_modules.common.random_streams import draw_uniforms
+
+_SMALL = 64  # pixels: up to here a product with matrices beats a convolution, whatever the kernel
+_PIECE = 2**18  # values that a processor works on at once: what is larger is asked of the system anew each time
 
 _PAPER: Spec = {"kernel": [3, 7, 9, 16, 25], "sigma": [0.5, 1.0, 1.5, 2.0]}
 
@@ -70,6 +73,36 @@ def blur_exactly(pixels: Tensor, weights: Tensor) -> Tensor:
         rows = _correlate(image.transpose(2, 0, 1), taps)  # (W, C, H)
         result[:] = _correlate(rows.transpose(2, 1, 0), taps).transpose(1, 0, 2)
     return torch.from_numpy(blurred)
+
+
+def blur_by_matrices(images: Tensor, weights: Tensor) -> Tensor:
+    """Correlate rows, then columns, with each image's own taps, as two products with banded matrices.
+
+    Costs as many multiplications for 3 taps as for 25, and on small images less time than a convolution of either.
+
+    Args:
+        images: float32 `(n, C, H, W)`.
+        weights: float32 `(n, k)`, k odd, k // 2 < min(H, W).
+    """
+    count, channels, height, width = images.shape
+    weights = weights.where(weights >= 1e-12, 0.0)  # numbers too small for float32's normal ones cost 100 times others
+    across = _banded(weights, width)
+    down = across if height == width else _banded(weights, height)
+    rows = torch.bmm(images.reshape(count, channels * height, width), across.transpose(1, 2))
+    return torch.matmul(down[:, None], rows.reshape(images.shape))
+
+
+def _banded(weights: Tensor, length: int) -> Tensor:
+    """Give the matrices `(n, length, length)` that correlate with taps `(n, k)`, k odd, and mirror at both ends."""
+    count, taps = weights.shape
+    reach, wide = taps // 2, length + taps - 1
+    lines = weights.new_zeros(count, length, wide + 1)
+    lines[:, :, :taps] = weights[:, None]  # read as lines one shorter, every line's taps lie one further to the right
+    shifted = lines.reshape(count, -1)[:, : length * wide].reshape(count, length, wide)
+    matrices = shifted[:, :, reach : reach + length].clone()
+    matrices[:, :, 1 : reach + 1] += shifted[:, :, :reach].flip(2)
+    matrices[:, :, length - 1 - reach : length - 1] += shifted[:, :, reach + length :].flip(2)
+    return matrices
 
 
 def _correlate(values: NDArray[np.float64], taps: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -163,21 +196,34 @@ class Blur(Attack):
         return self._by_kernel(pixels, seeds, blur_exactly)
 
     def attack_smoothly(self, images: Tensor, seeds: NDArray[np.int64]) -> Tensor:
-        """Blur on the device, one separable convolution per kernel size."""
-        return self._by_kernel(images, seeds, lambda some, taps: filter2d_separable(some, taps, taps, "reflect"))
+        """Blur on the device: small images by matrices, larger ones by a separable convolution per kernel size."""
+        if max(images.shape[-2:]) > _SMALL:
+            return self._by_kernel(images, seeds, lambda some, taps: filter2d_separable(some, taps, taps, "reflect"))
+        groups = list(self._groups(seeds, min(images.shape[-2:])))
+        window = max(weights.shape[1] for _, weights in groups)
+        taps = np.zeros((len(images), window))
+        for chosen, weights in groups:
+            around = (window - weights.shape[1]) // 2
+            taps[chosen, around : around + weights.shape[1]] = weights
+        several = max(1, _PIECE // images[0].numel()) if images.device.type == "cpu" else len(images)
+        pieces = zip(images.split(several), torch.from_numpy(taps).to(images).split(several), strict=True)
+        return torch.cat([blur_by_matrices(some, theirs) for some, theirs in pieces])
 
     def _by_kernel(
         self, images: Tensor, seeds: NDArray[np.int64], filtered: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        size = min(images.shape[-2:])
-        drawn = self.draw(seeds, size)
         blurred = torch.empty_like(images)
-        for taps in np.unique(drawn["kernel"]):
-            chosen = np.flatnonzero(drawn["kernel"] == taps)
-            weights = self._weights(int(taps), drawn["sigma"][chosen], size)
+        for chosen, weights in self._groups(seeds, min(images.shape[-2:])):
             where = torch.from_numpy(chosen).to(images.device)
             blurred[where] = filtered(images[where], torch.from_numpy(weights).to(images))
         return blurred
+
+    def _groups(self, seeds: NDArray[np.int64], size: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+        """Give the positions of the images that drew a kernel size, and their taps `(n, k)`, for each such size."""
+        drawn = self.draw(seeds, size)
+        for taps in np.unique(drawn["kernel"]):
+            chosen = np.flatnonzero(drawn["kernel"] == taps)
+            yield chosen, self._weights(int(taps), drawn["sigma"][chosen], size)
 
     def _weights(self, taps: int, sigma: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         different, which = np.unique(sigma, return_inverse=True)

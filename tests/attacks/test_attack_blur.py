@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter, shift
 from torch.nn.functional import avg_pool2d
 
 from lightning_modules.attacks import make_attack
-from lightning_modules.attacks.blur import gaussian_taps, taps_of_enlarged
+from lightning_modules.attacks.blur import blur_by_matrices, gaussian_taps, taps_of_enlarged
 
 
 def blur(kernel, sigma, **options):
@@ -29,6 +29,25 @@ def test_odd_kernels_equal_scipy_everywhere(kernel, sigma):
     rounded = np.round(255 * np.stack(theirs)) / 255
     assert np.mean(np.abs(exact - rounded) > 1e-6) < 0.005  # a rounding may fall the other side of a half
     assert np.abs(exact - rounded).max() < 1.01 / 255
+
+
+@pytest.mark.parametrize("taps", [1, 3, 9, 25])
+def test_matrices_correlate_as_a_convolution_does(taps):
+    generator = torch.Generator().manual_seed(taps)
+    images = torch.rand(5, 3, 20, 13, generator=generator)
+    weights = torch.rand(5, taps, generator=generator)
+    weights /= weights.sum(1, keepdim=True)
+    assert torch.allclose(
+        blur_by_matrices(images, weights), filter2d_separable(images, weights, weights, "reflect"), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("size", [64, 65])
+def test_small_images_and_large_ones_are_blurred_alike(size):
+    images, seeds = some_images(6, size=size), some_seeds(6)
+    attack = make_attack("paper-blur")
+    exact = attack.attack_pixels(images.double(), seeds.numpy())
+    assert torch.allclose(attack.differentiable(images, seeds).double(), exact, atol=1e-5)
 
 
 def test_kernels_equal_kornias_own():
