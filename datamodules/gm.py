@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,17 @@ class GMDataModule(pl.LightningDataModule):
                 "the data set is not read yet; call setup() first (a Trainer does so before it asks for batches)"
             )
         return self._plan
+
+    def relabel(self, labels: Mapping[str, int], classes: Sequence[str]) -> None:
+        """Join sources to classes: labels are positions among these from now on; images of other sources are left out.
+
+        The manifold stays as it is.
+        """
+        rows = self.plan.rows
+        manifold = rows["split"] == "manifold"
+        joined = rows["source"].map({source: classes[place] for source, place in labels.items()})
+        rows = rows.assign(source=joined.where(~manifold, rows["source"]))[manifold | joined.notna()]
+        self._plan = replace(self.plan, rows=rows.reset_index(drop=True), sources=list(classes))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data: a hash over the pictures of each split."""
