@@ -69,7 +69,7 @@ def plain_training(trainer: pl.Trainer) -> dict[str, Any] | None:
 
 
 def complete_provenance(run_dir: Path, trainer: pl.Trainer) -> TrainingState | None:
-    """Add to `provenance.json`, if there is one, how far the training had come, its cost, and hashes of what was tested.
+    """Add to `provenance.json`, if there is one, how far the training had come, its cost, hashes of what was tested.
 
     Returns:
         How far the training behind the weights had come; None where that is not known.

@@ -1,4 +1,4 @@
-"""How far the training behind the weights has come, and what it cost: kept in checkpoints, told by whoever uses them."""
+"""How far the training behind the weights has come, what it cost: kept in checkpoints, told by whoever uses them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def compare(args: list[str]) -> Comparison | ResultTable:
     parser.add_argument(
         "--out",
         help="folder for comparison.html (curves, tables that sort and filter), comparison.md and .csv, conditions.csv "
-        "(every strength) and differences.csv; of a --table for table.html, .md and .csv; default: print the table alone",
+        "(every strength) and differences.csv; of a --table for table.html, .md, .csv; default: print the table alone",
     )
     tables = "; ".join(f"{name}: {about.replace('%', '%%')}" for name, about in ABOUT.items())
     parser.add_argument("--table", metavar="NAME", help=f"one of: {tables}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,8 @@ class AttributionEvaluation:
         images, labels = eight_bit(batch["image"]), batch["label"]
         columns: dict[str, pa.Array] = {name: matrix(batch[name]) for name in ("index", "label", "content_id")}
         columns["path"] = pa.array(batch["path"], type=pa.large_string())
+        if "semantic" in batch:  # what images show, where the training was of some kinds alone
+            columns["semantic"] = pa.array(batch["semantic"], type=pa.large_string())
         shown = self.represent.shown
         names = {*self.networks.inputs, *([] if shown is None else [shown])}
         for place, condition in enumerate(self.conditions):
@@ -95,7 +98,9 @@ class AttributionEvaluation:
                 named = torch.stack([self.answers(outputs[name][0]).argmax(dim=1) for name in controls], dim=1)
                 columns[f"{place}.named"] = matrix(named.to(torch.int16))
             if (fusion := self.networks.fusion) is not None:
-                columns[f"{place}.ablated"] = matrix(self.answers(fusion.ablated(features)).argmax(dim=2).T.to(torch.int16))
+                columns[f"{place}.ablated"] = matrix(
+                    self.answers(fusion.ablated(features)).argmax(dim=2).T.to(torch.int16)
+                )
             if condition.attack is None:
                 artifacts = None if shown is None else found.tensors[shown]
                 columns["example"] = self._examples(batch, artifacts, found.nearest)
@@ -165,6 +170,7 @@ def fold_attribution(folder: EvaluationFolder) -> dict[str, Estimate]:
     for place, entry in enumerate(folder.evaluation.conditions):
         condition = Condition.from_json(entry)
         found |= _of_condition(folder, place, condition, settings)
+    found |= semantic_accuracies(folder)
     if seen := settings["training images"]:
         found[TRAINING_IMAGES] = proportion(seen, folder.parts[PART])
     return found
@@ -223,6 +229,19 @@ def _of_condition(
     for name, right in zip(ablations, ablated.tolist(), strict=True):
         found[f"{prefix}{name}/accuracy"] = proportion(right, folder.parts[PART])
     return found
+
+
+def semantic_accuracies(folder: EvaluationFolder) -> dict[str, Estimate]:
+    """Accuracy of clean images by what they show, `test/semantic/dress/accuracy`; empty where the data do not say."""
+    if not folder.has_column(PART, "semantic"):
+        return {}
+    right, counts = Counter[str](), Counter[str]()
+    for table in folder.read(PART, ["label", "semantic", "0.logits"]):
+        named = read_matrix(table, "0.logits").argmax(dim=1) == read_matrix(table, "label")
+        shown = [str(value).replace("/", "_") for value in table["semantic"].to_pylist()]
+        counts.update(shown)
+        right.update(value for value, good in zip(shown, named.tolist(), strict=True) if good)
+    return {f"test/semantic/{value}/accuracy": proportion(right[value], counts[value]) for value in sorted(counts)}
 
 
 def _used_for_fdr(folder: EvaluationFolder) -> Tensor:

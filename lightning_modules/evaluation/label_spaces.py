@@ -27,7 +27,7 @@ def require_size(data: Any, image_size: tuple[int, int] | None) -> None:
     found = tuple(data.image_size)
     if image_size is not None and found != tuple(image_size):
         raise ValueError(
-            f"found images of {found[0]}x{found[1]} px, expected {image_size[0]}x{image_size[1]} px as in the training; "
+            f"found images of {found[0]}x{found[1]} px, expected {image_size[0]}x{image_size[1]} px as trained on; "
             "scale them with --data.init_args.resize"
         )
 

@@ -1,12 +1,13 @@
-"""Label spaces that an attributor shares with a data set of other sources (ManiFPT, Table 4: trained on one, tested on another).
+"""Label spaces that an attributor shares with a data set of other sources (ManiFPT, Table 4).
 
 How labels are matched the paper does not say. Sources are called `<family>-<model>`, reals `real-<name>`. Two ways:
 
 - `shared-model`: the sources that both have; all reals are one class, `real`;
 - `family`: the families that both have (`gan`, `vae`, `flow`, `score`, `real`).
 
-Images of a class that the attributor has not are left out, and so are answers that the test has not: a class is answered
-with probability p(class) / sum of p(classes that both have), where p(class) is the sum over the trained sources in it.
+Images of a class that the attributor has not are left out, and so are answers that the test has not: a class is
+answered with probability p(class) / sum of p(classes that both have), where p(class) is the sum over the trained
+sources in it.
 Chance is therefore 1 / number of these classes.
 """
 
@@ -54,7 +55,7 @@ class LabelSpace:
         return {source: places[self.class_of(source)] for source in self.tested if self.class_of(source) in places}
 
     def answers(self, logits: Tensor) -> Tensor:
-        """Logits `(..., C)` of the classes, from those of the trained sources `(..., K)`: log of the summed probabilities.
+        """Logits `(..., C)` of the classes from those of the trained sources `(..., K)`: log of summed probabilities.
 
         Raises:
             ValueError: another number of logits.

@@ -10,6 +10,7 @@ import yaml
 
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.experiments import spreads
+from lightning_modules.reporting.page import Number
 from lightning_modules.reporting.result_tables.methods_of_runs import Method, attributors, data_columns, methods_of
 from lightning_modules.reporting.result_tables.paper import paper_grid
 from lightning_modules.reporting.result_tables.result_table import Grid, ResultTable, TableOptions, Value
@@ -43,17 +44,18 @@ def clusters_table(runs: Sequence[Run], options: TableOptions) -> ResultTable:
     runs = attributors(runs)
     given = None if options.designs is None else read_designs(options.designs)
     column = data_columns(runs)
-    found, notes = methods_of(runs, column)
+    found, notes = methods_of(runs, column, with_fdr=False)
     grids = []
     for data in dict.fromkeys(map(column, runs)):
         methods = [method for method in found if data in method.cells]
         designs = _designs(methods[0].cells[data].runs[0], given)
-        measured = {
-            method.label: [_agreements(run, designs) for run in method.cells[data].runs] for method in methods
-        }
+        measured = {method.label: [_agreements(run, designs) for run in method.cells[data].runs] for method in methods}
         where = "" if len({column(run) for run in runs}) == 1 else f", {data}"
         grids += [_grid(f"{title}{where}", title, methods, measured) for title in (_IMAGES, _SOURCES)]
         grids.append(_made_of(f"What the sources are made of{where}", designs))
+        notes += [
+            f"{' and '.join(same)} divide these sources alike: their numbers are one." for same in _alike(designs)
+        ]
     grids.append(paper_grid("The paper's numbers", "clusters", CHOICES, shares=False))
     return ResultTable("Clusters and design choices", grids, notes=notes)
 
@@ -88,8 +90,8 @@ def _designs(run: Run, given: Mapping[str, Mapping[str, str]] | None) -> dict[st
     if len(found) < 2:
         where = "its data set's sources.yaml and designs.yaml" if given is None else "the file of --designs"
         raise ValueError(
-            f"{run.folder}: found design choices of {len(found)} of the sources {sources} in {where}, expected those of "
-            f"2 at least; write {', '.join(CHOICES)} for each source into a YAML file and name it with --designs"
+            f"{run.folder}: found design choices of {len(found)} of the sources {sources} in {where}, expected 2 at "
+            f"least; write {', '.join(CHOICES)} for each source into a YAML file and name it with --designs"
         )
     return found
 
@@ -98,20 +100,19 @@ def _agreements(run: Run, designs: Mapping[str, Mapping[str, str]]) -> dict[tupl
     """By grid and choice."""
     from lightning_modules.evaluation.attribution import shown_features
     from lightning_modules.evaluation.blocks import EvaluationFolder
-    from lightning_modules.metrics.clustering import cluster_agreement, source_means
+    from lightning_modules.metrics.clustering import cluster_agreements, source_means
 
     folder = EvaluationFolder(run.folder)
     folder.require_whole()
     features, labels = shown_features(folder, MOST_IMAGES)
     names = [str(folder.evaluation.settings["sources"][label]) for label in labels]
     points = features.double().numpy()
-    found = {}
-    for title, (rows, sources) in {_IMAGES: (points, names), _SOURCES: source_means(points, names)}.items():
-        for choice in CHOICES:
-            own = {source: chosen[choice] for source, chosen in designs.items() if choice in chosen}
-            if (agreement := cluster_agreement(rows, sources, own)) is not None:
-                found[title, choice] = agreement
-    return found
+    chosen = {choice: {source: own[choice] for source, own in designs.items() if choice in own} for choice in CHOICES}
+    return {
+        (title, choice): agreement
+        for title, (rows, sources) in {_IMAGES: (points, names), _SOURCES: source_means(points, names)}.items()
+        for choice, agreement in cluster_agreements(rows, sources, chosen).items()
+    }
 
 
 def _grid(
@@ -132,12 +133,26 @@ def _grid(
         for suffix, take in shown.items():
             rows.append(method.label + suffix)
             numbers = [
-                {choice: Estimate(take(one), None, None, one.n, "none") for (grid, choice), one in run.items() if grid == kind}
+                {
+                    choice: Estimate(take(one), None, None, one.n, "none")
+                    for (grid, choice), one in run.items()
+                    if grid == kind
+                }
                 for run in runs
             ]
             for choice, spread in spreads(numbers).items():
-                cells[method.label + suffix, choice] = spread
+                known = Number(f"{spread.mean:.2f}", spread.mean)
+                cells[method.label + suffix, choice] = known if suffix == ": p" else spread
     return Grid(title, "features of", rows, CHOICES, cells, intro=_INTROS[kind], caption=_CAPTION)
+
+
+def _alike(designs: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
+    """Choices that put the sources into the same groups."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for choice in CHOICES:
+        values = [own.get(choice, "") for own in designs.values()]
+        groups.setdefault(tuple(values.index(value) for value in values), []).append(choice)
+    return [same for same in groups.values() if len(same) > 1]
 
 
 def _made_of(title: str, designs: Mapping[str, Mapping[str, str]]) -> Grid:

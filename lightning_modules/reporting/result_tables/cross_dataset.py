@@ -11,9 +11,10 @@ from lightning_modules.reporting.result_tables.result_table import Grid, ResultT
 from lightning_modules.reporting.runs import Run
 
 _INTRO = (
-    "Mean ± sample standard deviation over seeds; of one seed alone, its interval over test images. A > B: trained on A, "
-    "tested on B. shared-model: among the sources that both have, all reals being one class. family: among the families "
-    "that both have, by the sum of their sources' probabilities. Images and answers of other classes are left out."
+    "Mean ± sample standard deviation over seeds; of one seed alone, its interval over test images. A > B: trained on "
+    "A, tested on B. shared-model: among the sources that both have, all reals being one class. family: among the "
+    "families that both have, by the sum of their sources' probabilities. Images and answers of other classes are "
+    "left out."
 )
 _CHANCE = "chance"
 
@@ -30,7 +31,7 @@ def cross_dataset_table(runs: Sequence[Run], options: TableOptions) -> ResultTab
             "no run was tested on another data set; test trained ones there: evaluate.py test --ckpt_path RUN "
             "--data.init_args.root OTHER --label_space family (or shared-model)"
         )
-    found, notes = methods_of(runs, _column)
+    found, notes = methods_of(runs, _column, with_fdr=False)
     columns = sorted(dict.fromkeys(map(_column, runs)), key=_as_trained_last)
     grids = [
         _grid("Accuracy", "test/accuracy", found, columns, chance=True),
@@ -68,7 +69,9 @@ def _grid(title: str, metric: str, found: Sequence[Method], columns: Sequence[st
         run = next(method.cells[column] for method in found if column in method.cells).runs[0]
         if chance and (level := run.metrics.get(f"test/{_CHANCE}")) is not None:
             cells[_CHANCE, column] = level
-    return Grid(title, "method", [*rows, *([_CHANCE] if chance else [])], columns, cells, columns, _INTRO if chance else "")
+    return Grid(
+        title, "method", [*rows, *([_CHANCE] if chance else [])], columns, cells, columns, _INTRO if chance else ""
+    )
 
 
 def _spaces(runs: Sequence[Run]) -> Grid:

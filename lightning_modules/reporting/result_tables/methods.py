@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -121,7 +120,8 @@ def _costs(found: Sequence[Method], data_sets: Sequence[str]) -> Grid:
             for column, values in _cost_numbers(method.cells[data]).items():
                 mean, std = mean_and_std(values)
                 single = Estimate(mean, None, None, 1, "none") if len(values) == 1 else None
-                cells[row, column] = Spread(mean, std, len(values), single)
+                same = all(value == mean for value in values)
+                cells[row, column] = Number(f"{mean:g}", mean) if same else Spread(mean, std, len(values), single)
     caption = (
         "Recorded by the training itself, controls included; memory is the most that one process held, libraries "
         "included. Times compare on one machine alone."
@@ -137,17 +137,14 @@ def _cost_numbers(group: Group) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in _COSTS}
     for run in group.runs:
         cost = TrainingCost.from_json(run.provenance.get("training_cost"))
-        device = None if cost is None else cost.peak_device_bytes
-        numbers = {
-            "epochs": run.training and run.training.epochs,
-            "minutes": cost and cost.wall_seconds / 60,
-            "processor minutes": cost and cost.processor_seconds / 60,
-            "memory in GiB": cost and cost.peak_bytes / _GIB,
-            "CUDA memory in GiB": None if device is None else device / _GIB,
-        }
-        for name, value in numbers.items():
-            if value is not None and math.isfinite(value):
-                found[name].append(float(value))
+        if run.training is not None:
+            found["epochs"].append(float(run.training.epochs))
+        if cost is not None:
+            found["minutes"].append(cost.wall_seconds / 60)
+            found["processor minutes"].append(cost.processor_seconds / 60)
+            found["memory in GiB"].append(cost.peak_bytes / _GIB)
+            if cost.peak_device_bytes is not None:
+                found["CUDA memory in GiB"].append(cost.peak_device_bytes / _GIB)
     return {name: values for name, values in found.items() if values}
 
 

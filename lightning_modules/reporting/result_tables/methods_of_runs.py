@@ -78,12 +78,14 @@ def tested_pictures(run: Run) -> str:
     return str((run.evaluation.get("settings") or {}).get("data", {}).get("pictures", ""))
 
 
-def methods_of(runs: Sequence[Run], column: Callable[[Run], str]) -> tuple[list[Method], list[str]]:
+def methods_of(
+    runs: Sequence[Run], column: Callable[[Run], str], *, with_fdr: bool = True
+) -> tuple[list[Method], list[str]]:
     """Methods with their runs by column, in the order of the runs; and notes.
 
     Runs belong to one method where their module has the same settings; where two runs of one column and seed do so,
     all other settings of the training count as well. A training's own test and another test of the same weights count
-    once.
+    once. Notes on FDR are of tables `with_fdr`.
 
     Raises:
         ValueError: two runs of the same settings, column and seed have different numbers.
@@ -93,7 +95,10 @@ def methods_of(runs: Sequence[Run], column: Callable[[Run], str]) -> tuple[list[
     for same in _together(runs, keys, column):
         if len({_text(_settings_of_training(runs[place])) for place in same}) > 1:
             repeated = _text(keys[same[0]])
-            keys = [_settings_of_training(run) if _text(key) == repeated else key for run, key in zip(runs, keys, strict=True)]
+            keys = [
+                _settings_of_training(run) if _text(key) == repeated else key
+                for run, key in zip(runs, keys, strict=True)
+            ]
     left_out, notes = set(), []
     for same in _together(runs, keys, column):
         best = max((runs[place] for place in same), key=lambda run: len(run.metrics))
@@ -104,7 +109,9 @@ def methods_of(runs: Sequence[Run], column: Callable[[Run], str]) -> tuple[list[
     kept = [place for place in range(len(runs)) if place not in left_out]
     names = {str(runs[place].folder): column(runs[place]) for place in kept}
     originals = {str(runs[place].folder): runs[place] for place in kept}
-    apart = [replace(runs[place], settings=keys[place], seed=f"{column(runs[place])}: {runs[place].seed}") for place in kept]
+    apart = [
+        replace(runs[place], settings=keys[place], seed=f"{column(runs[place])}: {runs[place].seed}") for place in kept
+    ]
     groups, repetitions = group_runs(apart)
     found = []
     for group in groups:
@@ -114,7 +121,8 @@ def methods_of(runs: Sequence[Run], column: Callable[[Run], str]) -> tuple[list[
         found.append(Method(group.label, {name: _group(group.label, members) for name, members in own.items()}))
     for name in dict.fromkeys(names.values()):
         notes += comparability_notes([method.cells[name] for method in found if name in method.cells])
-    return found, list(dict.fromkeys([*repetitions, *notes]))
+    told = dict.fromkeys([*repetitions, *notes])
+    return found, [note for note in told if with_fdr or not ("/fdr" in note and note.endswith("do not compare."))]
 
 
 def _group(label: str, runs: Sequence[Run]) -> Group:
@@ -123,9 +131,7 @@ def _group(label: str, runs: Sequence[Run]) -> Group:
     return Group(label, {}, ordered, spreads([run.metrics for run in ordered]), spreads(results))
 
 
-def _together(
-    runs: Sequence[Run], keys: Sequence[Mapping[str, Any]], column: Callable[[Run], str]
-) -> list[list[int]]:
+def _together(runs: Sequence[Run], keys: Sequence[Mapping[str, Any]], column: Callable[[Run], str]) -> list[list[int]]:
     """Places of the runs of one key, column and seed, where there are several."""
     same: dict[tuple[str, str, str], list[int]] = {}
     for place, (run, key) in enumerate(zip(runs, keys, strict=True)):

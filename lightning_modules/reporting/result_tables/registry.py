@@ -18,7 +18,7 @@ TABLES = Table(
 )
 """Functions `(runs, options) -> ResultTable`."""
 ABOUT = {
-    "methods": "accuracy and FDR, methods by data sets, beside chance, trivial features and the paper; cost of training",
+    "methods": "accuracy and FDR, methods by data sets, beside chance, trivial features, the paper; cost of training",
     "robustness": "accuracy and FDR of each method under each attack, trained with and without augmentation",
     "cross_dataset": "trained on one data set, tested on another (`evaluate.py test --label_space`)",
     "one_semantic": "trained on one kind of content, tested on others (`train_where` of the data)",

@@ -50,9 +50,7 @@ class Grid:
         rows = [[row, *(self._cell(row, column) for column in self.columns)] for row in self.rows]
         numbers = [column for column in self.columns if not self._is_text(column)]
         shares = [column for column in self.columns if column in self.shares]
-        return Table(
-            [self.corner, *self.columns], rows, self.caption, percent=shares, right=numbers, sortable=sortable
-        )
+        return Table([self.corner, *self.columns], rows, self.caption, percent=shares, right=numbers, sortable=sortable)
 
     def lines(self) -> Iterator[list[str]]:
         """One line of the CSV for each cell that holds something."""
@@ -87,7 +85,7 @@ class ResultTable:
         lines = [f"# {self.title}", *(["", self.text] if self.text else [])]
         for grid in self.grids:
             table = grid.table()
-            shown = [[" ".join(part for part in cell if part) for cell in row] for row in table.shown]
+            shown = [[f"{text} ({interval})" if interval else text for text, interval in row] for row in table.shown]
             lines += ["", f"## {grid.title}", "", *([grid.intro, ""] if grid.intro else [])]
             lines += markdown_rows(table.columns, shown)
             lines += ["", table.caption] if table.caption else []

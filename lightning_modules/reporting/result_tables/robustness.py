@@ -91,7 +91,9 @@ def _conditions(methods: Sequence[Method], data: str, metric: str) -> dict[str, 
 def augmentation(run: Run) -> str | None:
     """What the training images met, in words; None where it was nothing."""
     given = {
-        name.removeprefix(_AUGMENTATION): value for name, value in run.settings.items() if name.startswith(_AUGMENTATION)
+        name.removeprefix(_AUGMENTATION): value
+        for name, value in run.settings.items()
+        if name.startswith(_AUGMENTATION)
     }
     attacks = [value for name, value in given.items() if _ATTACK.fullmatch(name) and value not in (None, [], "none")]
     if not attacks:

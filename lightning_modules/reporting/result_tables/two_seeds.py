@@ -21,9 +21,9 @@ from lightning_modules.reporting.runs import Run
 _SAME_MODEL = re.compile(r"(?P<model>.+?)(?:[-_.](?:seed|checkpoint|ckpt|step|run)[-_.]?\w+)?")
 _ACCURACY, _TOGETHER, _SEEDS = "accuracy between the two", "named one of the two", "seeds"
 _CAPTION = (
-    "Between the two: the one that is given the higher probability, whatever the other sources are given; chance 50 %, a "
-    "tie counts half. Its interval is Wilson's over images; over several seeds, ± their standard deviation. Named one of "
-    "the two: among all sources."
+    "Between the two: the one that is given the higher probability, whatever the other sources are given; chance 50 %, "
+    "a tie counts half. Its interval is Wilson's over images; over several seeds, ± their standard deviation. Above "
+    "chance: by Wilson's interval of the mean, with the images of one seed. Named one of the two: among all sources."
 )
 
 
@@ -60,7 +60,7 @@ def two_seeds_table(runs: Sequence[Run], options: TableOptions) -> ResultTable:
     """
     runs = attributors(runs)
     column = data_columns(runs)
-    found, notes = methods_of(runs, column)
+    found, notes = methods_of(runs, column, with_fdr=False)
     grids = []
     data_sets = list(dict.fromkeys(map(column, runs)))
     for data in data_sets:
@@ -117,7 +117,9 @@ def pair_scores(run: Run, pair: tuple[str, str]) -> PairScores:
         between[true, pair[1]] += 0.5 if one == other else float(other > one)
         named[true, row["predicted"] if row["predicted"] in pair else "another"] += 1
     if missing := [source for source, count in counts.items() if not count]:
-        raise ValueError(f"{run.folder / ROWS_FILE}: found no clean image of {' or '.join(missing)}; test the run again")
+        raise ValueError(
+            f"{run.folder / ROWS_FILE}: found no clean image of {' or '.join(missing)}; test the run again"
+        )
     return PairScores(between, named, sum(counts.values()))
 
 
@@ -130,8 +132,7 @@ def _clean_rows(folder: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
                 if row.get("attack", CLEAN) == CLEAN:
-                    row["probabilities"], row["predicted"]  # noqa: B018
-                    yield row
+                    yield {name: row[name] for name in ("source", "predicted", "probabilities")}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{path}, line {number}: found no row with source, predicted and probabilities ({error}); write it "
@@ -148,7 +149,8 @@ def _accuracies(
         numbers = [{_ACCURACY: one.accuracy(pair), _TOGETHER: one.together(pair)} for one in own]
         for name, spread in spreads(numbers).items():
             cells[method.label, name] = spread
-        low, high = wilson(sum(one.between[each, each] for one in own for each in pair), sum(one.n for one in own))
+        right = sum(one.between[each, each] for one in own for each in pair) / len(own)
+        low, high = wilson(right, own[0].n)  # seeds see the same images: there are no more of them
         cells[method.label, "above chance"] = "yes" if low > 0.5 else "below" if high < 0.5 else "no"
         cells[method.label, "test images"] = own[0].n
         cells[method.label, _SEEDS] = len(own)
