@@ -31,7 +31,7 @@ from lightning_modules.evaluation.attribution import (
 )
 from lightning_modules.evaluation.blocks import Evaluation, require_finite
 from lightning_modules.evaluation.conditions import make_conditions
-from lightning_modules.evaluation.label_spaces import about_label_space, require_size, share_labels
+from lightning_modules.evaluation.label_spaces import about_label_space, share_labels
 from lightning_modules.evaluation.results import ATTRIBUTION
 from lightning_modules.metrics.attribution import attribution_metrics, scalars
 from lightning_modules.metrics.intervals import Estimate
@@ -185,9 +185,7 @@ class Attributor(pl.LightningModule):
     def _prepare(self) -> None:
         """Open the manifold of the checkpoint, or build the data set's; refuse data of other sources."""
         sources = list(getattr(self.data, "sources", self.sources))
-        if self.label_space is not None:
-            require_size(self.data, self.image_size)
-        elif sources != self.sources:
+        if self.label_space is None and sources != self.sources:
             found = f"the data set has the sources {sources}, the attributor was trained on {self.sources}"
             raise ValueError(f"{found}; use a data set with the same sources, or --label_space family or shared-model")
         if not self._prepared:
@@ -395,7 +393,7 @@ class Attributor(pl.LightningModule):
         self.trained_on = saved.get("trained_on")  # likewise
         self.representations.load_checkpoint(saved)
         if self.asked_label_space != AS_TRAINED:  # before the data makes its batches
-            self.label_space = share_labels(self.asked_label_space, self.sources, self.data)
+            self.label_space = share_labels(self.asked_label_space, self.sources, size, self.data)
             self.trained_with = dict(checkpoint.get("datamodule_hyper_parameters", {}))
 
     # --- what reports and the command line ask -----------------------------------------------------------------------

@@ -9,26 +9,26 @@ from lightning_modules.common.files import data_set_name
 from lightning_modules.metrics.label_spaces import LabelSpace, make_label_space
 
 
-def share_labels(name: str, trained: Sequence[str], data: Any) -> LabelSpace:
+def share_labels(name: str, trained: Sequence[str], image_size: tuple[int, int], data: Any) -> LabelSpace:
     """The label space of the trained sources and a data module's, whose labels are those of its classes from now on.
 
     Raises:
-        ValueError: no such space, too few classes in common, or a data module that cannot join sources.
+        ValueError: no such space, too few classes in common, images of another size than the attributor's, or a data
+            module that cannot join sources.
     """
     if not hasattr(data, "relabel"):
         raise ValueError(f"label_space {name}: found data of {type(data).__name__}, expected a GMDataModule")
+    _require_size(tuple(data.image_size), tuple(image_size))
     space = make_label_space(name, trained, data.sources)
     data.relabel(space.labels, space.classes)
     return space
 
 
-def require_size(data: Any, image_size: tuple[int, int] | None) -> None:
-    """Refuse, by a ValueError, images of another size than those that an attributor was trained on."""
-    found = tuple(data.image_size)
-    if image_size is not None and found != tuple(image_size):
+def _require_size(found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
         raise ValueError(
-            f"found images of {found[0]}x{found[1]} px, expected {image_size[0]}x{image_size[1]} px as trained on; "
-            "scale them with --data.init_args.resize"
+            f"found images of {found[0]}x{found[1]} px, expected {expected[0]}x{expected[1]} px as trained on; scale "
+            "them with --data.init_args.resize"
         )
 
 

@@ -90,7 +90,9 @@ def test_it_needs_an_index_file(index):
 def test_problems_of_the_index_are_told(index, tmp_path):
     with pytest.raises(GMDataError, match="no image has dres in the column garment; it has bag, dress, shirt"):
         data_of(index, train_where={"column": "garment", "values": ["dres"]})
-    with pytest.raises(GMDataError, match="lacks the column content of train_where; its columns: path, source, garment"):
+    with pytest.raises(
+        GMDataError, match="lacks the column content of train_where; its columns: path, source, garment"
+    ):
         data_of(index, train_where={"column": "content", "values": ["bag"]})
     table = pd.read_csv(index)
     table.loc[table["source"] == "gan-a", "garment"] = "bag"

@@ -19,7 +19,9 @@ def tell_settings(folder: Path, **settings: Any) -> Path:
     config = yaml.safe_load(path.read_text())
     for name, value in settings.items():
         section, _, key = name.partition("__")
-        target = config if not key else config[section]["init_args"] if section in ("model", "data") else config[section]
+        target = (
+            config if not key else config[section]["init_args"] if section in ("model", "data") else config[section]
+        )
         target[key or section] = value
     path.write_text(yaml.safe_dump(config))
     return folder

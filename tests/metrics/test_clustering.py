@@ -53,7 +53,8 @@ def test_the_number_is_the_mean_over_seeds_of_k_means():
     own = features[:120]
     labels = [choices[name] for name in sources[:120]]
     each = [
-        normalized_mutual_info_score(labels, KMeans(3, n_init=10, random_state=seed).fit_predict(own)) for seed in (0, 7)
+        normalized_mutual_info_score(labels, KMeans(3, n_init=10, random_state=seed).fit_predict(own))
+        for seed in (0, 7)
     ]
     assert found.nmi == pytest.approx(np.mean(each), abs=1e-9)
     assert found.n == 120

@@ -28,9 +28,7 @@ def test_families():
     assert space.to_json()["never_answered"] == ["flow-glow"]
 
 
-@pytest.mark.parametrize(
-    ("name", "members"), [(FAMILY, [[1, 2], [3, 4], [5]]), (SHARED_MODEL, [[1], [3, 4], [5]])]
-)
+@pytest.mark.parametrize(("name", "members"), [(FAMILY, [[1, 2], [3, 4], [5]]), (SHARED_MODEL, [[1], [3, 4], [5]])])
 def test_answers_are_sums_of_probabilities_among_the_classes_of_both(name, members):
     logits = torch.randn(2, 7, len(TRAINED), generator=torch.Generator().manual_seed(0)).double() * 5
     probabilities = logits.softmax(dim=-1)

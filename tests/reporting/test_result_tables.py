@@ -19,7 +19,13 @@ from lightning_modules.reporting.result_tables.registry import ABOUT, TABLES
 from lightning_modules.reporting.run_files import read_metrics
 
 ROOT = Path(__file__).parents[2]
-COST = {"wall_seconds": 120.0, "processor_seconds": 90.0, "peak_bytes": 2**30, "peak_device_bytes": None, "processes": 1}
+COST = {
+    "wall_seconds": 120.0,
+    "processor_seconds": 90.0,
+    "peak_bytes": 2**30,
+    "peak_device_bytes": None,
+    "processes": 1,
+}
 
 
 def runs_of(folder, *representations, seeds=(0, 1, 2), **options):
@@ -126,7 +132,9 @@ def test_robustness_has_conditions_by_strength_and_augmented_methods_below(tmp_p
     assert [jpeg.cells[row, "trained on"] for row in jpeg.rows] == ["clean images", "paper-scaled-mixture (of 0.5)"]
     mean = statistics.mean(values(augmented, "test/jpeg_50/accuracy"))
     assert jpeg.cells["attribution/raw", "jpeg 50"].mean == pytest.approx(mean, abs=1e-12)
-    assert jpeg.cells["attribution/raw", "clean"].mean == pytest.approx(statistics.mean(values(augmented, "test/accuracy")))
+    assert jpeg.cells["attribution/raw", "clean"].mean == pytest.approx(
+        statistics.mean(values(augmented, "test/accuracy"))
+    )
     presets = grid(found, "Accuracy, attacks of presets")
     assert "paper-noise" in presets.columns
 
@@ -162,7 +170,16 @@ def test_one_kind_of_content(tmp_path):
         tell_metrics(run, {f"test/semantic/{name}/accuracy": one for name, one in found.items()})
     (shown,) = table("one_semantic", *runs).grids
     row = "attribution/raw, dress"
-    assert shown.columns == ["trained on", "the others", "the same", "bag", "dress", "shirt", "test images of others", "seeds"]
+    assert shown.columns == [
+        "trained on",
+        "the others",
+        "the same",
+        "bag",
+        "dress",
+        "shirt",
+        "test images of others",
+        "seeds",
+    ]
     assert shown.cells[row, "the others"].mean == pytest.approx((40 / 60 + 42 / 60) / 2)
     assert shown.cells[row, "the same"].mean == pytest.approx((55 / 60 + 56 / 60) / 2)
     assert shown.cells[row, "bag"].mean == pytest.approx((30 / 40 + 31 / 40) / 2)
@@ -263,7 +280,11 @@ def test_mistakes_end_in_one_line(tmp_path, arguments, message):
     clean = attributor_run(tmp_path / "clean", kinds=[])
     results = (clean / "results.csv").read_text().splitlines()
     (clean / "results.csv").write_text("\n".join(line for line in results if "paper" not in line) + "\n")
-    made = {"RUN": attributor_run(tmp_path / "run"), "CLEAN": clean, "KEYS": fingerprint_run(tmp_path / "keys", kinds=[])}
+    made = {
+        "RUN": attributor_run(tmp_path / "run"),
+        "CLEAN": clean,
+        "KEYS": fingerprint_run(tmp_path / "keys", kinds=[]),
+    }
     with pytest.raises(SystemExit, match=message) as caught:
         compare([str(made.get(word, word)) for word in arguments])
     assert "\n" not in str(caught.value)
