@@ -25,7 +25,8 @@ def run(gm_root, tmp_path_factory):
     pd.DataFrame(rows, columns=["path", "source", "number"]).to_csv(folder / "index.csv", index=False)
     where = {"column": "number", "values": ["even"], "test": "all"}
     data = {"index_file": str(folder / "index.csv"), "train_where": where, "cache_dir": str(folder / "cache")}
-    model = {"representation": "spectrum", "network": "logistic", "stem": "auto", "learning_rate": None, "controls": []}
+    model = {"representation": "radial_spectrum", "network": "logistic", "controls": []}
+    model |= {"stem": "auto", "learning_rate": None}
     config = write_config(folder, gm_root, data=data, model=model)
     train.main(["--config", str(config), "--run_dir", str(folder / "run")])
     return folder / "run"

@@ -15,7 +15,7 @@ SOURCES = [f"gan-{letter}" for letter in "abcdefgh"]
 def points(centres: dict[str, int], each: int = 30, spread: float = 0.1) -> tuple[np.ndarray, list[str]]:
     """Points of each source about the place of its group on a line, in three dimensions."""
     rng = np.random.default_rng(0)
-    found = [rng.normal(0, spread, (each, 3)) + [4 * place, 0, 0] for place in centres.values()]
+    found = [rng.normal((4 * place, 0, 0), spread, (each, 3)) for place in centres.values()]
     return np.concatenate(found), [name for name in centres for _ in range(each)]
 
 
