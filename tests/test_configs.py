@@ -56,7 +56,10 @@ def test_attribution_config_trains_and_tests(config, gm_root, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
-LONG = {"attribution/baselines/wang2020": [pytest.mark.slow]}  # a ResNet50 that sees every pixel
+LONG = {  # networks for images of another size than the test's: 20 s each and more
+    f"attribution/baselines/{method}": [pytest.mark.slow]
+    for method in ("marra2018", "nataraj2019", "wang2020", "yu2019")
+}
 
 
 @pytest.mark.parametrize(
