@@ -82,8 +82,8 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
                 "sources and no users; expected none of them, or --ckpt_path of a training of a fingerprint"
             )
         known = saved["attributor"]
-        size, files = list(known["image_size"]), known.get("training_files", {})
-        return PredictionPlan("attributor", size, files, **always, as_set=bool(options["as_set"]))
+        files, as_set = known.get("training_files", {}), bool(options["as_set"])
+        return PredictionPlan("attributor", list(known["image_size"]), files, **always, as_set=as_set)
     if given := [name for name, default in ATTRIBUTOR_OPTIONS.items() if options[name] != default]:
         raise ValueError(
             f"found {' and '.join(f'--{name}' for name in given)} with the checkpoint of something else than an "

@@ -19,6 +19,7 @@ from lightning_modules.metrics.intervals import Estimate, percent, proportion
 
 FALSE_POSITIVE_RATE = 0.05
 """At which thresholds are set on validation images."""
+_INSIDE = 1e-12
 Scores = NDArray[np.float64]
 
 
@@ -47,7 +48,8 @@ def area_under_roc(positive: Scores, negative: Scores, confidence: float = 0.95)
         def gap(theta: float) -> float:
             return abs(theta - area) - z * math.sqrt(variance(theta))
 
-        return towards if gap(towards) <= 0 else float(brentq(gap, area, towards))
+        inside = min(max(area, _INSIDE), 1 - _INSIDE)  # at 0 and 1 themselves the variance is none
+        return towards if gap(towards) <= 0 else float(brentq(gap, inside, towards))
 
     details = {"positives": p, "negatives": n}
     return Estimate(area, end(0.0), end(1.0), p + n, f"newcombe {percent(confidence)}", details)

@@ -36,7 +36,7 @@ class SetVerdict:
     others: float | None
 
 
-def permutation_p_values(observed: Numbers, reference: Numbers, seed: int) -> Numbers:
+def permutation_p_values(observed: Numbers, reference: Numbers, seed: int, draws: int | None = None) -> Numbers:
     """P-values `(S,)` of the hypothesis that observed and reference images are draws from one source, for S scores.
 
     The statistic is the sum of a score over the m observed images; a *small* one speaks against the hypothesis. It is
@@ -55,28 +55,31 @@ def permutation_p_values(observed: Numbers, reference: Numbers, seed: int) -> Nu
         observed: Scores `(m, S)`.
         reference: Scores `(n, S)`.
         seed: Of the subsets.
+        draws: How many subsets; by default `MOST_DRAWS`, fewer of many images.
     """
     m, total = len(observed), len(observed) + len(reference)
     if not m or not len(reference):
         return np.ones(observed.shape[1])
     pooled = np.concatenate([observed, reference])
-    draws = int(min(MOST_DRAWS, max(FEWEST_DRAWS, _WORK // total)))
+    draws = int(min(MOST_DRAWS, max(FEWEST_DRAWS, _WORK // total))) if draws is None else draws
     seen = pooled[:m].sum(axis=0)
     slack = 1e-9 * np.abs(pooled).sum(axis=0)  # sums in another order: equal sets must count as equal
     rng = np.random.default_rng([seed, m, total])
     not_above = np.zeros(observed.shape[1])
     for begin in range(0, draws, each := max(1, _CHUNK // total)):
         keys = rng.random((min(each, draws - begin), total))
-        chosen = (
-            np.argpartition(keys, m - 1, axis=1)[:, :m] if m < total else np.broadcast_to(np.arange(total), keys.shape)
-        )
-        sums = pooled[chosen].sum(axis=1)
+        subsets = keys <= np.partition(keys, m - 1, axis=1)[:, m - 1 : m]
+        sums = subsets @ pooled
         not_above += (sums <= seen + slack).sum(axis=0)
     return np.asarray((1 + not_above) / (1 + draws))
 
 
 def set_verdict(
-    observed: Mapping[str, Numbers], reference: Mapping[str, Numbers], level: float = 0.05, seed: int = 0
+    observed: Mapping[str, Numbers],
+    reference: Mapping[str, Numbers],
+    level: float = 0.05,
+    seed: int = 0,
+    draws: int | None = None,
 ) -> SetVerdict:
     """The verdict over a set of images from one source.
 
@@ -100,10 +103,11 @@ def set_verdict(
         reference: Scores `(n, S)` of validation images of each.
         level: Largest p-value that refuses a source.
         seed: Of the subsets.
+        draws: As in `permutation_p_values`.
     """
     p_values = {}
     for place, (source, scores) in enumerate(observed.items()):
-        each = permutation_p_values(scores, reference[source], seed + 7919 * place)
+        each = permutation_p_values(scores, reference[source], seed + 7919 * place, draws)
         p_values[source] = min(1.0, float(each.min()) * len(each))
     not_refused = sorted((each for each in p_values if p_values[each] > level), key=lambda each: -p_values[each])
     sums = {source: float(scores[:, 0].sum()) for source, scores in observed.items()}
