@@ -307,10 +307,13 @@ class GMDataModule(pl.LightningDataModule):
 
     def evaluation_settings(self) -> dict[str, Any]:
         """What a test's numbers depend on: the pictures in their order, and their sources."""
-        rows = self.plan.rows
-        rows = rows[rows["split"].isin(["test", UNKNOWN])]
+        found = {"pictures": self._order("test")}
+        return found | ({"pictures of unknown sources": self._order(UNKNOWN)} if self.unknown_sources else {})
+
+    def _order(self, split: str) -> str:
+        rows = self.plan.rows[self.plan.rows["split"] == split]
         digest = hashlib.blake2b("\n".join(rows["final"] + " " + rows["source"]).encode(), digest_size=16)
-        return {"pictures": digest.hexdigest()}
+        return digest.hexdigest()
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         images, batch_size, workers = self.images(split), self.hparams["batch_size"], self.hparams["num_workers"]
