@@ -47,9 +47,10 @@ def permutation_p_values(observed: Numbers, reference: Numbers, seed: int, draws
 
     **Claim.** If all m + n images are exchangeable, as independent draws from one source are, then P(p <= a) <= a for
     every a, over draws of images and subsets, whatever the scores, m and n, however few the subsets (Lehmann and
-    Romano, "Testing statistical hypotheses", Sec. 15.2). It needs scores that treat observed and reference images alike: of networks that were not
-    trained on either. It does not hold for copies or frames of one picture, which are not independent, nor for images
-    whose content or processing differs from that of the reference: these are then what is found.
+    Romano, "Testing statistical hypotheses", Sec. 15.2). It needs scores that treat observed and reference images
+    alike: of networks that were trained on neither. It does not hold for copies or frames of one picture, which are not
+    independent, nor for images whose content or processing differs from that of the reference: these are then what is
+    found.
 
     Args:
         observed: Scores `(m, S)`.

@@ -69,8 +69,8 @@ def _calibration(results: Results, conditions: Sequence[Condition]) -> Section |
 
 def _detection(results: Results, conditions: Sequence[Condition]) -> Section | None:
     caption = (
-        "Score: log odds that the source is not a real one. The threshold is the one that 5 % of real validation images "
-        "may exceed; it is set on clean images."
+        "Score: log odds that the source is not a real one. The threshold is what 5 % of real validation images may "
+        "exceed; it is set on clean images."
     )
     if results.get("test/detection/auroc") is not None and "test/detection/fpr" not in results:
         caption += " Fewer than 19 real validation images set no threshold at 5 %."

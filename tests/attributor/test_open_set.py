@@ -131,3 +131,82 @@ def test_an_earlier_checkpoint_still_answers(held_out, tmp_path, gm_root):
     assert "test/unknown/energy/auroc" in found
     assert "test/unknown/features/auroc" not in found
 
+
+@pytest.fixture
+def copied(held_out, tmp_path):
+    """The run, to be changed."""
+    folder, _ = held_out
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy(folder / "run" / "config.yaml", tmp_path / "run")
+    shutil.copy(folder / "run" / "checkpoints" / "last.ckpt", tmp_path / "run" / "checkpoints")
+    return tmp_path / "run"
+
+
+def test_a_new_source_is_enrolled_found_and_removed(copied, tmp_path, gm_root, capsys):
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in range(10):
+        shutil.copy(gm_root / "vae-blur" / f"{number:05d}.png", few)
+    checkpoint = copied / "checkpoints" / "last.ckpt"
+    enrol = ["enrol", "--ckpt_path", str(copied)]
+    assert evaluate.main([*enrol, "--list"]) == {}
+    assert evaluate.main([*enrol, "--name", "vae-new", "--images", str(few), "--shots", "5"]) == {"vae-new": 5}
+    assert evaluate.main([*enrol, "--name", "vae-new", "--images", str(few)]) == {"vae-new": 10}
+    assert "vae-new: 10 images" in capsys.readouterr().out
+    assert [path.name for path in checkpoint.parent.iterdir() if path.suffix == ".partial"] == []
+    # its own images are the most similar there are
+    rows = predict(copied, few, tmp_path / "p.jsonl")
+    doubtful = [row["enrolled"] for row in rows if "enrolled" in row]
+    assert doubtful
+    for found in doubtful:
+        assert found["name"] == "vae-new"
+        assert found["similarity"] == pytest.approx(1.0, abs=1e-3)
+        assert found["verdict"] is True
+    # a trained source's images are hardly ever taken for it
+    known = predict(copied, gm_root / "score-noise", tmp_path / "q.jsonl")
+    assert sum(row.get("enrolled", {}).get("verdict") is True for row in known) <= 8
+    # a test's identity and numbers are those of before
+    again = evaluate.main(["test", "--ckpt_path", str(copied), "--run_dir", str(tmp_path / "test")])
+    assert "test/unknown/features/auroc" in again
+    assert evaluate.main([*enrol, "--remove", "vae-new"]) == {}
+    assert "enrolled" not in predict(copied, few, tmp_path / "r.jsonl", "--fresh", "true")[0]
+
+
+def test_an_enrolled_source_changes_no_number_of_the_test(held_out, copied, tmp_path, gm_root):
+    folder, _ = held_out
+    image = str(gm_root / "vae-blur" / "00000.png")
+    evaluate.main(["enrol", "--ckpt_path", str(copied), "--name", "vae-new", "--images", image])
+    evaluate.main(["test", "--ckpt_path", str(copied), "--run_dir", str(tmp_path / "test")])
+    assert metrics_of(tmp_path / "test") == metrics_of(folder / "run")
+
+
+def test_a_full_disk_loses_no_checkpoint(copied, gm_root, monkeypatch):
+    checkpoint = copied / "checkpoints" / "last.ckpt"
+    before = checkpoint.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    image = str(gm_root / "vae-blur" / "00000.png")
+    with pytest.raises(OSError, match="No space left"):
+        evaluate.main(["enrol", "--ckpt_path", str(copied), "--name", "vae-new", "--images", image])
+    assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--name", "gan-grid", "--images", "x"], "that of a trained source"),
+        (["--remove", "vae-new"], "no enrolled source 'vae-new', expected one of none"),
+    ],
+)
+def test_mistakes_of_enrolment_are_one_line(copied, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        evaluate.main(["enrol", "--ckpt_path", str(copied), *arguments])
+
+
+def test_enrolment_needs_a_name_and_images_or_another_task(capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["enrol", "--ckpt_path", "x", "--name", "vae-new"])
+    assert "give --name and --images, or --remove NAME, or --list" in capsys.readouterr().err

@@ -101,7 +101,9 @@ def test_earlier_checkpoints_know_nothing():
 def test_strange_features_are_far():
     reference = fitted()
     near, far = classes(30, seed=5)[0], 40 * torch.randn(30, 6, generator=torch.Generator().manual_seed(8))
-    scores = [reference.unknown_scores(Answers(torch.eye(3).repeat(10, 1), each, torch.ones(30))) for each in (near, far)]
+    scores = [
+        reference.unknown_scores(Answers(torch.eye(3).repeat(10, 1), each, torch.ones(30))) for each in (near, far)
+    ]
     assert float(scores[0]["features"].median()) < float(scores[1]["features"].median())
 
 
