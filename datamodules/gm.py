@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.blocks import block_loader
 from datamodules.gm_index.audit import Duplicates, Leak
-from datamodules.gm_index.manifest import FormatAudit, Plan, PlanSettings, make_plan
+from datamodules.gm_index.manifest import UNKNOWN, FormatAudit, Plan, PlanSettings, make_plan
 from datamodules.gm_index.semantics import TrainWhere
 from datamodules.gm_index.splits import SPLITS, SplitRule
 from datamodules.images.image_io import MAX_PIXELS, path_text
@@ -71,6 +71,8 @@ class GMDataModule(pl.LightningDataModule):
             these values of a column of the index file for training, validation and manifold; the test has those with
             others (``test: all``: with all). Test images are scored by value as well.
         max_image_pixels: Most pixels that a file's picture may have; a larger one is refused by its header.
+        unknown_sources: Sources that are held out, none by default: no class of an attributor, in no training and no
+            validation. Their test images are a part of the test of their own, as images of sources nobody knows.
 
     Raises:
         ValueError: An argument that cannot be; problems of the data come from ``prepare_data`` as one ``GMDataError``.
@@ -115,6 +117,7 @@ class GMDataModule(pl.LightningDataModule):
         block_size: int = 64,
         max_image_pixels: int = MAX_PIXELS,
         train_where: dict[str, Any] | None = None,
+        unknown_sources: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -139,6 +142,7 @@ class GMDataModule(pl.LightningDataModule):
             cache_folder=_cache_folder(base.absolute(), cache_dir),
             groups=groups,
             train_where=TrainWhere.of(train_where, index_file),
+            unknown=tuple(dict.fromkeys(unknown_sources or ())),
         )
         self._plan: Plan | None = None
         self._prepared_here = False
@@ -217,6 +221,11 @@ class GMDataModule(pl.LightningDataModule):
         return self.plan.sources
 
     @property
+    def unknown_sources(self) -> list[str]:
+        """Names of the sources that are held out; the labels of their images follow those of `sources`."""
+        return self.plan.unknown
+
+    @property
     def source_info(self) -> dict[str, dict[str, Any]]:
         """Entries of ``sources.yaml``."""
         return self.plan.source_info
@@ -242,13 +251,15 @@ class GMDataModule(pl.LightningDataModule):
         return self.settings.cache_folder
 
     def counts(self, split: str) -> dict[str, int]:
-        """Number of images of each source in ``train``, ``val`` or ``test``."""
+        """Number of images of each source in ``train``, ``val`` or ``test``, or of those held out in ``unknown``."""
         found = self.plan.rows.loc[self.plan.rows["split"] == split, "source"].value_counts()
-        return {source: int(found.get(source, 0)) for source in self.sources}
+        sources = self.unknown_sources if split == UNKNOWN else self.sources
+        return {source: int(found.get(source, 0)) for source in sources}
 
     def describe(self) -> dict[str, str]:
         """What a report says of the data: images of each split by source, reals of the manifold, groups, notes."""
-        counts = {split: self.counts(split).items() for split in ("train", "val", "test")}
+        splits = ("train", "val", "test", *([UNKNOWN] if self.unknown_sources else []))
+        counts = {split: self.counts(split).items() for split in splits}
         leaks = "; ".join(leak.summary for leak in self.file_audit or []) or "the same in all files"
         return {
             **{split: ", ".join(f"{source} {count:,}" for source, count in found) for split, found in counts.items()},
@@ -260,7 +271,9 @@ class GMDataModule(pl.LightningDataModule):
         }
 
     def images(self, split: str) -> PlannedImages:
-        """The labelled images of ``train``, ``val`` or ``test`` as a map-style data set, decoded when asked for.
+        """The labelled images of ``train``, ``val``, ``test`` or ``unknown`` as a map-style data set.
+
+        They are decoded when asked for.
 
         Raises:
             ValueError: The split is empty.
@@ -268,7 +281,8 @@ class GMDataModule(pl.LightningDataModule):
         rows = self.plan.rows[self.plan.rows["split"] == split]
         if rows.empty:
             raise ValueError(f"no image has the split {split!r}; its fraction is 0: give {split}_fraction a share")
-        return PlannedImages(self.settings.base, rows, self.settings.pixel_path, self.sources)
+        names = [*self.sources, *self.unknown_sources]
+        return PlannedImages(self.settings.base, rows, self.settings.pixel_path, names)
 
     def sample_batches(self, split: str, count: int) -> Iterator[Batch]:
         """Batches of ``count`` random images of a split, at most all, the same each time and on every process."""
@@ -302,7 +316,7 @@ class GMDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """This process's blocks of the test images."""
         given = self.hparams
-        parts = {"test": self.images("test")}
+        parts = {split: self.images(split) for split in ("test", *([UNKNOWN] if self.unknown_sources else []))}
         return block_loader(parts, given["block_size"], self.trainer, given["num_workers"], collate_images)
 
     def content_ids(self, split: str) -> torch.Tensor:
@@ -311,11 +325,16 @@ class GMDataModule(pl.LightningDataModule):
 
     def evaluation_settings(self) -> dict[str, Any]:
         """What a test's numbers depend on: the pictures in their order, and their sources."""
-        rows = self.plan.rows
-        rows = rows[rows["split"] == "test"]
-        digest = hashlib.blake2b("\n".join(rows["final"] + " " + rows["source"]).encode(), digest_size=16)
+        found: dict[str, Any] = {"pictures": self._order("test")}
+        if self.unknown_sources:
+            found["pictures of unknown sources"] = self._order(UNKNOWN)
         where = self.settings.train_where
-        return {"pictures": digest.hexdigest(), **({} if where is None else {"train_where": asdict(where)})}
+        return found if where is None else {**found, "train_where": asdict(where)}
+
+    def _order(self, split: str) -> str:
+        rows = self.plan.rows[self.plan.rows["split"] == split]
+        digest = hashlib.blake2b("\n".join(rows["final"] + " " + rows["source"]).encode(), digest_size=16)
+        return digest.hexdigest()
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         images, batch_size, workers = self.images(split), self.hparams["batch_size"], self.hparams["num_workers"]

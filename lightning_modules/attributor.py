@@ -17,21 +17,24 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_modules.artifacts.manifold_files import MANIFEST
 from lightning_modules.callbacks import EvaluationReport, PredictionRows, TrivialBaselines, not_there_yet
 from lightning_modules.callbacks.evaluation_run import begin_evaluation, commit_block, fold_evaluation, plain_training
+from lightning_modules.callbacks.training_record import is_last_epoch
 from lightning_modules.common.blocks import Block
-from lightning_modules.common.content_ids import contained
-from lightning_modules.common.distributed import gather_objects
+from lightning_modules.common.content_ids import contained, join
 from lightning_modules.common.random_streams import random_indices
 from lightning_modules.common.tables import Choice
 from lightning_modules.common.weights import content_hash
+from lightning_modules.evaluation.answers import Answering, Validated
 from lightning_modules.evaluation.attribution import (
     AttributionEvaluation,
     attribution_settings,
     example_indices,
     training_images_of_test,
 )
-from lightning_modules.evaluation.blocks import Evaluation, require_finite
+from lightning_modules.evaluation.blocks import Evaluation
 from lightning_modules.evaluation.conditions import make_conditions
 from lightning_modules.evaluation.label_spaces import about_label_space, share_labels
+from lightning_modules.evaluation.open_set import UNKNOWN, open_set_settings
+from lightning_modules.evaluation.predictions import prediction_columns
 from lightning_modules.evaluation.results import ATTRIBUTION
 from lightning_modules.metrics.attribution import attribution_metrics, scalars
 from lightning_modules.metrics.intervals import Estimate
@@ -45,8 +48,9 @@ from lightning_modules.networks.recipes import (
     has_levelled_off,
     scheduler_settings,
 )
+from lightning_modules.networks.reference import DECIDING, Reference
 from lightning_modules.representations.augmentation import Augmentation
-from lightning_modules.representations.batches import Representations, Represented
+from lightning_modules.representations.batches import Representations
 from lightning_modules.representations.settings import AugmentationSettings, ManifoldSettings
 
 CONTROLS: tuple[Choice, ...] = ("raw", "nearest", "random")  # the artifact is the attributor's own
@@ -149,8 +153,9 @@ class Attributor(pl.LightningModule):
         self.label_space: LabelSpace | None = None
         self.results: dict[str, Estimate] = {}
         self.evaluation: AttributionEvaluation | None = None
+        self.reference = Reference()
         self._prepared = self._fitted = False
-        self._validated: list[tuple[Tensor, ...]] = []  # index, log probabilities by branch, label
+        self._validated: list[Validated] = []
 
     # --- what depends on the data ------------------------------------------------------------------------------------
 
@@ -178,6 +183,7 @@ class Attributor(pl.LightningModule):
         main, controls, count = self.representations.main, self.representations.controls, len(sources)
         shapes = self.representations.output_shapes(size)
         self.networks = ControlledNetworks(chosen, main, controls, shapes, count, *self.network_settings, load_weights)
+        self.answering = Answering(self.representations, self.networks, self.reference, self.flip)
         self.automatic_optimization = bool(self.networks.learning)
         self.train_accuracy = MulticlassAccuracy(count, average="micro")
         self.val_metrics = attribution_metrics(count, "val/")
@@ -207,6 +213,7 @@ class Attributor(pl.LightningModule):
             if self.networks.rules:
                 self.networks.fit_rules(self._vectors_of_rules())
             self._fitted = True
+        self.reference.forget_gallery()
         if not self.networks.learning:  # all is learnt: one batch is looked at, and the validation images
             self.trainer.fit_loop.max_epochs = 1
             self.trainer.limit_train_batches = self.trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
@@ -240,7 +247,8 @@ class Attributor(pl.LightningModule):
             raise ValueError(f"too few test images: {few}; expected {FEWEST_TEST_IMAGES} of each source at least")
         seen = None
         if self.trained_on is not None and hasattr(self.data, "content_ids"):
-            seen = training_images_of_test(self.data.content_ids("test"), self.trained_on, self.allow_training_images)
+            tested = join(self.data.content_ids(part) for part in parts)
+            seen = training_images_of_test(tested, self.trained_on, self.allow_training_images)
         self._prepare()
         return begin_evaluation(self.trainer, lambda: self._about_evaluation(parts, block_size, seen))
 
@@ -248,6 +256,9 @@ class Attributor(pl.LightningModule):
         sources = self.sources if self.label_space is None else self.label_space.classes
         settings = attribution_settings(sources, self.networks, self.fdr_halvings, self.seed)
         settings |= {"weights": content_hash(self.networks.state_dict()), "flip": self.flip}
+        if self.label_space is None:  # thresholds and temperature are of the trained sources
+            unknown = list(self.data.unknown_sources) if UNKNOWN in parts else []
+            settings |= open_set_settings(self.reference, self.sources, unknown, self.seed)
         settings |= {
             "training images": seen,
             "representation": self.representations.identity(),
@@ -264,8 +275,9 @@ class Attributor(pl.LightningModule):
     def on_test_start(self) -> None:
         """Choose what the report shows."""
         shown = example_indices(self.data.images("test").labels.tolist(), SHOWN_EXAMPLES)
+        unknown = bool(getattr(self.data, "unknown_sources", None))
         self.evaluation = AttributionEvaluation(
-            self.representations, self.networks, self.conditions, self.flip, shown, self.nearest_image, self.label_space
+            self.answering, self.conditions, shown, self.nearest_image, unknown, self.label_space
         )
 
     def on_predict_start(self) -> None:
@@ -298,26 +310,15 @@ class Attributor(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Metrics of the attributor on the validation split."""
-        logits, features = self._answer(self.representations(batch, self.representations.main))
-        self.val_metrics.update(logits, batch["label"])
-        if (fusion := self.networks.fusion) is not None:
-            kept = (batch["index"], fusion.alone(features).transpose(0, 1), batch["label"])
-            self._validated.append(tuple(tensor.cpu() for tensor in kept))
+        answers = self.answering.main(self.representations(batch, self.representations.main))
+        self.val_metrics.update(answers.logits, batch["label"])
+        self._validated.append(self.answering.to_validate(batch, answers))
         self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Weigh the branches of a fusion by what they say of all validation images."""
-        if self.networks.fusion is None or self.trainer.sanity_checking:
-            return
-        found = [part for share in gather_objects(self._validated) for part in share]
-        if found:
-            index, alone, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-            order = index.argsort()
-            self.networks.fusion.fit_weights(alone[order].transpose(0, 1), labels[order])
-
-    def _answer(self, found: Represented) -> tuple[Tensor, Tensor]:
-        mirrored = self.representations.mirrored(found.tensors) if self.flip else None
-        return self.networks.answers(found.tensors, [MAIN], mirrored)[MAIN]
+        """Weigh the branches of a fusion, and set the temperature, by what is said of all validation images."""
+        if not self.trainer.sanity_checking:
+            self.answering.fit_on_validation(self._validated)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Compute and commit one block under every condition."""
@@ -329,10 +330,8 @@ class Attributor(pl.LightningModule):
         if not batch["part"]:  # other processes have one more
             return {}
         found = self.representations(batch, self.representations.main, distances=True)
-        logits, _ = self._answer(found)
-        require_finite("logits", logits, batch["path"], "look at the weights of the checkpoint, and at the images")
         columns = {key: batch[key] for key in ("index", "path", "content_id")}
-        columns["probabilities"] = logits.double().softmax(dim=1)
+        columns |= prediction_columns(self.answering.main(found), self.reference, batch["path"])
         if self.trained_on is not None:
             columns["training_image"] = contained(batch["content_id"].cpu(), self.trained_on)
         return columns if found.distance is None else {**columns, "distance": found.distance}
@@ -360,9 +359,11 @@ class Attributor(pl.LightningModule):
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})  # type: ignore[return-value]
 
     def on_train_epoch_end(self) -> None:
-        """End the training where its schedule says so."""
+        """End the training where its schedule says so; after the last epoch, look at what the networks have become."""
         if self.networks.learning and has_levelled_off(self.trainer.optimizers[0], self.schedule_recipe):
             self.trainer.should_stop = True
+        if is_last_epoch(self.trainer):
+            self.answering.fit_reference(self.data, self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the sources, what was fitted and the manifold (its tensors, or its hash and path)."""
@@ -372,6 +373,7 @@ class Attributor(pl.LightningModule):
             "networks": {part: list(names) for part, names in self.chosen_networks.items()},
             "training_files": self.training_files,
             "trained_on": self.trained_on,
+            "reference": self.reference.to_checkpoint(),
             **self.representations.to_checkpoint(),
         }
 
@@ -391,6 +393,7 @@ class Attributor(pl.LightningModule):
         self._fitted = True
         self.training_files = saved.get("training_files", self.training_files)  # earlier versions wrote none
         self.trained_on = saved.get("trained_on")  # likewise
+        self.reference.load(saved.get("reference"))  # likewise
         self.representations.load_checkpoint(saved)
         if self.asked_label_space != AS_TRAINED:  # before the data makes its batches
             self.label_space = share_labels(self.asked_label_space, self.sources, size, self.data)
@@ -418,7 +421,13 @@ class Attributor(pl.LightningModule):
         reals = self.data.manifold_images() if hasattr(self.data, "manifold_images") else None
         return self.representations.nearest_image(index, (3, *(self.image_size or ())), reals)
 
-    headlines = ("test/accuracy", "test/fdr")  # what a test prints; the report has the rest
+    headlines = (  # what a test prints; the report has the rest
+        "test/accuracy",
+        "test/fdr",
+        "test/ece",
+        "test/detection/auroc",
+        f"test/unknown/{DECIDING}/auroc",
+    )
     checkpoint_entry = "attributor"
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -427,7 +436,7 @@ class Attributor(pl.LightningModule):
 
     def prediction_rows(self, out: Path, plan: Any) -> pl.Callback:
         """What writes the JSON lines of `predict`."""
-        return PredictionRows(out, {"checkpoint": plan.checkpoint_hash}, plan.fresh)
+        return PredictionRows(out, {"checkpoint": plan.checkpoint_hash}, plan.fresh, plan.as_set)
 
     @classmethod
     def written_folders(cls, settings: Mapping[str, Any], purpose: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,7 +26,10 @@ from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import GMDataError, Kind, Problems, counted
 from lightning_modules.common.content_ids import id_set
 from lightning_modules.common.files import check_file, check_folder, write_text
+from lightning_modules.common.tables import did_you_mean
 
+UNKNOWN = "unknown"
+"""Split of the images of sources that are held out: tested alone, as what no attributor has seen."""
 FormatAudit = Literal["error", "warn", "off"]
 PLAN_COLUMNS = ["path", "source", "split", "content", "final", "group"]
 SHOWN_OF_A_GROUP = 2  # files of each split
@@ -40,6 +43,7 @@ class PlanSettings:
         base: Folder that relative paths start from.
         rule: How images are divided.
         cache_folder: Folder of the index and the plans.
+        unknown: Sources that are held out.
     """
 
     base: Path
@@ -52,6 +56,7 @@ class PlanSettings:
     cache_folder: Path
     groups: str | None = None
     train_where: TrainWhere | None = None
+    unknown: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_groups(self.groups)
@@ -89,6 +94,7 @@ class Plan:
         audit: What the format audit found of each attribute of the files that varies, best predictor first; None where
             it was off.
         training_files: Formats, modes and sizes of the training files and how many have each, most first.
+        unknown: Names of the sources that are held out, sorted; theirs are the images of the split ``unknown``.
     """
 
     rows: pd.DataFrame
@@ -99,6 +105,7 @@ class Plan:
     groups: str = ""
     audit: list[Leak] | None = None
     training_files: dict[str, dict[str, int]] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
 
     def content_ids(self, split: str, of: Literal["final", "content"] = "final") -> Tensor:
         """The pictures of a split as a set (``common.content_ids``): int64, sorted, each once; no file is opened.
@@ -163,10 +170,25 @@ def make_plan(settings: PlanSettings, workers: int | None = None) -> Plan:
         if problems and settings.cache_folder.is_dir():
             write_text(settings.problems_file, problems.message())
         raise
-    plan.write(settings.plan_file)
+    held_out = hold_out(plan, settings.unknown)
+    held_out.write(settings.plan_file)
     if settings.split_file and not settings.split_file.exists():
-        write_split_file(settings.split_file, plan.rows, settings.rule)
-    return plan
+        write_split_file(settings.split_file, plan.rows, settings.rule)  # the same whatever is held out
+    return held_out
+
+
+def hold_out(plan: Plan, unknown: tuple[str, ...]) -> Plan:
+    """The plan without these sources: their test images become the split ``unknown``, the others are left out.
+
+    The known sources keep their splits, and no image of a group that the training sees is tested.
+    """
+    if not unknown:
+        return plan
+    theirs = plan.rows["source"].isin(unknown) & (plan.rows["split"] != "manifold")
+    rows = plan.rows.assign(split=plan.rows["split"].mask(theirs & (plan.rows["split"] == "test"), UNKNOWN))
+    rows = rows[~theirs | (rows["split"] == UNKNOWN)].reset_index(drop=True)
+    sources = [source for source in plan.sources if source not in unknown]
+    return replace(plan, rows=rows, sources=sources, unknown=sorted(unknown))
 
 
 def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) -> Plan:
@@ -207,13 +229,14 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
         rows = rows.assign(split=settings.train_where.choose(rows, rows["split"], settings.rule, problems, notes))
     _check_disjoint(rows, problems)
     sources = sorted(rows.loc[rows["role"] == "source", "source"].unique())
+    _check_unknown(rows, sources, settings.unknown, problems)
     size = (int(rows["height"].iloc[0]), int(rows["width"].iloc[0]))
     used = rows.loc[rows["split"] != "", [*PLAN_COLUMNS, *([SEMANTIC] if SEMANTIC in rows else [])]]
     used = used.reset_index(drop=True)
     if (rows["group"] == "").all() and (seems := looks_grouped(rows, settings.base, settings.pixel_path)):
         notes.append(seems)
     groups = describe_groups(used, settings.groups)
-    training_files = describe_files(rows[rows["split"] == "train"])
+    training_files = describe_files(rows[(rows["split"] == "train") & ~rows["source"].isin(settings.unknown)])
     return Plan(used, [str(source) for source in sources], size, notes, source_info, groups, audit, training_files)
 
 
@@ -223,6 +246,18 @@ def _check_sources(entries: pd.DataFrame, problems: Problems) -> None:
         problems.add(Kind.ONE_SOURCE, f"{len(labelled)} ({', '.join(labelled) or 'only the manifold'})")
     if not (entries["role"] == "manifold").any() and not any(source.startswith("real-") for source in labelled):
         problems.add(Kind.NO_REAL, f"only {', '.join(labelled)}")
+
+
+def _check_unknown(rows: pd.DataFrame, sources: list[str], unknown: tuple[str, ...], problems: Problems) -> None:
+    known = [source for source in sources if source not in unknown]
+    for name in unknown:
+        if name not in sources:
+            hint = did_you_mean(name, sources) or f"there are {', '.join(sources)}"
+            problems.add(Kind.UNKNOWN_SOURCE, f"{name!r} is no source: {hint}")
+        elif not ((rows["source"] == name) & (rows["split"] == "test")).any():
+            problems.add(Kind.UNKNOWN_SOURCE, f"{name} has no test image, which are those that are tested as unknown")
+    if unknown and len(known) < 2:
+        problems.add(Kind.UNKNOWN_SOURCE, f"{', '.join(unknown)} leave {len(known)} ({', '.join(known) or 'none'})")
 
 
 def _check_sizes(rows: pd.DataFrame, problems: Problems) -> None:

@@ -81,6 +81,11 @@ class Kind(Enum):
         "at least two sources to tell apart",
         "add a folder <family>-<model> or real-<name>",
     )
+    UNKNOWN_SOURCE = (
+        "sources that cannot be held out as unknown",
+        "names of sources of the data set, which leave two at least to be told apart",
+        "correct unknown_sources (--data.init_args.unknown_sources '[NAME]')",
+    )
     NO_REAL = (
         "no real images for the manifold",
         "a folder real-<name> (it is then split in four) or manifold-<name>",

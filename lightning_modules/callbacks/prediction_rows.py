@@ -20,11 +20,14 @@ from torch import Tensor
 from lightning_modules.callbacks.evaluation_run import tell_missing
 from lightning_modules.common.blocks import Block
 from lightning_modules.common.files import atomic_file
+from lightning_modules.evaluation.answers import verdict_over_set
 from lightning_modules.evaluation.blocks import Evaluation, EvaluationFolder, clear_evaluation, matrix, read_matrix
+from lightning_modules.evaluation.predictions import Verdicts
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 from lightning_modules.fingerprints.users.keys import key_to_text
 from lightning_modules.fingerprints.users.verdicts import Verdict, attribute, bits_needed, combine
+from lightning_modules.metrics.set_test import SetVerdict
 
 
 class BlockRows(Callback):
@@ -139,25 +142,40 @@ def _line(row: Mapping[str, Any]) -> str:
 class PredictionRows(BlockRows):
     """The source of each image: `file`, `predicted`, `probabilities` by source, `distance`, `content_id`.
 
-    `training_image` is true where the picture is one of those that trained the attributor.
+    `generated`, `unknown` and `enrolled` are those of `evaluation.predictions.Verdicts`. `training_image` is true where
+    the picture is one of those that trained the attributor.
+
+    Args:
+        out: As in `BlockRows`.
+        identity: Likewise.
+        fresh: Likewise.
+        as_set: Whether a last row `{"set": true, "files": n, ...}` tells the verdict over all images, which are then
+            taken to come from one source (`metrics.set_test.set_verdict`).
     """
 
     answer = "predicted"
 
-    def __init__(self, out: Path, identity: Mapping[str, Any], fresh: bool = False) -> None:
+    def __init__(self, out: Path, identity: Mapping[str, Any], fresh: bool = False, as_set: bool = False) -> None:
         super().__init__(out, identity, fresh)
+        self.as_set = as_set
+        self._module: Any = None
         self._named: Counter[str] = Counter()
-        self._trained = 0
+        self._trained = self._unknown = 0
+        self._told = ""
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See `BlockRows`; then what to tell a person."""
         self._named, self._trained = Counter(), 0  # rows of unfinished predictions have been counted before
+        self._unknown, self._module, self._told = 0, pl_module, ""
         super().on_predict_end(trainer, pl_module)
         if trainer.is_global_zero:
             lines = [f"{_count(self._named.total(), 'file')}:"]
             lines += [f"  {source}: {number}" for source, number in self._named.most_common()]
+            if self._unknown:
+                lines.append(f"{_count(self._unknown, 'file')} unlike those of every trained source")
             if self._trained:
                 lines.append(f"{_count(self._trained, 'file')} of them trained the attributor")
+            lines += [self._told] if self._told else []
             self.summary = "\n".join(lines)
 
     def rows(self, table: pa.Table, module: Any) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -165,11 +183,52 @@ class PredictionRows(BlockRows):
         columns = {name: read_matrix(table, name) for name in table.column_names if name != "path"}
         seen = columns.pop("training_image", torch.zeros(table.num_rows, dtype=torch.bool)).tolist()
         columns["path"] = table["path"].to_pylist()
-        for row, trained in zip(rows_of(columns, module.sources), seen, strict=True):
-            index = row.pop("index")
+        verdicts = Verdicts(module.reference, module.sources).rows(table)
+        for row, verdict, trained in zip(rows_of(columns, module.sources), verdicts, seen, strict=True):
+            index, content = row.pop("index"), row.pop("content_id")
             self._named[row["predicted"]] += 1
             self._trained += trained
+            self._unknown += verdict["unknown"] is True
+            row |= {**verdict, "content_id": content}
             yield index, row | ({"training_image": True} if trained else {})
+
+    def last_rows(self, trainer: pl.Trainer) -> list[dict[str, Any]]:
+        """The verdict over all images together, where it is asked for."""
+        if not self.as_set:
+            return []
+        columns = ("logits", "unlike")
+        tables = list(self.store.read("predict", columns))
+        logits, unlike = (torch.cat([read_matrix(table, name) for table in tables]) for name in columns)
+        found = verdict_over_set(self._module.reference, logits, unlike, self._module.sources)
+        if found is None:
+            reason = "the checkpoint holds no validation images of every source; train with a val_fraction above 0"
+            self._told = f"no verdict over the set: {reason}"
+            return [{"set": True, "files": len(logits), "predicted": None, "reason": reason}]
+        self._told = set_sentence(found, len(logits))
+        return [{"set": True, "files": len(logits), **set_row(found)}]
+
+
+def set_row(verdict: SetVerdict) -> dict[str, Any]:
+    """A verdict over a set as the columns of a row."""
+    return {
+        "predicted": verdict.named,
+        "log_probabilities": verdict.log_probabilities,
+        "p_values": verdict.p_values,
+        "p_none_of_these": verdict.none_of_these,
+        "p_others": verdict.others,
+        "not_refused": verdict.not_refused,
+    }
+
+
+def set_sentence(verdict: SetVerdict, files: int) -> str:
+    """What a verdict says, for people."""
+    together = f"taken together, the {_count(files, 'file')}"
+    none = f"p = {verdict.none_of_these:.2g} that they come from any trained source"
+    if verdict.named is None:
+        possible = f"; not refused: {', '.join(verdict.not_refused)}" if verdict.not_refused else ""
+        return f"{together}: no source is named ({none}{possible})"
+    other = "" if verdict.others is None else f", p = {verdict.others:.2g} that they come from another trained one"
+    return f"{together}: {verdict.named} ({none}{other})"
 
 
 def rows_of(outputs: dict[str, Any], sources: list[str]) -> list[dict[str, Any]]:

@@ -78,6 +78,13 @@ def training_state(trainer: pl.Trainer) -> TrainingState:
     )
 
 
+def is_last_epoch(trainer: pl.Trainer) -> bool:
+    """Whether a training ends with the epoch that ends now: by a limit, or by a rule that has asked it to stop."""
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    ends = epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
+    return ends or 0 <= steps <= trainer.global_step or bool(trainer.should_stop)
+
+
 def read_training_state(checkpoint: Path | str) -> TrainingState | None:
     """The entry of a checkpoint; None where it has none, as those of older versions. Its tensors are not read."""
     return TrainingState.from_json(_read(checkpoint).get(_KEY))

@@ -71,6 +71,7 @@ OPTIONS = (
     Option("false_positive_rate", float, 1e-6, "chance of naming anybody wrongly (fingerprints only)", _PREDICT),
     Option("combine", bool, False, "one verdict more, over all images (fingerprints only)", _PREDICT),
     Option("show_bits", bool, False, "write decoded bits, which may equal a key (fingerprints only)", _PREDICT),
+    Option("as_set", bool, False, "one verdict more, over all images as of one source (attributors only)", _PREDICT),
     Option("ckpt_path", str | None, None, "checkpoint file, run folder, or `last`"),
     Option("run_dir", str | None, None, "folder of this run; default: a new one"),
     Option("runs_dir", str, "runs", "folder of all runs"),

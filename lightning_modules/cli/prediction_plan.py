@@ -27,6 +27,8 @@ FINGERPRINT_OPTIONS = {
     "show_bits": False,
 }
 """Options that only fingerprints know, with their defaults."""
+ATTRIBUTOR_OPTIONS = {"as_set": False}
+"""Options that only attributors know, likewise."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class PredictionPlan:
     show_bits: bool = False  # whether decoded bits are written
     checkpoint_hash: str = ""  # SHA-256 of the checkpoint's file
     fresh: bool = False  # whether an unfinished prediction is begun anew
+    as_set: bool = False  # whether all images get one verdict together, as of one source
 
     @property
     def owner(self) -> str:
@@ -79,7 +82,13 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
                 "sources and no users; expected none of them, or --ckpt_path of a training of a fingerprint"
             )
         known = saved["attributor"]
-        return PredictionPlan("attributor", list(known["image_size"]), known.get("training_files", {}), **always)
+        files, as_set = known.get("training_files", {}), bool(options["as_set"])
+        return PredictionPlan("attributor", list(known["image_size"]), files, **always, as_set=as_set)
+    if given := [name for name, default in ATTRIBUTOR_OPTIONS.items() if options[name] != default]:
+        raise ValueError(
+            f"found {' and '.join(f'--{name}' for name in given)} with the checkpoint of something else than an "
+            "attributor; expected none of them; --combine true is that of a fingerprint"
+        )
     if "fingerprint" not in saved:
         raise ValueError(
             f"{checkpoint}: found neither an attributor nor a fingerprint, expected a checkpoint of one of the two; "

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_modules.common.content_ids import content_ids, overlap
 from lightning_modules.common.images import eight_bit, to_uint8
+from lightning_modules.evaluation.answers import Answering
 from lightning_modules.evaluation.blocks import (
     ALONE,
     EvaluationFolder,
@@ -23,13 +24,13 @@ from lightning_modules.evaluation.blocks import (
     require_finite,
 )
 from lightning_modules.evaluation.conditions import Condition, changed_images
+from lightning_modules.evaluation.open_set import CalibrationFold, open_set_columns, unknown_estimates
 from lightning_modules.metrics.attribution import attribution_estimates, attribution_metrics, even_selection
 from lightning_modules.metrics.fdr import FrechetDistanceRatio
 from lightning_modules.metrics.intervals import TRAINING_IMAGES, Estimate, proportion
 from lightning_modules.metrics.label_spaces import LabelSpace
 from lightning_modules.metrics.seed_accuracy import SeedAccuracy
-from lightning_modules.networks.controlled import MAIN, ControlledNetworks
-from lightning_modules.representations.batches import Representations
+from lightning_modules.networks.controlled import ControlledNetworks
 
 PART = "test"
 ABLATIONS = ("branch", "without")  # one branch of a fusion alone, and all but one
@@ -42,26 +43,25 @@ class AttributionEvaluation:
     """Computes blocks.
 
     Args:
-        represent: What the networks see.
-        networks: The attributor and its controls.
+        answering: The attributor, its controls, and what is known beside them.
         conditions: Clean first.
-        flip: Answer for an image and its mirror image together.
-        examples: Indices of the images that a report shows.
+        examples: Indices of the test images that a report shows.
         nearest_image: The real image (3, H, W) of a point of the manifold, or None.
+        unknown: Whether images of sources that are held out are tested as well.
         label_space: Classes that are answered in place of the trained sources, if these are not the test's.
     """
 
     def __init__(
         self,
-        represent: Representations,
-        networks: ControlledNetworks,
+        answering: Answering,
         conditions: Sequence[Condition],
-        flip: bool,
         examples: Collection[int],
         nearest_image: Callable[[int], Tensor | None],
+        unknown: bool = False,
         label_space: LabelSpace | None = None,
     ) -> None:
-        self.represent, self.networks, self.conditions, self.flip = represent, networks, conditions, flip
+        self.answering, self.represent, self.networks = answering, answering.represent, answering.networks
+        self.conditions, self.unknown = conditions, unknown
         self.examples, self.nearest_image = frozenset(examples), nearest_image
         self.answers = (lambda logits: logits) if label_space is None else label_space.answers
 
@@ -85,13 +85,15 @@ class AttributionEvaluation:
                 seen |= {"content_id": content_ids(attacked), "attacked": torch.ones_like(labels, dtype=torch.bool)}
                 columns[f"{place}.changed"] = matrix(changed_images(attacked, images))
             found = self.represent(seen, names, distances=True)
-            mirrored = self.represent.mirrored(found.tensors) if self.flip else None
-            outputs = self.networks.answers(found.tensors, mirrored=mirrored)
-            logits, features = outputs[MAIN]
+            outputs = self.answering.outputs(found)
+            answers = self.answering.of_outputs(outputs)
+            logits, features = self.answering.reference.calibrated(answers.logits), answers.features
             for what, values in (("logits", logits), ("features", features)):
                 require_finite(f"{what} under {condition.name}", values, batch["path"], _LOOK_AT)
             columns[f"{place}.logits"] = matrix(self.answers(logits.float()))
             columns[f"{place}.features"] = matrix(features.float())
+            if self.unknown:
+                columns |= open_set_columns(place, self.answering.reference, answers)
             if found.distance is not None:
                 columns[f"{place}.distance"] = matrix(found.distance)
             if controls := control_names(self.networks.compared):
@@ -138,7 +140,7 @@ def example_indices(labels: Sequence[int], each: int) -> list[int]:
 
 
 def attribution_settings(sources: Sequence[str], networks: ControlledNetworks, halvings: int, seed: int) -> Any:
-    """What the fold has to know, as plain values."""
+    """What the fold has to know of the networks, as plain values."""
     branches = {} if networks.fusion is None else {"branches": networks.fusion.names}
     compared = dict(networks.compared)
     return {"sources": list(sources), "compared": compared, "halvings": halvings, "halving_seed": seed, **branches}
@@ -170,6 +172,7 @@ def fold_attribution(folder: EvaluationFolder) -> dict[str, Estimate]:
     for place, entry in enumerate(folder.evaluation.conditions):
         condition = Condition.from_json(entry)
         found |= _of_condition(folder, place, condition, settings)
+        found |= unknown_estimates(folder, place, f"test/{condition.prefix}", settings)
     found |= semantic_accuracies(folder)
     if seen := settings["training images"]:
         found[TRAINING_IMAGES] = proportion(seen, folder.parts[PART])
@@ -198,10 +201,13 @@ def _of_condition(
     columns += [f"{place}.ablated"] if ablations else []
     columns += [] if clean else [f"{place}.changed"]
     changed, seen, used = 0, 0, _used_for_fdr(folder)
+    calibration = CalibrationFold(settings)
     for table in folder.read(PART, columns):
         index, labels = read_matrix(table, "index"), read_matrix(table, "label")
         features = read_matrix(table, f"{place}.features")
-        metrics.update(read_matrix(table, f"{place}.logits"), labels)
+        logits = read_matrix(table, f"{place}.logits")
+        metrics.update(logits, labels)
+        calibration.update(logits, labels)
         kept = used[seen : seen + len(labels)]
         seen += len(labels)
         fdr.update(features[kept], labels[kept], index[kept])
@@ -215,6 +221,7 @@ def _of_condition(
         if not clean:
             changed += int(read_matrix(table, f"{place}.changed").sum())
     found = attribution_estimates(metrics, sources)
+    found |= {f"{prefix}{name}": estimate for name, estimate in calibration.estimates().items()}
     found[f"{prefix}fdr"] = fdr.estimate()
     if not bool(used.all()):
         found[f"{prefix}fdr"].details["left_out"] = int((~used).sum())

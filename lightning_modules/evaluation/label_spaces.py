@@ -13,11 +13,16 @@ def share_labels(name: str, trained: Sequence[str], image_size: tuple[int, int],
     """The label space of the trained sources and a data module's, whose labels are those of its classes from now on.
 
     Raises:
-        ValueError: no such space, too few classes in common, images of another size than the attributor's, or a data
-            module that cannot join sources.
+        ValueError: no such space, too few classes in common, images of another size than the attributor's, sources
+            that are held out, or a data module that cannot join sources.
     """
     if not hasattr(data, "relabel"):
         raise ValueError(f"label_space {name}: found data of {type(data).__name__}, expected a GMDataModule")
+    if held_out := getattr(data, "unknown_sources", None):
+        raise ValueError(
+            f"label_space {name}: found unknown_sources {list(held_out)}; test the two apart, thresholds of unknown "
+            "sources belong to the sources as trained"
+        )
     _require_size(tuple(data.image_size), tuple(image_size))
     space = make_label_space(name, trained, data.sources)
     data.relabel(space.labels, space.classes)

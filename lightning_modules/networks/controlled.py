@@ -182,6 +182,18 @@ class ControlledNetworks(nn.Module):
                 parts.append((network, self.recipes[name]))
         return parts
 
+    def energy(self, logits: Tensor, features: Tensor) -> Tensor:
+        """Log sum exp (N,) of the main network's own logits; of a fusion, of the sum of those of its branches.
+
+        Of a rule, which has no last layer, of its `logits` (N, K). Features (N, d) of an image and its mirror image are
+        their mean, and so are the logits of a linear last layer.
+        """
+        main = self.networks[MAIN]
+        if isinstance(main, FittedRule):
+            return logits.logsumexp(dim=1)
+        own: Tensor = main.classify(features)  # type: ignore[operator]
+        return own.logsumexp(dim=1)
+
     def answers(
         self,
         inputs: Mapping[str, Tensor],

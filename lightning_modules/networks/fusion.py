@@ -55,11 +55,18 @@ class FusionNetwork(nn.Module):
         together = torch.cat(features, dim=1)
         return self.together(self.alone(together)), together
 
-    def alone(self, features: Tensor) -> Tensor:
-        """Log probabilities (B, N, K) of each branch alone, of features (N, d)."""
+    def _own_logits(self, features: Tensor) -> Tensor:
         parts = torch.split(features, self.sizes, dim=1)
         logits = [branch.classify(part) for branch, part in zip(self.branches.values(), parts, strict=True)]  # type: ignore[operator]
-        return torch.stack(logits).log_softmax(dim=2)
+        return torch.stack(logits)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Sum (N, K) of the branches' own logits, not normalised and not weighed, of features (N, d)."""
+        return self._own_logits(features).sum(dim=0)
+
+    def alone(self, features: Tensor) -> Tensor:
+        """Log probabilities (B, N, K) of each branch alone, of features (N, d)."""
+        return self._own_logits(features).log_softmax(dim=2)
 
     def together(self, alone: Tensor, without: int | None = None) -> Tensor:
         """Logits (N, K) of the product of experts; without one of them, if that is asked for."""

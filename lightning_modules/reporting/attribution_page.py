@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from lightning_modules.reporting.findings import (
 )
 from lightning_modules.reporting.fingerprint_tables import by_attack, strength_curves
 from lightning_modules.reporting.formatting import format_percent
+from lightning_modules.reporting.open_set_sections import open_set_sections
 from lightning_modules.reporting.page import (
     Block,
     Cell,
@@ -75,6 +77,7 @@ class AttributionResults:
     examples: dict[int, list[ExampleImages]]  # test images by label; none where no nearest real was searched
     settings: dict[str, Any]  # `embedding`, `representation`, `network`, `control_network` and `model_seed`
     data: dict[str, str]  # what the data set says of itself, by name
+    unknown: Sequence[str] = ()  # sources that were held out and tested as such
     training: TrainingState | None = None  # how far the training had come; None where that is not known
 
 
@@ -90,6 +93,7 @@ def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str,
         sections.append(_controls_section(shown, paths))
     if ablations := _ablations(shown):
         sections.append(_branches_section(shown, ablations))
+    sections += open_set_sections(shown.results, shown.conditions, shown.unknown)
     sections.append(_features_section(shown, paths))
     if len(shown.conditions) > 1:
         sections.append(_robustness_section(shown, paths))

@@ -90,6 +90,7 @@ def _attribution(folder: Path, stored: EvaluationFolder, results: dict[str, Esti
         examples=examples,
         settings=about["settings"],
         data=about["data"],
+        unknown=stored.evaluation.settings.get("unknown_sources", []),
         training=TrainingState.from_json(about["training"]),
     )
     return write_attribution_page(folder, shown)

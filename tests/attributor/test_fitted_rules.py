@@ -107,7 +107,7 @@ def test_images_are_read_once_for_all_rules(tmp_path, gm_root, monkeypatch):
     config = write_config(tmp_path, gm_root, model=model)
     train.main(["--config", str(config), "--run_dir", str(tmp_path / "run"), "--test_after_fit", "false",
                 "--trainer.num_sanity_val_steps", "0"])  # fmt: skip
-    assert read[96] == 96 + 8
+    assert read[96] == 96 + 8 + 96  # once more at the end, for the space of their features
     state = weights(tmp_path / "run")["state_dict"]
     assert state["networks.networks.vector_residual_0.coefficients"].shape == (4, 3 * 32 * 32)
     assert not any("vector_residual_1" in name for name in state)  # three fits would be the same three times

@@ -62,7 +62,7 @@ def test_a_fitted_representation_without_neighbours_pays_for_no_search(tmp_path,
         tmp_path, gm_root, representation=chosen, network="small_cnn_16", stem="auto", controls=["raw"]
     )
     held = {"sources", "image_size", "networks", "training_files", "trained_on", "representations", "identity"}
-    held |= {"manifolds"}
+    held |= {"manifolds", "reference"}
     assert set(saved["attributor"]) == held
     assert saved["attributor"]["representations"]["mean_residual"]["mean"].shape == (3, 32, 32)
     assert not list((tmp_path / "cache").glob("*/manifolds"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.cli.prediction_plan import FINGERPRINT_OPTIONS, plan_prediction
+from lightning_modules.cli.prediction_plan import ATTRIBUTOR_OPTIONS, FINGERPRINT_OPTIONS, plan_prediction
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, write_registry
@@ -48,7 +48,7 @@ def registered(path, bits, names=("alice", "bob"), fingerprint=""):
 
 
 def plan(checkpoint, **options):
-    return plan_prediction(checkpoint, {"fresh": False} | FINGERPRINT_OPTIONS | options)
+    return plan_prediction(checkpoint, {"fresh": False} | FINGERPRINT_OPTIONS | ATTRIBUTOR_OPTIONS | options)
 
 
 def test_the_checkpoint_decides_what_predict_does(fingerprint, attributor, users):
