@@ -313,6 +313,10 @@ class Attributor(pl.LightningModule):
         answers = self.answering.main(self.representations(batch, self.representations.main))
         self.val_metrics.update(answers.logits, batch["label"])
         self._validated.append(self.answering.to_validate(batch, answers))
+        if self.networks.fusion is not None and self.augmentation.steps:
+            seen = self.augmentation(batch, self.seed * 100_003)  # the same draw after every epoch
+            attacked = self.answering.main(self.representations(seen, self.representations.main))
+            self._validated.append(self.answering.to_validate(batch, attacked, attacked=True))
         self.log_dict(scalars(self.val_metrics), on_epoch=True, prog_bar=True, batch_size=len(batch["label"]))
 
     def on_validation_epoch_end(self) -> None:

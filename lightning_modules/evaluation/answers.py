@@ -23,7 +23,8 @@ from lightning_modules.networks.reference import (
 from lightning_modules.representations.batches import Representations, Represented
 
 Validated = tuple[Tensor, Tensor, Tensor]
-"""Index, what the network says (logits; of a fusion those of its branches alone, (N, B, K)) and label of a batch."""
+"""Of a batch: twice the index, and one more of attacked images; what the network says (logits; of a fusion those of its
+branches alone, (N, B, K)); label."""
 
 
 class Answering:
@@ -55,15 +56,16 @@ class Answering:
         logits, features = outputs[MAIN]
         return Answers(logits, features, self.networks.energy(logits, features))
 
-    def to_validate(self, batch: Mapping[str, Any], answers: Answers) -> Validated:
+    def to_validate(self, batch: Mapping[str, Any], answers: Answers, attacked: bool = False) -> Validated:
         """What is kept of a batch of validation images."""
         fusion = self.networks.fusion
         said = answers.logits if fusion is None else fusion.alone(answers.features).transpose(0, 1)
-        return batch["index"].cpu(), said.cpu(), batch["label"].cpu()
+        return 2 * batch["index"].cpu() + attacked, said.cpu(), batch["label"].cpu()
 
     def fit_on_validation(self, mine: Sequence[Validated]) -> None:
         """Weigh the branches of a fusion and set the temperature by validation images of all processes, by index.
 
+        Attacked images count for the weights alone: the branch that is best on clean images may withstand least.
         Every process must call it, and each ends up with the same numbers.
         """
         found = [part for share in gather_objects(list(mine)) for part in share]
@@ -75,7 +77,8 @@ class Answering:
         if (fusion := self.networks.fusion) is not None:
             fusion.fit_weights(said.transpose(0, 1), labels)
             said = fusion.together(said.transpose(0, 1).to(fusion.weights.device)).cpu()
-        self.reference.temperature = fit_temperature(said, labels)
+        clean = index[order] % 2 == 0
+        self.reference.temperature = fit_temperature(said[clean], labels[clean])
 
     @torch.inference_mode()
     def fit_reference(self, data: Any, device: torch.device) -> None:

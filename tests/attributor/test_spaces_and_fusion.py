@@ -11,6 +11,8 @@ from attributor_runs import write_config
 import evaluate
 import train
 from lightning_modules.attributor import Attributor
+from lightning_modules.evaluation import answers
+from lightning_modules.networks.fusion import FusionNetwork
 
 SPECTRUM = {"name": "freq", "channels": "grey", "high_pass": True}
 SHORT = ["--trainer.max_epochs", "2"]
@@ -52,6 +54,28 @@ def test_a_fusion_is_trained_tested_and_explained(fused):
     assert "image − nearest real (in freq_grey_residual, nearest in rgb, 3 nearest)" in page
     again = evaluate.main(["test", "--ckpt_path", str(folder / "run"), "--run_dir", str(folder / "again")])
     assert again == {name: value for name, value in found.items() if name.startswith("test/")}
+
+
+def test_branches_are_weighed_by_attacked_images_too_where_the_training_meets_attacks(tmp_path, gm_root, monkeypatch):
+    weighed, tempered = [], []
+    fit_weights, fit_temperature = FusionNetwork.fit_weights, answers.fit_temperature
+
+    def weigh(self, alone, labels):
+        weighed.append((alone, labels))
+        fit_weights(self, alone, labels)
+
+    def temper(logits, labels):
+        tempered.append(len(labels))
+        return fit_temperature(logits, labels)
+
+    monkeypatch.setattr(FusionNetwork, "fit_weights", weigh)
+    monkeypatch.setattr(answers, "fit_temperature", temper)
+    seen, attacks = ["raw", "artifact"], {"attack": "noise_0.2", "probability": 1.0}
+    trained(tmp_path, gm_root, "--test_after_fit", "false", representation=seen, augmentation=attacks)
+    alone, labels = weighed[-1]  # each attacked image follows its clean one
+    assert torch.equal(labels[::2], labels[1::2])
+    assert not (alone[:, ::2] == alone[:, 1::2]).all(dim=(0, 2)).any()
+    assert set(tempered) == {len(labels) // 2}
 
 
 def test_artifacts_are_of_the_mean_of_the_nearest(fused):
