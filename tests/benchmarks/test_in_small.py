@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import test_artifact_stream as artifact_stream
 import test_attack_speed as attack_speed
 import test_evaluation_fold as evaluation_fold
 import test_key_decoders as key_decoders
@@ -115,6 +116,13 @@ def test_an_evaluation_is_folded(tmp_path):
     assert metrics["test/accuracy"]["value"] > metrics["test/jpeg_50/accuracy"]["value"]
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 200
     assert "left_out" not in metrics["test/fdr"]
+
+
+@pytest.mark.parametrize("name", ["rgb", "freq", "sl", "ssl"])
+def test_artifacts_of_a_stream_are_exact(name, tmp_path):
+    grown, _, error = artifact_stream.stream(tmp_path, artifact_stream.spaces(tmp_path)[name], 60, 90, batch=20)
+    assert grown >= 0
+    assert error < 1e-5
 
 
 def test_the_frechet_distances_of_a_large_evaluation_are_those_of_as_many_images_of_each_source(tmp_path, monkeypatch):
