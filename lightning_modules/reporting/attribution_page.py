@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_modules.evaluation.conditions import Condition
+from lightning_modules.evaluation.explanations import Explanations
 from lightning_modules.metrics.intervals import TRAINING_IMAGES, Estimate
 from lightning_modules.metrics.trivial_features import MOST_PER_SOURCE
+from lightning_modules.reporting.explained_section import explained_section
 from lightning_modules.reporting.figures.artifact_rows import ArtifactRow, artifact_rows
 from lightning_modules.reporting.figures.bars import confusion_matrix, method_accuracy, per_source_accuracy
+from lightning_modules.reporting.figures.explanation_rows import explanation_rows
 from lightning_modules.reporting.figures.robustness import robustness_curves, training_curves
 from lightning_modules.reporting.figures.tsne import tsne_figure
 from lightning_modules.reporting.findings import (
@@ -78,6 +82,7 @@ class AttributionResults:
     settings: dict[str, Any]  # `embedding`, `representation`, `network`, `control_network` and `model_seed`
     data: dict[str, str]  # what the data set says of itself, by name
     unknown: Sequence[str] = ()  # sources that were held out and tested as such
+    explained: Explanations | None = None  # single images; None where none were asked for
     training: TrainingState | None = None  # how far the training had come; None where that is not known
 
 
@@ -89,6 +94,8 @@ def write_attribution_page(folder: Path, shown: AttributionResults) -> dict[str,
         sections.append(_trivial_section(shown))
     if "artifacts" in paths or shown.distances:
         sections.append(_images_section(shown, paths))
+    if shown.explained is not None and "explanations" in paths:
+        sections.append(explained_section(shown.explained, paths["explanations"], functools.partial(_title, shown)))
     if "controls" in paths:
         sections.append(_controls_section(shown, paths))
     if ablations := _ablations(shown):
@@ -125,6 +132,8 @@ def _figures(folder: Path, shown: AttributionResults) -> dict[str, Figure]:
     }
     if rows := _artifact_rows(shown):
         figures["artifacts"] = artifact_rows(rows, space=shown.settings["embedding"].upper())
+    if shown.explained is not None and any(each.tensors for each in shown.explained.examples):
+        figures["explanations"] = explanation_rows(shown.explained, shown.sources)
     if controls := _controls(shown):
         figures["controls"] = method_accuracy(
             controls, chance=chance, highlight=[_title(shown, shown.settings["representation"])]

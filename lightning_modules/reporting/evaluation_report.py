@@ -9,6 +9,7 @@ from lightning_modules.common.files import write_text
 from lightning_modules.evaluation.attribution import clean_answers, shown_features, stored_examples
 from lightning_modules.evaluation.blocks import EvaluationFolder
 from lightning_modules.evaluation.conditions import CLEAN, Condition
+from lightning_modules.evaluation.explanations import stored_explanations
 from lightning_modules.evaluation.fingerprint import stored_pairs
 from lightning_modules.evaluation.results import ATTRIBUTION, FINGERPRINT, fold_results, result_rows
 from lightning_modules.metrics.intervals import Estimate
@@ -90,6 +91,7 @@ def _attribution(folder: Path, stored: EvaluationFolder, results: dict[str, Esti
         examples=examples,
         settings=about["settings"],
         data=about["data"],
+        explained=stored_explanations(stored),
         unknown=stored.evaluation.settings.get("unknown_sources", []),
         training=TrainingState.from_json(about["training"]),
     )

@@ -78,6 +78,7 @@ class Nearest(_WithNeighbours):
     """The nearest real alone."""
 
     name, title = "nearest", "nearest real alone"
+    no_gradient = "the nearest real stays the same when a pixel changes a little"
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """See the class."""

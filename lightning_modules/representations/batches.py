@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -244,6 +244,37 @@ class Representations:
             count = len(seen.space.content_ids)
             random = seen.space.points(random_indices(view.batch["content_id"].cpu(), count, self.seed), embedded)
         return Inputs(view.batch["image"], embedded, neighbours, random, seen.space.embedding.show)
+
+    def of_pixels(self, batch: dict[str, Any], names: Iterable[str]) -> Callable[[Tensor], dict[str, Tensor]]:
+        """A map from images (M, 3, H, W) near the single one of a batch to what networks see of them, with gradients.
+
+        The real points stay those of the batch's image: which real is nearest does not change with a little of a pixel.
+        """
+        view = _View(batch)
+        fixed = {name: self._inputs(view, name) for name in names}
+
+        def represent(images: Tensor) -> dict[str, Tensor]:
+            embedded: dict[int, Tensor] = {}
+            made = {}
+            for name, inputs in fixed.items():
+                space = self._seen[name].space
+                if id(space) not in embedded:
+                    embedded[id(space)] = space.embedding(images)
+                neighbours, random = (
+                    None if real is None else real.clone().expand(len(images), *real.shape[1:])
+                    for real in (inputs.neighbours, inputs.random)
+                )
+                seen = replace(
+                    inputs, images=images, embedded=embedded[id(space)], neighbours=neighbours, random=random
+                )
+                made[name] = self.members[name](seen)
+            return made
+
+        return represent
+
+    def coloured(self, name: str) -> bool:
+        """Whether the channels of a representation are red, green and blue."""
+        return self._seen[name].space.embedding.coloured
 
     def nearest_image(self, index: int, image_shape: tuple[int, ...], reals: Any = None) -> Tensor | None:
         """The real image ``(3, H, W)`` in [0, 1] of a point of the manifolds; None where it is nowhere.

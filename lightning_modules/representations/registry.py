@@ -54,6 +54,8 @@ class Representation(ABC):
         needs_neighbours: Whether it uses the nearest real; if nothing does, none is searched.
         needs_random_real: Whether it uses a random real.
         fit_images: Training images that :meth:`fit` wants; 0 for a representation without anything to fit.
+        no_gradient: Why it, or a part of it, does not follow a pixel smoothly, so that gradients say less than the
+            whole; empty where they say how it changes.
     """
 
     name: ClassVar[str]
@@ -62,6 +64,7 @@ class Representation(ABC):
     needs_neighbours: ClassVar[bool] = False
     needs_random_real: ClassVar[bool] = False
     fit_images: int = 0
+    no_gradient: ClassVar[str] = ""
     embedding: Choice | None = None
     search_space: Choice | None = None
     neighbours: int | None = None

@@ -63,6 +63,7 @@ class ResidualCooccurrence(Representation):
     """
 
     name, title = "residual_cooccurrence", "co-occurrence of residuals"
+    no_gradient = "it counts rounded values"
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """See the class.
@@ -131,6 +132,7 @@ class ResidualStatistics(Representation):
     """Both of them as one vector: ``(1107,)``."""
 
     name, title = "residual_statistics", "co-occurrence and mean spectrum of residuals"
+    no_gradient = "its co-occurrences count rounded values"
 
     def __init__(self) -> None:
         self._parts = (ResidualCooccurrence(), WelchSpectrum())

@@ -118,8 +118,7 @@ class NetworkEmbedding(Embedding):
         if self._resize is not None:
             images = resize(images, [self._resize], antialias=True)
         images = normalize(center_crop(images, [self._crop]), list(self._mean), list(self._std))
-        with torch.no_grad():
-            features: Tensor = self.network(images)
+        features: Tensor = self.network(images)
         return features.float()
 
 

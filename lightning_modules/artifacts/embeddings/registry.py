@@ -16,7 +16,7 @@ from lightning_modules.common.tables import Choice, Table
 class Embedding(ABC):
     """A map from images to the space in which real images form the manifold (ManiFPT, Sec. 3: the map ``e``).
 
-    A network is frozen, in evaluation mode, and needs no gradients.
+    A network is frozen and in evaluation mode; gradients flow through it to the images.
 
     Attributes:
         version: Raised whenever the same image would be embedded differently, so that caches are not mixed.
@@ -26,6 +26,7 @@ class Embedding(ABC):
             and searched in integer arithmetic; points of an image's shape are taken to be the image.
         costly: True if embedded images are worth keeping on disk.
         label: What tells it from the same embedding with other arguments, in names and figures.
+        coloured: True if the three channels of a point are the red, green and blue of an image or of a part of it.
     """
 
     name: ClassVar[str]
@@ -35,6 +36,7 @@ class Embedding(ABC):
     eight_bit: ClassVar[bool] = False
     costly: ClassVar[bool] = False
     label: str = ""
+    coloured: bool = False
 
     def to(self, device: torch.device) -> Embedding:
         """The embedding on a device, as ``nn.Module.to``."""

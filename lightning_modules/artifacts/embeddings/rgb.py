@@ -21,6 +21,7 @@ class RGBEmbedding(Embedding):
     label = "rgb"
     preprocessing: ClassVar[str] = "none: RGB in [0, 1], native size, no crop, no normalisation"
     eight_bit = True
+    coloured = True
 
     def __call__(self, images: Tensor) -> Tensor:
         """The images ``(N, 3, H, W)`` in [0, 1] as they are, float32.
@@ -46,6 +47,7 @@ class ResidualEmbedding(Embedding):
     def __init__(self, channels: str = "rgb") -> None:
         self.channels = check_name("channels", channels, CHANNELS)
         self.arguments = {"channels": channels}
+        self.coloured = channels == "rgb"
         self.label = "residual" if channels == "rgb" else f"residual_{channels}"
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class Cooccurrence(Representation):
     """
 
     name, title = "cooccurrence", "co-occurrence matrices (Nataraj 2019)"
+    no_gradient = "it counts rounded values"
 
     def __init__(self, distance: int = 1, symmetric: bool = False) -> None:
         if distance < 1:

@@ -24,6 +24,7 @@ class RadialSpectrum(Representation):
     """
 
     name, title = "radial_spectrum", "radial spectrum (Durall 2020)"
+    no_gradient = "it is computed of rounded grey levels"
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """See the class."""

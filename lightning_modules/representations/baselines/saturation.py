@@ -20,6 +20,7 @@ class Saturation(Representation):
     """
 
     name, title = "saturation", "shares of saturated pixels (McCloskey and Albright 2018)"
+    no_gradient = "it counts rounded values"
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """See the class."""
@@ -45,6 +46,7 @@ class ColourRatios(Representation):
     """
 
     name, title = "colour_ratios", "histogram of colour ratios (McCloskey and Albright 2018)"
+    no_gradient = "it counts rounded values"
 
     def __init__(self, bins: int = 16) -> None:
         if bins < 2:

@@ -36,6 +36,7 @@ class SpectrumDecay(Representation):
     """
 
     name, title = "spectrum_decay", "decay of high frequencies (Dzanic 2020)"
+    no_gradient = "it is computed of rounded grey levels"
 
     def __init__(self, threshold: float = 0.75) -> None:
         if not 0.5 < threshold < 1.0:
