@@ -59,9 +59,9 @@ def smooth_gradient(logits_of: Callable[[Tensor], Tensor], image: Tensor, named:
     Raises:
         ValueError: a gradient that is not finite.
     """
-    total = torch.zeros_like(image, dtype=torch.float64)
     found: list[Tensor] = []
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # a test runs without either
+        total = torch.zeros_like(image, dtype=torch.float64)
         for part in torch.split(noise, max(1, _AT_ONCE // (image.shape[-2] * image.shape[-1]))):
             copies = (image.clone() + part.clone()).requires_grad_()  # clones: not of inference mode
             logits = logits_of(copies)
