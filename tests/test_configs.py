@@ -8,12 +8,14 @@ import pytest
 
 import evaluate
 import train
+from lightning_modules.generators.bundled.manifest import bundled_sources
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ATTRIBUTION = sorted([CONFIGS / "quickstart.yaml", *(CONFIGS / "attribution").glob("*.yaml")])
 BASELINES = sorted((CONFIGS / "attribution" / "baselines").glob("*.yaml"))
-ZOO = sorted((CONFIGS / "zoo").glob("*.yaml"))
+ZOO = sorted((CONFIGS / "zoo").rglob("*.yaml"))
 GM_FASHION = sorted((CONFIGS / "gm_fashion").glob("*.yaml"))
+GM_EMOJI = sorted((CONFIGS / "gm_emoji").glob("*.yaml"))
 FINGERPRINTED = CONFIGS / "generate" / "fingerprinted.yaml"  # run by tests/cli/generate/test_generate_fingerprinted.py
 GENERATE = sorted({*(CONFIGS / "generate").glob("*.yaml")} - {FINGERPRINTED})
 FINGERPRINT = sorted((CONFIGS / "fingerprint").glob("*.yaml"))  # run by tests/latent_fingerprint
@@ -34,7 +36,7 @@ def name(path: Path) -> str:
 
 
 def test_every_config_is_run_here_or_by_the_tests_named_above():
-    run_here = [*ATTRIBUTION, *BASELINES, *ZOO, *GM_FASHION, *GENERATE]
+    run_here = [*ATTRIBUTION, *BASELINES, *ZOO, *GM_FASHION, *GM_EMOJI, *GENERATE]
     run_elsewhere = [*ATTACKS, FINGERPRINTED, *FINGERPRINT, *SWEEPS]
     assert sorted([*run_here, *run_elsewhere]) == sorted(CONFIGS.rglob("*.yaml"))
 
@@ -74,7 +76,8 @@ def test_baseline_config_trains_and_tests(config, gm_root, tmp_path):
 
 @pytest.mark.parametrize("config", ZOO, ids=name)
 def test_zoo_config_trains(config, tmp_path):
-    data = ["--data.init_args.name=fashion_sample", "--data.init_args.batch_size=16"]
+    real_set = "emoji_sample" if config.parent.name == "emoji" else "fashion_sample"
+    data = [f"--data.init_args.name={real_set}", "--data.init_args.batch_size=16"]
     metrics = train.main(["--config", str(config), f"--run_dir={tmp_path / 'run'}", *SHORT, *data])
     assert any(key.startswith("train/") for key in metrics)
     assert all(abs(value) < float("inf") for value in metrics.values())
@@ -90,6 +93,17 @@ def test_gm_fashion_config_writes_a_data_set(config, tmp_path):
     assert set(counts.values()) == {2}
     assert "real-fashion" in counts
     assert {source.partition("-")[0] for source in counts} == {"real", "gan", "vae", "flow", "score"}
+
+
+@pytest.mark.parametrize("config", GM_EMOJI, ids=name)
+def test_gm_emoji_config_writes_a_data_set(config, tmp_path):
+    small = ["--n=2", "--real_images=2", "--manifold_images=3", "--reals=emoji_sample", "--processes=1"]
+    folder = evaluate.main(["generate", "--config", str(config), f"--out={tmp_path / 'gm'}", *small])
+    counts = {path.name: len(list(path.glob("*.png"))) for path in folder.iterdir() if path.is_dir()}
+    assert counts.pop("manifold-emoji") == 3
+    assert set(counts.values()) == {2}
+    expected = {"real-emoji", *(source.rpartition("/")[2] for source in bundled_sources() if "/" in source)}
+    assert set(counts) == expected
 
 
 @pytest.mark.parametrize("config", GENERATE, ids=name)
