@@ -57,7 +57,8 @@ def on_white(rgba: NDArray[np.uint8], size: int) -> Pixels:
     side = rgba.shape[0] // size
     total = levels.reshape(size, side, size, side, 3).sum(axis=(1, 3))
     count = 255 * side**2
-    return ((2 * total + count) // (2 * count)).astype(np.uint8)
+    pixels: Pixels = ((2 * total + count) // (2 * count)).astype(np.uint8)
+    return pixels
 
 
 def place_of(unified: str) -> tuple[str, float]:
@@ -106,14 +107,15 @@ def load_emoji_sample(root: Path | None, split: str, download: bool = False) -> 
     images = records[:, 1:].reshape(-1, _SAMPLE_SIZE, _SAMPLE_SIZE, 3)
 
     def picture(index: int) -> Pixels:
-        return images[index]
+        pixels: Pixels = images[index]
+        return pixels
 
     pictures = LazyPictures(len(images), picture)
     return RealSet("emoji", split, pictures, records[:, 0].astype(np.int64), CLASSES, LICENCE)
 
 
 def write_sample(root: Path, folder: Path) -> None:
-    """Write ``train.xz`` and ``test.xz`` of ``emoji_sample`` from the package: per picture a byte of label, then RGB."""
+    """Write ``train.xz`` and ``test.xz`` of ``emoji_sample``: per picture of the package a byte of label, then RGB."""
     for split, share in SAMPLE_SHARES.items():
         real_set = load_emoji(root, split, size=_SAMPLE_SIZE)
         records = [

@@ -161,7 +161,7 @@ class RealNVPGenerator(SmallGenerator):
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map dequantised images `(n, *image_shape)` to latents `(n, d)` and `log |d latent / d image|` `(n,)`."""
         z, log_det = self.principal_axes(images.flatten(1))
-        leading, detail, rest = z.split(self._parts, dim=1)
+        leading, detail, rest = torch.split(z, self._parts, dim=1)
         log_scale, shift = self.detail(leading)
         detail = detail * log_scale.exp() + shift
         log_det = log_det + log_scale.sum(dim=1)
@@ -172,7 +172,7 @@ class RealNVPGenerator(SmallGenerator):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Undo `encode`: latents `(n, d)` to images `(n, *image_shape)`, about [0, 1]."""
-        leading, detail, rest = latents.split(self._parts, dim=1)
+        leading, detail, rest = torch.split(latents, self._parts, dim=1)
         for coupling in reversed(self.couplings):
             leading = coupling.inverse(leading)  # type: ignore[operator]  # a ModuleList hides the class of its items
         log_scale, shift = self.detail(leading)
