@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from datamodules.blocks import block_loader
 from datamodules.gm_index.audit import Duplicates, Leak
 from datamodules.gm_index.manifest import FormatAudit, Plan, PlanSettings, make_plan
+from datamodules.gm_index.semantics import TrainWhere
 from datamodules.gm_index.splits import SPLITS, SplitRule
 from datamodules.images.image_io import MAX_PIXELS, path_text
 from datamodules.images.indexed_images import ManifoldImages, PlannedImages, collate_images
@@ -65,6 +67,9 @@ class GMDataModule(pl.LightningDataModule):
             0001_seed3.png); None for no groups. No group has images in two of train, val, test and manifold.
         block_size: Images of a block: what a test computes and commits at once, on whatever process. The last digits of
             its numbers depend on it.
+        train_where: Learn from some kind of content alone: ``{column: garment, values: [dress]}`` keeps images with
+            these values of a column of the index file for training, validation and manifold; the test has those with
+            others (``test: all``: with all). Test images are scored by value as well.
         max_image_pixels: Most pixels that a file's picture may have; a larger one is refused by its header.
 
     Raises:
@@ -109,6 +114,7 @@ class GMDataModule(pl.LightningDataModule):
         groups: str | None = None,
         block_size: int = 64,
         max_image_pixels: int = MAX_PIXELS,
+        train_where: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -132,6 +138,7 @@ class GMDataModule(pl.LightningDataModule):
             duplicates=duplicates,
             cache_folder=_cache_folder(base.absolute(), cache_dir),
             groups=groups,
+            train_where=TrainWhere.of(train_where, index_file),
         )
         self._plan: Plan | None = None
         self._prepared_here = False
@@ -168,6 +175,17 @@ class GMDataModule(pl.LightningDataModule):
                 "the data set is not read yet; call setup() first (a Trainer does so before it asks for batches)"
             )
         return self._plan
+
+    def relabel(self, labels: Mapping[str, int], classes: Sequence[str]) -> None:
+        """Join sources to classes: labels are positions among these from now on; images of other sources are left out.
+
+        The manifold stays as it is.
+        """
+        rows = self.plan.rows
+        manifold = rows["split"] == "manifold"
+        joined = rows["source"].map({source: classes[place] for source, place in labels.items()})
+        rows = rows.assign(source=joined.where(~manifold, rows["source"]))[manifold | joined.notna()]
+        self._plan = replace(self.plan, rows=rows.reset_index(drop=True), sources=list(classes))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data: a hash over the pictures of each split."""
@@ -296,7 +314,8 @@ class GMDataModule(pl.LightningDataModule):
         rows = self.plan.rows
         rows = rows[rows["split"] == "test"]
         digest = hashlib.blake2b("\n".join(rows["final"] + " " + rows["source"]).encode(), digest_size=16)
-        return {"pictures": digest.hexdigest()}
+        where = self.settings.train_where
+        return {"pictures": digest.hexdigest(), **({} if where is None else {"train_where": asdict(where)})}
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         images, batch_size, workers = self.images(split), self.hparams["batch_size"], self.hparams["num_workers"]

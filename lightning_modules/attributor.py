@@ -31,9 +31,11 @@ from lightning_modules.evaluation.attribution import (
 )
 from lightning_modules.evaluation.blocks import Evaluation, require_finite
 from lightning_modules.evaluation.conditions import make_conditions
+from lightning_modules.evaluation.label_spaces import about_label_space, share_labels
 from lightning_modules.evaluation.results import ATTRIBUTION
 from lightning_modules.metrics.attribution import attribution_metrics, scalars
 from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.label_spaces import AS_TRAINED, LabelSpace
 from lightning_modules.networks.controlled import MAIN, ControlledNetworks, channel_statistics
 from lightning_modules.networks.recipes import (
     AUTO,
@@ -143,6 +145,8 @@ class Attributor(pl.LightningModule):
         self.training_files: dict[str, dict[str, int]] = {}
         self.trained_on: Tensor | None = None  # content ids; None where the checkpoint does not say
         self.allow_training_images = False
+        self.asked_label_space = AS_TRAINED  # of a test on other sources
+        self.label_space: LabelSpace | None = None
         self.results: dict[str, Estimate] = {}
         self.evaluation: AttributionEvaluation | None = None
         self._prepared = self._fitted = False
@@ -181,9 +185,9 @@ class Attributor(pl.LightningModule):
     def _prepare(self) -> None:
         """Open the manifold of the checkpoint, or build the data set's; refuse data of other sources."""
         sources = list(getattr(self.data, "sources", self.sources))
-        if sources != self.sources:
+        if self.label_space is None and sources != self.sources:
             found = f"the data set has the sources {sources}, the attributor was trained on {self.sources}"
-            raise ValueError(f"{found}; use a data set with the same sources")
+            raise ValueError(f"{found}; use a data set with the same sources, or --label_space family or shared-model")
         if not self._prepared:
             first, barrier = self.trainer.is_global_zero, self.trainer.strategy.barrier
             self.representations.prepare(self.data, self.device, first, barrier)
@@ -241,7 +245,8 @@ class Attributor(pl.LightningModule):
         return begin_evaluation(self.trainer, lambda: self._about_evaluation(parts, block_size, seen))
 
     def _about_evaluation(self, parts: dict[str, int], block_size: int, seen: int | None) -> Evaluation:
-        settings = attribution_settings(self.sources, self.networks, self.fdr_halvings, self.seed)
+        sources = self.sources if self.label_space is None else self.label_space.classes
+        settings = attribution_settings(sources, self.networks, self.fdr_halvings, self.seed)
         settings |= {"weights": content_hash(self.networks.state_dict()), "flip": self.flip}
         settings |= {
             "training images": seen,
@@ -250,6 +255,9 @@ class Attributor(pl.LightningModule):
         }
         report = {"settings": self.report_settings(), "source_info": getattr(self.data, "source_info", {})}
         report |= {"data": self.data.describe(), "training": plain_training(self.trainer)}
+        if self.label_space is not None:
+            settings["label space"] = self.label_space.to_json()
+            report |= about_label_space(self.label_space, self.data, self.trained_with, report["data"])
         conditions = [condition.to_json() for condition in self.conditions]
         return Evaluation(ATTRIBUTION, settings, block_size, parts, conditions, report)
 
@@ -257,7 +265,7 @@ class Attributor(pl.LightningModule):
         """Choose what the report shows."""
         shown = example_indices(self.data.images("test").labels.tolist(), SHOWN_EXAMPLES)
         self.evaluation = AttributionEvaluation(
-            self.representations, self.networks, self.conditions, self.flip, shown, self.nearest_image
+            self.representations, self.networks, self.conditions, self.flip, shown, self.nearest_image, self.label_space
         )
 
     def on_predict_start(self) -> None:
@@ -384,6 +392,9 @@ class Attributor(pl.LightningModule):
         self.training_files = saved.get("training_files", self.training_files)  # earlier versions wrote none
         self.trained_on = saved.get("trained_on")  # likewise
         self.representations.load_checkpoint(saved)
+        if self.asked_label_space != AS_TRAINED:  # before the data makes its batches
+            self.label_space = share_labels(self.asked_label_space, self.sources, size, self.data)
+            self.trained_with = dict(checkpoint.get("datamodule_hyper_parameters", {}))
 
     # --- what reports and the command line ask -----------------------------------------------------------------------
 

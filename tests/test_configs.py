@@ -21,6 +21,7 @@ GENERATE = sorted({*(CONFIGS / "generate").glob("*.yaml")} - {FINGERPRINTED})
 FINGERPRINT = sorted((CONFIGS / "fingerprint").glob("*.yaml"))  # run by tests/latent_fingerprint
 SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))  # checked by tests/cli/sweep/test_sweep_file.py
 ATTACKS = sorted((CONFIGS / "attacks").glob("*.yaml"))  # lists of attacks, run by tests/attacks
+SLOW_BASELINES = ("marra2018", "nataraj2019", "wang2020", "yu2019")
 SHORT = [
     "--trainer.accelerator=cpu",
     "--trainer.max_epochs=1",
@@ -46,7 +47,15 @@ def test_configs_stay_short(config):
     assert len(config.read_text().splitlines()) <= 40
 
 
-@pytest.mark.parametrize("config", ATTRIBUTION, ids=name)
+LONG = {  # networks for images of another size than the test's: 20 s each and more
+    "attribution/gm_celeba": [pytest.mark.slow],
+    **{f"attribution/baselines/{method}": [pytest.mark.slow] for method in SLOW_BASELINES},
+}
+
+
+@pytest.mark.parametrize(
+    "config", [pytest.param(each, id=name(each), marks=LONG.get(name(each), [])) for each in ATTRIBUTION]
+)
 def test_attribution_config_trains_and_tests(config, gm_root, tmp_path):
     data = [f"--data.init_args.root={gm_root}", "--data.init_args.batch_size=8", "--data.init_args.num_workers=0"]
     data += [f"--data.init_args.cache_dir={tmp_path / 'cache'}", "--trainer.limit_val_batches=2"]
@@ -56,9 +65,6 @@ def test_attribution_config_trains_and_tests(config, gm_root, tmp_path):
     assert 0 <= metrics["test/accuracy"] <= 1
     assert (tmp_path / "run" / "report.html").is_file()
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
-
-
-LONG = {"attribution/baselines/wang2020": [pytest.mark.slow]}  # a ResNet50 that sees every pixel
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ SUFFIXES = (".py", ".md", ".yaml", ".json", ".png", ".toml", ".j2")
 OF_USERS = {"photos", "data", "images", "runs"}  # folders that examples read or write
 WRITTEN = {"sweep.md", "trade_off.png", "metrics.json", "provenance.json", "config.yaml", "users.json"}
 WRITTEN |= {"evaluation.json", "results.csv", "comparison.html", "comparison.md"}
+WRITTEN |= {"table.html", "table.md", "designs.yaml"}
 WRITTEN |= {"model_index.json", "sources.yaml"}  # of runs, or of users
 MODULES = {"model": [Attributor, LatentFingerprint, *(getattr(zoo, name) for name in zoo.__all__)]}
 MODULES["data"] = [getattr(datamodules, name) for name in datamodules.__all__]

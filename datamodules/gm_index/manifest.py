@@ -16,6 +16,7 @@ from datamodules.gm_index.audit import Duplicates, Leak, audit_formats, describe
 from datamodules.gm_index.file_index import INDEX_VERSION, build_index, read_parquet, write_parquet
 from datamodules.gm_index.grouped_splits import draw_grouped_splits
 from datamodules.gm_index.groups import assign_groups, check_groups, describe_groups, join_copies, looks_grouped
+from datamodules.gm_index.semantics import SEMANTIC, TrainWhere
 from datamodules.gm_index.sources import discover_folders, read_index_file, read_sources_yaml
 from datamodules.gm_index.splits import SUFFIXES, SplitRule, check_given, draw_splits, read_split_file, write_split_file
 from datamodules.images.file_scan import describe_files
@@ -50,6 +51,7 @@ class PlanSettings:
     duplicates: Duplicates
     cache_folder: Path
     groups: str | None = None
+    train_where: TrainWhere | None = None
 
     def __post_init__(self) -> None:
         check_groups(self.groups)
@@ -80,7 +82,8 @@ class Plan:
 
     Attributes:
         rows: Table with ``path``, ``source``, ``split``, ``content`` (content id of the file's pixels), ``final``
-            (after the pixel path), ``group`` ("" for an image alone); ordered by path.
+            (after the pixel path), ``group`` ("" for an image alone); with ``train_where`` also ``semantic``, what the
+            image shows; ordered by path.
         sources: Names of the labelled sources, sorted; a label is a position here.
         image_size: (H, W) after the pixel path.
         audit: What the format audit found of each attribute of the files that varies, best predictor first; None where
@@ -170,7 +173,8 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
     nothing = Plan(pd.DataFrame(columns=PLAN_COLUMNS), [], (0, 0))
     left_out: list[LeftOut] = []
     if settings.index_file is not None:
-        entries = read_index_file(settings.index_file, settings.base, problems)
+        column = None if settings.train_where is None else settings.train_where.column
+        entries = read_index_file(settings.index_file, settings.base, problems, column)
     else:
         entries = discover_folders(settings.base, problems, left_out)
     if settings.split_file and settings.split_file.suffix.lower() not in SUFFIXES:
@@ -199,10 +203,13 @@ def _make_plan(settings: PlanSettings, workers: int | None, problems: Problems) 
     for source in sorted(set(entries["source"]) - set(rows["source"])):
         problems.add(Kind.TOO_FEW, f"{source}: no usable image left")
     rows = rows.assign(split=_split(rows, settings, problems, notes))
+    if settings.train_where is not None:
+        rows = rows.assign(split=settings.train_where.choose(rows, rows["split"], settings.rule, problems, notes))
     _check_disjoint(rows, problems)
     sources = sorted(rows.loc[rows["role"] == "source", "source"].unique())
     size = (int(rows["height"].iloc[0]), int(rows["width"].iloc[0]))
-    used = rows.loc[rows["split"] != "", PLAN_COLUMNS].reset_index(drop=True)
+    used = rows.loc[rows["split"] != "", [*PLAN_COLUMNS, *([SEMANTIC] if SEMANTIC in rows else [])]]
+    used = used.reset_index(drop=True)
     if (rows["group"] == "").all() and (seems := looks_grouped(rows, settings.base, settings.pixel_path)):
         notes.append(seems)
     groups = describe_groups(used, settings.groups)

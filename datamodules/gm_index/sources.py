@@ -77,10 +77,18 @@ def discover_folders(root: Path, problems: Problems, left_out: list[LeftOut] | N
 def read_sources_yaml(folder: Path, names: set[str], problems: Problems) -> dict[str, dict[str, Any]]:
     """Entry of each source in ``folder/sources.yaml``, read with the safe loader; {} without a file.
 
+    A file ``designs.yaml`` beside it, of the same form, adds to the entries: the design choices of a user's generators.
+
     They may stand at the top of the file or under the key ``sources``. ``problems`` takes a file that is no mapping,
     and entries that are not of ``names``, the sources and manifold folders found.
     """
-    path = folder / "sources.yaml"
+    entries = _read_yaml(folder / "sources.yaml", names, problems)
+    for name, choices in _read_yaml(folder / "designs.yaml", names, problems).items():
+        entries[name] = {**entries.get(name, {}), **choices}
+    return entries
+
+
+def _read_yaml(path: Path, names: set[str], problems: Problems) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
@@ -90,7 +98,9 @@ def read_sources_yaml(folder: Path, names: set[str], problems: Problems) -> dict
         problems.add(Kind.SOURCES_YAML, f"{path} cannot be parsed: {error}")
         return {}
     for name in _named_twice(yaml.compose(text, Loader=yaml.SafeLoader)):
-        problems.add(Kind.SOURCES_YAML, f"{name!r} stands there more than once, and only the last would count")
+        problems.add(
+            Kind.SOURCES_YAML, f"{path.name}: {name!r} stands there more than once, and only the last would count"
+        )
     if isinstance(content, dict) and isinstance(content.get("sources"), dict):
         content = content["sources"]
     if not isinstance(content, dict):
@@ -99,9 +109,9 @@ def read_sources_yaml(folder: Path, names: set[str], problems: Problems) -> dict
     entries = {}
     for name, entry in content.items():
         if name not in names:
-            problems.add(Kind.SOURCES_YAML, f"{name!r} is described, but there are no images of it")
+            problems.add(Kind.SOURCES_YAML, f"{path.name}: {name!r} is described, but there are no images of it")
         elif not isinstance(entry, dict):
-            problems.add(Kind.SOURCES_YAML, f"{name!r} is described by {entry!r}, not by a mapping")
+            problems.add(Kind.SOURCES_YAML, f"{path.name}: {name!r} is described by {entry!r}, not by a mapping")
         else:
             entries[name] = entry
     return entries
@@ -121,7 +131,7 @@ def _named_twice(node: yaml.Node | None) -> list[str]:
 GIVEN_SPLITS = ("train", "val", "test", "manifold")
 
 
-def _read_table(index_file: Path, problems: Problems) -> pd.DataFrame | None:
+def _read_table(index_file: Path, problems: Problems, column: str | None) -> pd.DataFrame | None:
     if not index_file.is_file():
         problems.add(Kind.INDEX_FILE, f"{index_file} is {'a folder' if index_file.exists() else 'not there'}")
         return None
@@ -144,24 +154,30 @@ def _read_table(index_file: Path, problems: Problems) -> pd.DataFrame | None:
     if table.empty:
         problems.add(Kind.INDEX_FILE, f"{index_file} has no rows")
         return None
-    return (
-        table.reindex(columns=["path", "source", "split", "group"], fill_value="").fillna("").astype(str).map(str.strip)
-    )
+    if column is not None and column not in table.columns:
+        found = ", ".join(map(str, table.columns))
+        problems.add(Kind.INDEX_FILE, f"{index_file} lacks the column {column} of train_where; its columns: {found}")
+        return None
+    shown = table[column] if column is not None else ""
+    table = table.reindex(columns=["path", "source", "split", "group"], fill_value="").assign(semantic=shown)
+    return table.fillna("").astype(str).map(str.strip)
 
 
-def read_index_file(index_file: Path, base: Path, problems: Problems) -> pd.DataFrame:
+def read_index_file(index_file: Path, base: Path, problems: Problems, column: str | None = None) -> pd.DataFrame:
     """Read and check a CSV or Parquet table: ``path``, ``source`` and optionally ``split`` and ``group``.
 
     Returns:
-        Table as of ``entries_frame``, of the rows without a problem, and ``group`` ("" for an image that is in none).
+        Table as of ``entries_frame``, of the rows without a problem, and ``group`` ("" for an image that is in none);
+        with a ``column`` that says what images show, that as ``semantic``.
     """
-    table = _read_table(index_file, problems)
+    table = _read_table(index_file, problems, column)
     if table is None:
         return entries_frame([])
     with_split = bool((table["split"] != "").any())
     rows: dict[str, tuple[str, str, str, str]] = {}
     groups: dict[str, str] = {}
-    for number, (path, source, split, group) in enumerate(table.itertuples(index=False, name=None), start=1):
+    shown: dict[str, str] = {}
+    for number, (path, source, split, group, semantic) in enumerate(table.itertuples(index=False, name=None), start=1):
         wrong = _row_problem(path, source, split, with_split)
         manifold = split == "manifold" or source.startswith("manifold-")
         row = (path, source, "manifold" if manifold else "source", split)
@@ -172,9 +188,10 @@ def read_index_file(index_file: Path, base: Path, problems: Problems) -> pd.Data
         elif not (base / text_path(path)).is_file():
             problems.add(Kind.MISSING_PATH, f"row {number}: {path} (source {source})")
         else:
-            rows[path], groups[path] = row, group
+            rows[path], groups[path], shown[path] = row, group, semantic
     entries = entries_frame(list(rows.values()))
-    return entries.assign(group=entries["path"].map(groups).astype("str"))
+    entries = entries.assign(group=entries["path"].map(groups).astype("str"))
+    return entries if column is None else entries.assign(semantic=entries["path"].map(shown).astype("str"))
 
 
 def _row_problem(path: str, source: str, split: str, with_split: bool) -> str:

@@ -21,7 +21,8 @@ class PlannedImages(Dataset[dict[str, Any]]):
 
     Paths lie in one Arrow array, not in a list: workers then share the memory of a list of millions instead of copying
     it. Without ``final`` in the rows, files are not compared with what was indexed; with ``position``, that is the
-    ``index`` of an item. Without sources there is no ``label`` (the manifold has none).
+    ``index`` of an item; with ``semantic``, what it shows is said too. Without sources there is no ``label`` (the
+    manifold has none).
     """
 
     def __init__(self, base: Path, rows: pd.DataFrame, pixel_path: PixelPath, sources: list[str] | None) -> None:
@@ -29,6 +30,7 @@ class PlannedImages(Dataset[dict[str, Any]]):
         self.paths = pa.array(rows["path"].astype(object), type=pa.large_string())
         self.final = pa.array(rows["final"].astype(object), type=pa.large_string()) if "final" in rows else None
         self.positions = rows["position"].to_numpy(dtype=np.int64) if "position" in rows else None
+        self.semantics = pa.array(rows["semantic"], type=pa.large_string()) if "semantic" in rows else None
         self.labels = None
         if sources is not None:
             positions = {name: position for position, name in enumerate(sources)}
@@ -57,6 +59,8 @@ class PlannedImages(Dataset[dict[str, Any]]):
             "index": index if self.positions is None else int(self.positions[index]),
             "path": path_text(path),
         }
+        if self.semantics is not None:
+            item["semantic"] = self.semantics[index].as_py()
         if self.labels is not None:
             item["label"] = int(self.labels[index])
         return item

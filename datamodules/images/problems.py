@@ -119,7 +119,7 @@ class Kind(Enum):
     )
     INDEX_FILE = (
         "bad index file",
-        "a .csv or .parquet file with the columns path, source and, if wanted, split and group",
+        "a .csv or .parquet file with the columns path, source and, if wanted, split, group, that of {train_where}",
         "correct the file named by {index_file}",
     )
     INDEX_ROW = (
@@ -139,9 +139,9 @@ class Kind(Enum):
         "give the settings it was written with, restore the images, or name another {split_file} to write a new one",
     )
     SOURCES_YAML = (
-        "bad sources.yaml",
+        "bad sources.yaml or designs.yaml",
         "a mapping from folder names of this data set to mappings of plain values",
-        "correct sources.yaml or remove it",
+        "correct the file or remove it",
     )
     FORMAT_LEAK = (
         "sources that can be told apart without looking at the pixels",

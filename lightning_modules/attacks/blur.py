@@ -206,7 +206,8 @@ class Blur(Attack):
             around = (window - weights.shape[1]) // 2
             taps[chosen, around : around + weights.shape[1]] = weights
         several = max(1, _PIECE // images[0].numel()) if images.device.type == "cpu" else len(images)
-        pieces = zip(images.split(several), torch.from_numpy(taps).to(images).split(several), strict=True)
+        each = torch.from_numpy(taps).to(images)
+        pieces = zip(torch.split(images, several), torch.split(each, several), strict=True)
         return torch.cat([blur_by_matrices(some, theirs) for some, theirs in pieces])
 
     def _by_kernel(

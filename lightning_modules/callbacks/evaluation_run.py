@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytorch_lightning as pl
 
-from lightning_modules.callbacks.training_record import training_behind
+from lightning_modules.callbacks.training_record import cost_behind, training_behind
 from lightning_modules.common.blocks import Block
 from lightning_modules.evaluation.blocks import Evaluation, EvaluationFolder
 from lightning_modules.evaluation.results import fold_results
@@ -69,7 +69,7 @@ def plain_training(trainer: pl.Trainer) -> dict[str, Any] | None:
 
 
 def complete_provenance(run_dir: Path, trainer: pl.Trainer) -> TrainingState | None:
-    """Add to `provenance.json`, if there is one, how far the training had come and the hashes of what was tested.
+    """Add to `provenance.json`, if there is one, how far the training had come, its cost, hashes of what was tested.
 
     Returns:
         How far the training behind the weights had come; None where that is not known.
@@ -82,7 +82,7 @@ def complete_provenance(run_dir: Path, trainer: pl.Trainer) -> TrainingState | N
         hashes = {"data": next(iter(settings.get("data", {}).values()), None)}
         hashes["manifold"] = settings.get("representation", {}).get("manifold")
         found.setdefault("hashes", {}).update({name: value for name, value in hashes.items() if value is not None})
-        write_json(path, {**found, "training": training})
+        write_json(path, {**found, "training": training, "training_cost": cost_behind(trainer)})
     return training
 
 

@@ -39,6 +39,8 @@ class TrivialBaselines(Callback):
         folder = Path(trainer.default_root_dir)
         if not trainer.is_global_zero or has_beside(folder):
             return
+        if getattr(pl_module, "label_space", None) is not None:
+            return  # they would be fitted on the data set that is tested, which the attributor has never seen
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         most, workers = most_per_source(len(data.sources), data.image_size), data.hparams["num_workers"]
         parts = {}

@@ -76,6 +76,7 @@ OPTIONS = (
     Option("runs_dir", str, "runs", "folder of all runs"),
     Option("fresh", bool, False, "begin anew where an unfinished one is there", ("test", "predict")),
     Option("allow_training_images", bool, False, "test on images of the training too; the report says so", ("test",)),
+    Option("label_space", str, "as-trained", "on other sources: family or shared-model (attributors only)", ("test",)),
     Option(OPTION, str, None, "prefix of classes that the config of a checkpoint may name", ("test", "predict")),
     Option("checkpoint_every_n_epochs", int, 1, "how often last.ckpt is renewed"),
     Option("test_after_fit", bool, True, "evaluate on the test split afterwards"),

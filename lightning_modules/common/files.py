@@ -7,9 +7,9 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 PARTIAL = ".partial"
 PLACE_ERRORS = {
@@ -158,3 +158,11 @@ def file_hash(*paths: Path) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+def data_set_name(settings: Mapping[str, object]) -> str:
+    """The name of the folder, or of the index file, that the settings of a data module name; `data` without either."""
+    root, index_file = settings.get("root"), settings.get("index_file")
+    if root:
+        return PurePath(str(root)).name or str(root)
+    return PurePath(str(index_file)).stem if index_file else "data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from lightning_modules.evaluation.conditions import Condition, changed_images
 from lightning_modules.metrics.attribution import attribution_estimates, attribution_metrics, even_selection
 from lightning_modules.metrics.fdr import FrechetDistanceRatio
 from lightning_modules.metrics.intervals import TRAINING_IMAGES, Estimate, proportion
+from lightning_modules.metrics.label_spaces import LabelSpace
 from lightning_modules.metrics.seed_accuracy import SeedAccuracy
 from lightning_modules.networks.controlled import MAIN, ControlledNetworks
 from lightning_modules.representations.batches import Representations
@@ -46,6 +48,7 @@ class AttributionEvaluation:
         flip: Answer for an image and its mirror image together.
         examples: Indices of the images that a report shows.
         nearest_image: The real image (3, H, W) of a point of the manifold, or None.
+        label_space: Classes that are answered in place of the trained sources, if these are not the test's.
     """
 
     def __init__(
@@ -56,9 +59,11 @@ class AttributionEvaluation:
         flip: bool,
         examples: Collection[int],
         nearest_image: Callable[[int], Tensor | None],
+        label_space: LabelSpace | None = None,
     ) -> None:
         self.represent, self.networks, self.conditions, self.flip = represent, networks, conditions, flip
         self.examples, self.nearest_image = frozenset(examples), nearest_image
+        self.answers = (lambda logits: logits) if label_space is None else label_space.answers
 
     def columns(self, batch: Mapping[str, Any]) -> dict[str, pa.Array]:
         """The columns of a block of images: what the networks answer under every condition.
@@ -69,6 +74,8 @@ class AttributionEvaluation:
         images, labels = eight_bit(batch["image"]), batch["label"]
         columns: dict[str, pa.Array] = {name: matrix(batch[name]) for name in ("index", "label", "content_id")}
         columns["path"] = pa.array(batch["path"], type=pa.large_string())
+        if "semantic" in batch:  # what images show, where the training was of some kinds alone
+            columns["semantic"] = pa.array(batch["semantic"], type=pa.large_string())
         shown = self.represent.shown
         names = {*self.networks.inputs, *([] if shown is None else [shown])}
         for place, condition in enumerate(self.conditions):
@@ -83,15 +90,17 @@ class AttributionEvaluation:
             logits, features = outputs[MAIN]
             for what, values in (("logits", logits), ("features", features)):
                 require_finite(f"{what} under {condition.name}", values, batch["path"], _LOOK_AT)
-            columns[f"{place}.logits"] = matrix(logits.float())
+            columns[f"{place}.logits"] = matrix(self.answers(logits.float()))
             columns[f"{place}.features"] = matrix(features.float())
             if found.distance is not None:
                 columns[f"{place}.distance"] = matrix(found.distance)
             if controls := control_names(self.networks.compared):
-                named = torch.stack([outputs[name][0].argmax(dim=1) for name in controls], dim=1)
+                named = torch.stack([self.answers(outputs[name][0]).argmax(dim=1) for name in controls], dim=1)
                 columns[f"{place}.named"] = matrix(named.to(torch.int16))
             if (fusion := self.networks.fusion) is not None:
-                columns[f"{place}.ablated"] = matrix(fusion.ablated(features).argmax(dim=2).T.to(torch.int16))
+                columns[f"{place}.ablated"] = matrix(
+                    self.answers(fusion.ablated(features)).argmax(dim=2).T.to(torch.int16)
+                )
             if condition.attack is None:
                 artifacts = None if shown is None else found.tensors[shown]
                 columns["example"] = self._examples(batch, artifacts, found.nearest)
@@ -161,6 +170,7 @@ def fold_attribution(folder: EvaluationFolder) -> dict[str, Estimate]:
     for place, entry in enumerate(folder.evaluation.conditions):
         condition = Condition.from_json(entry)
         found |= _of_condition(folder, place, condition, settings)
+    found |= semantic_accuracies(folder)
     if seen := settings["training images"]:
         found[TRAINING_IMAGES] = proportion(seen, folder.parts[PART])
     return found
@@ -219,6 +229,19 @@ def _of_condition(
     for name, right in zip(ablations, ablated.tolist(), strict=True):
         found[f"{prefix}{name}/accuracy"] = proportion(right, folder.parts[PART])
     return found
+
+
+def semantic_accuracies(folder: EvaluationFolder) -> dict[str, Estimate]:
+    """Accuracy of clean images by what they show, `test/semantic/dress/accuracy`; empty where the data do not say."""
+    if not folder.has_column(PART, "semantic"):
+        return {}
+    right, counts = Counter[str](), Counter[str]()
+    for table in folder.read(PART, ["label", "semantic", "0.logits"]):
+        named = read_matrix(table, "0.logits").argmax(dim=1) == read_matrix(table, "label")
+        shown = [str(value).replace("/", "_") for value in table["semantic"].to_pylist()]
+        counts.update(shown)
+        right.update(value for value, good in zip(shown, named.tolist(), strict=True) if good)
+    return {f"test/semantic/{value}/accuracy": proportion(right[value], counts[value]) for value in sorted(counts)}
 
 
 def _used_for_fdr(folder: EvaluationFolder) -> Tensor:

@@ -81,8 +81,8 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:
             label,
             {key: each[0].settings.get(key) for key in differing},
             sorted(each, key=lambda run: run.seed),
-            _spreads([run.metrics for run in each]),
-            _spreads([{result.key: result.estimate for result in run.results} for run in each]),
+            spreads([run.metrics for run in each]),
+            spreads([{result.key: result.estimate for result in run.results} for run in each]),
         )
         for each, label in zip(members, _labels(members, differing), strict=True)
     ]
@@ -170,15 +170,16 @@ def _short(key: str, keys: Sequence[str]) -> str:
     return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
 
 
-def _spreads(runs: Sequence[Mapping[K, Estimate]]) -> dict[K, Spread]:
-    spreads = {}
+def spreads(runs: Sequence[Mapping[K, Estimate]]) -> dict[K, Spread]:
+    """Each number over the runs that have it."""
+    found_spreads = {}
     for name in dict.fromkeys(name for run in runs for name in run):
         defined = [run[name] for run in runs if name in run]
         found = [estimate for estimate in defined if not math.isnan(estimate.value)]  # a recall without images, say
         if found:
             spread = mean_and_std([estimate.value for estimate in found])
-            spreads[name] = Spread(*spread, len(found), found[0] if len(found) == 1 else None)
-    return spreads
+            found_spreads[name] = Spread(*spread, len(found), found[0] if len(found) == 1 else None)
+    return found_spreads
 
 
 def text(value: Any) -> str:

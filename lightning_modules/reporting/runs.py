@@ -32,6 +32,8 @@ SEED = "seed_everything"
 _PLACES = ("run_dir", "runs_dir", "ckpt_path", "default_root_dir", "dirpath", "save_dir", "config", "out", "fresh")
 # what it shows and logs meanwhile;
 _SHOWN = ("allow_training_images", "enable_progress_bar", "enable_model_summary", "logger", "log_every_n_steps")
+# what a test says and a training that is tested at once does not, where it means the same;
+_UNSAID = {"label_space": "as-trained"}
 # where it is computed and where copies of its data are kept, which the numbers do not depend on;
 _MACHINE = ("devices", "num_nodes", "accelerator", "num_workers", "cache_dir", "pin_memory", "persistent_workers")
 _MACHINE_BELOW = ("trainer.strategy", "model.init_args.manifold.dir", "model.init_args.manifold.search_memory_mib")
@@ -118,7 +120,7 @@ def _read(folder: Path) -> Run | Unfinished:
     if not isinstance(config, dict):
         raise ValueError(f"{folder / 'config.yaml'} holds a {type(config).__name__}; expected settings by name")
     flat = flat_settings(current_config(config))
-    kept = {key: value for key, value in flat.items() if not _of_run_alone(key)}
+    kept = {key: value for key, value in flat.items() if not _of_run_alone(key) and _UNSAID.get(key) != value}
     machine = {key: value for key, value in kept.items() if _of_machine(key)}
     seeds = list(dict.fromkeys(str(flat[key]) for key in _SEEDS if key in flat)) or ["none"]
     provenance = read_provenance(folder)

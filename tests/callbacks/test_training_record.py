@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.demos.boring_classes import BoringModel
 
-from lightning_modules.callbacks.training_record import TrainingRecord, read_training_state, training_behind
+from lightning_modules.callbacks.training_record import (
+    TrainingRecord,
+    cost_behind,
+    read_training_state,
+    training_behind,
+)
 from lightning_modules.reporting.findings import TrainingState
+from lightning_modules.reporting.training_cost import TrainingCost, together
 
 
 class PowerCutError(RuntimeError):
@@ -113,3 +120,65 @@ def test_a_checkpoint_that_does_not_say_and_no_training_at_all(tmp_path):
     untrained = trainer_of(tmp_path / "untrained")
     untrained.test(Scored(), verbose=False)
     assert training_behind(untrained) is None
+
+
+class Busy(BoringModel):
+    """Computes a while in each step, and holds memory that it gives back."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        begun = time.process_time()
+        while time.process_time() - begun < 0.02:
+            torch.randn(1000).sort()
+        return super().training_step(batch, batch_idx)
+
+
+def test_the_cost_of_a_training_and_of_its_resumption(tmp_path):
+    held = torch.ones(64, 2**20, dtype=torch.uint8)  # 64 MiB
+    with pytest.raises(PowerCutError):
+        trainer_of(tmp_path, PowerCut(1), max_epochs=2).fit(Busy())
+    first = cost_of(tmp_path / "last.ckpt")
+    assert 4 * 0.02 <= first.processor_seconds < 4
+    assert first.wall_seconds >= 4 * 0.02
+    assert first.peak_bytes > held.numel()
+    assert (first.processes, first.peak_device_bytes) == (1, None)
+    trainer = trainer_of(tmp_path, max_epochs=2)
+    trainer.fit(Busy(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
+    both = cost_of(tmp_path / "last.ckpt")
+    assert both.processor_seconds >= first.processor_seconds + 4 * 0.02
+    assert both.wall_seconds >= first.wall_seconds + 4 * 0.02
+    assert cost_behind(trainer) == both
+
+
+def cost_of(checkpoint: Path) -> TrainingCost:
+    tester = trainer_of(checkpoint.parent / "test")
+    tester.test(BoringModel(), ckpt_path=str(checkpoint), weights_only=True, verbose=False)
+    found = cost_behind(tester)
+    assert found is not None
+    return found
+
+
+def test_the_cost_of_several_processes():
+    shares = [TrainingCost(10.0, 8.0, 100, None, 1), TrainingCost(11.0, 9.0, 90, 7, 1)]
+    assert together(shares) == TrainingCost(11.0, 17.0, 100, 7, 2)
+    assert TrainingCost.from_json(shares[1].to_json()) == shares[1]
+    assert TrainingCost.from_json({"wall_seconds": 1.0}) is None
+    assert shares[0].after(shares[1]) == TrainingCost(21.0, 17.0, 100, 7, 1)
+
+
+def test_workers_that_read_images_count(tmp_path):
+    class Slow(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Any:
+            begun = time.process_time()
+            while time.process_time() - begun < 0.1:
+                torch.randn(1000).sort()
+            return torch.randn(32)
+
+    loader: Any = torch.utils.data.DataLoader(Slow(), num_workers=1, persistent_workers=True)
+    trainer = trainer_of(tmp_path, max_epochs=1)
+    trainer.fit(BoringModel(), train_dataloaders=loader)
+    found = cost_behind(trainer)
+    assert found is not None
+    assert found.processor_seconds >= 0.35  # those of the worker, which is alive still

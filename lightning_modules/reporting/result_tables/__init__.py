@@ -1,0 +1,1 @@
+"""The tables of a paper, one command each (`evaluate.py compare --table NAME`): made of run folders alone."""
