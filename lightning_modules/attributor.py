@@ -187,7 +187,7 @@ class Attributor(pl.LightningModule):
         sources = list(getattr(self.data, "sources", self.sources))
         if self.label_space is None and sources != self.sources:
             found = f"the data set has the sources {sources}, the attributor was trained on {self.sources}"
-            raise ValueError(f"{found}; use a data set with the same sources, or --label_space family or shared-model")
+            raise ValueError(f"{found}; use a data set with the same sources, or test with --label_space family")
         if not self._prepared:
             first, barrier = self.trainer.is_global_zero, self.trainer.strategy.barrier
             self.representations.prepare(self.data, self.device, first, barrier)

@@ -16,7 +16,7 @@ from lightning_modules.attacks.curves import CURVES
 from lightning_modules.common.random_streams import draw_uniforms
 
 _SMALL = 64  # pixels: up to here a product with matrices beats a convolution, whatever the kernel
-_PIECE = 2**18  # values that a processor works on at once: what is larger is asked of the system anew each time
+_PIECE = 2**18  # values in one product on a CPU: the memory of larger ones comes from the system anew in each call
 
 _PAPER: Spec = {"kernel": [3, 7, 9, 16, 25], "sigma": [0.5, 1.0, 1.5, 2.0]}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +44,8 @@ def index(args: list[str]) -> Path:
             raise ValueError("--column names the column of --classify, which is not given; leave it out, or give both")
         rows = _listed(asked.root)
         check_file(out, "--out")
+        if out.exists():  # it may hold columns that somebody wrote
+            raise ValueError(f"{out} is already there; move it away, or name another file with --out")
         head = ["path", "source"]
         if asked.classify is not None:
             column = asked.column or COLUMNS.get(asked.classify, asked.classify)
@@ -67,7 +68,7 @@ def _listed(root: Path) -> list[tuple[str, ...]]:
     from datamodules.images.problems import Problems
 
     problems, left_out = Problems(f"GM data set {root}"), list[LeftOut]()
-    entries = discover_folders(Path(os.fspath(root)), problems, left_out)
+    entries = discover_folders(root, problems, left_out)
     problems.raise_if_any()
     if left_out:
         sys.stderr.write(f"note: {root}: {left_out_line(len(entries), left_out, None)}\n")

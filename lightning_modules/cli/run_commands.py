@@ -17,7 +17,7 @@ from lightning_modules.cli.options import PIXEL_PATH
 from lightning_modules.common.shipped import program
 from lightning_modules.common.tables import check_name
 from lightning_modules.evaluation.blocks import clear_evaluation
-from lightning_modules.metrics.label_spaces import LABEL_SPACES
+from lightning_modules.metrics.label_spaces import AS_TRAINED, LABEL_SPACES
 
 
 def train(args: list[str]) -> dict[str, float]:
@@ -57,7 +57,10 @@ def test(args: list[str]) -> dict[str, float]:
     """Evaluate a checkpoint on the test split; returns the logged metrics by name."""
     cli = FrameworkCLI(args, purpose="test")
     cli.model.allow_training_images = cli.config["allow_training_images"]  # of attributors
-    cli.model.asked_label_space = check_name("label_space", cli.config["label_space"], LABEL_SPACES)  # likewise
+    space = check_name("label_space", cli.config["label_space"], LABEL_SPACES)
+    if space != AS_TRAINED and not hasattr(cli.model, "asked_label_space"):
+        raise ValueError(f"found --label_space {space} for a {type(cli.model).__name__}; it is of attributors alone")
+    cli.model.asked_label_space = space
     cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True, verbose=False)
     cli.finish()
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}

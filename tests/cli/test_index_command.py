@@ -62,6 +62,14 @@ def test_mistakes(gm_root, arguments, message):
         index([word.replace("ROOT", str(gm_root)) for word in arguments])
 
 
+def test_a_file_that_is_there_stays(gm_root, tmp_path):
+    out = tmp_path / "index.csv"
+    out.write_text("path,source,split\n")
+    with pytest.raises(SystemExit, match=r"index.csv is already there; move it away, or name another file with --out"):
+        index([str(gm_root), "--out", str(out)])
+    assert out.read_text() == "path,source,split\n"
+
+
 def test_images_of_another_size_are_refused(tmp_path):
     from gm_folders import write_source
 

@@ -44,6 +44,11 @@ def test_a_run_leaves_numbers_rows_figures_and_a_report(run):
     assert read_fingerprint(run / "fingerprint.safetensors").bits == BITS
 
 
+def test_what_is_asked_of_attributors_alone_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="found --label_space family for a LatentFingerprint"):
+        evaluated(run, tmp_path / "test", "--label_space", "family")
+
+
 def test_every_kind_of_negative_is_counted_once_and_together(run):
     metrics = read_metrics(run)
     for kind in NEGATIVES:
