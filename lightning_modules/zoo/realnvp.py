@@ -30,6 +30,7 @@ class RealNVP(GeneratorTraining):
         ema_decay: weight of the past in the averaged flow.
         image_channels: 1 for grey images of 28 px, 3 for RGB ones of 32 px.
         axes: principal axes that are kept, for smaller files; None for all.
+        rest_temperature: factor on the latents of what these axes leave, when sampling; None for `temperature`.
     """
 
     source = "flow-realnvp"
@@ -42,7 +43,9 @@ class RealNVP(GeneratorTraining):
         "skip": "affine coupling",
         "loss": "negative log-likelihood",
     }
-    generator_arguments = ("leading", "couplings", "hidden", "temperature", "image_channels", "axes")
+    generator_arguments = (
+        *("leading", "couplings", "hidden", "temperature", "image_channels", "axes", "rest_temperature"),
+    )
 
     def __init__(
         self,
@@ -55,8 +58,9 @@ class RealNVP(GeneratorTraining):
         ema_decay: float = 0.998,
         image_channels: int = 1,
         axes: int | None = None,
+        rest_temperature: float | None = None,
     ) -> None:
-        flow = RealNVPGenerator(leading, couplings, hidden, temperature, image_channels, axes)
+        flow = RealNVPGenerator(leading, couplings, hidden, temperature, image_channels, axes, rest_temperature)
         super().__init__(flow, ema_decay)
         self.save_hyperparameters()
 

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 
 import pytest
-from gm_folders import write_source
+from gm_folders import write_attribution_bench, write_genimage, write_source
 
 from datamodules import GMDataModule
 from lightning_modules.cli.index import index
@@ -16,25 +16,6 @@ from lightning_modules.cli.index import index
 def rows_of(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def write_genimage(root, train=20, val=6):
-    """Three of its folders: as in its description, with the archive's folder inside, and that folder alone."""
-    for folder in ("Midjourney", "stable_diffusion_v_1_4/imagenet_ai_0419_sdv4", "imagenet_ai_0419_biggan"):
-        for split, count in (("train", train), ("val", val)):
-            for kind in ("ai", "nature"):
-                write_source(root, f"{folder}/{split}/{kind}", count)
-    return root
-
-
-def write_attribution_bench(root, count=8):
-    for model in ("4o", "SD1_5", "mid-6.0", "real"):
-        for place in ("AnimalFace/cat", "COCO"):
-            files = write_source(root, f"{model}/{place}", count)
-            for number, file in enumerate(files):
-                if model != "real":
-                    file.rename(file.with_name(f"{model}_p{number // 2}_i{number % 2}.png"))
-    return root
 
 
 def test_genimage_is_read_by_the_data_module(tmp_path):
@@ -60,24 +41,24 @@ def test_imageattributionbench_is_read_with_classes_and_prompts(tmp_path):
     root = write_attribution_bench(tmp_path / "bench")
     out = index([str(root), "--layout", "imageattributionbench"])
     rows = {row["path"]: row for row in rows_of(out)}
-    assert rows["SD1_5/AnimalFace/cat/SD1_5_p1_i0.png"] == {
-        "path": "SD1_5/AnimalFace/cat/SD1_5_p1_i0.png",
+    assert rows["SD1_5/HumanFace/FFHQ/SD1_5_p1_i0.png"] == {
+        "path": "SD1_5/HumanFace/FFHQ/SD1_5_p1_i0.png",
         "source": "score-SD1_5",
-        "group": "cat/p1",
-        "class": "cat",
-        "kind": "AnimalFace",
+        "group": "FFHQ/p1",
+        "class": "FFHQ",
+        "kind": "HumanFace",
     }
     assert rows["real/COCO/00000.png"]["source"] == "real-imageattributionbench"
     assert rows["real/COCO/00000.png"]["group"] == ""
     assert {row["source"] for row in rows.values()} == {
         *("closed-4o", "closed-mid-6.0", "score-SD1_5", "real-imageattributionbench")
     }
-    where = {"column": "class", "values": ["cat"]}
+    where = {"column": "class", "values": ["FFHQ"]}
     split = {"train_fraction": 0.5, "val_fraction": 0.25, "test_fraction": 0.25}
     data = GMDataModule(root=str(root), index_file=str(out), train_where=where, **split)
     data.setup()
     used = data.plan.rows
-    assert set(used.loc[used["split"] == "train", "semantic"]) == {"cat"}
+    assert set(used.loc[used["split"] == "train", "semantic"]) == {"FFHQ"}
     assert set(used.loc[used["split"] == "test", "semantic"]) == {"COCO"}
     groups = used[used["group"] != ""].groupby("group")["split"].nunique()
     assert len(groups) > 0

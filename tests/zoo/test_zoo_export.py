@@ -88,19 +88,19 @@ def test_a_generator_of_an_unfinished_training_is_called_that(run, tmp_path, cap
 def test_a_second_seed_has_a_name_of_its_own_and_names_its_network(run, tmp_path):
     folder, _ = run
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    assert export(checkpoint, tmp_path / "small", licence="Apache-2.0", name="gan-dcgan-2") == "gan-dcgan-2"
+    assert export(checkpoint, tmp_path / "small", licence="Apache-2.0", name="gan-dcgan-seed2") == "gan-dcgan-seed2"
     export(checkpoint, tmp_path / "small")
     (tmp_path / "sources.yaml").write_text("{}\n")
-    entry, place = manifest_entry("small/gan-dcgan-2", tmp_path)
+    entry, place = manifest_entry("small/gan-dcgan-seed2", tmp_path)
     assert (entry["network"], entry["licence"], entry["weights"]) == (
         "gan-dcgan",
         "Apache-2.0",
-        "gan-dcgan-2.safetensors",
+        "gan-dcgan-seed2.safetensors",
     )
     assert (place / entry["weights"]).is_file()
-    assert bundled_sources(tmp_path) == ["small/gan-dcgan", "small/gan-dcgan-2"]
+    assert bundled_sources(tmp_path) == ["small/gan-dcgan", "small/gan-dcgan-seed2"]
     latents = torch.randn(2, 8)
-    first, second = (load_bundled(f"small/{name}", tmp_path) for name in ("gan-dcgan", "gan-dcgan-2"))
+    first, second = (load_bundled(f"small/{name}", tmp_path) for name in ("gan-dcgan", "gan-dcgan-seed2"))
     assert torch.equal(first.synthesize(latents), second.synthesize(latents))
     for name in ("dcgan", "vae-dcgan", "gan-../up"):
         with pytest.raises(ValueError, match=r"expected gan-MODEL, such as gan-dcgan"):

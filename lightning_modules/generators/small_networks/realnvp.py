@@ -45,16 +45,28 @@ class PrincipalAxes(nn.Module):
         """Set the axes from dequantised images `(n, dim)`, n well above the number of axes that are kept."""
         x = images.double()
         mean = x.mean(dim=0)
-        variance, axes = torch.linalg.eigh((x - mean).T @ (x - mean) / (len(x) - 1))
+        variance, axes, rest = self._principal(x - mean)
         self.mean.copy_(mean)
-        self.axes.copy_(axes.flip(1)[:, : self.kept])
-        variance = variance.flip(0).clamp(min=1e-10)
-        rest = variance[self.kept :].mean(dim=0, keepdim=True) if self.kept < self.dim else variance[:0]
-        self.scale.copy_(torch.cat([variance[: self.kept], rest]).sqrt())
+        self.axes.copy_(axes)
+        self.scale.copy_(torch.cat([variance, rest]).clamp(min=1e-10).sqrt())
         log_scale = self.scale[: self.kept].double().log().sum()
         if self.kept < self.dim:
             log_scale = log_scale + (self.dim - self.kept) * self.scale[-1].double().log()
         self.log_det.copy_(-log_scale)
+
+    def _principal(self, centred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Variances `(kept,)`, axes `(dim, kept)`, and the mean variance of the axes left out, `(1,)` or `(0,)`."""
+        n = len(centred)
+        if self.kept < n - 1 < self.dim:  # the products of images have the same variances and are fewer
+            variance, mixing = torch.linalg.eigh(centred @ centred.T / (n - 1))
+            variance, mixing = variance.flip(0), mixing.flip(1)[:, : self.kept]
+            axes = centred.T @ mixing / ((n - 1) * variance[: self.kept]).sqrt()
+        else:
+            variance, axes = torch.linalg.eigh(centred.T @ centred / (n - 1))
+            variance, axes = variance.flip(0), axes.flip(1)[:, : self.kept]
+        left = self.dim - self.kept
+        rest = (variance[self.kept :].sum() / left)[None] if left else variance[:0]
+        return variance[: self.kept], axes, rest
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return whitened coordinates, `(n, kept)` or, where axes are left out, `(n, kept + dim)`, and log |det|."""
@@ -129,6 +141,8 @@ class RealNVPGenerator(SmallGenerator):
         temperature: factor on the latents when sampling (Kingma & Dhariwal 2018, Sec. 6); 1 samples the model itself.
         image_channels: 1 for grey images of 28 px, 3 for RGB ones of 32 px.
         axes: principal axes that are kept (`PrincipalAxes`), more than `leading`; None for all.
+        rest_temperature: factor on the latents of what the kept axes leave, which is white noise; None for
+            `temperature`.
     """
 
     def __init__(
@@ -139,6 +153,7 @@ class RealNVPGenerator(SmallGenerator):
         temperature: float = 0.7,
         image_channels: int = 1,
         axes: int | None = None,
+        rest_temperature: float | None = None,
     ) -> None:
         dim = image_channels * inner_size(image_channels) ** 2
         kept = dim if axes is None else axes
@@ -148,6 +163,7 @@ class RealNVPGenerator(SmallGenerator):
         self.dim = dim
         self.leading = leading
         self.temperature = temperature
+        self.rest_temperature = temperature if rest_temperature is None else rest_temperature
         self.principal_axes = PrincipalAxes(dim, kept)
         self.detail = Conditional(leading, kept - leading, hidden)
         self.couplings = nn.ModuleList(Coupling(leading, hidden, seed) for seed in range(couplings))
@@ -188,5 +204,7 @@ class RealNVPGenerator(SmallGenerator):
         return log_prior + log_det
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Map N(0, I) latents `(n, d)` to images `(n, *image_shape)`, about [0, 1], at the sampling temperature."""
-        return self.decode(self.temperature * latents)
+        """Map N(0, I) latents `(n, d)` to images `(n, *image_shape)`, about [0, 1], at the sampling temperatures."""
+        kept = self.principal_axes.kept
+        scaled = [self.temperature * latents[:, :kept], self.rest_temperature * latents[:, kept:]]
+        return self.decode(torch.cat(scaled, dim=1))

@@ -112,6 +112,17 @@ def test_a_flow_that_keeps_few_axes_is_inverted(short):
     torch.testing.assert_close(flow.decode(shifted), images)
 
 
+def test_what_the_axes_leave_has_a_temperature_of_its_own(short):
+    flow, _ = short
+    latents = flow.sample_latents(3, seed=0).double()
+    arguments = {"leading": 4, "couplings": 2, "hidden": 8, "image_channels": 3, "axes": 10}
+    for given, rest in ((None, 0.5), (0.1, 0.1)):
+        cool = RealNVPGenerator(**arguments, temperature=0.5, rest_temperature=given).double()
+        cool.load_state_dict(flow.state_dict())
+        expected = torch.cat([0.5 * latents[:, :10], rest * latents[:, 10:]], dim=1)
+        torch.testing.assert_close(cool(latents), flow.decode(expected))
+
+
 def test_a_gaussian_of_few_axes_has_its_likelihood_and_its_samples_its_covariance():
     """Against torch's low-rank Gaussian: the axes that are left out have the mean of their variances."""
     torch.manual_seed(3)
@@ -129,6 +140,19 @@ def test_a_gaussian_of_few_axes_has_its_likelihood_and_its_samples_its_covarianc
     unit = torch.eye(kept + dim, dtype=torch.float64)
     linear = axes.inverse(unit) - axes.mean
     torch.testing.assert_close(linear.T @ linear, covariance, rtol=1e-6, atol=1e-9)
+
+
+def test_few_images_have_the_axes_of_their_covariance():
+    torch.manual_seed(4)
+    dim, kept, n = 30, 3, 20  # fewer images than values
+    data = torch.randn(n, dim, dtype=torch.float64) * torch.linspace(3, 0.1, dim, dtype=torch.float64)
+    axes = PrincipalAxes(dim, kept).double()
+    axes.fit(data)
+    variance, vectors = torch.linalg.eigh(torch.cov(data.T))
+    torch.testing.assert_close(axes.scale[:kept], variance[-kept:].flip(0).sqrt())
+    torch.testing.assert_close(axes.scale[kept:], variance[:-kept].mean().sqrt()[None])
+    projection = vectors[:, -kept:] @ vectors[:, -kept:].T
+    torch.testing.assert_close(axes.axes @ axes.axes.T, projection)
 
 
 @pytest.mark.parametrize("axes", [4, 4000])
