@@ -56,7 +56,7 @@ def write_genimage(root: Path, train: int = 20, val: int = 6) -> Path:
     return root
 
 
-def write_attribution_bench(root: Path, count: int = 20) -> Path:
+def write_attribution_bench(root: Path, count: int = 40) -> Path:
     """Three of its models and its reals, of two kinds; two images of each prompt."""
     for model in ("4o", "SD1_5", "mid-6.0", "real"):
         for place in ("HumanFace/FFHQ", "COCO"):

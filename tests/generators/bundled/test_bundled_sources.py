@@ -158,9 +158,9 @@ def test_shipped_images_are_what_the_weights_give(source, generator):
         return
     assert len(shipped) == entry["images"]["n"]
     assert len(shipped_images(source, seed=1)) == 0
-    made = synthesize_block(generator, 0, BLOCK)
+    made = synthesize_block(generator, 0, len(shipped) - BLOCK)
     made = made.permute(0, 2, 3, 1).numpy() if source in COLOUR else made[:, 0, 2:-2, 2:-2].numpy()
-    difference = np.abs(made.astype(int) - shipped[BLOCK : 2 * BLOCK].astype(int))
+    difference = np.abs(made.astype(int) - shipped[-BLOCK:].astype(int))
     # another processor adds in another order, and a pixel on the edge between two levels may fall to the other side
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-3
