@@ -53,6 +53,7 @@ INDEXED = {"genimage": write_genimage, "imageattributionbench": write_attributio
 LONG = {  # networks for images of another size than the test's: 20 s each and more
     **{f"attribution/{layout}": [pytest.mark.slow] for layout in INDEXED},
     "attribution/gm_celeba": [pytest.mark.slow],
+    "attribution/gm_256px": [pytest.mark.slow],
     **{f"attribution/baselines/{method}": [pytest.mark.slow] for method in SLOW_BASELINES},
 }
 
