@@ -8,34 +8,44 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.images.image_io import MAX_PIXELS, to_tensor
+from datamodules.images.image_io import MAX_PIXELS, Pixels, to_tensor
 from datamodules.real import RealSet, load_real_set
 from datamodules.samplers import training_sampler
 from lightning_modules.common.content_ids import content_id, content_id_to_int
 
 
 class RealImages(Dataset[dict[str, torch.Tensor | int]]):
-    """A real set as items ``{"image": float32 (3, H, W) in [0, 1], "label", "content_id", "index"}``."""
+    """A real set as items ``{"image": float32 (3, H, W) in [0, 1], "label", "content_id", "index"}``.
 
-    def __init__(self, real_set: RealSet) -> None:
+    ``mirrored``: every picture a second time, with left and right exchanged.
+    """
+
+    def __init__(self, real_set: RealSet, mirrored: bool = False) -> None:
         self.real_set = real_set
+        self.mirrored = mirrored
 
     def __len__(self) -> int:
-        return len(self.real_set)
+        return len(self.real_set) * (2 if self.mirrored else 1)
+
+    def _pixels(self, index: int) -> tuple[Pixels, int]:
+        """Pixels of item ``index`` and the picture's position in the set; the mirror images follow the pictures."""
+        position = index % len(self.real_set)
+        pixels = self.real_set.pictures[position]
+        return (pixels if index == position else pixels[:, ::-1]), position
 
     def content_hash(self, count: int) -> str:
         """Hash of the first `count` pictures, at most all."""
         digest = hashlib.sha256()
         for index in range(min(count, len(self))):
-            digest.update(content_id(self.real_set.pictures[index]).encode())
+            digest.update(content_id(self._pixels(index)[0]).encode())
         return digest.hexdigest()[:32]
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         """Item ``index``; ``label`` is -1 where the set has no classes."""
-        pixels, labels = self.real_set.pictures[index], self.real_set.labels
+        (pixels, position), labels = self._pixels(index), self.real_set.labels
         return {
             "image": to_tensor(pixels),
-            "label": -1 if labels is None else int(labels[index]),
+            "label": -1 if labels is None else int(labels[position]),
             "content_id": content_id_to_int(content_id(pixels)),
             "index": index,
         }
@@ -53,6 +63,7 @@ class RealImagesDataModule(pl.LightningDataModule):
         download: Let the set's library fetch it where it is not found.
         center_crop: Side of the central square to cut out first, in pixels; None keeps the set's own pictures.
         resize: Length of the shorter side to scale to then, in pixels; None keeps it.
+        mirrored: Train on the mirror image of every picture as well, which doubles a small set.
         max_image_pixels: Most pixels that a file's picture may have; a larger one is refused by its header.
     """
 
@@ -69,6 +80,7 @@ class RealImagesDataModule(pl.LightningDataModule):
         download: bool = False,
         center_crop: int | None = None,
         resize: int | None = None,
+        mirrored: bool = False,
         max_image_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__()
@@ -87,7 +99,7 @@ class RealImagesDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Open the training split."""
         if self.train_set is None:
-            self.train_set = RealImages(self._load())
+            self.train_set = RealImages(self._load(), self.hparams["mirrored"])
 
     def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor | int]]:
         """Shuffled full batches of the training split; the incomplete last one is left out."""

@@ -26,7 +26,7 @@ from lightning_modules.common.tables import Table
 from lightning_modules.generators.bundled.load import NETWORKS, load_bundled
 from lightning_modules.generators.checkpoints.load import READERS, load_generator
 from lightning_modules.generators.checkpoints.stored import KINDS, StoredGenerator
-from lightning_modules.generators.small_networks.grey import INNER_SIZE, GreyGenerator
+from lightning_modules.generators.small_networks.base import INNER_SIZE, SmallGenerator
 from lightning_modules.metrics.extractors import EXTRACTORS, FeatureExtractor, build_extractor
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ class Negative(Embedding):
         return 1 - images
 
 
-class Flat(GreyGenerator):
+class Flat(SmallGenerator):
     """A small network."""
 
     def __init__(self, latent_dim: int) -> None:

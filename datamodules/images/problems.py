@@ -122,6 +122,13 @@ class Kind(Enum):
         "at least one image of every source in each split whose fraction is not 0",
         "add images, or change {train_fraction}, {val_fraction}, {test_fraction} or {manifold_fraction}",
     )
+    LAYOUT = (
+        "folder that does not fit the layout",
+        "genimage: GENERATOR/train/ and val/ with ai/ and nature/ inside; imageattributionbench: MODEL/CLASS/ or "
+        "MODEL/KIND/CLASS/, with real/ among the models",
+        "name the folder above those of the generators; --layout gm is <family>-<model>/; or list the images in a CSV "
+        "file and give it as --csv",
+    )
     INDEX_FILE = (
         "bad index file",
         "a .csv or .parquet file with the columns path, source and, if wanted, split, group, that of {train_where}",
@@ -184,6 +191,7 @@ class Reader:
 GM_DATA = Reader("nothing was trained or evaluated")
 REALS = Reader("no real image was used")
 REALS_OF_OTHERS = Reader(REALS.outcome, "`reals_{}`")  # of commands that have other images too
+LISTING = Reader("no index was written", "{}")
 PREDICTION = Reader(
     "nothing was predicted; `--skip_unreadable true` goes on without such files and writes the reason in their rows",
     "`--{}`",

@@ -85,6 +85,9 @@ REAL_SETS = Table(
     {
         "fashion": "datamodules.real.fashion_mnist:load_fashion_mnist",
         "fashion_sample": "datamodules.real.fashion_mnist:load_fashion_sample",
+        "emoji": "datamodules.real.emoji:load_emoji",
+        "emoji_64": "datamodules.real.emoji:load_emoji_64",
+        "emoji_sample": "datamodules.real.emoji:load_emoji_sample",
         "cifar10": "datamodules.real.cifar10:load_cifar10",
         "celeba": "datamodules.real.celeba:load_celeba",
         "celeba_hq": "datamodules.real.image_folder:load_celeba_hq",

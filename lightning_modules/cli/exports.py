@@ -52,6 +52,7 @@ def export(args: list[str]) -> None:
     parser.add_argument("out", type=Path, nargs="?", help="folder of weights and manifest; default: the shipped one")
     parser.add_argument("--images", type=int, default=0, help="samples to ship as well, a multiple of the block size")
     parser.add_argument("--licence", default="MIT", help="licence of the weights")
+    parser.add_argument("--name", help="<family>-<model> of the source; default: that of the network")
     given = parser.parse_args(args)
     out = _checked(parser, given.out)
     import torch
@@ -60,7 +61,7 @@ def export(args: list[str]) -> None:
     from lightning_modules.zoo.export import export
 
     torch.set_num_threads(1)
-    print(export(given.checkpoint, out or WEIGHTS_FOLDER, given.images, given.licence))
+    print(export(given.checkpoint, out or WEIGHTS_FOLDER, given.images, given.licence, given.name))
 
 
 def export_classifier(args: list[str]) -> None:

@@ -124,7 +124,8 @@ def sheets(args: list[str]) -> list[Path]:
             images = ImageFolder(folder, path, REALS, asked.images).tensor()
         else:
             images = first_samples(source, asked.images, asked.seed)
-        written.append(asked.out / f"samples_{folder.name}.png")
+        shown = folder.name if folder.is_dir() else source.replace("/", "-")
+        written.append(asked.out / f"samples_{shown}.png")
         save_sheet(images, written[-1])
         print(written[-1])
     return written

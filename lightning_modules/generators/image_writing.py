@@ -52,6 +52,7 @@ class Block:
     stop: int
     size: int
     black_below: int = 0
+    white_above: int = 255
 
 
 def generate_images(
@@ -77,6 +78,7 @@ def generate_sources(
     processes: int = 1,
     progress: bool = True,
     black_below: int = 0,
+    white_above: int = 255,
 ) -> None:
     """Write samples of several sources, whose blocks share the processes; files that are there are kept.
 
@@ -87,7 +89,8 @@ def generate_sources(
         seed: seed of the latents.
         processes: processes that share the work; the bytes do not depend on it.
         progress: show a progress bar.
-        black_below: 8-bit values below this one are written as 0 (`blacken`).
+        black_below: 8-bit values below this one are written as 0 (`on_one_ground`).
+        white_above: 8-bit values above this one are written as 255.
 
     Raises:
         ValueError: n or processes below 1, or a generator whose images cannot be made again.
@@ -102,7 +105,7 @@ def generate_sources(
         remove_partials(folder)
         size = block_size(generators[source])
         for start in range(0, n, size):
-            block = Block(source, folder, seed, start, min(start + size, n), size, black_below)
+            block = Block(source, folder, seed, start, min(start + size, n), size, black_below, white_above)
             if any(not image_path(folder, i).is_file() for i in range(block.start, block.stop)):
                 blocks.append(block)
     processes = min(processes, len(blocks))
@@ -160,9 +163,12 @@ def write_png(pixels: NDArray[np.uint8], path: Path, optimize: bool = False) -> 
     write_bytes(path, buffer.getvalue())
 
 
-def blacken(pixels: NDArray[np.uint8], below: int) -> NDArray[np.uint8]:
-    """Set 8-bit values below `below`, 0 to 255, to 0, channel by channel: one black ground for images of any origin."""
-    return np.where(pixels < below, np.uint8(0), pixels)
+def on_one_ground(pixels: NDArray[np.uint8], black_below: int = 0, white_above: int = 255) -> NDArray[np.uint8]:
+    """Set 8-bit values below `black_below` to 0 and those above `white_above` to 255, channel by channel.
+
+    Images of any origin then stand on one ground, be it black or white; 0 and 255 change nothing.
+    """
+    return np.where(pixels < black_below, np.uint8(0), np.where(pixels > white_above, np.uint8(255), pixels))
 
 
 def _write_block(block: Block) -> Block:
@@ -170,7 +176,8 @@ def _write_block(block: Block) -> Block:
     for index in range(block.start, block.stop):
         path = image_path(block.folder, index)
         if not path.is_file():
-            write_png(blacken(images[index % block.size].permute(1, 2, 0).numpy(), block.black_below), path)
+            pixels = images[index % block.size].permute(1, 2, 0).numpy()
+            write_png(on_one_ground(pixels, block.black_below, block.white_above), path)
     return block
 
 

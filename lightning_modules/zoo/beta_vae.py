@@ -22,6 +22,7 @@ class BetaVAE(GeneratorTraining):
         beta: factor on the KL term; above 1 it trades sharpness for samples that stay on the manifold.
         learning_rate: of Adam.
         ema_decay: weight of the past in the averaged decoder.
+        image_channels: 1 for grey images of 28 px, 3 for RGB ones of 32 px.
     """
 
     source = "vae-beta-vae"
@@ -34,7 +35,7 @@ class BetaVAE(GeneratorTraining):
         "skip": "none",
         "loss": "binary cross-entropy plus beta times KL",
     }
-    generator_arguments = ("latent_dim", "width")
+    generator_arguments = ("latent_dim", "width", "image_channels")
 
     def __init__(
         self,
@@ -44,10 +45,11 @@ class BetaVAE(GeneratorTraining):
         beta: float = 2.0,
         learning_rate: float = 1e-3,
         ema_decay: float = 0.998,
+        image_channels: int = 1,
     ) -> None:
-        super().__init__(BetaVAEDecoder(latent_dim, width), ema_decay)
+        super().__init__(BetaVAEDecoder(latent_dim, width, image_channels), ema_decay)
         self.save_hyperparameters()
-        self.encoder = BetaVAEEncoder(latent_dim, encoder_width)
+        self.encoder = BetaVAEEncoder(latent_dim, encoder_width, image_channels)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on encoder and decoder; the averaged copy is not trained."""
@@ -56,7 +58,7 @@ class BetaVAE(GeneratorTraining):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the negative evidence lower bound in nats per image, its KL term weighted by beta (Eq. 4)."""
-        images = self.grey_images(batch)
+        images = self.inner_images(batch)
         mean, log_variance = self.encoder(images)
         latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         logits = self.generator.logits(latents)

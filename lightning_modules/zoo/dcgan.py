@@ -20,6 +20,7 @@ class DCGAN(GeneratorTraining):
         width: channels of generator and discriminator at 14 px.
         learning_rate: of both Adam optimisers.
         ema_decay: weight of the past in the averaged generator.
+        image_channels: 1 for grey images of 28 px, 3 for RGB ones of 32 px.
     """
 
     source = "gan-dcgan"
@@ -32,15 +33,20 @@ class DCGAN(GeneratorTraining):
         "skip": "none",
         "loss": "non-saturating binary cross-entropy",
     }
-    generator_arguments = ("latent_dim", "width")
+    generator_arguments = ("latent_dim", "width", "image_channels")
 
     def __init__(
-        self, latent_dim: int = 64, width: int = 32, learning_rate: float = 3e-4, ema_decay: float = 0.998
+        self,
+        latent_dim: int = 64,
+        width: int = 32,
+        learning_rate: float = 3e-4,
+        ema_decay: float = 0.998,
+        image_channels: int = 1,
     ) -> None:
-        super().__init__(DCGANGenerator(latent_dim, width), ema_decay)
+        super().__init__(DCGANGenerator(latent_dim, width, image_channels), ema_decay)
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.discriminator = DCGANDiscriminator(width)
+        self.discriminator = DCGANDiscriminator(width, image_channels)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam with beta1 = 0.5 for both players (Radford et al. 2016, Sec. 4)."""
@@ -51,7 +57,7 @@ class DCGAN(GeneratorTraining):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update the discriminator, then the generator on the same fakes."""
-        real = self.grey_images(batch)
+        real = self.inner_images(batch)
         discriminator_optimiser, generator_optimiser = self.optimisers()
         fake = self.generator(torch.randn(len(real), self.generator.latent_dim, device=self.device))
 

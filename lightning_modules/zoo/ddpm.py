@@ -23,6 +23,7 @@ class DDPM(GeneratorTraining):
         learning_rate: of AdamW, after a linear warm-up.
         warmup: updates until the learning rate is reached.
         ema_decay: weight of the past in the averaged UNet.
+        image_channels: 1 for grey images of 28 px, 3 for RGB ones of 32 px.
     """
 
     source = "score-ddpm"
@@ -35,7 +36,7 @@ class DDPM(GeneratorTraining):
         "skip": "residual and concatenation",
         "loss": "denoising squared error (v)",
     }
-    generator_arguments = ("channels", "layers_per_block", "training_steps", "sampling_steps")
+    generator_arguments = ("channels", "layers_per_block", "training_steps", "sampling_steps", "image_channels")
 
     def __init__(
         self,
@@ -46,11 +47,13 @@ class DDPM(GeneratorTraining):
         learning_rate: float = 1e-3,
         warmup: int = 200,
         ema_decay: float = 0.998,
+        image_channels: int = 1,
     ) -> None:
         # importing diffusers takes seconds, which the other sources need not pay
         from lightning_modules.generators.small_networks.ddpm import DDPMGenerator
 
-        super().__init__(DDPMGenerator(channels, layers_per_block, training_steps, sampling_steps), ema_decay)
+        unet = DDPMGenerator(channels, layers_per_block, training_steps, sampling_steps, image_channels)
+        super().__init__(unet, ema_decay)
         self.save_hyperparameters()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -60,7 +63,7 @@ class DDPM(GeneratorTraining):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean squared error of v (Salimans & Ho 2022, App. D)."""
-        images = self.grey_images(batch)
+        images = self.inner_images(batch)
         time = torch.randint(0, self.hparams["training_steps"], (len(images),), device=self.device)
         noised, target = self.generator.add_noise(images, torch.randn_like(images), time)
         loss = F.mse_loss(self.generator.predict(noised, time), target)

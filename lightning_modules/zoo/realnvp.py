@@ -10,11 +10,11 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from lightning_modules.generators.small_networks.realnvp import DIM, RealNVPGenerator
+from lightning_modules.generators.small_networks.realnvp import RealNVPGenerator
 from lightning_modules.zoo.training import GeneratorTraining
 
 AXES_BATCHES = 100
-"""Batches that the principal axes are taken from; with 128 images each, 16 images per axis."""
+"""Batches that the principal axes are taken from; with 128 grey images each, 16 images per axis."""
 
 
 class RealNVP(GeneratorTraining):
@@ -28,6 +28,9 @@ class RealNVP(GeneratorTraining):
         learning_rate: of Adam, after a linear warm-up.
         warmup: updates until the learning rate is reached.
         ema_decay: weight of the past in the averaged flow.
+        image_channels: 1 for grey images of 28 px, 3 for RGB ones of 32 px.
+        axes: principal axes that are kept, for smaller files; None for all.
+        rest_temperature: factor on the latents of what these axes leave, when sampling; None for `temperature`.
     """
 
     source = "flow-realnvp"
@@ -40,7 +43,9 @@ class RealNVP(GeneratorTraining):
         "skip": "affine coupling",
         "loss": "negative log-likelihood",
     }
-    generator_arguments = ("leading", "couplings", "hidden", "temperature")
+    generator_arguments = (
+        *("leading", "couplings", "hidden", "temperature", "image_channels", "axes", "rest_temperature"),
+    )
 
     def __init__(
         self,
@@ -51,8 +56,12 @@ class RealNVP(GeneratorTraining):
         learning_rate: float = 5e-4,
         warmup: int = 200,
         ema_decay: float = 0.998,
+        image_channels: int = 1,
+        axes: int | None = None,
+        rest_temperature: float | None = None,
     ) -> None:
-        super().__init__(RealNVPGenerator(leading, couplings, hidden, temperature), ema_decay)
+        flow = RealNVPGenerator(leading, couplings, hidden, temperature, image_channels, axes, rest_temperature)
+        super().__init__(flow, ema_decay)
         self.save_hyperparameters()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -66,20 +75,23 @@ class RealNVP(GeneratorTraining):
         if self.updates:
             return
         batches = islice(self.trainer.train_dataloader or (), AXES_BATCHES)
-        images = torch.cat([self.dequantise(self.grey_images(batch)).flatten(1) for batch in batches])
-        if len(images) < 2 * DIM:
-            raise ValueError(f"found {len(images)} images for the principal axes, expected at least {2 * DIM}")
+        images = torch.cat([self.dequantise(self.inner_images(batch)).flatten(1) for batch in batches])
+        needed = 2 * self.generator.principal_axes.kept
+        if len(images) < needed:
+            raise ValueError(
+                f"found {len(images)} images for the principal axes, expected at least {needed}: set fewer `axes`"
+            )
         self.generator.principal_axes.fit(images.to(self.device))
 
     def dequantise(self, images: Tensor) -> Tensor:
-        """Spread each 8-bit level over its interval of width 1/256: `(n, 1, 28, 28)` in [0, 1] to [0, 1)."""
+        """Spread each 8-bit level over its interval of width 1/256: `(n, c, h, w)` in [0, 1] to [0, 1)."""
         return (images * 255 + torch.rand_like(images)) / 256
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return bits per dimension of the 8-bit images."""
-        images = self.dequantise(self.grey_images(batch))
+        images = self.dequantise(self.inner_images(batch))
         nats = -self.generator.log_likelihood(images).mean()
         # the density is over [0, 1): a level is 1/256 wide, which adds 8 bits per pixel
-        bits: Tensor = nats / (DIM * math.log(2)) + 8
+        bits: Tensor = nats / (self.generator.dim * math.log(2)) + 8
         self.log("train/bits_per_dim", bits, prog_bar=True)
         return bits

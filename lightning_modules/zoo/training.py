@@ -16,11 +16,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lightning_modules.common.images import to_uint8
 from lightning_modules.generators.checkpoints.stored import StoredGenerator
 from lightning_modules.generators.image_writing import save_sheet
-from lightning_modules.generators.small_networks.grey import remove_frame
+from lightning_modules.generators.small_networks.base import inner_images
 
 
 class GeneratorTraining(pl.LightningModule):
-    """Base of the LightningModules that train a source of GM-Fashion.
+    """Base of the LightningModules that train a source of GM-Fashion or GM-Emoji.
 
     What is shown and exported is the exponential moving average of the weights over the updates: a GAN's last weights
     are one point of an oscillation, a diffusion model's carry the noise of the last batches.
@@ -38,7 +38,7 @@ class GeneratorTraining(pl.LightningModule):
     """The hyperparameters that the generator's constructor takes; the others belong to its training."""
 
     kind: ClassVar[str] = ""
-    """Kind of generator file the source ships as (`checkpoints.stored.KINDS`); empty for the small grey networks."""
+    """Kind of generator file the source ships as (`checkpoints.stored.KINDS`); empty for the small networks."""
 
     generator: Any
     average: Any
@@ -63,9 +63,9 @@ class GeneratorTraining(pl.LightningModule):
         """Updates of the generator's weights so far."""
         return int(self.average.n_averaged)
 
-    def grey_images(self, batch: dict[str, Tensor]) -> Tensor:
-        """Real images of a batch without their frame, `(n, 1, 28, 28)` in [0, 1]."""
-        return remove_frame(batch["image"])
+    def inner_images(self, batch: dict[str, Tensor]) -> Tensor:
+        """Real images of a batch as the small networks make them: `(n, *image_shape)` in [0, 1], without a frame."""
+        return inner_images(batch["image"], self.generator.image_shape[0])
 
     def generator_updated(self) -> None:
         """Take the generator's new weights into the average; to be called after each of its updates."""

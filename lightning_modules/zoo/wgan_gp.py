@@ -22,6 +22,7 @@ class WGANGP(GeneratorTraining):
         penalty: lambda, the factor on the gradient penalty.
         critic_updates: critic updates per generator update (n_critic).
         ema_decay: weight of the past in the averaged generator.
+        image_channels: 1 for grey images of 28 px, 3 for RGB ones of 32 px.
     """
 
     source = "gan-wgan-gp"
@@ -34,7 +35,7 @@ class WGANGP(GeneratorTraining):
         "skip": "residual",
         "loss": "wasserstein with gradient penalty",
     }
-    generator_arguments = ("latent_dim", "width")
+    generator_arguments = ("latent_dim", "width", "image_channels")
 
     def __init__(
         self,
@@ -45,11 +46,12 @@ class WGANGP(GeneratorTraining):
         penalty: float = 10.0,
         critic_updates: int = 2,
         ema_decay: float = 0.998,
+        image_channels: int = 1,
     ) -> None:
-        super().__init__(WGANGPGenerator(latent_dim, width), ema_decay)
+        super().__init__(WGANGPGenerator(latent_dim, width, image_channels), ema_decay)
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.critic = WGANGPCritic(critic_width)
+        self.critic = WGANGPCritic(critic_width, image_channels)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam without momentum for both players (Gulrajani et al. 2017, Algorithm 1)."""
@@ -60,7 +62,7 @@ class WGANGP(GeneratorTraining):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update the critic, and the generator when it is its turn."""
-        real = self.grey_images(batch)
+        real = self.inner_images(batch)
         critic_optimiser, generator_optimiser = self.optimisers()
         latents = torch.randn(len(real), self.generator.latent_dim, device=self.device)
         with torch.no_grad():

@@ -139,6 +139,7 @@ def test_a_rule_takes_vectors_alone(tmp_path, gm_root):
         train.main(["--config", str(config), "--run_dir", str(tmp_path / "run")])
 
 
+@pytest.mark.slow
 def test_a_plateau_ends_the_training(tmp_path, gm_root, monkeypatch):
     monkeypatch.setitem(source_network.ANOTHER_LAST_LAYER, "wang2020", "resnet10t")
     config = write_config(tmp_path, gm_root, model={**PLAIN, "representation": "raw", "network": "wang2020"})

@@ -45,3 +45,23 @@ def write_gm(root: Path, count: int = 20, reals: int = 40, sources: tuple[str, .
         write_source(root, source, count)
     write_source(root, "real-x", reals)
     return root
+
+
+def write_genimage(root: Path, train: int = 20, val: int = 6) -> Path:
+    """Three of its folders: as in its description, with the archive's folder inside, and that folder alone."""
+    for folder in ("Midjourney", "stable_diffusion_v_1_4/imagenet_ai_0419_sdv4", "imagenet_ai_0419_biggan"):
+        for split, count in (("train", train), ("val", val)):
+            for kind in ("ai", "nature"):
+                write_source(root, f"{folder}/{split}/{kind}", count)
+    return root
+
+
+def write_attribution_bench(root: Path, count: int = 40) -> Path:
+    """Three of its models and its reals, of two kinds; two images of each prompt."""
+    for model in ("4o", "SD1_5", "mid-6.0", "real"):
+        for place in ("HumanFace/FFHQ", "COCO"):
+            files = write_source(root, f"{model}/{place}", count)
+            for number, file in enumerate(files):
+                if model != "real":
+                    file.rename(file.with_name(f"{model}_p{number // 2}_i{number % 2}.png"))
+    return root

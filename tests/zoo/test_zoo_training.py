@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.real import load_real_set
 from lightning_modules import zoo
 from lightning_modules.generators.bundled.load import NETWORKS
-from lightning_modules.generators.small_networks.grey import add_frame
+from lightning_modules.generators.small_networks.base import add_frame
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "zoo"
 SMALL = {
@@ -114,7 +114,7 @@ def test_resumes_where_it_stopped(module, garments, tmp_path):
 
 def test_hyperparameters_are_plain_and_name_the_generator(module):
     assert set(module.generator_arguments) <= set(module.hparams)
-    assert all(isinstance(value, int | float | list | tuple) for value in module.hparams.values())
+    assert all(isinstance(value, int | float | list | tuple | None) for value in module.hparams.values())
     assert (module.source in NETWORKS) != bool(module.kind)  # shipped as bare weights, or as a generator file
 
 
@@ -144,7 +144,7 @@ def test_bits_per_dimension_of_an_untrained_flow_are_those_of_its_gaussian(garme
     module = zoo.RealNVP(**SMALL["RealNVP"]).double()
     module.log = lambda *args, **kwargs: None
     images = garments.images.double()
-    dequantised = module.dequantise(module.grey_images({"image": images}))
+    dequantised = module.dequantise(module.inner_images({"image": images}))
     module.generator.principal_axes.fit(dequantised.flatten(1))
     found = float(module.training_step({"image": images}, 0).detach())
     variances = torch.linalg.eigvalsh(torch.cov(dequantised.flatten(1).T))
@@ -154,7 +154,7 @@ def test_bits_per_dimension_of_an_untrained_flow_are_those_of_its_gaussian(garme
 
 def test_every_module_has_a_config_under_40_lines_with_arguments_it_takes():
     classes = set()
-    for path in CONFIGS.glob("*.yaml"):
+    for path in CONFIGS.rglob("*.yaml"):
         text = path.read_text()
         assert len(text.splitlines()) < 40
         config = yaml.safe_load(text)
@@ -171,4 +171,19 @@ def test_every_module_has_a_config_under_40_lines_with_arguments_it_takes():
 def test_frame_is_not_seen_by_the_networks():
     module = zoo.BetaVAE(**SMALL["BetaVAE"])
     grey = torch.rand(2, 1, 28, 28)
-    assert torch.equal(module.grey_images({"image": add_frame(grey)}), grey)
+    assert torch.equal(module.inner_images({"image": add_frame(grey)}), grey)
+
+
+@pytest.mark.parametrize("name", sorted(set(zoo.__all__) - {"StyleGAN2", "LatentDiffusion"}))
+def test_trains_in_colour_on_whole_images(name, tmp_path):
+    pl.seed_everything(0, verbose=False)
+    settings = {**SMALL[name], "image_channels": 3, **({"axes": 12} if name == "RealNVP" else {})}
+    module = getattr(zoo, name)(**settings)
+    images = Garments(64)
+    images.images = torch.rand(64, 3, 32, 32)
+    before = weights(module)
+    fit(module, images, tmp_path, epochs=1)
+    assert torch.isfinite(weights(module)).all()
+    assert not torch.equal(before, weights(module))
+    assert torch.equal(module.inner_images({"image": images.images}), images.images)
+    assert module.generator.synthesize(module.generator.sample_latents(2, 0)).shape == (2, 3, 32, 32)

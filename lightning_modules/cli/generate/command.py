@@ -15,7 +15,7 @@ import yaml
 from lightning_modules.cli.parser import SuggestingParser, nearest_keys
 from lightning_modules.common.files import check_folder, describe_place_error
 from lightning_modules.common.shipped import program, with_found_configs
-from lightning_modules.generators.bundled.manifest import BLACK_BELOW
+from lightning_modules.generators.bundled.manifest import BLACK_BELOW, WHITE_ABOVE
 
 PROG = program("generate")
 DESCRIPTION = """Write images: of one generator (key `generator`), those with a user's key in them (keys `fingerprint`
@@ -43,6 +43,7 @@ def write_data_set(
     processes: int = 1,
     use_shipped_images: bool = True,
     black_below: int = BLACK_BELOW,
+    white_above: int = WHITE_ABOVE,
     reals_center_crop: int | None = None,
     reals_resize: int | None = None,
     reals_max_image_pixels: int = 120_000_000,
@@ -53,7 +54,7 @@ def write_data_set(
 
     Args:
         out: Folder of the data set.
-        sources: Names of bundled sources, `<family>-<model>` each.
+        sources: Names of bundled sources: `<family>-<model>` of GM-Fashion, `emoji/<family>-<model>` of GM-Emoji.
         n: Images of each source.
         seed: Of the latents and of the choice of reals.
         reals: Name of the real set; its test split becomes the class `real`, its training split the manifold.
@@ -64,6 +65,7 @@ def write_data_set(
         use_shipped_images: Copy images that ship with the project instead of sampling them again; the same bytes.
         black_below: 8-bit values below this one become 0 in every image, generated or real, so that the noise in a
             black ground names no source; 0 leaves all pixels as they are.
+        white_above: 8-bit values above this one become 255 likewise, for a white ground; 255 leaves all as they are.
         reals_center_crop: Side of the central square to cut out of the reals first, in pixels; None keeps them whole.
         reals_resize: Length of the shorter side to scale the reals to then, in pixels; None keeps it.
         reals_max_image_pixels: Most pixels that a real may have in its file; a larger one is refused by its header.
@@ -109,6 +111,7 @@ def write_data_set(
         processes=processes,
         use_shipped_images=use_shipped_images,
         black_below=black_below,
+        white_above=white_above,
     )
     return folder
 
@@ -231,7 +234,8 @@ def generate(args: list[str]) -> Path:
         if readable and not any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in args):
             raise SystemExit(
                 f"{PROG}: found none of `generator` (images of one), `fingerprint` (those with a user's key in them) "
-                "and `sources` (a data set); give one of them, or a --config of configs/generate or configs/gm_fashion"
+                "and `sources` (a data set); give one of them, or a --config of configs/generate, configs/gm_fashion "
+                "or configs/gm_emoji"
             )
     command: Callable[..., Path] = write_data_set
     if named and "sources" not in keys:

@@ -12,12 +12,13 @@ from lightning_modules.common.tables import Table
 from lightning_modules.generators.bundled.manifest import (
     WEIGHTS_FOLDER,
     bundled_sources,
+    folder_name,
     manifest_entry,
     read_checked,
-    read_manifest,
 )
 from lightning_modules.generators.checkpoints.load import load_generator
-from lightning_modules.generators.small_networks.grey import FramedGenerator, GreyGenerator
+from lightning_modules.generators.protocol import Generator
+from lightning_modules.generators.small_networks.base import FramedGenerator, SmallGenerator
 
 NETWORKS = Table(
     "small network",
@@ -32,31 +33,35 @@ NETWORKS = Table(
 """Where the network of each source is defined; a manifest names a source of this table and can name no other code.
 
 Sources that are not in the table are stored as generator files (`checkpoints.own_file`), which any user of
-`load_generator` can read; as sources of GM-Fashion their images are framed (`FramedGenerator`).
+`load_generator` can read; as sources of GM-Fashion their images are framed (`FramedGenerator`). An entry that has
+another name than its network, such as a second seed of it, names the network as `network`.
 """
 
 
-def load_bundled(name: str, folder: Path = WEIGHTS_FOLDER) -> GreyGenerator:
-    """Load a shipped source `<family>-<model>`, by the manifest of `folder`: float32, frozen, on the CPU.
+def load_bundled(name: str, folder: Path = WEIGHTS_FOLDER) -> Generator:
+    """Load a shipped source by the manifest of `folder`: float32, frozen, on the CPU.
+
+    Its name is `<family>-<model>`, or `SET/<family>-<model>` of a set in a folder below.
 
     Raises:
         ValueError: no such source, or weights that are not the ones the manifest describes.
         RuntimeError: the weights do not fit the network.
     """
-    entry = manifest_entry(name, folder)
+    entry, folder = manifest_entry(name, folder)
     content = read_checked(folder / entry["weights"], entry["sha256"])
     if "arguments" not in entry:  # a generator file, which says itself what to build
-        return FramedGenerator(load_generator(folder / entry["weights"])).freeze()
-    network = build_network(name, entry["arguments"])
+        generator = load_generator(folder / entry["weights"]).freeze()
+        return FramedGenerator(generator).freeze() if entry.get("framed", True) else generator
+    network = build_network(entry.get("network", folder_name(name)), entry["arguments"])
     # stored in half precision to keep the repository small; computed in single precision
     state = {key: v.float() if v.dtype == torch.float16 else v for key, v in load_safetensors(content).items()}
     network.load_state_dict(state, strict=True)
     return network.freeze()
 
 
-def build_network(name: str, arguments: dict[str, Any]) -> GreyGenerator:
+def build_network(name: str, arguments: dict[str, Any]) -> SmallGenerator:
     """Build the untrained network of a source of `NETWORKS`; imports only that network's module."""
-    network: GreyGenerator = NETWORKS.load(name)(**arguments)
+    network: SmallGenerator = NETWORKS.load(name)(**arguments)
     return network
 
 
@@ -66,7 +71,7 @@ def load_named(name: str, kind: str, options: dict[str, Any]) -> Any:
     Raises:
         ValueError: as `load_generator`; or options or a kind for a bundled source that has none.
     """
-    small = not Path(name).exists() and name in bundled_sources() and "arguments" in read_manifest()[name]
+    small = not Path(name).exists() and name in bundled_sources() and "arguments" in manifest_entry(name)[0]
     if not small:
         return load_generator(name, kind, **options)
     if options or kind != "auto":

@@ -16,7 +16,7 @@ from lightning_modules.common.files import check_file, file_hash
 from lightning_modules.common.shipped import program
 from lightning_modules.common.tables import Table, check_name
 from lightning_modules.common.weights import without_prefixes
-from lightning_modules.generators.bundled.manifest import WEIGHTS_FOLDER, bundled_sources, read_manifest
+from lightning_modules.generators.bundled.manifest import bundled_sources, manifest_entry
 from lightning_modules.generators.checkpoints.families import CONDITIONAL, EXPECTED, refuse_known
 from lightning_modules.generators.checkpoints.hub import Fetched, fetch, hub_name
 from lightning_modules.generators.checkpoints.own_file import write_generator
@@ -131,13 +131,13 @@ def _find(path: str | Path, options: Mapping[str, Any]) -> Path | Fetched:
     if place.exists():
         return place
     if str(path) in bundled_sources():
-        entry = read_manifest()[str(path)]
+        entry, folder = manifest_entry(str(path))
         if "arguments" in entry:
             raise CheckpointError(
                 f"found the bundled source {path}, which is weights of a small network and no generator file; load it "
                 "with lightning_modules.generators.bundled.load.load_bundled"
             )
-        return WEIGHTS_FOLDER / str(entry["weights"])
+        return folder / str(entry["weights"])
     remote = hub_name(str(path))
     if remote is not None:
         return fetch(remote, options)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.generators.small_networks.grey import GreyGenerator
+from lightning_modules.generators.small_networks.base import SmallGenerator, inner_size
 
 
 class UpBlock(nn.Module):
@@ -27,19 +27,24 @@ class UpBlock(nn.Module):
         return out
 
 
-class WGANGPGenerator(GreyGenerator):
-    """Latent -> 7 px -> 14 px -> 28 px by nearest-neighbour residual blocks; the width is a multiple of 8."""
+class WGANGPGenerator(SmallGenerator):
+    """Latent -> 7 px -> 14 px -> 28 px by nearest-neighbour residual blocks; the width is a multiple of 8.
 
-    def __init__(self, latent_dim: int = 64, width: int = 32) -> None:
-        super().__init__(latent_dim)
+    Images in colour grow from 8 px to 32 px.
+    """
+
+    def __init__(self, latent_dim: int = 64, width: int = 32, image_channels: int = 1) -> None:
+        super().__init__(latent_dim, image_channels)
         self.width = width
-        self.input = nn.Linear(latent_dim, 4 * width * 7 * 7)
+        self.start = self.image_shape[1] // 4
+        self.input = nn.Linear(latent_dim, 4 * width * self.start**2)
         self.blocks = nn.Sequential(UpBlock(4 * width, 2 * width), UpBlock(2 * width, width))
-        self.output = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 1, 3, padding=1), nn.Sigmoid())
+        last = nn.Conv2d(width, image_channels, 3, padding=1)
+        self.output = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), last, nn.Sigmoid())
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Map latents `(n, d)` to grey images `(n, 1, 28, 28)` in [0, 1]."""
-        x = self.input(latents).view(-1, 4 * self.width, 7, 7)
+        """Map latents `(n, d)` to images `(n, *image_shape)` in [0, 1]."""
+        x = self.input(latents).view(-1, 4 * self.width, self.start, self.start)
         images: Tensor = self.output(self.blocks(x))
         return images
 
@@ -47,19 +52,19 @@ class WGANGPGenerator(GreyGenerator):
 class WGANGPCritic(nn.Module):
     """28 px -> 14 px -> 7 px -> one unbounded score; no batch norm, which the penalty forbids (Sec. 4)."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, image_channels: int = 1) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, width, 4, stride=2, padding=1),  # (n, w, 14, 14)
+            nn.Conv2d(image_channels, width, 4, stride=2, padding=1),  # (n, w, 14, 14)
             nn.LeakyReLU(0.2),
             nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),  # (n, 2w, 7, 7)
             nn.LeakyReLU(0.2),
             nn.Flatten(),
-            nn.Linear(2 * width * 7 * 7, 1),
+            nn.Linear(2 * width * (inner_size(image_channels) // 4) ** 2, 1),
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map grey images `(n, 1, 28, 28)` in [0, 1] to scores `(n,)`, high for real."""
+        """Map images `(n, *image_shape)` in [0, 1] to scores `(n,)`, high for real."""
         scores: Tensor = self.layers(images * 2 - 1)
         return scores.flatten()
 
@@ -68,8 +73,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor)
     """Two-sided gradient penalty of WGAN-GP (Gulrajani et al. 2017, Eq. 3), without its factor lambda.
 
     Args:
-        critic: maps `(n, 1, h, w)` to `(n,)`; must treat samples independently.
-        real: real images `(n, 1, h, w)`.
+        critic: maps `(n, c, h, w)` to `(n,)`; must treat samples independently.
+        real: real images `(n, c, h, w)`.
         fake: generated images of the same shape.
         mix: `(n, 1, 1, 1)` in [0, 1], the share of the real image on the line between the two.
 

@@ -195,6 +195,7 @@ def test_the_table_names_what_no_point_has_and_marks_the_configs_own_setting():
     assert trade_off_points(points, ATTACKED)[0] == []
 
 
+@pytest.mark.slow
 def test_train_itself_runs_as_a_point(gm_root, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[3])
     content = yaml.safe_load(f"""

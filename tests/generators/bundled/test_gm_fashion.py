@@ -168,8 +168,39 @@ def test_shipped_images_that_were_changed_are_refused(tmp_path):
         shipped_images("score-a", 0, tmp_path)
 
 
+def test_every_image_stands_on_one_white_ground(sources, reals, tmp_path):
+    build(tmp_path / "one", sources, reals, black_below=0, white_above=60)
+    build(tmp_path / "own", sources, reals, black_below=0)
+    for name in (*sources, "real-noise"):
+        ground, own = pixels_of(tmp_path / "one" / name), pixels_of(tmp_path / "own" / name)
+        assert ((own > 60) & (own < 255)).any()
+        np.testing.assert_array_equal(ground, np.where(own > 60, 255, own))
+    description = yaml.safe_load((tmp_path / "one" / "sources.yaml").read_text())
+    assert {entry["white_above"] for entry in description.values()} == {60}
+    assert "white_above" not in (tmp_path / "own" / "sources.yaml").read_text()
+    with pytest.raises(ValueError, match="choose another folder"):
+        build(tmp_path / "one", sources, reals, black_below=0)
+    with pytest.raises(ValueError, match="found white_above=6 and black_below=8"):
+        build(tmp_path / "two", sources, reals, white_above=6)
+
+
+def test_shipped_images_in_colour_are_written_as_they_are(reals, tmp_path, monkeypatch):
+    coloured = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    monkeypatch.setattr(gm_fashion, "shipped_images", lambda source, seed: coloured)
+    build(tmp_path, ["vae-beta-vae"], reals, n=3, black_below=0)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "vae-beta-vae"), coloured)
+
+
+def test_two_sources_of_one_folder_are_refused(reals, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"found sources gan-dcgan and emoji/gan-dcgan, both of folder gan-dcgan"):
+        build(tmp_path / "set", ["gan-dcgan", "emoji/gan-dcgan"], reals)
+    assert not (tmp_path / "set").exists()
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_configs_name_bundled_sources_and_stay_short(path):
     text = path.read_text()
     assert len(text.splitlines()) < 40
-    assert yaml.safe_load(text)["sources"] == sorted(bundled_sources(), key=yaml.safe_load(text)["sources"].index)
+    assert yaml.safe_load(text)["sources"] == sorted(
+        (source for source in bundled_sources() if "/" not in source), key=yaml.safe_load(text)["sources"].index
+    )

@@ -157,12 +157,13 @@ def test_the_kind_may_be_demanded(written):
 
 def test_bundled_generator_files_are_known_by_name(tmp_path, monkeypatch):
     write("own", tmp_path)
-    monkeypatch.setattr(load_module, "WEIGHTS_FOLDER", tmp_path)
-    monkeypatch.setattr(load_module, "bundled_sources", lambda: ["gan-dcgan", "gan-stylegan2"])
-    manifest = {"gan-stylegan2": {"weights": "own.safetensors"}, "gan-dcgan": {"arguments": {}}}
-    monkeypatch.setattr(load_module, "read_manifest", lambda: manifest)
+    files = {"weights": "own.safetensors"}
+    manifest = {"gan-stylegan2": files, "gan-dcgan": {"arguments": {}}, "emoji/gan-stylegan2": files}
+    monkeypatch.setattr(load_module, "bundled_sources", lambda: list(manifest))
+    monkeypatch.setattr(load_module, "manifest_entry", lambda name: (manifest[name], tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert load_generator("gan-stylegan2", truncation=0.7).truncation == 0.7
+    for name in ("gan-stylegan2", "emoji/gan-stylegan2"):  # the latter is no repository of the hub
+        assert load_generator(name, truncation=0.7).truncation == 0.7
     with pytest.raises(CheckpointError, match="weights of a small network and no generator file"):
         load_generator("gan-dcgan")
     with pytest.raises(CheckpointError, match="did you mean gan-stylegan2"):

@@ -7,10 +7,10 @@ import torch
 from diffusers import DDIMScheduler
 from torch.distributions import Normal, kl_divergence
 
+from lightning_modules.generators.small_networks.base import add_frame, inner_images, remove_frame
 from lightning_modules.generators.small_networks.beta_vae import BetaVAEDecoder, BetaVAEEncoder, kl_to_standard_normal
 from lightning_modules.generators.small_networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from lightning_modules.generators.small_networks.ddpm import DDPMGenerator
-from lightning_modules.generators.small_networks.grey import add_frame, remove_frame
 from lightning_modules.generators.small_networks.wgan_gp import UpBlock, WGANGPCritic, WGANGPGenerator, gradient_penalty
 
 
@@ -30,7 +30,35 @@ def test_generators_map_latents_to_grey_images_in_the_unit_range(network):
     assert images.max() <= 1
 
 
-def test_judges_and_encoder_give_one_answer_per_image():
+@pytest.mark.parametrize("network", [DCGANGenerator, WGANGPGenerator, BetaVAEDecoder])
+def test_generators_in_colour_make_whole_images(network):
+    generator = network(8, 8, image_channels=3).freeze()
+    latents = torch.randn(3, 8) * 5
+    images = generator.synthesize(latents)
+    assert images.shape == (3, 3, 32, 32)
+    assert torch.equal(images, generator(latents))
+    assert 0 <= float(images.min()) <= float(images.max()) <= 1
+    assert not torch.equal(images[:, 0], images[:, 1])
+    assert int(torch.count_nonzero(images[:, :, 0])) > 0  # no frame
+    with pytest.raises(ValueError, match=r"found image_channels=2, expected 1 \(grey, in a black frame\) or 3"):
+        network(8, 8, image_channels=2)
+
+
+def test_judges_and_encoder_in_colour_see_whole_images():
+    images = torch.rand(3, 3, 32, 32, requires_grad=True)
+    answers = [DCGANDiscriminator(8, 3)(images), WGANGPCritic(8, 3)(images), BetaVAEEncoder(5, 8, 3)(images)[0].sum(1)]
+    for answer in answers:
+        assert answer.shape == (3,)
+        (gradient,) = torch.autograd.grad(answer.sum(), images, retain_graph=True)
+        assert (gradient.abs().sum(dim=(2, 3)) > 0).all()  # of each image and each channel
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="found images of 64 x 64 px, expected 32 px"):
+        inner_images(torch.rand(2, 3, 64, 64), 3)
+
+
+def test_judges_and_encoder_give_give_one_answer_per_image():
     images = torch.rand(3, 1, 28, 28)
     assert DCGANDiscriminator(8)(images).shape == (3,)
     assert WGANGPCritic(8)(images).shape == (3,)

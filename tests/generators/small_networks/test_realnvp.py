@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from lightning_modules.generators.small_networks.realnvp import DIM, Coupling, PrincipalAxes, RealNVPGenerator
+from lightning_modules.generators.small_networks.base import INNER_SIZE
+from lightning_modules.generators.small_networks.realnvp import Coupling, PrincipalAxes, RealNVPGenerator
+
+DIM = INNER_SIZE**2
 
 
 def shake(module):
@@ -64,7 +69,7 @@ def test_without_couplings_the_likelihood_is_that_of_the_fitted_gaussian(images)
 
 
 def test_axes_whiten_and_are_sorted(images):
-    axes = PrincipalAxes().double()
+    axes = PrincipalAxes(DIM, DIM).double()
     axes.fit(images)
     z, _ = axes(images)
     torch.testing.assert_close(torch.cov(z.T), torch.eye(DIM, dtype=torch.float64), atol=1e-6, rtol=0)
@@ -77,3 +82,80 @@ def test_temperature_scales_the_latents(flow):
     cool = RealNVPGenerator(leading=6, couplings=3, hidden=8, temperature=0.5).double()
     cool.load_state_dict(flow.state_dict())
     torch.testing.assert_close(cool(latents), flow(latents * 0.5))
+
+
+@pytest.fixture(scope="module")
+def short(images):
+    """A flow in colour that keeps 10 of 3,072 axes."""
+    torch.manual_seed(2)
+    flow = shake(RealNVPGenerator(leading=4, couplings=2, hidden=8, temperature=1.0, image_channels=3, axes=10))
+    mixing = torch.randn(20, 3 * 32**2, dtype=torch.float64) / 4
+    pictures = torch.rand(60, 20, dtype=torch.float64) @ mixing + 0.1 * torch.rand(60, 3 * 32**2, dtype=torch.float64)
+    flow.principal_axes.fit(pictures)
+    return flow.eval(), pictures
+
+
+def test_a_flow_that_keeps_few_axes_is_inverted(short):
+    flow, pictures = short
+    x = pictures[:4].view(-1, 3, 32, 32)
+    latents, _ = flow.encode(x)
+    assert latents.shape == (4, 10 + 3 * 32**2) == (4, flow.latent_dim)
+    torch.testing.assert_close(flow.decode(latents), x)
+    drawn = flow.sample_latents(4, seed=0).double()
+    images = flow.decode(drawn)
+    assert images.shape == (4, 3, 32, 32)
+    torch.testing.assert_close(flow.encode(images)[0][:, :10], drawn[:, :10])
+    # noise along the axes is no part of the rest
+    axes = flow.principal_axes.axes
+    shifted = drawn.clone()
+    shifted[:, 10:] += 5 * axes[:, 3]
+    torch.testing.assert_close(flow.decode(shifted), images)
+
+
+def test_what_the_axes_leave_has_a_temperature_of_its_own(short):
+    flow, _ = short
+    latents = flow.sample_latents(3, seed=0).double()
+    arguments = {"leading": 4, "couplings": 2, "hidden": 8, "image_channels": 3, "axes": 10}
+    for given, rest in ((None, 0.5), (0.1, 0.1)):
+        cool = RealNVPGenerator(**arguments, temperature=0.5, rest_temperature=given).double()
+        cool.load_state_dict(flow.state_dict())
+        expected = torch.cat([0.5 * latents[:, :10], rest * latents[:, 10:]], dim=1)
+        torch.testing.assert_close(cool(latents), flow.decode(expected))
+
+
+def test_a_gaussian_of_few_axes_has_its_likelihood_and_its_samples_its_covariance():
+    """Against torch's low-rank Gaussian: the axes that are left out have the mean of their variances."""
+    torch.manual_seed(3)
+    dim, kept = 12, 4
+    data = torch.randn(400, dim, dtype=torch.float64) @ torch.randn(dim, dim, dtype=torch.float64)
+    axes = PrincipalAxes(dim, kept).double()
+    axes.fit(data)
+    variance, vectors = torch.linalg.eigh(torch.cov(data.T))
+    variance = torch.cat([variance[: dim - kept].mean().expand(dim - kept), variance[dim - kept :]])
+    covariance = vectors @ torch.diag(variance) @ vectors.T
+    z, log_det = axes(data)
+    found = -0.5 * (z.square().sum(dim=1) + dim * math.log(2 * math.pi)) + log_det
+    expected = MultivariateNormal(data.mean(0), covariance).log_prob(data)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    unit = torch.eye(kept + dim, dtype=torch.float64)
+    linear = axes.inverse(unit) - axes.mean
+    torch.testing.assert_close(linear.T @ linear, covariance, rtol=1e-6, atol=1e-9)
+
+
+def test_few_images_have_the_axes_of_their_covariance():
+    torch.manual_seed(4)
+    dim, kept, n = 30, 3, 20  # fewer images than values
+    data = torch.randn(n, dim, dtype=torch.float64) * torch.linspace(3, 0.1, dim, dtype=torch.float64)
+    axes = PrincipalAxes(dim, kept).double()
+    axes.fit(data)
+    variance, vectors = torch.linalg.eigh(torch.cov(data.T))
+    torch.testing.assert_close(axes.scale[:kept], variance[-kept:].flip(0).sqrt())
+    torch.testing.assert_close(axes.scale[kept:], variance[:-kept].mean().sqrt()[None])
+    projection = vectors[:, -kept:] @ vectors[:, -kept:].T
+    torch.testing.assert_close(axes.axes @ axes.axes.T, projection)
+
+
+@pytest.mark.parametrize("axes", [4, 4000])
+def test_axes_are_more_than_the_leading_ones_and_not_more_than_there_are(axes):
+    with pytest.raises(ValueError, match=f"found axes={axes}, expected more than leading=4 and at most 3072"):
+        RealNVPGenerator(leading=4, couplings=1, hidden=4, image_channels=3, axes=axes)
