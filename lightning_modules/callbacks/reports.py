@@ -69,7 +69,7 @@ def explain(trainer: pl.Trainer, pl_module: pl.LightningModule, most: int) -> No
     training = {part: part.training for part in module.networks.modules()}
     module.networks.eval()
     try:
-        explainer = Explainer(module.answering, module.label_space, module.seed)
+        explainer = Explainer(module.answering, module.label_space)
         problems = explain_examples(folder, explainer, module.data.images(PART), most, module.device)
     finally:
         for part, was in training.items():

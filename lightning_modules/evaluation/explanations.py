@@ -27,7 +27,7 @@ from lightning_modules.evaluation.attribution import PART
 from lightning_modules.evaluation.blocks import BLOCKS, EvaluationFolder, read_matrix
 from lightning_modules.metrics.label_spaces import LabelSpace
 from lightning_modules.networks.controlled import MAIN
-from lightning_modules.networks.saliency import COPIES, NOISE, own_logits, pixel_noise, smooth_gradient
+from lightning_modules.networks.saliency import own_logits, pixel_gradient
 
 FILE = "explanations.parquet"
 VERSION = 1
@@ -51,7 +51,6 @@ class Explanation:
         tensors: ``image`` uint8 ``(3, h, w)``, ``spectrum`` ``(h, w)`` in dB, ``saliency`` ``(h, w)`` with largest
             value 1, and `seen/NAME` of each representation: ``(c, h, w)`` or a vector; those that there are.
         slope: How much the logit changes with one grey level of the pixel that counts most; None without a map.
-        kept: Of the noisy copies those for which the same source is named; None where that is not known.
         reason: Why there is no map, or none of some branches; empty otherwise.
     """
 
@@ -61,7 +60,6 @@ class Explanation:
     probabilities: Sequence[float]
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     slope: float | None = None
-    kept: int | None = None
     reason: str = ""
 
     @property
@@ -81,14 +79,10 @@ class Explanations:
 
     Attributes:
         examples: Right ones of a source before wrong ones, sources in their order.
-        copies: Noisy copies over which a map is the mean.
-        noise: Deviation of their noise, in [0, 1] image units.
         reduced: Whole factors by which pictures are smaller than what they show, by name of the tensor, where not 1.
     """
 
     examples: Sequence[Explanation]
-    copies: int
-    noise: float
     reduced: Mapping[str, int]
 
 
@@ -98,12 +92,10 @@ class Explainer:
     Args:
         answering: The attributor and what it sees.
         label_space: Classes that are answered in place of the trained sources, if these are not the test's.
-        seed: Of the noise.
-        copies: Noisy copies over which a map is the mean.
     """
 
-    def __init__(self, answering: Answering, label_space: LabelSpace | None, seed: int, copies: int = COPIES) -> None:
-        self.answering, self.seed, self.copies = answering, seed, copies
+    def __init__(self, answering: Answering, label_space: LabelSpace | None) -> None:
+        self.answering = answering
         self.answers = (lambda logits: logits) if label_space is None else label_space.answers
         represent, networks = answering.represent, answering.networks
         self.network = networks.networks[MAIN]
@@ -112,8 +104,8 @@ class Explainer:
         self.without = {name: reason for name, reason in without.items() if reason}
         self.followed = [name for name in self.names if name not in self.without]
 
-    def pictures(self, batch: dict[str, Any], named: int) -> tuple[dict[str, Tensor], float | None, int | None, str]:
-        """Of a batch of one image, at full size: tensors, slope, kept and reason as `Explanation` has them."""
+    def pictures(self, batch: dict[str, Any], named: int) -> tuple[dict[str, Tensor], float | None, str]:
+        """Of a batch of one image, at full size: tensors, slope and reason as `Explanation` has them."""
         image: Tensor = batch["image"][0]
         pictures = {_IMAGE: to_uint8(image), _SPECTRUM: spectrum(image)}
         with torch.no_grad():
@@ -126,15 +118,15 @@ class Explainer:
             pictures[f"seen/{name}"] = shown if colour else shown.mean(dim=0, keepdim=True)
         found, reason = None, self._reason()
         if self.followed:
-            noise = pixel_noise(image, self.seed, int(batch["content_id"][0]), self.copies)
-            found = smooth_gradient(self._logits_of(batch), image, named, noise)
+            found = pixel_gradient(self._logits_of(batch), image, named)
             if found is None:
                 reason = "No map: nothing that is differentiable leads from the pixels to the answer."
         if found is None:
-            return pictures, None, None, reason
-        largest = float(found.map.max())
-        pictures[_SALIENCY] = found.map / largest
-        return pictures, largest / 255, None if self.without else found.kept(named), reason
+            return pictures, None, reason
+        steepness = found.abs().amax(dim=0)
+        largest = float(steepness.max())
+        pictures[_SALIENCY] = steepness / largest
+        return pictures, largest / 255, reason
 
     def _reason(self) -> str:
         if not self.without:
@@ -196,7 +188,6 @@ def explain_examples(folder: EvaluationFolder, explainer: Explainer, images: Any
         path.unlink(missing_ok=True)
         return []
     about = {"version": VERSION, "evaluation": folder.evaluation.identity, "asked": most}
-    about |= {"copies": explainer.copies, "noise": NOISE}
     if path.is_file() and about.items() <= _about(path).items():
         return []
     chosen, problems, found = _chosen(folder, most), [], []
@@ -228,7 +219,7 @@ def stored_explanations(folder: EvaluationFolder) -> Explanations | None:
         Explanation(**{**row, "tensors": {} if row["tensors"] is None else load(row["tensors"])})
         for row in table.to_pylist()
     ]
-    return Explanations(examples, about["copies"], about["noise"], about["reduced"])
+    return Explanations(examples, about["reduced"])
 
 
 def spectrum(image: Tensor) -> Tensor:
@@ -322,7 +313,6 @@ def _write(path: Any, examples: Sequence[Explanation], about: Mapping[str, Any])
             ("label", pa.int64()),
             ("probabilities", pa.list_(pa.float64())),
             ("slope", pa.float64()),
-            ("kept", pa.int64()),
             ("reason", pa.large_string()),
         )
     }

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lightning_modules.evaluation.explanations import Explanations
 from lightning_modules.reporting.figures.explanation_rows import SEEN, columns_of
-from lightning_modules.reporting.formatting import format_number
 from lightning_modules.reporting.page import Block, Cell, FigureBlock, Section, Table, Text
 
 _ABOUT = {
@@ -40,11 +39,10 @@ def explained_section(found: Explanations, path: Path, title_of: Callable[[str],
 def _caption(found: Explanations) -> str:
     if not any("saliency" in each.tensors for each in found.examples):
         return "What the attributor sees of single images."
-    levels = format_number(found.noise * 255, 2)
     told = (
         "A bright pixel is one whose change by one grey level moves the named source's logit most; whether it speaks "
-        f"for or against the source is not said. Mean over {found.copies} copies of the image with noise of {levels} "
-        "grey level (SmoothGrad); how many of these copies keep the name says how far the map can be trusted."
+        "for or against the source is not said. It is the gradient at the image itself: what a small change does, not "
+        "what the image without that pixel would be called."
     )
     if any(name.startswith(SEEN + "artifact") for each in found.examples for name in each.tensors):
         told += " The nearest real is held fixed."

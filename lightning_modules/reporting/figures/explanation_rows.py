@@ -21,6 +21,7 @@ _TILE, _MARGIN = 128, 5  # pixels
 _CELL, _TEXT, _NAME = 0.86, 3.3, 1.1  # inches of a tile with margin, of the text beside it, of the names of sources
 _WIDEST = 10.4
 _MAP = "inferno"
+_MOST_DEVIATIONS = 3.0
 _WRONG = PALETTE[5]
 _LIKE_PIXELS = 4.0  # a range that reaches so much farther to one side of 0 than to the other is no difference
 SEEN = "seen/"
@@ -36,6 +37,7 @@ class Column:
         scale: In words and numbers.
         low: Value that is drawn black (of a vector: at the bottom), and
         high: white.
+        mean, spread: Of each number of a vector over the rows; None for pictures.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Column:
     scale: str
     low: float = 0.0
     high: float = 1.0
+    mean: NDArray[np.float64] | None = None
+    spread: NDArray[np.float64] | None = None
 
 
 def columns_of(found: Explanations) -> list[Column]:
@@ -65,10 +69,10 @@ def _column(name: str, values: Sequence[NDArray[np.float64]]) -> Column:
         low, high = np.quantile(flat, (0.01, 0.995))
         return Column(name, "spectrum\nof the image", f"black {_db(low)}, white {_db(high)}", *_apart(low, high))
     title = name.removeprefix(SEEN)
-    if values[0].ndim == 1:
-        low, high = min(0.0, float(flat.min())), max(0.0, float(flat.max()))
-        span = f"from {format_number(low, 2)} to {format_number(high, 2)}"
-        return Column(name, _wrapped(title), f"a column for each number, {span}", *_apart(low, high))
+    if values[0].ndim == 1:  # numbers of different sizes: beside the largest the others would not be seen
+        mean, spread = np.mean(values, axis=0), np.std(values, axis=0)
+        told = f"a column for each number: its distance from the mean of the rows, to {_MOST_DEVIATIONS:g} deviations"
+        return Column(name, _wrapped(title), told, -_MOST_DEVIATIONS, _MOST_DEVIATIONS, mean, spread)
     low, high = np.quantile(flat, (0.0025, 0.9975))
     if low < 0 < high and max(-low, high) <= _LIKE_PIXELS * min(-low, high):
         limit = max(-low, high)
@@ -117,17 +121,16 @@ def explanation_rows(found: Explanations, sources: Sequence[str]) -> Figure:
         source = f"{sources[example.label]}\n{mark}"
         colour = INK if example.right else _WRONG
         axes.text(-8, middle, source, ha="right", color=colour, **told)
-        axes.text(canvas.shape[1] + 4, middle, _told(example, sources, found.copies), ha="left", **told)
+        axes.text(canvas.shape[1] + 4, middle, _told(example, sources), ha="left", **told)
     return figure
 
 
-def _told(example: Explanation, sources: Sequence[str], copies: int) -> str:
+def _told(example: Explanation, sources: Sequence[str]) -> str:
     order = sorted(range(len(sources)), key=lambda place: (-example.probabilities[place], place))
     shares = [f"{sources[place]} {format_percent(example.probabilities[place])}" for place in order[:3]]
     lines = [f"named {shares[0]}", f"then {', '.join(shares[1:])}"]
     if example.slope is not None:
-        kept = "" if example.kept is None else f"; {example.kept} of {copies} copies keep the name"
-        lines.append(f"steepest pixel {format_number(example.slope, 2)} a level{kept}")
+        lines.append(f"steepest pixel {format_number(example.slope, 2)} a level")
     elif example.reason:
         lines.append(example.reason.partition(":")[0].rstrip("."))
     return "\n".join(lines)
@@ -141,11 +144,13 @@ def _tile(example: Explanation, column: Column) -> NDArray[np.float64]:
     values = as_array(tensor).astype(np.float64)
     if column.name == "image":
         return _fitted(np.moveaxis(values, 0, -1) / 255)
+    if column.mean is not None and column.spread is not None:
+        values = (values - column.mean) / np.where(column.spread > 0, column.spread, 1.0)
     unit = np.clip((values - column.low) / (column.high - column.low), 0, 1)
     if column.name == "saliency":
         return _fitted(np.asarray(mpl.colormaps[_MAP](unit))[..., :3])
     if unit.ndim == 1:
-        return _bars(unit, float(np.clip(-column.low / (column.high - column.low), 0, 1)))
+        return _bars(unit)
     planes = unit[None] if unit.ndim == 2 else unit
     if len(planes) != 3:
         planes = np.repeat(planes.mean(axis=0, keepdims=True), 3, axis=0)
@@ -164,8 +169,8 @@ def _fitted(picture: NDArray[np.float64]) -> NDArray[np.float64]:
     return tile
 
 
-def _bars(unit: NDArray[np.float64], zero: float) -> NDArray[np.float64]:
-    """Numbers in [0, 1] as columns that begin at zero."""
+def _bars(unit: NDArray[np.float64], zero: float = 0.5) -> NDArray[np.float64]:
+    """Numbers in [0, 1] as columns that begin in the middle."""
     tile = np.broadcast_to(np.array(mpl.colors.to_rgb(FAINT)), (_TILE, _TILE, 3)).copy()
     drawn = unit[(np.arange(_TILE) * len(unit) / _TILE).astype(int)]
     levels = 1 - (np.arange(_TILE)[:, None] + 0.5) / _TILE
