@@ -153,6 +153,7 @@ class Blur(Attack):
         "paper-strongest": {"kernel": 25, "sigma": 2.0},
         "paper-scaled": {**_PAPER, "reference_size": 256},  # the paper's images have 256 px
         "paper-enlarged": {**_PAPER, "reference_size": 256, "scaling": "image"},
+        "life": {"sigma": {"uniform": [0.3, 1.0]}},  # of the image as it is: small ones change too
     }
     curve = CURVES["blur"]
 

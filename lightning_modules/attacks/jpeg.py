@@ -45,6 +45,7 @@ class Jpeg(Attack):
     presets: ClassVar[Mapping[str, Spec]] = {
         **dict.fromkeys(("paper", "paper-scaled", "paper-enlarged"), _PAPER),
         "paper-strongest": {"quality": 50},
+        "life": {"quality": [50, 60, 70, 80, 90]},
     }
     curve = CURVES["jpeg"]
 

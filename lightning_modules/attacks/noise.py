@@ -34,6 +34,7 @@ class Noise(Attack):
     presets: ClassVar[Mapping[str, Spec]] = {
         **dict.fromkeys(("paper", "paper-scaled", "paper-enlarged"), _PAPER),
         "paper-strongest": {"std": 0.1},
+        "life": {"std": {"uniform": [0.0, 0.05]}},
     }
     curve = CURVES["noise"]
 

@@ -23,6 +23,25 @@ ATTACKS = Table(
         "blur": "lightning_modules.attacks.blur:Blur",
         "jpeg": "lightning_modules.attacks.jpeg:Jpeg",
         "combination": "lightning_modules.attacks.combination:Combination",
+        **{
+            kind: f"lightning_modules.attacks.geometry:{name}"
+            for kind, name in {
+                "crop": "Crop",
+                "aspect": "Aspect",
+                "scaling": "Scaling",
+                "shift": "Shift",
+                "flip": "Flip",
+                "rotation": "Rotation",
+            }.items()
+        },
+        **{
+            name.lower(): f"lightning_modules.attacks.tones:{name}"
+            for name in ("Brightness", "Contrast", "Gamma", "Saturation", "Overlay", "Border")
+        },
+        **{
+            name.lower(): f"lightning_modules.attacks.everyday:{name}"
+            for name in ("WebP", "Palette", "Social", "Chain")
+        },
         "mixture": "lightning_modules.attacks.combination:Mixture",
     },
 )
@@ -33,8 +52,9 @@ PRESETS = {
     "paper-strongest": "its strongest settings",
     "paper-scaled": "its ranges, the blur made for 256 px scaled to the image",
     "paper-enlarged": "its ranges, the blur as if the image had been enlarged to 256 px",
+    "life": "what happens to images that are passed on, each mildly: geometry, tones, codecs, overlays, chains",
 }
-"""What each preset is (section 4 of the paper)."""
+"""What each preset is (the paper's: its section 4)."""
 
 
 def preset_specs() -> dict[str, dict[str, Spec]]:
@@ -43,6 +63,9 @@ def preset_specs() -> dict[str, dict[str, Spec]]:
     specs = {}
     for preset in PRESETS:
         members = {kind: {"kind": kind, **presets[preset]} for kind, presets in kinds.items() if preset in presets}
+        if preset == "life":
+            single = [spec for kind, spec in members.items() if kind not in ("identity", "combination")]
+            members["chain"] = {"kind": "chain", "attacks": single}
         specs[preset] = {**members, "mixture": {"kind": "mixture", "attacks": list(members.values())}}
     return specs
 
@@ -139,14 +162,18 @@ def _named(name: str) -> Mapping[str, Any]:
     for preset, specs in preset_specs().items():
         if name.removeprefix(f"{preset}-") in specs and name.startswith(f"{preset}-"):
             return specs[name.removeprefix(f"{preset}-")]
-    if name == "identity":
-        return {"kind": "identity"}
+    if name in ATTACKS and _takes_no_options(name):
+        return {"kind": name}
     if name in PRESETS or name.startswith("grid-") or name.endswith((".yaml", ".yml")):
         raise ValueError(f"'{name}' is a set of attacks, one was expected: name one of it, or call make_attacks")
     kind, separator, number = name.rpartition("_") if "_" in name else (name, "", "")
     if kind not in curves():
         near = [f"{close}_{number}" for close in get_close_matches(kind, curves(), n=1)] if separator else []
-        known = ["identity", *preset_names(), *(name for kind in curves() for name in grid_names(kind))]
+        known = [
+            *filter(_takes_no_options, ATTACKS),
+            *preset_names(),
+            *(name for kind in curves() for name in grid_names(kind)),
+        ]
         raise ValueError(f"there is no attack '{name}'" + _hint(name, near or known))
     curve = curves()[kind]
     try:
@@ -156,6 +183,12 @@ def _named(name: str) -> Mapping[str, Any]:
             f"found the attack '{name}', expected {kind}_NUMBER ({curve.meaning}), for example {grid_names(kind)[0]}"
         ) from None
     return {"kind": kind, **curve.fixed, curve.argument: strength}
+
+
+def _takes_no_options(kind: str) -> bool:
+    """Whether the kind alone is an attack: `identity`, `flip`."""
+    parameters = inspect.signature(ATTACKS.load(kind)).parameters.values()
+    return all(parameter.default is not parameter.empty for parameter in parameters)
 
 
 def _from_options(options: Spec) -> Attack:
