@@ -23,7 +23,11 @@ from lightning_modules.attacks.curves import CURVES
 from lightning_modules.common.images import to_uint8
 from lightning_modules.common.random_streams import draw_uniforms
 
-FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1.0), "bicubic": (Image.Resampling.BICUBIC, 2.0)}
+FILTERS = {
+    "nearest": (Image.Resampling.NEAREST, 0.0),
+    "bilinear": (Image.Resampling.BILINEAR, 1.0),
+    "bicubic": (Image.Resampling.BICUBIC, 2.0),
+}
 """Resampling filters: Pillow's constant and how far they reach, in source pixels of an enlargement."""
 
 Side = tuple[float, float, int]
@@ -37,6 +41,9 @@ def resampling_matrix(length: int, side: Side, filter_name: str = "bicubic") -> 
     stretch = max(scale, 1.0)
     reach = FILTERS[filter_name][1] * stretch
     centres = start + (np.arange(size) + 0.5) * scale
+    if filter_name == "nearest":
+        added = np.add.accumulate([start + 0.5 * scale] + [scale] * (size - 1))  # which rounds as Pillow's sum does
+        return np.eye(length)[added.astype(np.int64)]
     places = np.arange(length)[None] + 0.5
     first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)[:, None]
     last = np.minimum((centres + reach + 0.5).astype(np.int64), length)[:, None]
@@ -194,7 +201,7 @@ class Scaling(Resampling):
 
     Args:
         share: of height and width that it is made smaller to, above 0 to 1.
-        filter: `bicubic` or `bilinear`.
+        filter: `bicubic`, `bilinear` or `nearest`.
 
     Raises:
         ValueError: a share or a filter there is not.

@@ -57,6 +57,16 @@ PRESETS = {
 """What each preset is (the paper's: its section 4)."""
 
 
+SETS: dict[str, list[str | Mapping[str, Any]]] = {
+    "imageattributionbench": [
+        {"kind": "scaling", "share": 0.5, "filter": "nearest", "name": "scaling_0.5_nearest"},
+        {"kind": "scaling", "share": 0.25, "filter": "nearest", "name": "scaling_0.25_nearest"},
+        *("jpeg_65", "jpeg_30", "blur_3", "blur_5"),
+    ],
+}
+"""Attacks without chance that are asked for by one name: the six degradations of ImageAttributionBench (2026)."""
+
+
 def preset_specs() -> dict[str, dict[str, Spec]]:
     """The attacks of every preset by kind, and last the mixture of them all."""
     kinds = {kind: ATTACKS.load(kind).presets for kind in ATTACKS}
@@ -137,6 +147,8 @@ def _members(spec: str | Mapping[str, Any]) -> Sequence[str | Mapping[str, Any]]
         return [spec]
     if spec in PRESETS:
         return [kind if kind == "identity" else f"{spec}-{kind}" for kind in preset_specs()[spec] if kind != "mixture"]
+    if spec in SETS:
+        return SETS[spec]
     if spec.startswith("grid-"):
         kind = spec.removeprefix("grid-")
         if kind not in curves():
@@ -164,7 +176,7 @@ def _named(name: str) -> Mapping[str, Any]:
             return specs[name.removeprefix(f"{preset}-")]
     if name in ATTACKS and _takes_no_options(name):
         return {"kind": name}
-    if name in PRESETS or name.startswith("grid-") or name.endswith((".yaml", ".yml")):
+    if name in PRESETS or name in SETS or name.startswith("grid-") or name.endswith((".yaml", ".yml")):
         raise ValueError(f"'{name}' is a set of attacks, one was expected: name one of it, or call make_attacks")
     kind, separator, number = name.rpartition("_") if "_" in name else (name, "", "")
     if kind not in curves():

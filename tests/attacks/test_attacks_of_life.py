@@ -27,7 +27,7 @@ def tensors(found):
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
 
-@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic"])
 @pytest.mark.parametrize("side", [(0, 32, 16), (0, 32, 20), (3, 30, 32), (0, 32, 47), (5, 17, 32)])
 def test_matrices_hold_the_weights_of_pillow(name, side):
     """Resampled in floats, where Pillow does not round."""
@@ -157,10 +157,25 @@ def test_life_holds_every_kind_and_changes_small_images():
     assert len(set(mixed.draw(some_seeds(400).numpy(), 32)["attack"])) == len(mixed.attacks)
 
 
+def test_the_degradations_of_imageattributionbench_are_those_of_its_code():
+    """Nearest pixels of a half and of a quarter and back, JPEG of quality 65 and 30, blur of 3 and 5 pixels."""
+    attacks = make_attacks("imageattributionbench")
+    assert [*attacks][2:] == ["jpeg_65", "jpeg_30", "blur_3", "blur_5"]
+    for share, name in ((0.5, "scaling_0.5_nearest"), (0.25, "scaling_0.25_nearest")):
+        small = (int(32 * share),) * 2
+        expected = [each.resize(small, Image.Resampling.NEAREST).resize((32, 32), Image.Resampling.NEAREST)
+                    for each in pictures(CLEAN)]  # fmt: skip
+        assert torch.equal(attacks[name](IMAGES, SEEDS), tensors(expected))
+        assert torch.allclose(attacks[name].differentiable(CLEAN, SEEDS), tensors(expected), atol=1e-6)
+
+
 def test_bad_options_are_refused_by_name():
     for spec, message in [
         ({"kind": "crop", "kept": 1.5}, r"crop\.kept.*0\.05 to 1"),
-        ({"kind": "scaling", "share": 0.5, "filter": "nearest"}, r"scaling\.filter.*'nearest'.*bilinear, bicubic"),
+        (
+            {"kind": "scaling", "share": 0.5, "filter": "lanczos"},
+            r"scaling\.filter.*'lanczos'.*nearest, bilinear, bicubic",
+        ),
         ({"kind": "shift", "pixels": 1.5}, r"shift\.pixels.*whole numbers"),
         ({"kind": "chain", "attacks": []}, "chain: found no attack"),
         ({"kind": "palette", "colours": 1}, r"palette\.colours.*2 to 256"),

@@ -125,7 +125,7 @@ def test_strengths_are_read_from_every_name_of_a_grid_and_from_no_other():
         assert [attack_strength(name) for name in grid_names(kind)] == [
             (kind, float(value)) for value in curve.strengths
         ]
-    for name in ("clean", "paper-noise", "noise", "noise_", "noise_x", "noise_nan", "crop_0.5"):
+    for name in ("clean", "paper-noise", "noise", "noise_", "noise_x", "noise_nan", "squash_0.5"):
         assert attack_strength(name) is None
 
 
@@ -176,8 +176,8 @@ def test_the_dashed_line_is_what_a_match_needs():
 def test_curves_that_cannot_be_drawn_are_refused():
     with pytest.raises(ValueError, match="no point"):
         robustness_curves({"noise": [(0.1, proportion(0, 0))]})
-    with pytest.raises(ValueError, match=r"\['crop'\]"):
-        robustness_curves({"crop": []})
+    with pytest.raises(ValueError, match=r"\['squash'\]"):
+        robustness_curves({"squash": []})
 
 
 # --- marked pairs
