@@ -43,13 +43,15 @@ def resampling_matrix(length: int, side: Side, filter_name: str = "bicubic") -> 
     centres = start + (np.arange(size) + 0.5) * scale
     if filter_name == "nearest":
         added = np.add.accumulate([start + 0.5 * scale] + [scale] * (size - 1))  # which rounds as Pillow's sum does
-        return np.eye(length)[added.astype(np.int64)]
+        picked: NDArray[np.float64] = np.eye(length)[added.astype(np.int64)]
+        return picked
     places = np.arange(length)[None] + 0.5
     first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)[:, None]
     last = np.minimum((centres + reach + 0.5).astype(np.int64), length)[:, None]
     weights = _kernel(np.abs(places - centres[:, None]) / stretch, filter_name)
     weights[(np.arange(length)[None] < first) | (np.arange(length)[None] >= last)] = 0.0
-    return weights / weights.sum(axis=1, keepdims=True)
+    normalised: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def _kernel(distance: NDArray[np.float64], name: str) -> NDArray[np.float64]:
