@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
@@ -18,12 +19,15 @@ from lightning_modules.fingerprints.decoders.least_squares import (
     search_space,
 )
 from lightning_modules.fingerprints.decoders.losses import ImageLoss, make_loss
+from lightning_modules.fingerprints.decoders.post_processing import FILTERS, Filter, likeliest_filters
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.generators.protocol import Generator
 
 DESCENT = InversionSettings(starts=16, steps=60, learning_rate=0.1, decay=0.008, whitened=True)
 """The descent that starts an efficient inversion."""
 BATCH = 256
+CONTRADICTION = 5.0
+"""Standard deviations below the expected log likelihood at which an answer contradicts the start."""
 
 
 class StartDecoder(Protocol):
@@ -40,6 +44,10 @@ class HybridDecoder(NamedDecoder):
     One loss ranks both answers as a saved image would show them: their alpha with their bits, synthesised. With
     `alpha_error`, the variance `(k,)` of the start's alpha as measured on other images, the search takes the start's
     bits and alpha for what is known beforehand.
+
+    A search that takes a blurred image for a sharp one finds another latent, and is sure of it. So the start's answer
+    first tells which filter the image met (`post_processing`), and the search goes on behind that filter. A start that
+    is calibrated has a second say: an answer whose bits contradict it more than its own odds allow is not kept.
     """
 
     settings_class = LeastSquaresSettings
@@ -78,15 +86,33 @@ class HybridDecoder(NamedDecoder):
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
         logits, alpha = self.start.starts(images)
-        found = self.search.refine(images, alpha / self.space.widening, logits, self.alpha_error)
+        first = self._shown(alpha, logits > 0)
+        shown = synthesised(self.generator, first)
+        met = likeliest_filters(shown, images)
+        answers = logits.clone(), images.new_zeros(len(images)), first.clone()
+        for name in dict.fromkeys(met):  # images that met the same are searched together
+            some = torch.tensor([place for place, one in enumerate(met) if one == name], device=images.device)
+            behind = FILTERS.get(name)
+            mine = (images[some], alpha[some], logits[some], first[some], shown[some])
+            for answer, part in zip(answers, self._searched(*mine, behind), strict=True):
+                answer[some] = part
+        return KeyEstimate(*answers)
+
+    def _searched(
+        self, images: Tensor, alpha: Tensor, logits: Tensor, first: Tensor, shown: Tensor, behind: Filter | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, loss and latents of images that all met one filter."""
+        found = self.search.refine(images, alpha / self.space.widening, logits, self.alpha_error, behind)
         assert found.latents is not None
-        first, second = self._shown(alpha, logits > 0), self.fingerprint.embed(found.latents, found.bits)
-        losses = (loss_of(self.loss, self.generator, images, latents) for latents in (first, second))
-        loss, loss_found = losses
+        second = self.fingerprint.embed(found.latents, found.bits)
+        both = shown, synthesised(self.generator, second)
+        loss, loss_found = (_losses(self.loss, each if behind is None else behind(each), images) for each in both)
         better = loss_found < loss
-        return KeyEstimate(
+        if self.alpha_error is not None:
+            better &= consistent(found.bits, logits)
+        return (
             torch.where(better[:, None], found.logits, logits),
-            torch.minimum(loss, loss_found),
+            torch.where(better, loss_found, loss),
             torch.where(better[:, None], second, first),
         )
 
@@ -157,11 +183,35 @@ def _search(space: SearchSpace, settings: LeastSquaresSettings) -> LeastSquaresD
     return LeastSquaresDecoder(space.synthesize, space.fingerprint, spectrum, settings)
 
 
+def consistent(bits: Tensor, logits: Tensor, deviations: float = CONTRADICTION) -> Tensor:
+    """Whether bits, bool `(n, m)`, can be the truth that calibrated log odds `(n, m)` speak of, bool `(n,)`.
+
+    The log likelihood of the true bits is a sum over bits whose mean and variance the odds themselves give.
+    """
+    sure = logits.double().abs()
+    chance = torch.sigmoid(-sure)  # of a bit being the other one
+    agreeing = bits == (logits > 0)
+    likelihood = torch.where(agreeing, F.logsigmoid(sure), F.logsigmoid(-sure)).sum(dim=1)
+    mean = (F.logsigmoid(sure) - chance * sure).sum(dim=1)
+    variance = (chance * (1.0 - chance) * sure.square()).sum(dim=1)
+    return likelihood > mean - deviations * variance.clamp_min(0.1).sqrt()
+
+
+@torch.no_grad()
+def synthesised(generator: Generator, latents: Tensor) -> Tensor:
+    """The images `(n, 3, H, W)` in [0, 1] that latents `(n, d)` make, `BATCH` at a time."""
+    return torch.cat([generator.synthesize(some).clamp(0.0, 1.0) for some in torch.split(latents, BATCH)])
+
+
 @torch.no_grad()
 def loss_of(loss: ImageLoss, generator: Generator, images: Tensor, latents: Tensor) -> Tensor:
-    """Loss `(n,)` between images `(n, 3, H, W)` and what latents `(n, d)` make, `BATCH` at a time."""
-    parts = zip(torch.split(images, BATCH), torch.split(latents, BATCH), strict=True)
-    return torch.cat([loss(generator.synthesize(some).clamp(0.0, 1.0), image) for image, some in parts])
+    """Loss `(n,)` between images `(n, 3, H, W)` and what latents `(n, d)` make."""
+    return _losses(loss, synthesised(generator, latents), images)
+
+
+def _losses(loss: ImageLoss, made: Tensor, images: Tensor) -> Tensor:
+    parts = zip(torch.split(made, BATCH), torch.split(images, BATCH), strict=True)
+    return torch.cat([loss(*pair) for pair in parts])
 
 
 def coordinates(latents: Tensor, fingerprint: Fingerprint) -> Tensor:

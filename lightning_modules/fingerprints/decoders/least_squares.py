@@ -133,6 +133,14 @@ class LeastSquaresSettings:
             )
 
 
+Behind = Callable[[Tensor], Tensor]
+"""What images met after they were made."""
+
+
+def _as_made(images: Tensor) -> Tensor:
+    return images
+
+
 class StepResult(NamedTuple):
     """Where the steps on one Jacobian have led."""
 
@@ -169,7 +177,14 @@ class LeastSquaresDecoder:
         return self.refine(images, images.new_zeros(len(images), self.axes), images.new_zeros(len(images), 1))
 
     @torch.no_grad()
-    def refine(self, images: Tensor, alpha: Tensor, logits: Tensor, alpha_error: Tensor | None = None) -> KeyEstimate:
+    def refine(
+        self,
+        images: Tensor,
+        alpha: Tensor,
+        logits: Tensor,
+        alpha_error: Tensor | None = None,
+        behind: Behind | None = None,
+    ) -> KeyEstimate:
         """Decode from given starts.
 
         Args:
@@ -178,6 +193,7 @@ class LeastSquaresDecoder:
             logits: key logits `(n, m)`, or `(n, s, m)`, or anything that expands to it.
             alpha_error: variance of the error of the given alpha, `(k,)`: the start is then what is known beforehand,
                 and `logits` the log odds of the bits. None takes the start for no more than a start.
+            behind: what the images met after they were made, such as a blur; None for nothing.
 
         Returns:
             Log odds of the bits under the Gaussian approximation, and the mean squared residual, of the start whose
@@ -199,6 +215,7 @@ class LeastSquaresDecoder:
             self._search(
                 images[first : first + size],
                 *(tensor[first * starts : (first + size) * starts] for tensor in (start, centre, weight, odds)),
+                behind or _as_made,
             )
             for first in range(0, n, size)
         ]
@@ -206,7 +223,7 @@ class LeastSquaresDecoder:
         return KeyEstimate(evidence, residual, self._latents(values))
 
     def _search(
-        self, images: Tensor, values: Tensor, centre: Tensor, weight: Tensor, odds: Tensor
+        self, images: Tensor, values: Tensor, centre: Tensor, weight: Tensor, odds: Tensor, behind: Behind
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Search from all starts `(n s, k + m)` of images `(n, 3, H, W)`, image by image, and choose.
 
@@ -216,7 +233,7 @@ class LeastSquaresDecoder:
             Values found `(n, k + m)`, evidence of the bits `(n, m)` and mean squared residual `(n,)`.
         """
         target = self._features(images).repeat_interleave(len(values) // len(images), dim=0)
-        made = torch.cat([self._made(some) for some in torch.split(values, self.settings.rows)])
+        made = torch.cat([self._made(some, behind) for some in torch.split(values, self.settings.rows)])
         damping = torch.full_like(made[:, 0, 0], self.settings.damping)
         evidence = values.new_zeros(len(values), self.fingerprint.bits)
         active = torch.arange(len(values), device=values.device)
@@ -230,7 +247,8 @@ class LeastSquaresDecoder:
                 break
             going = []
             for some in torch.split(active, self.settings.batch):
-                found = self._steps(values[some], made[some], target[some], damping[some], centre[some], weight[some])
+                known = (centre[some], weight[some], behind)
+                found = self._steps(values[some], made[some], target[some], damping[some], *known)
                 values, made = values.index_copy(0, some, found.values), made.index_copy(0, some, found.made)
                 damping = damping.index_copy(0, some, found.damping)
                 before = evidence[some]
@@ -245,11 +263,18 @@ class LeastSquaresDecoder:
         return values[best], evidence[best], residual[best]
 
     def _steps(
-        self, values: Tensor, made: Tensor, target: Tensor, damping: Tensor, centre: Tensor, weight: Tensor
+        self,
+        values: Tensor,
+        made: Tensor,
+        target: Tensor,
+        damping: Tensor,
+        centre: Tensor,
+        weight: Tensor,
+        behind: Behind,
     ) -> StepResult:
         """Compute one Jacobian and step on it while that helps."""
         scale = _noise(target - made).rsqrt().expand_as(made).flatten(1)  # (n, q)
-        jacobian = self._jacobian(values, made).mul_(scale[:, None])  # (n, k + m, q), transposed
+        jacobian = self._jacobian(values, made, behind).mul_(scale[:, None])  # (n, k + m, q), transposed
         precision = torch.baddbmm(torch.diag_embed(weight), jacobian, jacobian.mT)
         residual = (target - made).flatten(1) * scale
         start = cost = _cost(residual, weight, values - centre)
@@ -257,7 +282,7 @@ class LeastSquaresDecoder:
             slope = _product(jacobian, residual) - weight * (values - centre)
             damped = precision + torch.diag_embed(damping[:, None] * precision.diagonal(dim1=1, dim2=2))
             step = torch.linalg.solve(damped, slope)
-            trial = self._made(values + step)
+            trial = self._made(values + step, behind)
             residual_trial = (target - trial).flatten(1) * scale
             cost_trial = _cost(residual_trial, weight, values + step - centre)
             surprise = residual - residual_trial - _product(jacobian.mT, step)
@@ -273,20 +298,20 @@ class LeastSquaresDecoder:
                 break
         return StepResult(values, made, damping, precision, 1.0 - cost / start)
 
-    def _jacobian(self, values: Tensor, made: Tensor) -> Tensor:
+    def _jacobian(self, values: Tensor, made: Tensor, behind: Behind) -> Tensor:
         """Secants of the features along every coordinate, `(n, k + m, q)`: the Jacobian's transpose."""
         n, width = values.shape
         steps = self.settings.secant * torch.eye(width, device=values.device)
         moved = values.new_empty(n * width, made[0].numel())  # filled in place: with many axes it fills the memory
         rows = torch.split((values[:, None] + steps).flatten(0, 1), self.settings.rows)
         for part, some in zip(torch.split(moved, self.settings.rows), rows, strict=True):
-            part.copy_(self._made(some).flatten(1))
+            part.copy_(self._made(some, behind).flatten(1))
         return moved.view(n, width, -1).sub_(made.flatten(1)[:, None]).div_(self.settings.secant)
 
-    def _made(self, values: Tensor) -> Tensor:
+    def _made(self, values: Tensor, behind: Behind) -> Tensor:
         made = self.synthesize(self._latents(values))
         shown = made.clamp(0.0, 1.0)
-        return self._features(shown + LEAK * (made - shown))
+        return self._features(behind(shown + LEAK * (made - shown)))
 
     def _features(self, images: Tensor) -> Tensor:
         """Features of images, position by position, `(n, c, p)`."""

@@ -10,7 +10,7 @@ from smooth_generator import BITS, Smooth, smooth_fingerprint
 
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
-from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, HybridDecoder, coordinates
+from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, HybridDecoder, consistent, coordinates
 from lightning_modules.fingerprints.decoders.least_squares import (
     LeastSquaresDecoder,
     LeastSquaresSettings,
@@ -18,6 +18,7 @@ from lightning_modules.fingerprints.decoders.least_squares import (
     search_space,
 )
 from lightning_modules.fingerprints.decoders.losses import make_loss
+from lightning_modules.fingerprints.decoders.post_processing import FILTERS, likeliest_filters
 
 
 class Told:
@@ -33,12 +34,14 @@ class Told:
 class ToldSearch:
     """A search whose answer is given; remembers what it was started with."""
 
-    def __init__(self, logits, latents):
-        self.answer = KeyEstimate(logits, torch.zeros(len(logits)), latents)
+    def __init__(self, logits, latents, images):
+        self.answer, self.images, self.behind = (logits, latents), images, []
 
-    def refine(self, images, alpha, logits, alpha_error=None):
+    def refine(self, images, alpha, logits, alpha_error=None, behind=None):
         self.alpha, self.logits, self.alpha_error = alpha, logits, alpha_error
-        return self.answer
+        self.behind.append(behind)
+        rows = [int((self.images == image).flatten(1).all(dim=1).nonzero()[0]) for image in images]
+        return KeyEstimate(self.answer[0][rows], torch.zeros(len(rows)), self.answer[1][rows])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_the_search_mends_a_start_that_errs(scene):
 def test_a_start_that_is_better_is_kept(scene):
     generator, fingerprint, keys, images, alpha = scene
     logits = 10.0 * (2.0 * keys.float() - 1.0)
-    search = ToldSearch(with_errors(keys), fingerprint.mean.expand(8, -1))
+    search = ToldSearch(with_errors(keys), fingerprint.mean.expand(8, -1), images)
     estimate = hybrid(scene, Told(logits, alpha), search).decode(images)
     assert torch.equal(estimate.logits, logits)
     assert float(estimate.loss.max()) < 1e-8
@@ -93,7 +96,10 @@ def test_each_image_has_the_better_of_its_two_answers(scene, monkeypatch):
     odd = (torch.arange(8) % 2 == 1)[:, None]
     right, wrong = 3.0 * (2.0 * keys.float() - 1.0), with_errors(keys, 5.0)
     latents = generator.sample_latents(8, seed=2)  # their part along the key must not count
-    start, search = Told(torch.where(odd, right, wrong), alpha), ToldSearch(torch.where(odd, wrong, right), latents)
+    start, search = (
+        Told(torch.where(odd, right, wrong), alpha),
+        ToldSearch(torch.where(odd, wrong, right), latents, images),
+    )
     for batch in (256, 3):
         monkeypatch.setattr("lightning_modules.fingerprints.decoders.hybrid.BATCH", batch)
         estimate = hybrid(scene, start, search).decode(images)
@@ -108,7 +114,7 @@ def test_answers_are_ranked_with_bits_and_not_with_what_the_search_left_between(
     exact = fingerprint.embed(generator.sample_latents(8, seed=2), keys)
     flipped = -5.0 * (2.0 * keys.float() - 1.0)  # latents are right, bits are not
     near = Told(3.0 * (2.0 * keys.float() - 1.0), alpha + 0.05)
-    estimate = hybrid(scene, near, ToldSearch(flipped, exact)).decode(images)
+    estimate = hybrid(scene, near, ToldSearch(flipped, exact, images)).decode(images)
     assert torch.equal(estimate.bits, keys)
     loss = make_loss("pixels")(generator.synthesize(estimate.latents), images)
     assert torch.allclose(estimate.loss, loss, rtol=1e-4, atol=1e-9)
@@ -119,7 +125,7 @@ def test_starts_and_their_variance_are_carried_into_the_space_of_the_search(scen
     widening = torch.linspace(1.0, 3.0, 10)
     space = SearchSpace(generator.synthesize, fingerprint, widening)
     latents = generator.sample_latents(8, seed=2)
-    search = ToldSearch(with_errors(keys), latents)
+    search = ToldSearch(with_errors(keys), latents, images)
     trust = torch.full((10,), 0.5)
     hybrid(scene, Told(with_errors(keys), alpha), search, space, alpha_error=trust).decode(images)
     assert torch.allclose(search.alpha, alpha / widening)
@@ -139,3 +145,54 @@ def test_an_encoders_latents_are_read_along_the_key_axes(scene, centred):
     logits, found = EncoderStarts(encoding, fingerprint).starts(torch.zeros(8, 3, 16, 16))
     assert torch.allclose(logits, 8.0 * (keys.float() - 0.5), atol=1e-3)
     assert torch.allclose(found, alpha, atol=1e-3)
+
+
+def test_a_blurred_image_is_searched_behind_the_blur(scene):
+    """The start is right for the most part, so it shows the image before the blur, and the search reads all bits."""
+    generator, _, keys, images, alpha = scene
+    blurred = torch.cat([FILTERS["blur_0.7"](images[:4]), images[4:]])
+    near = alpha + 0.1 * torch.randn(alpha.shape, generator=torch.Generator().manual_seed(0))
+    logits = 4.0 * (2.0 * keys.float() - 1.0)
+    logits[:, 0] *= -0.1
+    decoder = hybrid(scene, Told(logits, near), alpha_error=torch.full((10,), 0.01))
+    shown = generator.synthesize(decoder._shown(near, logits > 0))
+    assert likeliest_filters(shown, blurred) == ["blur_0.7"] * 4 + ["none"] * 4
+    estimate = decoder.decode(blurred)
+    assert torch.equal(estimate.bits, keys)
+    assert float(estimate.loss.max()) < 1e-4
+    unaware = hybrid(scene, Told(logits, near), alpha_error=torch.full((10,), 0.01)).search.refine(
+        blurred[:4], near[:4], logits[:4], torch.full((10,), 0.01)
+    )
+    assert not torch.equal(unaware.bits, keys[:4])  # what it takes for the image is another one
+
+
+def test_an_answer_that_contradicts_a_calibrated_start_is_not_kept(scene):
+    """It explains the image better, and says the opposite of bits that the start is sure of."""
+    generator, fingerprint, keys, images, alpha = scene
+    exact = fingerprint.embed(generator.sample_latents(8, seed=2), keys)
+    sure_of_the_opposite = -9.0 * (2.0 * keys.float() - 1.0)
+    found = ToldSearch(9.0 * (2.0 * keys.float() - 1.0), exact, images)
+    for trust, kept in ((None, keys), (torch.full((10,), 0.1), ~keys)):
+        estimate = hybrid(scene, Told(sure_of_the_opposite, alpha + 1.0), found, alpha_error=trust).decode(images)
+        assert torch.equal(estimate.bits, kept)
+
+
+def test_bits_are_consistent_with_the_odds_they_were_drawn_from():
+    """At four deviations a thousand true keys are all let pass, as many with every bit turned round are not."""
+    drawn = torch.Generator().manual_seed(1)
+    logits = 3.0 * torch.randn(1000, 32, generator=drawn)
+    bits = torch.rand(1000, 32, generator=drawn) < torch.sigmoid(logits)
+    assert float(consistent(bits, logits, 4.0).double().mean()) > 0.99
+    assert not bool(consistent(~bits, logits, 4.0).any())
+
+
+@pytest.mark.parametrize("name", list(FILTERS))
+def test_each_filter_is_told_from_the_others(name):
+    """Of smooth images with an edge, as saved files hold them."""
+    x = torch.linspace(0, 1, 32)
+    images = torch.stack([torch.sin(9 * x * (1 + k))[None] * x[:, None] for k in torch.rand(6)]) / 2 + 0.5
+    images = images[:, None].expand(-1, 3, -1, -1).clone()
+    images[:, :, 8:20, 10:25] = torch.rand(6, 3, 12, 15, generator=torch.Generator().manual_seed(0))
+    seen = (FILTERS[name](images).clamp(0, 1) * 255).round() / 255
+    assert likeliest_filters(images + 0.005, seen) == [name] * 6
+    assert likeliest_filters(images + 0.005, images) == ["none"] * 6
