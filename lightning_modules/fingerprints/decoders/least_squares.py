@@ -214,8 +214,8 @@ class LeastSquaresDecoder:
         parts = [
             self._search(
                 images[first : first + size],
-                *(tensor[first * starts : (first + size) * starts] for tensor in (start, centre, weight, odds)),
                 behind or _as_made,
+                *(tensor[first * starts : (first + size) * starts] for tensor in (start, centre, weight, odds)),
             )
             for first in range(0, n, size)
         ]
@@ -223,7 +223,7 @@ class LeastSquaresDecoder:
         return KeyEstimate(evidence, residual, self._latents(values))
 
     def _search(
-        self, images: Tensor, values: Tensor, centre: Tensor, weight: Tensor, odds: Tensor, behind: Behind
+        self, images: Tensor, behind: Behind, values: Tensor, centre: Tensor, weight: Tensor, odds: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Search from all starts `(n s, k + m)` of images `(n, 3, H, W)`, image by image, and choose.
 
