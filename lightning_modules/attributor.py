@@ -246,7 +246,7 @@ class Attributor(pl.LightningModule):
         if few := {source: count for source, count in counts if count < FEWEST_TEST_IMAGES}:
             raise ValueError(f"too few test images: {few}; expected {FEWEST_TEST_IMAGES} of each source at least")
         seen = None
-        if self.trained_on is not None and hasattr(self.data, "content_ids"):
+        if hasattr(self.data, "content_ids"):
             tested = join(self.data.content_ids(part) for part in parts)
             seen = training_images_of_test(tested, self.trained_on, self.allow_training_images)
         self._prepare()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -146,12 +147,21 @@ def attribution_settings(sources: Sequence[str], networks: ControlledNetworks, h
     return {"sources": list(sources), "compared": compared, "halvings": halvings, "halving_seed": seed, **branches}
 
 
-def training_images_of_test(tested: Tensor, trained_on: Tensor, allowed: bool) -> int:
-    """How many test images the attributor was trained on, by the content ids of both.
+def training_images_of_test(tested: Tensor, trained_on: Tensor | None, allowed: bool) -> int | None:
+    """How many test images the attributor was trained on, by the content ids of both; None where that is not known.
+
+    A checkpoint of an earlier version does not say what trained it, and a warning says that.
 
     Raises:
         ValueError: there are some, and that is not `allowed`.
     """
+    if trained_on is None:
+        warnings.warn(
+            "The checkpoint, of an earlier version, does not say which images trained it: whether test images are "
+            "among them is not known. They are not if the data settings are those of its training.",
+            stacklevel=2,
+        )
+        return None
     seen = overlap(tested, trained_on)
     if seen and not allowed:
         raise ValueError(

@@ -84,3 +84,14 @@ def test_weights_that_are_no_numbers_end_in_an_error(trained, tmp_path, gm_root,
     with pytest.raises(ValueError, match=r"found logits.*not finite.*weights"):
         evaluate.main([command, "--ckpt_path", str(tmp_path), *options])
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_checkpoint_that_does_not_say_what_trained_it_is_tested_with_a_warning(trained, tmp_path):
+    """Those of earlier versions do not."""
+    (tmp_path / "checkpoints").mkdir()
+    saved = torch.load(trained.checkpoint, weights_only=True)
+    del saved["attributor"]["trained_on"]
+    torch.save(saved, tmp_path / "checkpoints" / "last.ckpt")
+    shutil.copy(trained.run / "config.yaml", tmp_path)
+    with pytest.warns(UserWarning, match="does not say which images trained it"):
+        evaluate.main(["test", "--ckpt_path", str(tmp_path), "--run_dir", str(tmp_path / "test")])
