@@ -23,19 +23,22 @@ from torch import Tensor
 
 GRID = 2**16
 """What the weights of an image add up to, but for rounding: a log odd is kept to 1 / 65,536 of their sum."""
-MOST_LOG_ODDS = 8.0
-"""Larger ones count as this (wrong once in 3,000): no decoder can vouch for more, and no bit outweighs the rest."""
+TYPICAL_LOG_ODDS = 8.0
+"""The median over the bits of an image is at most this (wrong once in 3,000), so that no image shouts down others."""
+MOST_MEDIANS = 4.0
+"""A bit counts for at most so many medians of its image, so that none outweighs the rest."""
 
 
 def trusted(logits: Tensor) -> Tensor:
-    """Log odds of images `(n, m)`, float64, none larger than `MOST_LOG_ODDS`.
+    """What log odds of images `(n, m)` are taken for, float64, each image by itself.
 
-    Raises:
-        ValueError: log odds that are no numbers.
+    Calibrated log odds pass as they are. Searches state some of hundreds: their image is scaled down as a whole, which
+    keeps the ratios between bits. Log odds that are NaN say nothing.
     """
-    if bool(logits.isnan().any()):
-        raise ValueError("found log odds that are NaN, expected numbers; look at the weights of the decoder")
-    return logits.detach().cpu().double().clamp(-MOST_LOG_ODDS, MOST_LOG_ODDS)
+    odds = logits.detach().cpu().double().nan_to_num(nan=0.0, posinf=1e30, neginf=-1e30)
+    median = torch.from_numpy(np.median(odds.abs().numpy(), axis=1, keepdims=True))
+    most = torch.where(median > 0, MOST_MEDIANS * median, torch.inf)
+    return odds.clamp(-most, most) * (TYPICAL_LOG_ODDS / median).clamp(max=1.0)
 
 
 def bit_weights(logits: Tensor) -> NDArray[np.int64]:
@@ -110,3 +113,8 @@ def most_users(bits: int, false_positive_rate: float) -> int:
     """
     check_rate(false_positive_rate)
     return int(Fraction(false_positive_rate) * 2**bits)
+
+
+def smallest_p_value(bits: int) -> float:
+    """The smallest p-value that a key of so many bits can reach: 2^-m, where all of them agree."""
+    return math.ldexp(1.0, -bits)

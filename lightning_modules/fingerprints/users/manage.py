@@ -24,8 +24,11 @@ from lightning_modules.fingerprints.users.key_registry import (
 )
 from lightning_modules.fingerprints.users.keys import key_check, packed_key
 from lightning_modules.fingerprints.users.names import is_user_id, shown_name, written_form
+from lightning_modules.metrics.evidence import most_users
 
 HEADERS = (["user", "key"], ["user", "key", "check"])
+RATE = 1e-6
+"""The false-positive rate for which people are told how many users keys of a length can tell apart: `predict`'s."""
 
 
 def create_users(
@@ -50,6 +53,31 @@ def create_users(
         for name in names:
             registry.create(name, minimum_distance)
     return registry
+
+
+def read_names(file: Path) -> list[str]:
+    """The ids in a text file in UTF-8, one a line; empty lines are passed over.
+
+    Raises:
+        FingerprintError: no such file, or no text.
+    """
+    if not file.is_file():
+        raise FingerprintError(f"found no file {file}, expected a text file of user ids, one a line")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise FingerprintError(f"{file.name}: found no text in UTF-8, expected one user id a line") from None
+    return [name for line in text.split("\n") if (name := line.strip())]
+
+
+def capacity(registry: KeyRegistry) -> str:
+    """How many users keys of a registry's length can tell apart, in words."""
+    most = most_users(registry.bits, RATE)
+    whom = f"tell at most {most:,} users apart" if most else "can name nobody"
+    return (
+        f"keys of {registry.bits} bits {whom} at a false-positive rate of {RATE:g}, where an image gives all bits; a "
+        "decoder that errs needs longer keys for as many"
+    )
 
 
 def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> KeyRegistry:

@@ -43,7 +43,7 @@ def attribute(logits: Tensor, names: Sequence[str], keys: Packed, false_positive
         false_positive_rate: largest chance, over all users together, of naming anybody for an image without key.
 
     Raises:
-        ValueError: keys of another length, a rate outside (0, 1), or log odds that are no numbers.
+        ValueError: keys of another length, or a rate outside (0, 1).
     """
     evidence = combine(logits.reshape(-1, logits.shape[-1]))
     bits = len(evidence)
@@ -71,8 +71,8 @@ def combine(logits: Tensor) -> Tensor:
     """Log odds of images that carry one key, together: the sum of what each says, float64 `(m,)`.
 
     One estimate is made first and tested once. Adding up matches over the images would count what a decoder always
-    answers as often as there are images, which is no evidence; this cannot happen here. No image says more for a bit
-    than `metrics.evidence.MOST_LOG_ODDS`.
+    answers as often as there are images, which is no evidence; this cannot happen here. What an image states is taken
+    for what `metrics.evidence.trusted` says.
 
     Args:
         logits: `(n, m)`, log odds of a 1 against a 0.

@@ -21,7 +21,7 @@ from lightning_modules.common.files import write_bytes
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.fingerprint import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
-from lightning_modules.fingerprints.users.keys import key_check, key_to_text
+from lightning_modules.fingerprints.users.keys import key_check, key_to_text, pack_key
 from lightning_modules.fingerprints.users.manage import create_users
 
 
@@ -203,7 +203,7 @@ def test_a_line_that_was_typed_wrongly_is_named(tmp_path, users, fingerprint, ca
     main(["export", str(users), str(table)])
     header, alice, bob = table.read_text().splitlines()
     _, key, check = alice.split(",")
-    assert check == key_check("alice", read_registry(users).key_of("alice"))
+    assert check == key_check("alice", read_registry(users).users["alice"])
     assert len(check) == 8
     assert check.isalpha()
     wrong = f"{int(key[0], 16) ^ 1:x}{key[1:]}"
@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_the_registry_and_no_keys_beside_it(users, capsys):
     assert sorted(path.name for path in users.parent.iterdir()) == [".users.json.lock", "users.json"]
     assert users.with_name(".users.json.lock").read_bytes() == b""
     keys = seeded_keys(2000, 64, seed=0)
-    grown = KeyRegistry(64, {f"user{number}": key for number, key in enumerate(keys)})
+    grown = KeyRegistry(64, {f"user{number}": pack_key(key) for number, key in enumerate(keys)})
     with full_disk(after=8192), pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
         write_registry(grown, users)
     assert users.read_bytes() == before
@@ -294,6 +294,6 @@ def test_a_lookup_by_another_spelling_finds_the_user(users, capsys):
 
 def test_a_registry_of_many_users_is_still_written_and_read(tmp_path):
     keys = seeded_keys(2000, 64, seed=0)
-    registry = KeyRegistry(64, {f"n\u00ebw{number}": key for number, key in enumerate(keys)})
+    registry = KeyRegistry(64, {f"n\u00ebw{number}": pack_key(key) for number, key in enumerate(keys)})
     write_registry(registry, tmp_path / "users.json")
     assert torch.equal(read_registry(tmp_path / "users.json").keys, keys)
