@@ -25,7 +25,7 @@ GRID = 2**16
 """What the weights of an image add up to, but for rounding: a log odd is kept to 1 / 65,536 of their sum."""
 TYPICAL_LOG_ODDS = 8.0
 """The median over the bits of an image is at most this (wrong once in 3,000), so that no image shouts down others."""
-MOST_MEDIANS = 4.0
+MOST_MEDIANS = 8.0
 """A bit counts for at most so many medians of its image, so that none outweighs the rest."""
 
 
@@ -49,7 +49,8 @@ def bit_weights(logits: Tensor) -> NDArray[np.int64]:
     sizes = logits.abs().numpy()
     sums = np.array([math.fsum(row) for row in sizes])  # rounded once, in whatever order bits come
     unit = np.divide(GRID, sums, out=np.zeros_like(sums), where=sums > GRID * np.finfo(np.float64).tiny)
-    return np.rint(sizes * unit[:, None]).astype(np.int64)
+    weights: NDArray[np.int64] = np.rint(sizes * unit[:, None]).astype(np.int64)
+    return weights
 
 
 def weight_against(weights: NDArray[np.int64], bits: Tensor, keys: Tensor) -> NDArray[np.int64]:

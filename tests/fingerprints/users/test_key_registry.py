@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_registry import BITS, private, refused, write_small_fingerprint
+from small_registry import BITS, private, refused, told, write_small_fingerprint
 
 from lightning_modules.cli.users import users as main
 from lightning_modules.common.files import write_bytes
@@ -109,7 +109,7 @@ def test_a_registry_without_checksum_goes_on_and_gets_one(users, capsys):
     assert shown.err.count("found no checksum") == 1
     assert "reseal" in shown.err
     main(["create", str(users), "carol"])
-    assert capsys.readouterr().err == f"warning: {users}: had no checksum; it has one now\n"
+    assert told(capsys.readouterr().err) == f"warning: {users}: had no checksum; it has one now\n"
     assert "checksum" in json.loads(users.read_text())
     main(["list", str(users)])
     assert "checksum" not in capsys.readouterr().err
@@ -149,7 +149,7 @@ def test_registries_are_merged(tmp_path, users, second, capsys):
     out = tmp_path / "all.json"
     main(["merge", str(users), str(second), "--out", str(out)])
     shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("all.json holds 4 users\n", "")
+    assert (shown.out, told(shown.err)) == ("all.json holds 4 users\n", "")
     assert read_registry(out).names == ["alice", "bob", "carol", "dave"]
     assert texts(out) == {**texts(users), **texts(second)}
     assert read_registry(out).fingerprint == read_registry(users).fingerprint != ""
@@ -192,7 +192,7 @@ def test_an_export_is_read_back(tmp_path, users, fingerprint, capsys):
     assert table.read_text().splitlines()[0] == "user,key,check"
     assert not any(key in shown.out + shown.err for key in texts(users).values())
     main(["import", str(tmp_path / "back.json"), str(table), "--fingerprint", fingerprint])
-    assert capsys.readouterr().err == ""
+    assert told(capsys.readouterr().err) == ""
     assert texts(tmp_path / "back.json") == texts(users)
     assert read_registry(tmp_path / "back.json").fingerprint == read_registry(users).fingerprint
     assert "there already" in refused(capsys, "export", str(users), str(table))
