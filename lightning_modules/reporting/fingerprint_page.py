@@ -177,9 +177,9 @@ def _robustness_section(shown: FingerprintResults, paths: dict[str, Path]) -> Se
 
 def _false_positive_section(shown: FingerprintResults) -> Section | None:
     caption = (
-        "At most nominal: fail where the whole 95 % interval lies above the nominal rate. Interval holds nominal: up to "
-        "one row in 20 fails by chance, and more where many bits say equally much, so that evidence has ties. An "
-        "interval from n negatives cannot tell rates far below 3 / n from 0."
+        "At most nominal: fail where the whole 95 % interval lies above the nominal rate. Interval holds nominal: one "
+        "row in 20 fails by chance, and more where many bits say equally much, so that evidence has ties. An interval "
+        "from n negatives cannot tell rates far below 3 / n from 0."
     )
     registries = (
         "Each registry holds one random key, with which all images of a kind are compared: the share of them that are "

@@ -16,9 +16,16 @@ from lightning_modules.evaluation.fingerprint import (
     fold_fingerprint,
     key_margins,
 )
+from lightning_modules.metrics.evidence import p_values
 from lightning_modules.metrics.extractors import FeatureExtractor
 from lightning_modules.metrics.fid import FrechetImageDistance
-from lightning_modules.metrics.fingerprint_scores import NEGATIVES, key_estimates, key_metrics, negative_metrics
+from lightning_modules.metrics.fingerprint_scores import (
+    NEGATIVES,
+    add_images,
+    key_estimates,
+    key_metrics,
+    negative_metrics,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:fid_levels")
 BITS, SIZE, D = 16, 4, 2
@@ -74,7 +81,7 @@ def test_numbers_are_those_of_all_images_at_once(folder):
         expected = key_metrics(BITS, prefix=f"test/{name}/")
         keys = torch.rand(10, BITS, generator=torch.Generator().manual_seed(7)) > 0.5
         odds = margins("marked", range(10), place)
-        expected.update(torch.where(keys, odds, -odds), keys)
+        add_images(expected, torch.where(keys, odds, -odds), keys)
         for metric, estimate in key_estimates(expected).items():
             assert found[metric] == estimate, metric
     assert found["test/clean/bit_accuracy"].value > found["test/jpeg_50/bit_accuracy"].value
@@ -95,7 +102,7 @@ def test_all_negatives_are_the_sum_of_their_kinds(folder):
         assert together.value * together.n == pytest.approx(count)
     expected = negative_metrics(BITS, (5e-2, 1e-3, 1e-6))
     odds = margins("real", range(9))
-    expected.update(odds, torch.ones_like(odds, dtype=torch.bool))
+    add_images(expected, odds, torch.ones_like(odds, dtype=torch.bool))
     assert found["test/negatives/real/bit_accuracy"] == key_estimates(expected)["bit_accuracy"]
 
 
@@ -127,6 +134,9 @@ def test_rows_count_matching_bits_in_order(folder):
     for place, name in enumerate(("clean", "jpeg_50")):
         counts = (margins("marked", range(10), place) > 0).sum(dim=1).tolist()
         assert [row["matching_bits"][name] for row in rows] == counts
+        odds = margins("marked", range(10), place)
+        expected = p_values(odds, torch.ones_like(odds, dtype=torch.bool)).tolist()
+        assert [row["p_value"][name] for row in rows] == expected
 
 
 def test_a_test_without_negatives_has_none(tmp_path):
