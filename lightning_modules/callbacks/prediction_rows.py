@@ -363,7 +363,8 @@ def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]]
     bits, rate = rows[0]["bits"], rows[0]["false_positive_rate"]
     enough = f"a user is named from a p-value of {rate / users:.2g} on"
     if users > (most := most_users(bits, rate)):
-        enough = f"keys of {bits} bits can name nobody among more than {_count(most, 'user')}"
+        whom = f"can tell {_count(most, 'user')} apart at most" if most else "can name nobody"
+        enough = f"keys of {bits} bits {whom} at this rate"
     named = Counter(row["verdict"] for row in rows if row["verdict"] is not None)
     lines = [
         f"{_count(len(rows), 'file')}: {named.total()} attributed, {len(rows) - named.total()} abstained "

@@ -59,10 +59,11 @@ class PredictionPlan:
         most = most_users(bits, self.false_positive_rate)
         if users <= most:
             return None
+        whom = f"can tell {counted(most)} apart at most" if most else "can name nobody"
         return (
             f"found keys of {bits} bits, {counted(users)} and a false-positive rate of {self.false_positive_rate:g}: "
-            f"not even where all bits agree is anybody named, since keys of {bits} bits tell {counted(most)} apart at "
-            "most at this rate; expected longer keys, fewer users, or at least --false_positive_rate "
+            f"nobody is named, not even where all bits agree, since keys of {bits} bits {whom} at this rate; expected "
+            "longer keys, fewer users, or at least --false_positive_rate "
             f"{_round_up(users * smallest_p_value(bits))}"
         )
 

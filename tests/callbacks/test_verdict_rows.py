@@ -108,7 +108,7 @@ def test_a_registry_too_large_to_name_anybody_is_told(registry, tmp_path):
     callback = VerdictRows(tmp_path / "out.jsonl", registry, 5e-10)
     (row,) = run(callback, evidence(registry.key_of("bob"))[None])
     assert (row["verdict"], row["best_user"], row["family_p_value"]) == (None, "bob", 3 * 0.5**BITS)
-    assert "keys of 32 bits can name nobody among more than 2 users" in callback.summary
+    assert "keys of 32 bits can tell 2 users apart at most at this rate" in callback.summary
 
 
 def test_rows_come_in_the_order_of_the_files_whatever_the_order_of_work(registry, tmp_path):

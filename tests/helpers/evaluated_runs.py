@@ -88,11 +88,11 @@ def fingerprint_run(
         found = {
             "bit_accuracy": _mean(counts / BITS, {"bits": BITS}),
             "attribution_accuracy": proportion(int((counts == BITS).sum()), images, bits=BITS),
-            "tpr_bits_at_1e-6": positive,
-            "tpr_at_1e-6": replace(positive, details={"bits": BITS, "false_positive_rate": 1e-6, "within_reach": True}),
+            "tpr_at_1e-6": positive,
         }
-        if by_bits:
-            found["tpr_at_1e-6"] = found.pop("tpr_bits_at_1e-6")
+        if not by_bits:
+            details = {"bits": BITS, "false_positive_rate": 1e-6, "within_reach": True}
+            found["tpr_at_1e-6"] = replace(positive, details=details)
         if fid:
             value = 3.0 + 40 * severity(condition) + 2 * (1 - skill) + 0.3 * math.sin(number + seed)
             found["fid"] = Estimate(value, None, None, images, "none", {"n_real": images, "n_fake": images, "d": 64})
