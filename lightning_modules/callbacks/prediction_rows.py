@@ -26,7 +26,8 @@ from lightning_modules.evaluation.predictions import Verdicts
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 from lightning_modules.fingerprints.users.keys import key_to_text
-from lightning_modules.fingerprints.users.verdicts import Verdict, attribute, bits_needed, combine
+from lightning_modules.fingerprints.users.verdicts import Verdict, attribute, combine
+from lightning_modules.metrics.evidence import most_users
 from lightning_modules.metrics.set_test import SetVerdict
 
 
@@ -271,11 +272,12 @@ class VerdictRows(BlockRows):
     """Compares decoded keys with a registry when all images are done; writes one row an image, in order of the files.
 
     A row holds `file`, `content_id` (hex), `bits_matching` and `bits` (the length of a key), `best_user` (of several
-    equally good ones the first registered, and then no verdict), `p_value` (chance of so good a match with that user
-    alone), `family_p_value` (with any user, by Bonferroni), `verdict` (the user's name, or null),
-    `false_positive_rate`, `confidence` (mean probability of the decoded bits, in [0.5, 1], as good as the decoder's
-    calibration) and, where the decoder minimises one, `loss`. An image that could not be used has the row `{"file",
-    "verdict": null, "reason"}` and plays no part in a verdict over all.
+    equally good ones the first registered, and then no verdict), `p_value` (chance that a random key agrees as well
+    with the log odds of the decoded bits as that user's), `family_p_value` (that any of so many random keys does, by
+    Bonferroni), `verdict` (the user's name, or null), `false_positive_rate`, `confidence` (mean probability of the
+    decoded bits, in [0.5, 1], as good as the decoder's calibration) and, where the decoder minimises one, `loss`. An
+    image that could not be used has the row `{"file", "verdict": null, "reason"}` and plays no part in a verdict over
+    all.
 
     Decoded bits are left out unless asked for. They are nobody's secret in themselves, but where the verdict is right
     they are a user's key, or close to it: a file with them can be read by its owner alone.
@@ -306,7 +308,7 @@ class VerdictRows(BlockRows):
     ) -> None:
         super().__init__(out, identity or {}, fresh)
         self.false_positive_rate, self.combined, self.show_bits = false_positive_rate, combined, show_bits
-        self.names, self.keys = registry.names, registry.keys
+        self.names, self.keys = registry.names, registry.packed
         self.private = show_bits
         self._told: list[dict[str, Any]] = []
         self._together: list[dict[str, Any]] = []
@@ -340,12 +342,10 @@ class VerdictRows(BlockRows):
 
     def _compare(self, logits: Tensor) -> dict[str, Any]:
         """Verdict on one image's logits `(m,)`, or on those of several that carry one key, `(n, m)`."""
-        together = logits.reshape(-1, logits.shape[-1])
-        bits = combine(together)
-        total = together.sum(dim=0)
-        row = verdict_row(attribute(bits, self.names, self.keys, self.false_positive_rate))
+        row = verdict_row(attribute(logits, self.names, self.keys, self.false_positive_rate))
+        total = combine(logits.reshape(-1, logits.shape[-1]))
         row["confidence"] = float(KeyEstimate(total, torch.empty(0)).confidence.mean())
-        return row | ({"decoded_bits": key_to_text(bits)} if self.show_bits else {})
+        return row | ({"decoded_bits": key_to_text(total > 0)} if self.show_bits else {})
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
@@ -361,8 +361,10 @@ def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]]
     `rows` has one or more images, `together` the combined row or none; so many images more were `skipped`.
     """
     bits, rate = rows[0]["bits"], rows[0]["false_positive_rate"]
-    needed = bits_needed(bits, rate, users)
-    enough = f"{needed} of {bits} bits must match" if needed is not None else f"no match of {bits} bits is enough"
+    enough = f"a user is named from a p-value of {rate / users:.2g} on"
+    if users > (most := most_users(bits, rate)):
+        whom = f"can tell {_count(most, 'user')} apart at most" if most else "can name nobody"
+        enough = f"keys of {bits} bits {whom} at this rate"
     named = Counter(row["verdict"] for row in rows if row["verdict"] is not None)
     lines = [
         f"{_count(len(rows), 'file')}: {named.total()} attributed, {len(rows) - named.total()} abstained "
@@ -376,11 +378,11 @@ def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]]
     for row in together:
         who = row["verdict"] or f"nobody (closest: {row['best_user']})"
         lines.append(
-            f"all together: {who}, {row['bits_matching']} of {bits} bits match, p-value {row['p_value']:.2g}, over all "
-            f"users {row['family_p_value']:.2g}"
+            f"all together: {who}, p-value {row['p_value']:.2g}, over all users {row['family_p_value']:.2g}, "
+            f"{row['bits_matching']} of {bits} bits match"
         )
     return "\n".join(lines)
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -17,7 +17,7 @@ from lightning_modules.common.files import file_hash
 from lightning_modules.common.shipped import program
 from lightning_modules.fingerprints.fitting import stored_fingerprint
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry
-from lightning_modules.fingerprints.users.verdicts import bits_needed
+from lightning_modules.metrics.evidence import most_users, smallest_p_value
 
 FALSE_POSITIVE_RATE = 1e-6
 FINGERPRINT_OPTIONS = {
@@ -56,12 +56,15 @@ class PredictionPlan:
         if self.registry is None or not len(self.registry.users):
             return None
         bits, users = self.registry.bits, len(self.registry.users)
-        if bits_needed(bits, self.false_positive_rate, users) is not None:
+        most = most_users(bits, self.false_positive_rate)
+        if users <= most:
             return None
+        whom = f"can tell {counted(most)} apart at most" if most else "can name nobody"
         return (
             f"found keys of {bits} bits, {counted(users)} and a false-positive rate of {self.false_positive_rate:g}: "
-            "not even a match of all bits is enough, so nobody can be named; expected longer keys, or at least "
-            f"--false_positive_rate {_round_up(users * 0.5**bits)}"
+            f"nobody is named, not even where all bits agree, since keys of {bits} bits {whom} at this rate; expected "
+            "longer keys, fewer users, or at least --false_positive_rate "
+            f"{_round_up(users * smallest_p_value(bits))}"
         )
 
 

@@ -10,10 +10,14 @@ import stat
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning_modules.cli.parser import CommandParser
 from lightning_modules.common.files import describe_place_error
 from lightning_modules.common.shipped import program
+
+if TYPE_CHECKING:
+    from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 
 DESCRIPTION = """Register users and their keys, list them, look one up, join registries, write them as tables.
 
@@ -51,21 +55,31 @@ def users(args: list[str]) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
+    from lightning_modules.fingerprints.fingerprint import FingerprintError
     from lightning_modules.fingerprints.users import manage
     from lightning_modules.fingerprints.users.key_registry import read_registry
     from lightning_modules.fingerprints.users.keys import key_to_text
 
     if given.command == "create":
-        registry = manage.create_users(given.registry, given.names, given.fingerprint, given.minimum_distance)
-        print(f"registered {counted(len(given.names))}; {given.registry.name} holds {counted(len(registry.users))}")
+        names = [*given.names, *([] if given.names_file is None else manage.read_names(given.names_file))]
+        if not names:
+            raise FingerprintError(
+                "found no user to register, expected names, or a file of them with --names_file FILE"
+            )
+        registry = manage.create_users(given.registry, names, given.fingerprint, given.minimum_distance)
+        print(f"registered {counted(len(names))}; {given.registry.name} holds {counted(len(registry.users))}")
+        print(manage.capacity(registry))
+        _warn_of_capacity(registry)
     elif given.command == "import":
         if given.table.is_file() and given.table.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             _tell(f"warning: others can read the keys in {given.table}: chmod 600, or remove it after")
         registry = manage.import_users(given.registry, given.table, given.fingerprint)
         print(f"{given.registry.name} holds {counted(len(registry.users))}")
+        _warn_of_capacity(registry)
     elif given.command == "merge":
         registry = manage.merge_users(given.registry, given.out)
         print(f"{given.out.name} holds {counted(len(registry.users))}")
+        _warn_of_capacity(registry)
     elif given.command == "export":
         registry = manage.export_users(given.registry, given.table)
         _tell(f"warning: {given.table} holds keys, which are secrets; remove it when it has served")
@@ -84,13 +98,23 @@ def _run(given: argparse.Namespace) -> None:
         print(key)
 
 
+def _warn_of_capacity(registry: KeyRegistry) -> None:
+    from lightning_modules.fingerprints.users.manage import RATE, capacity
+    from lightning_modules.metrics.evidence import most_users
+
+    users, most = len(registry.users), most_users(registry.bits, RATE)
+    if 2 * users > most:
+        share = "more than" if users > most else "more than half as many as"
+        _tell(f"warning: found {counted(users)}, {share} their keys can tell apart: {capacity(registry)}")
+
+
 def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
 def counted(number: int) -> str:
     """A number of users in words."""
-    return "1 user" if number == 1 else f"{number} users"
+    return "1 user" if number == 1 else f"{number:,} users"
 
 
 def _parser() -> CommandParser:
@@ -104,7 +128,10 @@ def _parser() -> CommandParser:
         else:
             command.add_argument("registry", type=Path, help="the registry's file")
         if name == "create":
-            command.add_argument("names", nargs="+", metavar="name", help="ids of the users")
+            command.add_argument("names", nargs="*", metavar="name", help="ids of the users")
+            command.add_argument(
+                "--names_file", type=Path, metavar="FILE", help="a text file of more ids, one a line, for many users"
+            )
             command.add_argument(
                 "--minimum_distance", type=int, default=0, metavar="BITS", help="bits in which keys must differ"
             )

@@ -30,20 +30,26 @@ from lightning_modules.fingerprints.marked_images import MarkedImages, MarkedPai
 from lightning_modules.fingerprints.settings import TestSettings
 from lightning_modules.generators.bundled.load import load_named
 from lightning_modules.generators.protocol import Generator
+from lightning_modules.metrics.evidence import p_values
 from lightning_modules.metrics.extractors import FeatureExtractor, build_extractor
 from lightning_modules.metrics.fid import FrechetImageDistance
 from lightning_modules.metrics.fingerprint_scores import (
     NEGATIVE_RATES,
     NEGATIVES,
+    add_images,
     key_estimates,
     key_metrics,
     negative_metrics,
+    rate_name,
 )
 from lightning_modules.metrics.image_quality import MeanOfPairs, PairScore, psnr, ssim
 from lightning_modules.metrics.intervals import Estimate, proportion
+from lightning_modules.metrics.key_evidence import REGISTRIES, REGISTRY_RATES, registry_estimates, within_rates
 
 WRONG_KEYS = 2**41
 """Seed, less the experiment's, of the keys that negatives are compared with."""
+REGISTRY_KEYS = 2**42
+"""Likewise, of the random registries of one user that all negatives are compared with."""
 SHOWN = 6
 """Marked images kept for the report."""
 MARKED = "marked"
@@ -92,6 +98,7 @@ class FingerprintEvaluation:
             "bits": self.stream.fingerprint.bits,
             "scores": list(self.scores),
             "perceptual": self.perceptual,
+            "p-values": "of log odds",  # blocks without them are of an earlier version
             "extractor": None if extractor is None else {"name": extractor.name, "d": extractor.num_features},
             "other generator": None if self.other is None else content_hash(cast(nn.Module, self.other).state_dict()),
         }
@@ -121,8 +128,9 @@ class FingerprintEvaluation:
                 logits = self._of_changed(attacked, changed, clean, index, self.conditions[place].name)
                 columns[f"{place}.changed"] = matrix(changed)
             columns[f"{place}.margins"] = matrix(key_margins(logits, made.keys))
+            columns[f"{place}.p_value"] = matrix(p_values(logits, made.keys))
             columns[f"{place}.features"] = self._features(attacked, index < self.equal)
-        columns["wrong"] = self._wrong_keys(clean, index)
+        columns["wrong"], columns["wrong.p_value"] = self._wrong_keys(clean, index)
         columns["example"] = self._examples(index, unmarked, seen)
         return columns
 
@@ -131,10 +139,16 @@ class FingerprintEvaluation:
         images = eight_bit(batch["image"] if kind == "real" else self._made(kind, batch["sample"]))
         logits = self._decode(images, index, kind)
         wanted = {"real": self.equal, "unmarked": 2 * self.equal}.get(kind, 0)
-        margins = key_margins(logits, self._random_keys(kind, index, logits))
+        keys = self._random_keys(kind, index, logits)
+        positive = within_rates(logits, seeded_keys(REGISTRIES, logits.shape[1], self.seed + REGISTRY_KEYS))
         return {
             "index": matrix(index),
-            "margins": matrix(margins),
+            "margins": matrix(key_margins(logits, keys)),
+            "p_value": matrix(p_values(logits, keys)),
+            **{
+                _registries(rate): matrix(torch.from_numpy(np.packbits(at_rate, axis=1)))
+                for rate, at_rate in zip(REGISTRY_RATES, positive, strict=True)
+            },
             "features": self._features(images, index < wanted),
         }
 
@@ -159,15 +173,18 @@ class FingerprintEvaluation:
             require_finite(f"features of {self.extractor.name}", features, numbers, "look at the extractor's weights")
         return some_rows(features, (chosen & (features is not None)).numpy())
 
-    def _wrong_keys(self, logits: Tensor, index: Tensor) -> pa.Array:
-        """Margins of marked images against keys of others, several of each image."""
-        found: list[Any] = []
+    def _wrong_keys(self, logits: Tensor, index: Tensor) -> tuple[pa.Array, pa.Array]:
+        """Margins of marked images against keys of others, several of each image, and their p-values."""
+        margins: list[Any] = []
+        chances: list[Any] = []
         for row, position in zip(logits, index.tolist(), strict=True):
             first = position * self.wrong_per_image
             numbers = torch.arange(first, max(first, min(first + self.wrong_per_image, self.negatives)))
             keys = self._random_keys("wrong_key", numbers, logits) if len(numbers) else None
-            found.append(None if keys is None else key_margins(row.expand(len(keys), -1), keys).flatten().cpu().numpy())
-        return pa.array(found, type=pa.list_(pa.float32()))
+            each = row.expand(0 if keys is None else len(keys), -1)
+            margins.append(None if keys is None else key_margins(each, keys).flatten().cpu().numpy())
+            chances.append(None if keys is None else p_values(each, keys).numpy())
+        return pa.array(margins, type=pa.list_(pa.float32())), pa.array(chances, type=pa.list_(pa.float64()))
 
     def _random_keys(self, kind: str, numbers: Tensor, like: Tensor) -> Tensor:
         """A random key for each number of a kind of negative; no two negatives share one."""
@@ -202,6 +219,11 @@ def key_margins(logits: Tensor, keys: Tensor) -> Tensor:
     right = (logits > 0) == keys  # a logit of 0 decodes to 0: the smallest number keeps that
     smallest = torch.finfo(torch.float32).tiny
     return torch.where((margins > 0) == right, margins, torch.where(right, smallest, -smallest))
+
+
+def _registries(rate: float) -> str:
+    """The column of packed bits that tell against which random registries a negative is within a rate."""
+    return f"registries.{rate_name(rate)}"
 
 
 def equal_images(parts: Mapping[str, int]) -> int:
@@ -246,14 +268,28 @@ def _key_results(folder: EvaluationFolder) -> dict[str, Estimate]:
     for place, entry in enumerate(folder.evaluation.conditions):
         name = entry["name"]
         metrics, changed, columns = key_metrics(bits, prefix=f"test/{name}/", **ALONE), 0, [f"{place}.margins"]
+        columns += _there(folder, MARKED, f"{place}.p_value")
         for table in folder.read(MARKED, columns + ([f"{place}.changed"] if place else [])):
             margins = read_matrix(table, columns[0])
-            metrics.update(margins, _true(margins))
+            add_images(metrics, margins, _true(margins), _chances(table, f"{place}."))
             changed += int(read_matrix(table, f"{place}.changed").sum()) if place else 0
         found |= key_estimates(metrics)
         if place:
             found[f"test/{name}/changed_images"] = proportion(changed, folder.parts[MARKED])
     return found
+
+
+def _there(folder: EvaluationFolder, part: str, name: str) -> list[str]:
+    """The name of a column that blocks of an earlier version are without; no name for these."""
+    return [name] if folder.has_column(part, name) else []
+
+
+def _chances(table: pa.Table, prefix: str = "") -> Tensor:
+    """p-values of a table's images, float64 `(n,)`; those of an earlier version follow from its margins."""
+    if f"{prefix}p_value" in table.column_names:
+        return read_matrix(table, f"{prefix}p_value")
+    margins = read_matrix(table, f"{prefix}margins")
+    return p_values(margins, _true(margins))
 
 
 def _negative_results(folder: EvaluationFolder) -> dict[str, Estimate]:
@@ -263,22 +299,39 @@ def _negative_results(folder: EvaluationFolder) -> dict[str, Estimate]:
         for kind in (*NEGATIVES, "all")
     }
 
-    def add(kind: str, margins: Tensor) -> None:
+    def add(kind: str, margins: Tensor, chances: Tensor) -> None:
         for each in (kind, "all"):
-            metrics[each].update(margins, _true(margins))
+            add_images(metrics[each], margins, _true(margins), chances)
 
-    for table in folder.read(MARKED, ["wrong"]):
+    for table in folder.read(MARKED, ["wrong", *_there(folder, MARKED, "wrong.p_value")]):
         flat = table["wrong"].drop_null().combine_chunks()
         if len(flat):
-            add("wrong_key", torch.from_numpy(np.concatenate(flat.to_numpy(zero_copy_only=False))).reshape(-1, bits))
-    for kind in [part for part in folder.parts if part != MARKED]:
-        for table in folder.read(kind, ["margins"]):
-            add(kind, read_matrix(table, "margins"))
+            margins = torch.from_numpy(np.concatenate(flat.to_numpy(zero_copy_only=False))).reshape(-1, bits)
+            chances = p_values(margins, _true(margins)) if len(table.column_names) == 1 else _joined(table)
+            add("wrong_key", margins, chances)
     found: dict[str, Estimate] = {}
+    for kind in [part for part in folder.parts if part != MARKED]:
+        rates = [rate for rate in REGISTRY_RATES if folder.has_column(kind, _registries(rate))]
+        positives = {rate: np.zeros(REGISTRIES, dtype=np.int64) for rate in rates}
+        columns = ["margins", *_there(folder, kind, "p_value"), *map(_registries, rates)]
+        for table in folder.read(kind, columns):
+            add(kind, read_matrix(table, "margins"), _chances(table))
+            for rate, counts in positives.items():
+                packed = read_matrix(table, _registries(rate)).numpy()
+                counts += np.unpackbits(packed, axis=1, count=REGISTRIES).sum(axis=0, dtype=np.int64)
+        for rate, counts in positives.items():
+            for name, estimate in registry_estimates(counts, folder.parts[kind], rate).items():
+                found[f"test/negatives/{kind}/{name}_{rate_name(rate)}"] = estimate
     for each in metrics.values():
         if next(iter(each.values())).update_called:
             found |= key_estimates(each)
     return found
+
+
+def _joined(table: pa.Table) -> Tensor:
+    """p-values against keys of others, float64 `(n,)`."""
+    flat = table["wrong.p_value"].drop_null().combine_chunks()
+    return torch.from_numpy(np.concatenate(flat.to_numpy(zero_copy_only=False)))
 
 
 def _pair_results(folder: EvaluationFolder) -> dict[str, Estimate]:
@@ -324,15 +377,18 @@ def _distances(folder: EvaluationFolder) -> dict[str, Estimate]:
 
 
 def fingerprint_rows(folder: EvaluationFolder) -> Iterator[dict[str, Any]]:
-    """One row a marked image: `index`, and `matching_bits` by condition."""
+    """One row a marked image: `index`, and `matching_bits` and `p_value` of its key by condition."""
     names = [entry["name"] for entry in folder.evaluation.conditions]
     columns = [f"{place}.margins" for place in range(len(names))]
-    for table in folder.read(MARKED, ["index", *columns]):
+    extra = [name for place in range(len(names)) for name in _there(folder, MARKED, f"{place}.p_value")]
+    for table in folder.read(MARKED, ["index", *columns, *extra]):
         counts = [(read_matrix(table, column) > 0).sum(dim=1).tolist() for column in columns]
+        chances = [_chances(table, f"{place}.").tolist() for place in range(len(names))]
         for row, index in enumerate(table["index"].to_pylist()):
             yield {
                 "index": index,
                 "matching_bits": {name: counts[place][row] for place, name in enumerate(names)},
+                "p_value": {name: chances[place][row] for place, name in enumerate(names)},
             }
 
 

@@ -161,17 +161,6 @@ def student_half_width(std_error: float, degrees: int, confidence: float = 0.95)
     return float(stdtrit(degrees, 0.5 + confidence / 2)) * std_error
 
 
-def match_p_value(matching: int, bits: int) -> float:
-    """Probability that at least so many of `bits` fair bits match by chance.
-
-    Raises:
-        ValueError: more matches than bits, or a negative number.
-    """
-    if not 0 <= matching <= bits:
-        raise ValueError(f"found {matching} matching of {bits} bits, expected 0 to {bits}")
-    return float(_tails(bits)[matching])
-
-
 def bits_needed(bits: int, false_positive_rate: float, users: int = 1) -> int | None:
     """Fewest matching bits whose p-value, times the users, stays within a false-positive rate; None where none suffice.
 
@@ -182,22 +171,6 @@ def bits_needed(bits: int, false_positive_rate: float, users: int = 1) -> int | 
         raise ValueError(f"found false-positive rate {false_positive_rate}, expected a number between 0 and 1")
     enough = np.flatnonzero(_tails(bits) * users <= false_positive_rate)
     return int(enough[0]) if len(enough) else None
-
-
-def alone_at_the_top(bits: int, users: int) -> NDArray[np.float64]:
-    """Probability that no other of N users' keys matches as well, by matching bits of one's own: float64 `(m + 1,)`.
-
-    The others hold independent random keys, so with k matching bits none of the N - 1 others reaches k with probability
-    `(1 - P(Bin(m, 1/2) >= k)) ** (N - 1)`: exact, where a simulation would need N keys for every image. An equally good
-    match of another counts as a failure.
-
-    Raises:
-        ValueError: fewer than two users, among whom nobody can be mistaken.
-    """
-    if users < 2:
-        raise ValueError(f"found {users} users to identify one among, expected at least 2")
-    with np.errstate(divide="ignore"):  # log(0) at k = 0, where every other matches as well
-        return np.asarray(np.exp((users - 1) * np.log1p(-_tails(bits))), dtype=np.float64)
 
 
 @cache

@@ -18,10 +18,7 @@ from torchmetrics import Metric
 from lightning_modules.metrics.frechet import float64_scalar
 from lightning_modules.metrics.intervals import (
     Estimate,
-    alone_at_the_top,
     bits_needed,
-    clopper_pearson,
-    match_p_value,
     percent,
     proportion,
     student_half_width,
@@ -108,34 +105,12 @@ class AttributionAccuracy(MatchingBits):
         return proportion(images[self.bits], sum(images), self.confidence, bits=self.bits)
 
 
-class Identification(MatchingBits):
-    """Share of images whose best match among N registered `users` is their own, the others' keys being random.
+class MatchedTruePositiveRate(MatchingBits):
+    """Share of images with so many matching bits that chance explains them at a false-positive rate alone, Wilson's.
 
-    Each image contributes its exact probability over the others' keys (`alone_at_the_top`), the mean that simulated
-    registries tend to; ties are failures. For keys that were drawn with a minimum distance it is a lower bound of what
-    is seen wherever fewer bits are wrong than half that distance. The interval is Wilson's as if each image were one
-    trial: probabilities vary no more than trials of their mean do, so it is never too narrow.
-    """
-
-    def __init__(self, bits: int, users: int, confidence: float = 0.95, **kwargs: Any) -> None:
-        super().__init__(bits, confidence, **kwargs)
-        self.users = users
-        self.chances = alone_at_the_top(bits, users).tolist()
-
-    def of_counts(self, images: Sequence[int]) -> Estimate:
-        """See the class."""
-        n = sum(images)
-        expected = math.fsum(count * chance for count, chance in zip(images, self.chances, strict=True))
-        low, high = wilson(min(expected, n), n, self.confidence)
-        details = {"users": self.users, "bits": self.bits}
-        return Estimate(expected / n if n else math.nan, low, high, n, f"wilson {percent(self.confidence)}", details)
-
-
-class TruePositiveRate(MatchingBits):
-    """Share of images whose match with their key is convincing at a false-positive rate in (0, 1), Wilson interval.
-
-    The threshold is theory's (`bits_needed`). A key so short that no match is convincing has the rate 0, and no
-    interval: this is known, not measured.
+    This is the test of Nie et al. 2023, which weighs all bits alike and stands beside `TruePositiveRate`, whose
+    p-values weigh them, for comparison. The threshold is theory's (`bits_needed`). A key so short that no match is
+    convincing has the rate 0, and no interval: this is known, not measured.
     """
 
     def __init__(self, bits: int, false_positive_rate: float, confidence: float = 0.95, **kwargs: Any) -> None:
@@ -149,38 +124,6 @@ class TruePositiveRate(MatchingBits):
         if self.needed is None:
             return Estimate(0.0 if sum(images) else math.nan, None, None, sum(images), "none", details)
         return proportion(sum(images[self.needed :]), sum(images), self.confidence, **details)
-
-
-class FalsePositiveRate(TruePositiveRate):
-    """Share of negatives that match convincingly all the same, Clopper-Pearson interval, beside what theory expects.
-
-    A number of bits cannot meet every rate: `theory` in the details is the chance of a match in the bits needed, at
-    most the nominal rate and often far below it, and it is what the interval should hold: `theory_inside`.
-    `exceeds_nominal` tells a broken promise: the whole interval lies above the nominal rate.
-
-    Theory's randomness is that of keys, not of images: every negative must be compared with a random key of its own.
-    Ten thousand negatives against one key are one draw, not ten thousand.
-    """
-
-    higher_is_better = False
-
-    def of_counts(self, images: Sequence[int]) -> Estimate:
-        """See the class."""
-        n, nominal = sum(images), self.false_positive_rate
-        found = 0 if self.needed is None else sum(images[self.needed :])
-        theory = 0.0 if self.needed is None else match_p_value(self.needed, self.bits)
-        low, high = clopper_pearson(found, n, self.confidence)
-        details = {
-            "false_positives": found,
-            "nominal": nominal,
-            "exceeds_nominal": low > nominal,
-            "theory": theory,
-            "theory_inside": low <= theory <= high,
-            "bits_needed": self.needed,
-            "bits": self.bits,
-        }
-        value = found / n if n else math.nan
-        return Estimate(value, low, high, n, f"clopper-pearson {percent(self.confidence)}", details)
 
 
 def effective_trials(images: Sequence[int], confidence: float = 0.95) -> float:

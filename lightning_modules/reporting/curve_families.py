@@ -22,7 +22,10 @@ TITLES = {
     "fdr": "FDR",
 }
 """Metrics that get curves, in the order shown; true-positive rates do as well."""
-_SHARES = ("accuracy", "recall", "chance", "majority", "tpr_at", "identification", "false_positive_rate")
+_SHARES = (
+    *("accuracy", "recall", "chance", "majority", "tpr_", "identification", "false_positive_rate"),
+    *("registry_false_positive_rate", "worst_registry_false_positive_rate"),
+)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class _Pairing:
             return None
         sides: list[Scores] = []
         for rows, facts, results in zip(self.rows, self.facts, self.results, strict=True):
-            scores = rows.scores(result.attack, result.metric, facts.get("bits"), facts.get(result.metric))
+            scores = rows.scores(result.attack, result.metric, facts)
             if scores is None:
                 return None
             macro = result.metric == "accuracy_macro"
@@ -134,14 +134,15 @@ def _by_key(runs: Iterable[Run]) -> dict[Key, dict[str, Result]]:
 
 
 def _facts(run: Run) -> Mapping[str, Any]:
-    """Length of a key, and the bits that a true positive needs by metric, from the details of `metrics.json`."""
+    """Length of a key, and what a true positive needs by metric, from the details of `metrics.json`."""
     facts: dict[str, Any] = {}
     for name, estimate in run.metrics.items():
         metric = name.rpartition("/")[2]
         if "bits" in estimate.details:
             facts["bits"] = int(estimate.details["bits"])
-        if metric.startswith("tpr_at_") and "bits_needed" in estimate.details:
-            facts[metric] = estimate.details["bits_needed"]
+        if metric.startswith("tpr_"):
+            names = ("bits_needed", "false_positive_rate")
+            facts[metric] = {name: estimate.details[name] for name in names if name in estimate.details}
     return facts
 
 

@@ -27,6 +27,7 @@ class RowScores:
         sources: the true source of each image, `(n,)`; empty for fingerprints.
         right: whether each image was named rightly, by condition: bool `(n,)`.
         matching: bits of each image that matched, by condition: int32 `(n,)`.
+        p_values: of each image's key, by condition: float64 `(n,)`; empty for tests of an earlier version.
     """
 
     images: NDArray[np.str_]
@@ -34,16 +35,19 @@ class RowScores:
     sources: NDArray[np.str_]
     right: Mapping[str, NDArray[np.bool_]]
     matching: Mapping[str, NDArray[np.int32]]
+    p_values: Mapping[str, NDArray[np.float64]]
 
-    def scores(self, attack: str, metric: str, bits: int | None, needed: int | None) -> NDArray[np.float64] | None:
+    def scores(self, attack: str, metric: str, facts: Mapping[str, Any]) -> NDArray[np.float64] | None:
         """What the metric is the mean of under a condition; None where the rows do not hold it.
 
         Args:
             attack: Name of the condition.
-            metric: `accuracy`, `accuracy_macro`, `bit_accuracy`, `attribution_accuracy` or `tpr_at_<rate>`.
-            bits: Length of a key.
-            needed: Matching bits that a true positive needs.
+            metric: `accuracy`, `accuracy_macro`, `bit_accuracy`, `attribution_accuracy`, `tpr_at_<rate>` or
+                `tpr_bits_at_<rate>`.
+            facts: `bits`, the length of a key, and by metric what a true positive needs: `{"bits_needed": k}` or
+                `{"false_positive_rate": r}`.
         """
+        needs, bits = facts.get(metric, {}), facts.get("bits")
         if metric in ("accuracy", "accuracy_macro") and attack in self.right:
             return self.right[attack].astype(np.float64)
         counts = self.matching.get(attack)
@@ -53,8 +57,10 @@ class RowScores:
             return np.asarray(counts / bits, dtype=np.float64)
         if metric == "attribution_accuracy":
             return np.asarray(counts == bits, dtype=np.float64)
-        if metric.startswith("tpr_at_") and needed is not None:
-            return np.asarray(counts >= needed, dtype=np.float64)
+        if needs.get("bits_needed") is not None:
+            return np.asarray(counts >= needs["bits_needed"], dtype=np.float64)
+        if "bits_needed" not in needs and "false_positive_rate" in needs and attack in self.p_values:
+            return np.asarray(self.p_values[attack] <= needs["false_positive_rate"], dtype=np.float64)
         return None
 
 
@@ -69,7 +75,7 @@ def read_row_scores(folder: Path) -> RowScores | None:
         return None
     places: dict[str, int] = {}  # of each image, in the order of the file
     sources: list[str] = []
-    right, matching = _Columns(), _Columns()
+    right, matching, p_values = _Columns(), _Columns(), _Columns("d")
     hashed = True
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -93,6 +99,8 @@ def read_row_scores(folder: Path) -> RowScores | None:
                 right.add(attack, place, int(predicted == row.get("source")))
             for attack, count in _by_attack(row, "matching_bits").items():
                 matching.add(attack, place, int(count))
+            for attack, chance in _by_attack(row, "p_value").items():
+                p_values.add(attack, place, float(chance))
     labelled = bool(right.values)
     if not labelled and not matching.values:
         return None
@@ -106,30 +114,32 @@ def read_row_scores(folder: Path) -> RowScores | None:
         sources=np.asarray(sources, dtype=np.str_)[order] if labelled else np.empty(0, dtype=np.str_),
         right={name: column.astype(np.bool_) for name, column in right.whole(rank)},
         matching=dict(matching.whole(rank)),
+        p_values=dict(p_values.whole(rank)),
     )
 
 
 class _Columns:
     """Numbers by condition and image; plain arrays, since there may be millions."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, tuple[array[int], array[int]]] = {}  # places and numbers
+    def __init__(self, code: str = "i") -> None:
+        self.code = code  # of the numbers, as `array` has it
+        self.values: dict[str, tuple[array[int], array[Any]]] = {}  # places and numbers
 
-    def add(self, attack: str, place: int, value: int) -> None:
+    def add(self, attack: str, place: int, value: float) -> None:
         """Add the number of the image at a place."""
         column = self.values.get(attack)
         if column is None:
-            column = self.values[attack] = array("i"), array("i")
+            column = self.values[attack] = array("i"), array(self.code)
         column[0].append(place)
         column[1].append(value)
 
-    def whole(self, rank: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    def whole(self, rank: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[Any]]]:
         """The conditions that have a number for every image, each image's at its rank; forgets them meanwhile."""
         while self.values:
             attack = next(iter(self.values))
             places, values = map(np.asarray, self.values.pop(attack))
             if len(np.unique(places)) == len(rank):
-                column = np.zeros(len(rank), dtype=np.int32)
+                column = np.zeros(len(rank), dtype=values.dtype)
                 column[rank[places]] = values
                 yield attack, column
 

@@ -12,6 +12,7 @@ import test_evaluation_fold as evaluation_fold
 import test_key_decoders as key_decoders
 import test_nearest_neighbour as nearest_neighbour
 import test_pairwise_frechet as pairwise_frechet
+import test_verdict_speed as verdict_speed
 import torch
 from photographs import HELD_OUT, REFERENCES, patches
 from PIL import Image
@@ -65,6 +66,16 @@ def test_photographs_are_compared_for_every_kind_of_query(wallpapers, tmp_path):
     manifold = nearest_neighbour.build(tmp_path / "m", references)
     ratios = nearest_neighbour.compare_on_photographs(manifold, references, held_out, rounds=1, checked=20)
     assert set(ratios) == {"held-out", "half resolution", "JPEG 20"}
+
+
+def test_verdicts_are_timed_and_memory_is_bounded():
+    seconds, most = verdict_speed.verdicts(20_000, 64, 3)
+    assert len(seconds) == 3
+    assert most < 2e6
+
+
+def test_registries_are_timed(tmp_path):
+    assert set(verdict_speed.registry(tmp_path, 300)) == {"create", "load", "export", "import"}
 
 
 def test_missing_photographs_name_the_package(tmp_path):

@@ -35,6 +35,7 @@ from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.registry import DECODERS, make_decoder
 from lightning_modules.fingerprints.marked_images import MarkedBatch, MarkedImages
 from lightning_modules.fingerprints.settings import current_settings
+from lightning_modules.fingerprints.users.keys import pack_keys
 from lightning_modules.fingerprints.users.verdicts import attribute
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
@@ -92,7 +93,7 @@ def marked_images(module: LatentFingerprint, count: int) -> tuple[MarkedBatch, T
 def measure(decoders: dict[str, KeyDecoder], images: Tensor, keys: Tensor) -> dict[str, Tally]:
     """Decode each image by every decoder, one after the other, so that a busy machine slows all of them."""
     others = seeded_keys(max(0, USERS - len(keys)), keys.shape[1], seed=1)
-    registry = torch.cat([keys, others])
+    registry = pack_keys(torch.cat([keys, others]))
     names = [str(user) for user in range(len(registry))]
     for name, decoder in decoders.items():
         if name != "paper":  # whose first steps of thousands do not count
@@ -101,11 +102,11 @@ def measure(decoders: dict[str, KeyDecoder], images: Tensor, keys: Tensor) -> di
     for number, (image, key) in enumerate(zip(images.split(1), keys, strict=True)):
         for name, decoder in decoders.items():
             start = time.perf_counter()
-            found = decoder.decode(image).bits[0]
+            found = decoder.decode(image)
             tally = tallies[name]
             tally.seconds.append(time.perf_counter() - start)
-            tally.bits.append(int((found == key).sum()))
-            tally.named.append(attribute(found, names, registry, FALSE_POSITIVE_RATE).user == str(number))
+            tally.bits.append(int((found.bits[0] == key).sum()))
+            tally.named.append(attribute(found.logits[0], names, registry, FALSE_POSITIVE_RATE).user == str(number))
         said = (f"{name} {tally.seconds[-1]:.2f} s {tally.bits[-1]} bits" for name, tally in tallies.items())
         print(f"  image {number + 1} of {len(images)}: {', '.join(said)}", flush=True)
     return tallies

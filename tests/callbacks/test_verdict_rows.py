@@ -88,11 +88,27 @@ def test_a_match_that_chance_explains_is_no_verdict(registry, tmp_path):
     callback = VerdictRows(tmp_path / "out.jsonl", registry, 1e-6)
     (row,) = run(callback, evidence(registry.key_of("alice"), wrong)[None])
     assert (row["verdict"], row["best_user"], row["bits_matching"]) == (None, "alice", BITS - wrong)
-    assert row["family_p_value"] == pytest.approx(3 * binom.sf(BITS - wrong - 1, BITS, 0.5))
+    assert row["family_p_value"] == pytest.approx(3 * binom.sf(BITS - wrong - 1, BITS, 0.5))  # all bits weigh the same
     assert row["family_p_value"] > 1e-6
     assert callback.summary.startswith("1 file: 0 attributed, 1 abstained (3 users, false-positive rate 1e-06 an image")
     lenient = VerdictRows(tmp_path / "out.jsonl", registry, 0.02)
     assert run(lenient, evidence(registry.key_of("alice"), wrong)[None])[0]["verdict"] == "alice"
+
+
+def test_bits_that_are_unsure_cost_little(registry, tmp_path):
+    """Eight wrong bits name nobody where all weigh the same; where these are the unsure ones they do."""
+    logits = evidence(registry.key_of("alice"), wrong=8, strength=6.0)
+    logits[:8] /= 12.0
+    (row,) = run(VerdictRows(tmp_path / "out.jsonl", registry, 1e-6), logits[None])
+    assert (row["verdict"], row["bits_matching"]) == ("alice", BITS - 8)
+    assert row["p_value"] < 1e-6 < binom.sf(BITS - 9, BITS, 0.5)
+
+
+def test_a_registry_too_large_to_name_anybody_is_told(registry, tmp_path):
+    callback = VerdictRows(tmp_path / "out.jsonl", registry, 5e-10)
+    (row,) = run(callback, evidence(registry.key_of("bob"))[None])
+    assert (row["verdict"], row["best_user"], row["family_p_value"]) == (None, "bob", 3 * 0.5**BITS)
+    assert "keys of 32 bits can tell 2 users apart at most at this rate" in callback.summary
 
 
 def test_rows_come_in_the_order_of_the_files_whatever_the_order_of_work(registry, tmp_path):
@@ -205,7 +221,8 @@ def test_the_summary_counts_images_by_user_and_cuts_a_long_list(tmp_path):
     run(callback, torch.stack([evidence(key) for key in (*keys, keys[7])]))
     lines = callback.summary.splitlines()
     assert lines[0] == (
-        "13 files: 13 attributed, 0 abstained (12 users, false-positive rate 1e-05 an image: 30 of 32 bits must match)"
+        "13 files: 13 attributed, 0 abstained (12 users, false-positive rate 1e-05 an image: a user is named from a "
+        "p-value of 8.3e-07 on)"
     )
     assert lines[1] == "  user7: 2"
     assert lines[-1] == "  and 2 more"

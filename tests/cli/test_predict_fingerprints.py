@@ -151,7 +151,8 @@ def test_a_rate_that_no_key_can_meet_is_a_warning(run, tmp_path, capsys):
     assert [row["verdict"] for row in rows] == [None] * 3
     told = capsys.readouterr()
     assert "warning: found keys of 10 bits, 1 user and a false-positive rate of 1e-06" in told.err
-    assert "no match of 10 bits is enough" in told.out
+    assert "since keys of 10 bits can name nobody" in told.err
+    assert "keys of 10 bits can name nobody at this rate)" in told.out
 
 
 @pytest.mark.parametrize("mistake", ["no registry", "another length"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -16,15 +17,25 @@ from lightning_modules.evaluation.fingerprint import (
     fold_fingerprint,
     key_margins,
 )
+from lightning_modules.metrics.evidence import p_values
 from lightning_modules.metrics.extractors import FeatureExtractor
 from lightning_modules.metrics.fid import FrechetImageDistance
-from lightning_modules.metrics.fingerprint_scores import NEGATIVES, key_estimates, key_metrics, negative_metrics
+from lightning_modules.metrics.fingerprint_scores import (
+    NEGATIVES,
+    add_images,
+    key_estimates,
+    key_metrics,
+    negative_metrics,
+    rate_name,
+)
+from lightning_modules.metrics.key_evidence import REGISTRIES, REGISTRY_RATES, within_rates
 
 pytestmark = pytest.mark.filterwarnings("ignore:fid_levels")
 BITS, SIZE, D = 16, 4, 2
 PARTS = {"marked": 10, "unmarked": 14, "other_generator": 6, "real": 9}
 WRONG = {"marked": 0.05, "unmarked": 0.5, "other_generator": 0.4, "real": 0.6}
 EQUAL = 7
+REGISTERED = torch.rand(REGISTRIES, BITS, generator=torch.Generator().manual_seed(3)) > 0.5
 
 
 def margins(part, numbers, salt=0):
@@ -42,8 +53,14 @@ def features(part, numbers, place=0):
     return torch.tensor([[base + 0.01 * number, base - 0.02 * number**2] for number in numbers])
 
 
-@pytest.fixture
-def folder(tmp_path):
+def chances(odds):
+    return p_values(odds, torch.ones_like(odds, dtype=torch.bool))
+
+
+@pytest.fixture(params=["today", "earlier"])
+def folder(request, tmp_path):
+    """Finished blocks; those of an earlier version hold margins alone."""
+    today = request.param == "today"
     conditions = [condition.to_json() for condition in make_conditions(["jpeg_50"], 0)]
     settings = {"bits": BITS, "scores": ["psnr"], "extractor": {"name": "levels", "d": D}}
     found = EvaluationFolder.begin(tmp_path, Evaluation("fingerprint", settings, SIZE, PARTS, conditions, {}))
@@ -56,13 +73,25 @@ def folder(tmp_path):
         if part == "marked":
             for place in range(2):
                 columns[f"{place}.margins"] = matrix(margins(part, numbers, place))
+                if today:
+                    columns[f"{place}.p_value"] = matrix(chances(margins(part, numbers, place)))
                 columns[f"{place}.features"] = some_rows(features(part, chosen, place) if chosen else None, mask)
             columns["1.changed"] = matrix(torch.tensor([n != 2 for n in numbers]))
             columns["psnr"] = matrix(torch.tensor([20.0 + n for n in numbers], dtype=torch.float64))
             wrong = [margins("unmarked", [50 + n])[0].tolist() if n < 6 else None for n in numbers]
             columns["wrong"] = pa.array(wrong, type=pa.list_(pa.float32()))
+            if today:
+                each = [None if row is None else chances(torch.tensor([row])).tolist() for row in wrong]
+                columns["wrong.p_value"] = pa.array(each, type=pa.list_(pa.float64()))
         else:
             columns["margins"] = matrix(margins(part, numbers))
+            if today:
+                columns["p_value"] = matrix(chances(margins(part, numbers)))
+                for rate, positive in zip(
+                    REGISTRY_RATES, within_rates(margins(part, numbers), REGISTERED), strict=True
+                ):
+                    packed = torch.from_numpy(np.packbits(positive, axis=1))
+                    columns[f"registries.{rate_name(rate)}"] = matrix(packed)
             columns["features"] = some_rows(features(part, chosen) if chosen else None, mask)
         found.commit((part, number), columns)
     return found
@@ -74,7 +103,7 @@ def test_numbers_are_those_of_all_images_at_once(folder):
         expected = key_metrics(BITS, prefix=f"test/{name}/")
         keys = torch.rand(10, BITS, generator=torch.Generator().manual_seed(7)) > 0.5
         odds = margins("marked", range(10), place)
-        expected.update(torch.where(keys, odds, -odds), keys)
+        add_images(expected, torch.where(keys, odds, -odds), keys)
         for metric, estimate in key_estimates(expected).items():
             assert found[metric] == estimate, metric
     assert found["test/clean/bit_accuracy"].value > found["test/jpeg_50/bit_accuracy"].value
@@ -95,8 +124,22 @@ def test_all_negatives_are_the_sum_of_their_kinds(folder):
         assert together.value * together.n == pytest.approx(count)
     expected = negative_metrics(BITS, (5e-2, 1e-3, 1e-6))
     odds = margins("real", range(9))
-    expected.update(odds, torch.ones_like(odds, dtype=torch.bool))
+    add_images(expected, odds, torch.ones_like(odds, dtype=torch.bool))
     assert found["test/negatives/real/bit_accuracy"] == key_estimates(expected)["bit_accuracy"]
+
+
+@pytest.mark.parametrize("folder", ["today"], indirect=True)
+def test_rates_over_registries_are_those_of_all_images_at_once(folder):
+    found = fold_fingerprint(folder)
+    for kind, images in list(PARTS.items())[1:]:
+        for rate, positive in zip(REGISTRY_RATES, within_rates(margins(kind, range(images)), REGISTERED), strict=True):
+            shares = positive.sum(axis=0) / images
+            names = [
+                f"test/negatives/{kind}/{of}registry_false_positive_rate_{rate_name(rate)}" for of in ("", "worst_")
+            ]
+            assert [found[name].value for name in names] == [shares.mean(), shares.max()]
+            assert [found[name].n for name in names] == [images] * 2
+    assert not any("all/registry" in name or "wrong_key/registry" in name for name in found)
 
 
 def test_the_same_number_of_each_set_enters_every_distance(folder):
@@ -127,6 +170,8 @@ def test_rows_count_matching_bits_in_order(folder):
     for place, name in enumerate(("clean", "jpeg_50")):
         counts = (margins("marked", range(10), place) > 0).sum(dim=1).tolist()
         assert [row["matching_bits"][name] for row in rows] == counts
+        odds = margins("marked", range(10), place)
+        assert [row["p_value"][name] for row in rows] == chances(odds).tolist()
 
 
 def test_a_test_without_negatives_has_none(tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,17 @@ from lightning_modules.fingerprints.fingerprint import (
 )
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
-from lightning_modules.fingerprints.users.keys import hamming_distance, key_from_text, key_to_text, new_key, random_key
+from lightning_modules.fingerprints.users.keys import (
+    distances,
+    key_from_text,
+    key_to_text,
+    new_key,
+    pack_key,
+    pack_keys,
+    random_key,
+    unpack_key,
+    unpack_keys,
+)
 
 
 @pytest.fixture
@@ -132,13 +143,15 @@ def test_users_are_not_confused():
         registry.create(" carol")
     for i in range(6):
         registry.create(f"user{i}", minimum_distance=5)
-    distance = hamming_distance(registry.keys, registry.keys)
-    assert int((distance + 99 * torch.eye(7, dtype=torch.long)).min()) >= 5
+    between = (registry.keys[:, None] != registry.keys).sum(dim=2)
+    assert int((between + 99 * torch.eye(7, dtype=torch.long)).min()) >= 5
 
 
 def test_a_distance_that_cannot_be_kept_is_refused():
     with pytest.raises(ValueError, match="found no key of 3 bits at distance 2 from 8 others"):
-        new_key(torch.tensor([[b >> i & 1 for i in range(3)] for b in range(8)], dtype=torch.bool), 3, 2)
+        new_key(set(), np.arange(8, dtype=np.uint8)[:, None] << 5, 3, 2)
+    with pytest.raises(ValueError, match="at distance 1 from 0 others"):
+        new_key({bytes([key << 5]) for key in range(8)}, np.zeros((0, 1), dtype=np.uint8), 3)
 
 
 def test_damaged_registries_are_refused(tmp_path):
@@ -157,16 +170,28 @@ def test_damaged_registries_are_refused(tmp_path):
 
 @pytest.mark.parametrize("bits", [1, 7, 8, 32, 33, 100])
 def test_keys_go_through_text(bits):
-    key = random_key(bits)
+    key = unpack_key(random_key(bits), bits)
     assert torch.equal(key_from_text(key_to_text(key), bits), key)
     if bits > 2:
         assert torch.equal(key_from_text("".join("1" if b else "0" for b in key), bits), key)
     with pytest.raises(ValueError, match="expected a key of"):
-        key_from_text(key_to_text(random_key(bits + 8)), bits)
+        key_from_text(random_key(bits + 8).hex(), bits)
+
+
+@pytest.mark.parametrize("bits", [1, 13, 64])
+def test_packed_keys_are_those_of_their_text(bits):
+    keys = torch.rand(5, bits, generator=torch.Generator().manual_seed(0)) > 0.5
+    table = pack_keys(keys)
+    assert torch.equal(unpack_keys(table, bits), keys)
+    assert [row.tobytes().hex() for row in table] == [key_to_text(key) for key in keys]
+    for key in (random_key(bits) for _ in range(20)):
+        assert pack_key(unpack_key(key, bits)) == key  # nothing in the padding
 
 
 def test_bits_are_fair_and_hamming_distances_exact():
-    keys = torch.stack([random_key(64) for _ in range(400)])
+    keys = torch.stack([unpack_key(random_key(64), 64) for _ in range(400)])
     assert abs(float(keys.float().mean()) - 0.5) < 4 * 0.5 / (400 * 64) ** 0.5
     expected = (keys[:, None] != keys[None, :50]).sum(dim=2)
-    assert torch.equal(hamming_distance(keys, keys[:50]), expected)
+    table = pack_keys(keys)
+    found = np.stack([distances(key.tobytes(), table) for key in table[:50]], axis=1)
+    assert np.array_equal(found, expected.numpy())

@@ -18,7 +18,7 @@ from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.registry import DECODERS, make_decoder
 from lightning_modules.fingerprints.marked_images import MarkedBatch, MarkedImages
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry
-from lightning_modules.fingerprints.users.keys import key_to_text
+from lightning_modules.fingerprints.users.keys import key_to_text, pack_keys
 
 OPTIONS = {"paper": {"starts": 6, "steps": 150}}
 
@@ -45,8 +45,8 @@ class Scene:
     def scramble(self, monkeypatch):
         """Change every true key where it lies, and what keys are drawn from."""
         self.marked.keys.logical_not_()
-        for key in self.registry.users.values():
-            key.logical_not_()
+        for user, key in self.registry.users.items():
+            self.registry.users[user] = bytes(~byte & 0xFF for byte in key)
         self.marked_images.seed += 1
 
         def others(n, bits, seed, start=0):
@@ -123,6 +123,8 @@ def closure_over(keys):
         lambda keys: functools.partial(print, keys.int()),
         lambda keys: closure_over(torch.nn.ParameterDict({"bias": torch.nn.Parameter(keys.float())})),
         lambda keys: key_to_text(keys[2]),
+        lambda keys: pack_keys(keys)[1:4],
+        lambda keys: {"packed": pack_keys(keys)[2].tobytes()},
     ],
 )
 def test_a_hidden_key_is_noticed(hide, scene):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.fingerprints.users.keys import key_to_text
+from lightning_modules.fingerprints.users.keys import key_to_text, pack_keys
 
 
 def reachable(root: Any) -> Iterator[tuple[str, Any]]:
@@ -52,6 +52,10 @@ def holds_keys(found: Any, keys: Tensor) -> bool:
     """Whether an object is, or holds in its numbers, keys `(n, m)`: all of them in any form, or any one as bits."""
     if isinstance(found, str):
         return found in {key_to_text(key) for key in keys} | {"".join(map(str, key.int().tolist())) for key in keys}
+    if isinstance(found, bytes) or (isinstance(found, np.ndarray) and found.dtype == np.uint8):
+        packed = found if isinstance(found, bytes) else found.tobytes()
+        if any(key.tobytes() in packed for key in pack_keys(keys)):
+            return True
     if isinstance(found, np.ndarray) and found.dtype.kind in "biuf":
         found = torch.from_numpy(np.ascontiguousarray(found))
     if not isinstance(found, Tensor) or not found.numel() or found.is_complex():

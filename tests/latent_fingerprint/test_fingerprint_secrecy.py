@@ -101,8 +101,9 @@ def test_answers_are_the_same_whatever_keys_the_scores_are_given(decoder, option
 
 def test_rows_count_matching_bits_and_hold_no_key(run):
     for row in read_rows(run):
-        assert set(row) == {"index", "matching_bits"}
+        assert set(row) == {"index", "matching_bits", "p_value"}
         assert all(type(count) is int and 0 <= count <= BITS for count in row["matching_bits"].values())
+        assert all(type(chance) is float and 0.0 < chance <= 1.0 for chance in row["p_value"].values())
 
 
 def test_a_test_with_wandb_writes_no_key_anywhere(run, tmp_path, monkeypatch):

@@ -14,22 +14,34 @@ import torch
 from gloo_processes import in_processes
 from torch import Tensor
 
-from lightning_modules.metrics.fingerprint_scores import key_estimates, key_metrics, negative_metrics, rate_name
-from lightning_modules.metrics.intervals import alone_at_the_top, wilson
+from lightning_modules.metrics.evidence import p_values
+from lightning_modules.metrics.fingerprint_scores import (
+    add_images,
+    key_estimates,
+    key_metrics,
+    negative_metrics,
+    rate_name,
+)
+from lightning_modules.metrics.intervals import wilson
 from lightning_modules.metrics.key_calibration import KeyCalibrationError, KeyCrossEntropy
-from lightning_modules.metrics.key_matches import (
-    AttributionAccuracy,
-    BitAccuracy,
+from lightning_modules.metrics.key_evidence import (
     FalsePositiveRate,
     Identification,
     TruePositiveRate,
+    registry_estimates,
+    within_rates,
+)
+from lightning_modules.metrics.key_matches import (
+    AttributionAccuracy,
+    BitAccuracy,
+    MatchedTruePositiveRate,
     effective_trials,
 )
 
 BITS = 32
 NAMES = [
     "bit_accuracy", "attribution_accuracy", "identification_10", "identification_1000", "identification_1000000",
-    "tpr_at_1e-3", "tpr_at_1e-6", "cross_entropy", "calibration_error",
+    "tpr_at_1e-3", "tpr_at_1e-6", "tpr_at_1e-12", "tpr_bits_at_1e-6", "cross_entropy", "calibration_error",
 ]  # fmt: skip
 
 
@@ -44,7 +56,7 @@ def data(n: int = 101) -> tuple[Tensor, Tensor]:
 def estimates(parts: list[tuple[Tensor, Tensor]]) -> dict[str, dict[str, Any]]:
     metrics = key_metrics(BITS, prefix="test/clean/")
     for logits, keys in parts:
-        metrics.update(logits, keys)
+        add_images(metrics, logits, keys)
     return {name: found.to_json() for name, found in key_estimates(metrics).items()}
 
 
@@ -65,11 +77,12 @@ def test_values_agree_with_brute_force():
     assert found["bit_accuracy"]["value"] == pytest.approx(right.mean(), rel=1e-14)
     assert found["attribution_accuracy"]["value"] == right.all(axis=1).mean()
     assert 0 < right.all(axis=1).mean() < 1
-    assert found["tpr_at_1e-3"]["value"] == (matching >= 26).mean()
-    assert found["tpr_at_1e-6"]["value"] == (matching >= 30).mean()
-    tails = [sum(math.comb(32, j) for j in range(k, 33)) / 2**32 for k in matching]
+    chances = p_values(logits, keys).numpy()
+    assert found["tpr_bits_at_1e-6"]["value"] == (matching >= 30).mean()
+    assert found["tpr_at_1e-3"]["value"] == (chances <= 1e-3).mean()
+    assert found["tpr_at_1e-6"]["value"] == (chances <= 1e-6).mean() > (matching >= 30).mean()
     for users in (10, 1000):
-        expected = np.mean([(1 - tail) ** (users - 1) for tail in tails])
+        expected = np.mean((1 - chances) ** (users - 1))
         assert found[f"identification_{users}"]["value"] == pytest.approx(expected, rel=1e-9)
     probability = torch.sigmoid(logits.double())
     loss = -torch.where(keys, probability, 1 - probability).log2().mean(dim=1).numpy()
@@ -77,6 +90,8 @@ def test_values_agree_with_brute_force():
     entry = found["cross_entropy"]
     assert (entry["value"], entry["low"], entry["high"]) == pytest.approx((loss.mean(), *interval), rel=1e-6)
     assert entry["unit"] == "bit"
+    too_short = found.pop("tpr_at_1e-12")  # 2^-32 is above it
+    assert (too_short["value"], too_short["low"], too_short["within_reach"]) == (0.0, None, False)
     for name, entry in found.items():
         assert entry["n"] == 101, name
         assert entry["low"] <= entry["value"] <= entry["high"], name
@@ -84,7 +99,7 @@ def test_values_agree_with_brute_force():
 
 def test_logged_scalars_are_the_estimates():
     metrics = key_metrics(BITS, prefix="test/jpeg_50/")
-    metrics.update(*data())
+    add_images(metrics, *data())
     found = key_estimates(metrics)
     logged = metrics.compute()
     assert list(logged) == list(found) == [f"test/jpeg_50/{name}" for name in sorted(NAMES)]
@@ -92,22 +107,27 @@ def test_logged_scalars_are_the_estimates():
         assert value.shape == ()
         assert value.item() == found[name].value
     metrics.reset()
-    metrics.update(*data(7))
+    add_images(metrics, *data(7))
     assert {found.n for found in key_estimates(metrics).values()} == {7}
 
 
 @pytest.mark.parametrize("users", [10, 1000])
 def test_identification_is_what_simulated_registries_tend_to(users):
     rng = np.random.default_rng(users)
-    ones = np.array([i.bit_count() for i in range(2**16)])
     n, bits = 3000, 16
-    wrong = rng.binomial(bits, 0.15, size=n)
+    keys = torch.from_numpy(rng.random((n, bits)) < 0.5)
+    logits = 2.0 * (keys.float() * 2 - 1) + 2.0 * torch.from_numpy(rng.standard_normal((n, bits))).float()
+    places = 2 ** np.arange(bits)
     identified = 0
-    for some in wrong:
-        own = (1 << int(some)) - 1  # the true key differs from the decoded bits, all 0, in so many
+    for odds, key in zip(logits.double().numpy(), keys.numpy(), strict=True):
+        by_key = np.zeros(1)  # the evidence for every key, bit by bit
+        for odd in odds:
+            by_key = np.concatenate([by_key - odd, by_key + odd])
         others = rng.integers(0, 2**bits, size=users - 1)
-        identified += ones[own] < ones[others].min()
-    found = of_matches(Identification(bits, users), (bits - wrong).tolist())
+        identified += by_key[int(key @ places)] > by_key[others].max()
+    metric = Identification(bits, users)
+    metric.update(p_values(logits, keys))
+    found = metric.estimate()
     assert 0.15 < found.value < 0.99
     assert abs(identified / n - found.value) < 4 * math.sqrt(found.value * (1 - found.value) / n)
     assert (found.low, found.high) == pytest.approx(wilson(found.value * n, n))
@@ -120,7 +140,9 @@ def test_a_million_users_are_exact(matching):
         context.prec = 50
         tail = Decimal(sum(math.comb(32, j) for j in range(matching, 33))) / Decimal(2**32)
         expected = float((1 - tail) ** 999_999)
-    assert alone_at_the_top(32, 1_000_000)[matching] == pytest.approx(expected, rel=1e-9, abs=1e-300)
+    metric = Identification(32, 1_000_000)
+    metric.update(p_values(torch.ones(3, 32), (torch.arange(32) < matching).expand(3, -1)))
+    assert metric.estimate().value == pytest.approx(expected, rel=1e-9, abs=1e-11)
     if matching == 32:
         assert 0.9997 < expected < 1.0  # 32 bits name one of a million, all but certainly
 
@@ -152,51 +174,89 @@ def test_independent_bits_are_worth_nearly_all_of_them():
 
 
 def test_perfect_accuracy_is_not_certainty():
-    for metric in (BitAccuracy(32), AttributionAccuracy(32), TruePositiveRate(32, 1e-6)):
+    for metric in (BitAccuracy(32), AttributionAccuracy(32), MatchedTruePositiveRate(32, 1e-6)):
         found = of_matches(metric, [32] * 50)
         assert (found.value, found.high) == (1.0, 1.0)
         assert found.low == pytest.approx(scipy.stats.binomtest(50, 50).proportion_ci(method="wilson").low)
     one = of_matches(BitAccuracy(32), [31])
     assert one.value == 31 / 32
     assert one.low < 0.3
-    found = of_matches(Identification(32, 1_000_000), [32] * 50)
+    perfect = torch.full((50,), 2.0**-32, dtype=torch.float64)
+    named = TruePositiveRate(32, 1e-6)
+    named.update(perfect)
+    assert (named.estimate().value, named.estimate().low) == (1.0, found.low)
+    identified = Identification(32, 1_000_000)
+    identified.update(perfect)
+    found = identified.estimate()
     assert 0.9 < found.low < found.value < found.high <= 1.0
 
 
 def test_a_key_too_short_for_a_rate_convinces_nobody():
-    found = of_matches(TruePositiveRate(8, 1e-6), [8, 8, 8])
+    found = of_matches(MatchedTruePositiveRate(8, 1e-6), [8, 8, 8])
     assert (found.value, found.low, found.high, found.n, found.interval) == (0.0, None, None, 3, "none")
     assert found.details["bits_needed"] is None
+    metric = TruePositiveRate(8, 1e-6)
+    metric.update(torch.full((3,), 2.0**-8))
+    found = metric.estimate()
+    assert (found.value, found.low, found.high, found.n, found.interval) == (0.0, None, None, 3, "none")
+    assert found.details["within_reach"] is False
 
 
-def test_negatives_match_as_theory_says():
+def test_negatives_keep_the_nominal_rate():
     generator = torch.Generator().manual_seed(0)
-    n = 10_000
+    n = 4000
     keys = torch.rand(n, 32, generator=generator) > 0.5
-    decoded = torch.where(torch.arange(32) % 5 == 0, -1.0, 1.0).repeat(n, 1)  # the same answer to every image
+    decoded = torch.linspace(-2.0, 6.0, 32).repeat(n, 1)  # the same answer to every image
     metrics = negative_metrics(32, (5e-2, 1e-3, 1e-6), prefix="test/clean/negatives/")
-    metrics.update(decoded, keys)
+    chances = p_values(decoded, keys)
+    add_images(metrics, decoded, keys, chances)
     found = key_estimates(metrics)
-    matching = ((decoded > 0) == keys).sum(dim=1)
-    for rate, needed in ((5e-2, 22), (1e-3, 26), (1e-6, 30)):
+    for rate in (5e-2, 1e-3, 1e-6):
         entry = found[f"test/clean/negatives/false_positive_rate_{rate_name(rate)}"]
-        positives = int((matching >= needed).sum())
+        positives = int((chances <= rate).sum())
         assert (entry.value, entry.details["false_positives"]) == (positives / n, positives)
-        assert (entry.details["bits_needed"], entry.details["nominal"]) == (needed, rate)
-        assert entry.details["theory"] == pytest.approx(sum(math.comb(32, k) for k in range(needed, 33)) / 2**32)
+        assert (entry.details["within_reach"], entry.details["nominal"]) == (True, rate)
         interval = scipy.stats.binomtest(positives, n).proportion_ci(method="exact")
         assert (entry.low, entry.high) == pytest.approx(tuple(interval), rel=1e-9)
-        assert entry.details["theory_inside"] is True
+        assert entry.details["nominal_inside"] is True
         assert entry.details["exceeds_nominal"] is False
-    assert found["test/clean/negatives/false_positive_rate_5e-2"].value > 0
+    assert found["test/clean/negatives/false_positive_rate_5e-2"].value > 0.04
     assert found["test/clean/negatives/bit_accuracy"].value == pytest.approx(0.5, abs=0.005)
 
 
 def test_a_decoder_that_knows_the_key_of_negatives_is_found_out():
-    found = of_matches(FalsePositiveRate(32, 1e-3), [30] * 20 + [16] * 980)
+    metric = FalsePositiveRate(32, 1e-3)
+    metric.update(torch.tensor([1e-4] * 20 + [0.5] * 980, dtype=torch.float64))
+    found = metric.estimate()
     assert found.value == 0.02
-    assert found.details["theory_inside"] is False
+    assert found.details["nominal_inside"] is False
     assert found.details["exceeds_nominal"] is True
+
+
+def test_one_registry_meets_all_images_that_decode_alike_or_none():
+    """Over registries the mean is nominal; the worst is 1 where images decode alike, and near the mean otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.rand(1000, 32, generator=generator) > 0.5
+    alike = 3.0 * torch.randn(1, 32, generator=generator) + 0.1 * torch.randn(60, 32, generator=generator)
+    apart = 3.0 * torch.randn(60, 32, generator=generator)
+    worst = {}
+    for name, logits in (("alike", alike), ("apart", apart)):
+        found = within_rates(logits, keys, (0.05, 1e-3))
+        for place in (0, 59):
+            chances = p_values(logits[place].expand(1000, -1), keys).numpy()
+            for number, rate in enumerate((0.05, 1e-3)):
+                assert np.array_equal(found[number, place], chances <= rate)
+        estimates = registry_estimates(found[0].sum(axis=0), 60, 0.05)
+        mean, worst[name] = estimates.values()
+        assert mean.value == pytest.approx(0.05, abs=0.025)
+        assert worst[name].details["worst_if_independent"] == pytest.approx(0.15, abs=0.04)
+    assert worst["alike"].value == 1.0
+    assert worst["apart"].value < 0.3
+
+
+def test_log_odds_of_zero_match_no_registry():
+    keys = torch.rand(10, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    assert not within_rates(torch.zeros(2, 32), keys, (0.05,)).any()
 
 
 def test_calibration_error_agrees_with_brute_force():
@@ -250,7 +310,7 @@ def test_numbers_that_are_not_defined():
         assert found.n == 0
     logits, keys = data(4)
     logits[0, 0] = math.nan
-    metrics.update(logits, keys)
+    add_images(metrics, logits, keys)
     found = key_estimates(metrics)
     assert math.isnan(found["cross_entropy"].value)
     assert math.isnan(found["calibration_error"].value)

@@ -120,6 +120,21 @@ def test_runs_of_the_same_images_are_paired(tmp_path):
     assert of(comparison, "fid").estimate.low is None
 
 
+def test_rates_by_log_odds_and_by_bits_are_both_paired(tmp_path):
+    """Today's from p-values, those of an earlier version from matching bits: here the same images are positive."""
+    gains = []
+    for by_bits in (False, True):
+        folders = [tmp_path / f"{name}-{by_bits}" for name in ("a", "b")]
+        runs = [
+            fingerprint_run(folder, decoder=name, skill=skill, by_bits=by_bits)
+            for folder, name, skill in zip(folders, ("a", "b"), (0.9, 0.95), strict=True)
+        ]
+        gains.append(of(compare_runs(runs), "tpr_at_1e-6", "jpeg_50").estimate)
+    assert gains[0] == gains[1]
+    assert gains[0].interval == "paired over images, agresti-min 95%"
+    assert gains[0].value != 0
+
+
 @pytest.mark.parametrize("one_row_a_condition", [False, True])
 def test_attributors_are_paired_by_their_images(tmp_path, one_row_a_condition):
     options = {"one_row_a_condition": one_row_a_condition}

@@ -167,9 +167,9 @@ def test_the_interval_is_drawn_as_whiskers_and_band():
 def test_the_dashed_line_is_what_a_match_needs():
     figure = robustness_curves(curves(), needed=needed_line(32, 1e-6))
     for axes in figure.axes:
-        heights = [line.get_ydata()[0] for line in axes.lines if "match needs" in line.get_label()]
+        heights = [line.get_ydata()[0] for line in axes.lines if "matching bits alone need" in line.get_label()]
         assert heights == [30 / 32]  # P(Bin(32, 1/2) >= 30) = 1.2e-7, and of 29 already 1.3e-6
-    assert any("rate of 1e-6: 30 of 32 bits" in label for label in legend(figure))
+    assert any("rate of 1e-6: 30 of 32" in label for label in legend(figure))
     assert needed_line(16, 1e-6) is None
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lightning_modules.evaluation.conditions import make_conditions
 from lightning_modules.fingerprints.marked_images import MarkedPair
-from lightning_modules.metrics.fingerprint_scores import key_estimates, key_metrics, negative_metrics
+from lightning_modules.metrics.fingerprint_scores import add_images, key_estimates, key_metrics, negative_metrics
 from lightning_modules.metrics.intervals import Estimate, proportion
 from lightning_modules.reporting.fingerprint_page import FingerprintResults, write_fingerprint_page
 
@@ -31,13 +31,12 @@ def results_of(images: int) -> dict[str, Estimate]:
         metrics = key_metrics(BITS, prefix=f"test/{name}/")
         keys = torch.rand(images, BITS, generator=generator) < 0.5
         right = torch.rand(images, BITS, generator=generator) < 1 - 0.05 * place
-        metrics.update(torch.where(right == keys, 2.0, -2.0), keys)
+        add_images(metrics, torch.where(right == keys, 2.0, -2.0), keys)
         results |= key_estimates(metrics)
     for kind in ("unmarked", "all"):
         metrics = negative_metrics(BITS, (5e-2, 1e-3, 1e-6), prefix=f"test/negatives/{kind}/")
-        metrics.update(
-            torch.randn(images, BITS, generator=generator), torch.rand(images, BITS, generator=generator) < 0.5
-        )
+        logits, keys = torch.randn(2, images, BITS, generator=generator)
+        add_images(metrics, logits, keys > 0)
         results |= key_estimates(metrics)
     for name, value in {"fid_before": 12.25, "fid_after": 14.5, "fid_own": 2.5, "psnr": 21.5}.items():
         results[f"test/quality/{name}"] = Estimate(value, value - 1, value + 1, images, "bootstrap 95%")
@@ -68,7 +67,8 @@ def test_a_whole_evaluation_gives_every_section_and_figure(tmp_path: Path):
     text = (tmp_path / "report.html").read_text()
     for part in (
         "tiny-gan", "100.0\u00a0%", "12.2 → 14.5", "paper-combination", "among 1,000,000 users",
-        "seed_everything: 12345", "30 of 32", "PSNR in dB", "×5", "amortised",
+        "seed_everything: 12345", "TPR at 1e-12", "by bits alone, 1e-6", "interval holds nominal", "PSNR in dB", "×5",
+        "amortised",
         "(shift -32, sigma 4.0, layout flat, centred)",
     ):  # fmt: skip
         assert part in text

@@ -11,17 +11,25 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from filelock import FileLock
 from torch import Tensor
 
 from lightning_modules.common.files import check_file, remove_partials, write_bytes
 from lightning_modules.common.shipped import program
 from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError
-from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text, new_key
+from lightning_modules.fingerprints.users.keys import (
+    Packed,
+    new_key,
+    packed_bytes,
+    packed_key,
+    unpack_key,
+    unpack_keys,
+)
 from lightning_modules.fingerprints.users.names import NameIndex, is_user_id, shown_name, written_form
 
 FORMAT = "manifold-fingerprints registry"
@@ -35,37 +43,58 @@ class KeyRegistry:
     """Users and their keys, in order of registration."""
 
     bits: int  # length of a key
-    users: dict[str, Tensor] = field(default_factory=dict, repr=False)  # key, bool (bits,), by user id; never printed
+    users: dict[str, bytes] = field(default_factory=dict, repr=False)  # packed key by user id; never printed
     fingerprint: str = ""  # id of the one that the keys are for; empty for keys that may be used with any
     generator_name: str = ""  # of that fingerprint, for people
     sealed: bool = field(default=True, init=False, repr=False, compare=False)  # whether its file had a checksum
-    _owners: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # user by key's text
+    _owners: dict[bytes, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # user by key
     _names: NameIndex = field(default_factory=NameIndex, init=False, repr=False, compare=False)
+    _table: Packed = field(init=False, repr=False, compare=False)  # the keys, with room for more at its end
+    _filled: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._table = np.zeros((0, packed_bytes(self.bits)), dtype=np.uint8)
+
+    @property
+    def packed(self) -> Packed:
+        """All keys, packed, uint8 `(n, ceil(bits / 8))`, in the order of `names`."""
+        if missing := len(self.users) - self._filled:
+            later = [*islice(reversed(self.users.values()), missing)][::-1]
+            new = np.frombuffer(b"".join(later), dtype=np.uint8).reshape(missing, -1)
+            if len(self.users) > len(self._table):  # doubled, so that adding users one by one stays linear
+                room = np.zeros((2 * len(self.users), self._table.shape[1]), dtype=np.uint8)
+                room[: self._filled] = self._table[: self._filled]
+                self._table = room
+            self._table[self._filled : len(self.users)] = new
+            self._filled = len(self.users)
+        return self._table[: self._filled]
 
     @property
     def keys(self) -> Tensor:
         """All keys, bool `(n, bits)`."""
-        return torch.stack(list(self.users.values())) if self.users else torch.zeros(0, self.bits, dtype=torch.bool)
+        return unpack_keys(self.packed, self.bits)
 
     @property
     def names(self) -> list[str]:
-        """The user ids, in the order of `keys`."""
+        """The user ids, in the order of `packed`."""
         return list(self.users)
 
     def create(self, user: str, minimum_distance: int = 0) -> None:
         """Register a user, whose id is kept in Unicode's NFC, with a new random key.
 
-        So many bits at least are to differ from every other key, so that users cannot be confused.
+        So many bits at least are to differ from every other key, so that users cannot be confused. More than one costs
+        a comparison with all keys.
 
         Raises:
             FingerprintError: a user of that id or of one that looks like it is registered, or no such key can be found.
         """
         user = self._new_name(user)
+        table = self.packed if minimum_distance > 1 else self._table[:0]
         try:
-            key = new_key(self.keys, self.bits, minimum_distance)
+            key = new_key(self._by_key(), table, self.bits, minimum_distance)
         except ValueError as error:
             raise FingerprintError(f"user {user!r}: {error}") from error
-        self._take(user, key, key_to_text(key))
+        self.take(user, key)
 
     def add(self, user: str, key: str) -> None:
         """Register a user with a key of their own, as hexadecimal or as 0s and 1s.
@@ -96,19 +125,39 @@ class KeyRegistry:
             raise FingerprintError(
                 f"found no user {shown_name(user)} among {len(self.users)} ({listed(self.names)}); {hint}"
             )
-        return self.users[found]
+        return unpack_key(self.users[found], self.bits)
 
-    def owner_of(self, key: Tensor) -> str | None:
-        """The user who holds a key, bool `(bits,)`, or None."""
-        return self._by_key().get(key_to_text(key))
+    def owner_of(self, key: bytes) -> str | None:
+        """The user who holds a packed key, or None."""
+        return self._by_key().get(key)
 
     def alike(self, user: str) -> str | None:
         """A registered id that a name can be taken for, or None."""
         return self._index().alike(user)
 
-    def _by_key(self) -> dict[str, str]:
+    def add_known(self, user: str, key: str) -> None:
+        """Take over a user of another registry, whatever their id looks like.
+
+        Raises:
+            FingerprintError: a user with that key is registered, or it is no key of this length.
+        """
+        try:
+            packed = packed_key(key, self.bits)
+        except ValueError as error:
+            raise FingerprintError(f"user {user!r}: {error}") from error
+        if (other := self._by_key().get(packed)) is not None:
+            raise FingerprintError(f"user {user!r}: found the key of user {other!r}, expected one of their own")
+        self.take(user, packed)
+
+    def take(self, user: str, key: bytes) -> None:
+        """Register a user with a packed key, both of which are known to be free and well-formed."""
+        owners, names = self._by_key(), self._index()  # both up to date before the user is added
+        self.users[user], owners[key] = key, user
+        names.add(user)
+
+    def _by_key(self) -> dict[bytes, str]:
         if len(self._owners) != len(self.users):
-            self._owners = {key_to_text(taken): user for user, taken in self.users.items()}
+            self._owners = {taken: user for user, taken in self.users.items()}
         return self._owners
 
     def _index(self) -> NameIndex:
@@ -135,26 +184,6 @@ class KeyRegistry:
             )
         return user
 
-    def add_known(self, user: str, key: str) -> None:
-        """Take over a user of another registry, whatever their id looks like.
-
-        Raises:
-            FingerprintError: a user with that key is registered, or it is no key of this length.
-        """
-        try:
-            bits = key_from_text(key, self.bits)
-        except ValueError as error:
-            raise FingerprintError(f"user {user!r}: {error}") from error
-        text = key_to_text(bits)
-        if (other := self._by_key().get(text)) is not None:
-            raise FingerprintError(f"user {user!r}: found the key of user {other!r}, expected one of their own")
-        self._take(user, bits, text)
-
-    def _take(self, user: str, bits: Tensor, text: str) -> None:
-        owners, names = self._by_key(), self._index()  # both up to date before the user is added
-        self.users[user], owners[text] = bits, user
-        names.add(user)
-
 
 def write_registry(registry: KeyRegistry, path: Path) -> None:
     """Write a registry with its checksum, atomically, readable by its owner only."""
@@ -164,7 +193,7 @@ def write_registry(registry: KeyRegistry, path: Path) -> None:
         "bits": registry.bits,
         "fingerprint": registry.fingerprint,
         "generator_name": registry.generator_name,
-        "users": {user: key_to_text(key) for user, key in registry.users.items()},
+        "users": {user: key.hex() for user, key in registry.users.items()},
     }
     content["checksum"] = _checksum(content)
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode(), private=True)
@@ -260,13 +289,15 @@ def listed(items: Sequence[str]) -> str:
 
 def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose names differ; json itself keeps the last of two equal ones without a word."""
-    if twice := [repr(name) for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = [repr(name) for name, count in Counter(name for name, _ in pairs).items() if count > 1]
         raise FingerprintError(
             f"found {listed(twice)} more than once, and only the last key of a user would count; expected each name "
             f"once: restore the files that were put together here and join them with `{program('users')} merge A B "
             "--out C`"
         )
-    return dict(pairs)
+    return found
 
 
 @contextmanager

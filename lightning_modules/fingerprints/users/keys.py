@@ -1,72 +1,154 @@
-"""Keys as bits: drawing them, writing them down, telling how far apart they are."""
+"""Keys as bits: drawing them, writing them down, telling how far apart they are, scoring many of them at once.
+
+A packed key is its bits in bytes, first bit first, padded with zeros at the end: the binary form of `key_to_text`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Container
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+Packed = NDArray[np.uint8]
+"""Packed keys, `(n, ceil(m / 8))`."""
+
 ATTEMPTS = 100_000
+KEYS_AT_ONCE = 65_536  # keys scored in one step: what a step needs stays in the processor's cache
 _LETTERS = str.maketrans("0123456789abcdef", "bcdfghjklmnpqrst")  # no number or date to a spreadsheet
 
 
-def random_key(bits: int) -> Tensor:
-    """A key of independent fair bits from the operating system's secure source, bool `(bits,)`."""
-    drawn = np.frombuffer(secrets.token_bytes((bits + 7) // 8), dtype=np.uint8)
-    return torch.from_numpy(np.unpackbits(drawn)[:bits].astype(bool))
+def random_key(bits: int) -> bytes:
+    """A packed key of independent fair bits from the operating system's secure source."""
+    drawn = bytearray(secrets.token_bytes(packed_bytes(bits)))
+    drawn[-1] &= 0xFF << (-bits % 8) & 0xFF
+    return bytes(drawn)
 
 
-def new_key(taken: Tensor, bits: int, minimum_distance: int = 0) -> Tensor:
-    """Draw a key, bool `(bits,)`, that differs from every key taken, bool `(n, bits)`, in at least so many bits.
+def new_key(taken: Container[bytes], table: Packed, bits: int, minimum_distance: int = 0) -> bytes:
+    """Draw a packed key that differs from every key taken in at least so many bits, and in one at least.
+
+    Args:
+        taken: packed keys, where one is found without looking at all.
+        table: the same keys; all of them are compared where a distance is asked for.
+        bits: length m of a key.
+        minimum_distance: bits.
 
     Raises:
         ValueError: no such key was found in many draws: the distance is too large for so many users.
     """
     for _ in range(ATTEMPTS):
         key = random_key(bits)
-        if len(taken) == 0 or int(hamming_distance(key[None], taken).min()) >= max(1, minimum_distance):
+        if key in taken:
+            continue
+        if minimum_distance <= 1 or not len(table) or int(distances(key, table).min()) >= minimum_distance:
             return key
     raise ValueError(
-        f"found no key of {bits} bits at distance {max(1, minimum_distance)} from {len(taken)} others in {ATTEMPTS} "
+        f"found no key of {bits} bits at distance {max(1, minimum_distance)} from {len(table)} others in {ATTEMPTS} "
         "draws; lower the minimum distance or use a fingerprint of more bits"
     )
 
 
-def hamming_distance(keys: Tensor, others: Tensor) -> Tensor:
-    """Bits in which keys `(n, m)` and others `(k, m)` differ, int64 `(n, k)`; exact for m up to 2**24."""
-    a, b = keys.float(), others.float()
-    return (a.sum(dim=1, keepdim=True) + b.sum(dim=1) - 2.0 * a @ b.T).round().long()
+def distances(key: bytes, table: Packed) -> NDArray[np.int64]:
+    """Bits in which a packed key differs from each of many, int64 `(n,)`."""
+    differing = np.bitwise_count(table ^ np.frombuffer(key, dtype=np.uint8))
+    found: NDArray[np.int64] = differing.sum(axis=1, dtype=np.int64)
+    return found
+
+
+def packed_bytes(bits: int) -> int:
+    """Bytes of a packed key of so many bits."""
+    return -(-bits // 8)
+
+
+def pack_keys(keys: Tensor) -> Packed:
+    """Pack keys, bool `(n, m)`."""
+    return np.packbits(keys.cpu().numpy().astype(bool), axis=1)
+
+
+def unpack_keys(table: Packed, bits: int) -> Tensor:
+    """The inverse of `pack_keys`: bool `(n, m)`."""
+    return torch.from_numpy(np.unpackbits(table, axis=1, count=bits).astype(bool))
+
+
+def pack_key(key: Tensor) -> bytes:
+    """Pack one key, bool `(m,)`."""
+    return pack_keys(key[None]).tobytes()
+
+
+def unpack_key(key: bytes, bits: int) -> Tensor:
+    """The inverse of `pack_key`: bool `(m,)`."""
+    return unpack_keys(np.frombuffer(key, dtype=np.uint8)[None], bits)[0]
+
+
+def weights_against(weights: NDArray[np.int64], decoded: Tensor, table: Packed) -> NDArray[np.int32]:
+    """Weight of the bits in which packed keys differ from decoded ones, int32 `(n,)`.
+
+    Each byte of a key has one of 256 values, so what it adds is looked up: a key of 64 bits costs eight look-ups.
+
+    Args:
+        weights: of the bits, `(m,)`; their sum fits into 31 bits.
+        decoded: bits, bool `(m,)`.
+        table: the keys.
+    """
+    width = table.shape[1]
+    padded = np.zeros(8 * width, dtype=np.int64)  # bits of padding have no weight
+    padded[: len(weights)] = weights
+    bits = np.zeros(8 * width, dtype=np.uint8)
+    bits[: len(weights)] = decoded.cpu().numpy()
+    values = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)  # (256, 8)
+    differing = values[None] != bits.reshape(width, 1, 8)
+    added = (differing * padded.reshape(width, 1, 8)).sum(axis=2).astype(np.int32)  # (width, 256)
+    found = np.empty(len(table), dtype=np.int32)
+    for start in range(0, len(table), KEYS_AT_ONCE):
+        columns = table[start : start + KEYS_AT_ONCE].T
+        sums = found[start : start + KEYS_AT_ONCE]
+        np.take(added[0], columns[0], out=sums, mode="clip")
+        for sub_table, column in zip(added[1:], columns[1:], strict=True):
+            sums += np.take(sub_table, column, mode="clip")
+    return found
 
 
 def key_to_text(key: Tensor) -> str:
     """Write a key `(m,)` as hexadecimal digits, first bit first, padded with zeros at the end."""
-    return np.packbits(key.cpu().numpy().astype(np.uint8)).tobytes().hex()
+    return pack_key(key).hex()
 
 
-def key_from_text(text: str, bits: int) -> Tensor:
-    """Read a key written by `key_to_text`, or as 0s and 1s.
+def packed_key(text: str, bits: int) -> bytes:
+    """Read a packed key written by `key_to_text`, or as 0s and 1s.
 
     Raises:
         ValueError: not a key of that length; the text itself, a secret, is not repeated.
     """
+    size = packed_bytes(bits)
     if len(text) == bits and bits > 1 and set(text) <= {"0", "1"}:
-        return torch.tensor([digit == "1" for digit in text])
+        return (int(text, 2) << (-bits % 8)).to_bytes(size, "big")
     try:
-        unpacked = np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))
+        found = bytes.fromhex(text)
     except ValueError:
-        unpacked = np.zeros(0, dtype=np.uint8)
-    if len(unpacked) != -(-bits // 8) * 8 or unpacked[bits:].any():
+        found = b""
+    if len(found) != size or found[-1] & (1 << (-bits % 8)) - 1:
         raise ValueError(f"found {len(text)} characters, expected a key of {bits} bits as 0s and 1s or as hexadecimal")
-    return torch.from_numpy(unpacked[:bits].astype(bool))
+    return found
 
 
-def key_check(user: str, key: Tensor) -> str:
-    """Eight letters that tell whether a user and their key `(m,)` were copied rightly: 32 bits of a hash of the two.
+def key_from_text(text: str, bits: int) -> Tensor:
+    """Read a key `(m,)` as `packed_key` does.
+
+    Raises:
+        ValueError: not a key of that length.
+    """
+    return unpack_key(packed_key(text, bits), bits)
+
+
+def key_check(user: str, key: bytes) -> str:
+    """Eight letters that tell whether a user and their packed key were copied rightly: 32 bits of a hash of the two.
 
     As secret as the key: whoever has a short key's letters can find the key.
     """
-    digest = hashlib.blake2b(f"{user}\0{key_to_text(key)}".encode(), digest_size=4)
+    digest = hashlib.blake2b(f"{user}\0{key.hex()}".encode(), digest_size=4)
     return digest.hexdigest().translate(_LETTERS)

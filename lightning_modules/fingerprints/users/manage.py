@@ -13,9 +13,6 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from lightning_modules.common.files import write_bytes
 from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError, read_fingerprint
@@ -25,10 +22,13 @@ from lightning_modules.fingerprints.users.key_registry import (
     read_registry,
     write_registry,
 )
-from lightning_modules.fingerprints.users.keys import key_check, key_from_text, key_to_text
-from lightning_modules.fingerprints.users.names import NameIndex, is_user_id, shown_name, written_form
+from lightning_modules.fingerprints.users.keys import key_check, packed_key
+from lightning_modules.fingerprints.users.names import is_user_id, shown_name, written_form
+from lightning_modules.metrics.evidence import most_users
 
 HEADERS = (["user", "key"], ["user", "key", "check"])
+RATE = 1e-6
+"""The false-positive rate for which people are told how many users keys of a length can tell apart: `predict`'s."""
 
 
 def create_users(
@@ -55,6 +55,31 @@ def create_users(
     return registry
 
 
+def read_names(file: Path) -> list[str]:
+    """The ids in a text file in UTF-8, one a line; empty lines are passed over.
+
+    Raises:
+        FingerprintError: no such file, or no text.
+    """
+    if not file.is_file():
+        raise FingerprintError(f"found no file {file}, expected a text file of user ids, one a line")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise FingerprintError(f"{file.name}: found no text in UTF-8, expected one user id a line") from None
+    return [name for line in text.split("\n") if (name := line.strip())]
+
+
+def capacity(registry: KeyRegistry) -> str:
+    """How many users keys of a registry's length can tell apart, in words."""
+    most = most_users(registry.bits, RATE)
+    whom = f"tell at most {most:,} users apart" if most else "can name nobody"
+    return (
+        f"keys of {registry.bits} bits {whom} at a false-positive rate of {RATE:g}, where an image gives all bits; a "
+        "decoder that errs needs longer keys for as many"
+    )
+
+
 def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> KeyRegistry:
     """Register the users of a table with the keys it gives them: all of them, or none.
 
@@ -72,23 +97,21 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Ke
     if not lines:
         raise FingerprintError(f"{table.name}: found no user, expected lines of user,key")
     with changing_registry(path, _read(fingerprint)) as registry:
-        names, users, keys = NameIndex(), dict[str, int](), dict[str, int]()  # and lines by user and by key
+        lines_of: dict[str, int] = {}  # of the users whom the table has brought so far
         problems = []
         for number, fields in lines:
-            if problem := _problem(registry, fields, names, users, keys):
+            if problem := _problem(registry, fields, lines_of):
                 problems.append(f"  line {number}: {problem}")
             else:
                 user = written_form(fields[0])
-                names.add(user)
-                users[user] = keys[key_to_text(key_from_text(fields[1], registry.bits))] = number
+                registry.take(user, packed_key(fields[1], registry.bits))
+                lines_of[user] = number
         if problems:
             raise FingerprintError(
                 f"{table.name}: found {len(problems)} bad of {len(lines)} lines, so nobody was registered; expected "
                 f"user,key of users who are not registered yet, a key of {registry.bits} bits as 0s and 1s or as "
                 "hexadecimal\n" + "\n".join(problems)
             )
-        for _, (user, key, *_check) in lines:
-            registry.add(user, key)
     return registry
 
 
@@ -117,12 +140,12 @@ def merge_users(paths: Sequence[Path], out: Path) -> KeyRegistry:
             )
         for user, key in part.users.items():
             taken = merged.find(user)
-            if taken is not None and torch.equal(merged.users[taken], key):
+            if taken is not None and merged.users[taken] == key:
                 continue
             if problem := _conflict(merged, came_from, path, user, key):
                 problems.append(f"  {problem}")
             else:
-                merged.add_known(user, key_to_text(key))
+                merged.add_known(user, key.hex())
                 came_from[user] = path
     if problems:
         raise FingerprintError(
@@ -134,7 +157,7 @@ def merge_users(paths: Sequence[Path], out: Path) -> KeyRegistry:
     return merged
 
 
-def _conflict(merged: KeyRegistry, came_from: dict[str, Path], path: Path, user: str, key: Tensor) -> str:
+def _conflict(merged: KeyRegistry, came_from: dict[str, Path], path: Path, user: str, key: bytes) -> str:
     """Why a user of `path` cannot be joined; empty for one who can."""
     if user in merged.users:
         return f"user {user!r} has one key in {came_from[user]} and another in {path}"
@@ -160,7 +183,7 @@ def export_users(path: Path, table: Path) -> KeyRegistry:
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(HEADERS[1])
     for user, key in registry.users.items():
-        lines.writerow([user, key_to_text(key), key_check(written_form(user), key)])
+        lines.writerow([user, key.hex(), key_check(written_form(user), key)])
     write_bytes(table, text.getvalue().encode(), private=True)
     return registry
 
@@ -213,31 +236,28 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
             yield number, fields
 
 
-def _problem(
-    registry: KeyRegistry, fields: list[str], names: NameIndex, users: dict[str, int], keys: dict[str, int]
-) -> str | None:
+def _problem(registry: KeyRegistry, fields: list[str], lines_of: dict[str, int]) -> str | None:
     """What is wrong with a line, without its text: whoever swaps the columns has a key where a name is expected."""
     if not 2 <= len(fields) <= 3:
         return f"found {len(fields)} fields, expected 2" if fields else "found a quotation mark that is not closed"
     user, key, check = written_form(fields[0]), fields[1], "".join(fields[2:])
     if not is_user_id(user):
         return "found no user id, expected a printable name"
+    if user in lines_of:
+        return f"found the user of line {lines_of[user]} again"
     if user in registry.users:
         return "found a user who is registered already; keys are never replaced"
-    if user in users:
-        return f"found the user of line {users[user]} again"
-    if registry.alike(user) is not None:
-        return "found a user who can be taken for one who is registered already, expected another id"
-    if (other := names.alike(user)) is not None:
-        return f"found a user who can be taken for that of line {users[other]}, expected another id"
+    if (other := registry.alike(user)) is not None:
+        whom = f"that of line {lines_of[other]}" if other in lines_of else "one who is registered already"
+        return f"found a user who can be taken for {whom}, expected another id"
     try:
-        bits = key_from_text(key, registry.bits)
+        packed = packed_key(key, registry.bits)
     except ValueError as error:
         return str(error)
-    if check and check.lower() != key_check(user, bits):
+    if check and check.lower() != key_check(user, packed):
         return "found user and key that do not fit the check beside them; one of the three was not copied rightly"
-    if registry.owner_of(bits) is not None:
+    if (owner := registry.owner_of(packed)) is not None:
+        if owner in lines_of:
+            return f"found the key of line {lines_of[owner]} again, expected one of their own"
         return "found the key of a user who is registered already, expected one of their own"
-    if (line := keys.get(key_to_text(bits))) is not None:
-        return f"found the key of line {line} again, expected one of their own"
     return None

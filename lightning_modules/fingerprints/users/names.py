@@ -69,7 +69,8 @@ class NameIndex:
     """Names that are taken, found by what they are and by what they look like."""
 
     def __init__(self) -> None:
-        self._same: dict[str, list[str]] = {}
+        self._same: dict[str, str] = {}  # the first of equal names
+        self._others: dict[str, list[str]] = {}  # those after it, of which there are hardly any
         self._looks: dict[str, str] = {}
         self._count = 0
 
@@ -78,19 +79,26 @@ class NameIndex:
 
     def add(self, name: str) -> None:
         """Take a name."""
-        self._same.setdefault(same_name(name), []).append(name)
-        for look in looks_of(name):
+        same = same_name(name)
+        if self._same.setdefault(same, name) is not name:
+            self._others.setdefault(same, []).append(name)
+        for look in (same,) if name.isascii() else looks_of(name):
             self._looks.setdefault(look, name)
         self._count += 1
 
     def same(self, name: str) -> str | None:
         """The name taken that is this one, however it is written; None if there is none, or more than one."""
-        found = self._same.get(same_name(name), [])
+        same = same_name(name)
+        if same not in self._same:
+            return None
+        found = [self._same[same], *self._others.get(same, [])]
         found = [taken for taken in found if written_form(taken) == written_form(name)] or found
         return found[0] if len(found) == 1 else None
 
     def alike(self, name: str) -> str | None:
         """A name taken that this one can be taken for, itself included."""
+        if name.isascii():
+            return self._looks.get(same_name(name))
         return next((self._looks[look] for look in looks_of(name) if look in self._looks), None)
 
 

@@ -1,8 +1,9 @@
-"""From decoded bits to a verdict: how likely is so good a match by chance, and whose key is it.
+"""From decoded log odds to a verdict: how likely is so good a match by chance, and whose key is it.
 
-Under the null hypothesis the image does not carry the user's key. The keys are independent fair bits, so whatever bits
-a decoder returns, the number that match one user's key is binomial with probability 1/2. The p-values need no
-assumption about images or decoders, and no calibration on negatives: only that keys were drawn at random.
+Under the null hypothesis the image does not carry the user's key. Keys are independent fair bits, so whatever log odds
+a decoder gives, the chance that a random key agrees with them as well as the user's does follows exactly
+(`metrics.evidence`). The p-values need no assumption about images or decoders, and no calibration on negatives: only
+that keys were drawn at random.
 """
 
 from __future__ import annotations
@@ -10,73 +11,75 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from lightning_modules.metrics.intervals import bits_needed, match_p_value
-
-__all__ = ["Verdict", "attribute", "bits_needed", "combine", "family_p_value", "match_p_value", "matching_bits"]
-
-KEYS_AT_ONCE = 65_536  # keys compared in one step: a registry of a million needs no million floats per bit
-
-
-def family_p_value(p_value: float, users: int) -> float:
-    """Bonferroni's correction of the smallest of `users` p-values: valid however the keys depend on each other."""
-    return min(1.0, p_value * users)
+from lightning_modules.fingerprints.users.keys import Packed, distances, pack_key, packed_bytes, weights_against
+from lightning_modules.metrics.evidence import bit_weights, check_rate, p_value, trusted
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What decoded bits say about a registry, at the false-positive rate that it keeps to."""
+    """What decoded log odds say about a registry, at the false-positive rate that it keeps to."""
 
     user: str | None  # the best matching one where the match is convincing, else None: no verdict
     best_user: str | None  # the best matching one in any case; None for an empty registry
-    matching_bits: int
+    matching_bits: int  # of that user's key, for information: the verdict weighs each bit by its log odds
     bits: int
-    p_value: float  # chance of so good a match with that user's key alone
-    family_p_value: float  # chance of so good a match with any user's key, by Bonferroni
+    p_value: float  # chance that a random key agrees as well with the log odds as that user's
+    family_p_value: float  # chance that any of so many random keys does, by Bonferroni
     false_positive_rate: float
 
 
-def attribute(bits: Tensor, names: Sequence[str], keys: Tensor, false_positive_rate: float = 1e-6) -> Verdict:
-    """Name the user whose key the bits hold, or nobody.
+def attribute(logits: Tensor, names: Sequence[str], keys: Packed, false_positive_rate: float = 1e-6) -> Verdict:
+    """Name the user whose key the log odds speak for, or nobody.
 
-    Two users with equally many matching bits cannot be told apart: there is no verdict then, whatever the p-value.
+    Two users whose keys agree equally well cannot be told apart: there is no verdict then, whatever the p-value.
 
     Args:
-        bits: decoded bits, bool `(m,)`.
-        names: the n users.
-        keys: their keys, bool `(n, m)`.
+        logits: log odds of a 1 against a 0 in an image, `(m,)`; or in several that carry one key, `(n, m)`.
+        names: the users.
+        keys: their keys, packed, uint8 `(users, ceil(m / 8))`.
         false_positive_rate: largest chance, over all users together, of naming anybody for an image without key.
 
     Raises:
         ValueError: keys of another length, or a rate outside (0, 1).
     """
-    if len(names) != len(keys) or keys.shape[1] != len(bits):
-        raise ValueError(f"found {len(bits)} bits and keys {tuple(keys.shape)} for {len(names)} users, expected to fit")
-    needed = bits_needed(len(bits), false_positive_rate, max(1, len(names)))
+    evidence = combine(logits.reshape(-1, logits.shape[-1]))
+    bits = len(evidence)
+    if keys.shape != (len(names), packed_bytes(bits)):
+        raise ValueError(
+            f"found {bits} log odds and packed keys {tuple(keys.shape)} for {len(names)} users, expected keys "
+            f"({len(names)}, {packed_bytes(bits)})"
+        )
+    check_rate(false_positive_rate)
     if not names:
-        return Verdict(None, None, 0, len(bits), 1.0, 1.0, false_positive_rate)
-    matching = matching_bits(bits, keys)
-    best, count = names[int(matching.argmax())], int(matching.max())
-    convincing = needed is not None and count >= needed and int((matching == count).sum()) == 1
-    p_value = match_p_value(count, len(bits))
-    family = family_p_value(p_value, len(names))
-    return Verdict(best if convincing else None, best, count, len(bits), p_value, family, false_positive_rate)
+        return Verdict(None, None, 0, bits, 1.0, 1.0, false_positive_rate)
+    weights, decoded = bit_weights(evidence[None])[0], evidence > 0
+    against = weights_against(weights, decoded, keys)
+    place = int(against.argmin())
+    alone = int(np.count_nonzero(against == against[place])) == 1
+    chance = p_value(weights, int(against[place]))
+    family = family_p_value(chance, len(names))
+    matching = bits - int(distances(pack_key(decoded), keys[place : place + 1])[0])
+    best = names[place]
+    named = best if alone and family <= false_positive_rate else None
+    return Verdict(named, best, matching, bits, chance, family, false_positive_rate)
 
 
 def combine(logits: Tensor) -> Tensor:
-    """Bits of several images that are taken to carry one key: the sign of the sum of their logits, bool `(m,)`.
+    """Log odds of images that carry one key, together: the sum of what each says, float64 `(m,)`.
 
     One estimate is made first and tested once. Adding up matches over the images would count what a decoder always
-    answers as often as there are images, which is no evidence; this cannot happen here.
+    answers as often as there are images, which is no evidence; this cannot happen here. What an image states is taken
+    for what `metrics.evidence.trusted` says.
 
     Args:
-        logits: `(n, m)`, positive for 1, in units of evidence (log odds).
+        logits: `(n, m)`, log odds of a 1 against a 0.
     """
-    return logits.sum(dim=0) > 0
+    return trusted(logits).sum(dim=0)
 
 
-def matching_bits(bits: Tensor, keys: Tensor) -> Tensor:
-    """Bits that match each of many keys: bits `(m,)` and keys `(n, m)`, bool; returns int64 `(n,)`."""
-    return torch.cat([(some == bits).sum(dim=1) for some in torch.split(keys, KEYS_AT_ONCE)])
+def family_p_value(p_value: float, users: int) -> float:
+    """Bonferroni's correction of the smallest of `users` p-values: valid however the keys depend on each other."""
+    return min(1.0, p_value * users)

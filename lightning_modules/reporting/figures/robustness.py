@@ -21,11 +21,11 @@ _NEEDED = "#d55e00"
 
 
 def needed_line(bits: int, false_positive_rate: float) -> tuple[float, str] | None:
-    """Share of a key's bits that a convincing match needs, and what to say of it; None where no match is enough."""
+    """Share of a key's bits that must match where bits alone count, and what to say of it; None where none suffice."""
     if (needed := bits_needed(bits, false_positive_rate)) is None:
         return None
     rate = f"{false_positive_rate:.0e}".replace("e-0", "e-")
-    return needed / bits, f"what a match needs at a false-positive rate of {rate}: {needed} of {bits} bits"
+    return needed / bits, f"what matching bits alone need at a false-positive rate of {rate}: {needed} of {bits}"
 
 
 @styled

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from small_registry import BITS, private, refused, write_small_fingerprint
+from small_registry import BITS, private, refused, told, write_small_fingerprint
 
 from lightning_modules.cli.users import users as main
 from lightning_modules.common.random_streams import seeded_keys
@@ -24,8 +26,8 @@ from lightning_modules.fingerprints.users.key_registry import (
     read_registry,
     write_registry,
 )
-from lightning_modules.fingerprints.users.keys import hamming_distance, key_to_text
-from lightning_modules.fingerprints.users.manage import create_users
+from lightning_modules.fingerprints.users.keys import distances, key_to_text, pack_key
+from lightning_modules.fingerprints.users.manage import create_users, export_users, import_users
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,13 +39,13 @@ def texts(path: Path) -> list[str]:
 def test_users_are_created_listed_and_shown(tmp_path, fingerprint, capsys):
     users = tmp_path / "users.json"
     main(["create", str(users), "alice", "bob", "--fingerprint", fingerprint])
-    assert capsys.readouterr().out == "registered 2 users; users.json holds 2 users\n"
+    assert capsys.readouterr().out.startswith("registered 2 users; users.json holds 2 users\n")
     assert stat.S_IMODE(users.stat().st_mode) == 0o600
     main(["create", str(users), "carol", "--minimum_distance", "3"])
     registry = read_registry(users, read_fingerprint(Path(fingerprint)))
     assert (registry.bits, registry.fingerprint) == (BITS, read_fingerprint(Path(fingerprint)).id)
     assert registry.names == ["alice", "bob", "carol"]
-    assert int(hamming_distance(registry.keys[2:], registry.keys[:2]).min()) >= 3
+    assert int(distances(registry.users["carol"], registry.packed[:2]).min()) >= 3
     created = capsys.readouterr()
     main(["list", str(users)])
     listed = capsys.readouterr()
@@ -92,7 +94,7 @@ def test_keys_are_imported(tmp_path, users, fingerprint, capsys):
     table = private(tmp_path / "keys.csv", lines)
     main(["import", str(users), str(table)])
     shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("users.json holds 4 users\n", "")
+    assert (shown.out, told(shown.err)) == ("users.json holds 4 users\n", "")
     registry = read_registry(users)
     assert registry.names == ["alice", "bob", "carol, the first", "dave"]
     assert torch.equal(registry.keys[2:], keys)
@@ -195,12 +197,54 @@ def test_a_change_that_fails_is_not_written_and_frees_the_lock(users):
 def test_a_large_registry_is_read_in_linear_time(tmp_path):
     """Twenty thousand users: comparing each key with all before it would be two hundred million comparisons."""
     keys = seeded_keys(20_000, 64, seed=0)
-    registry = KeyRegistry(64, {f"user{i}": key for i, key in enumerate(keys)})
+    registry = KeyRegistry(64, {f"user{i}": pack_key(key) for i, key in enumerate(keys)})
     write_registry(registry, tmp_path / "users.json")
     back = read_registry(tmp_path / "users.json")
     assert torch.equal(back.keys, keys)
     with pytest.raises(FingerprintError, match="found the key of user 'user777'"):
         back.add("eve", key_to_text(keys[777]))
+
+
+def test_a_registry_grows_and_is_read_in_linear_time(tmp_path, fingerprint):
+    """Four times as many users take about four times as long; comparing each with all before it, sixteen times."""
+    seconds = {}
+    for count in (5_000, 20_000, 5_000, 20_000):
+        folder = tmp_path / f"{count}-{len(seconds)}"
+        folder.mkdir()
+        names = [f"user{i}" for i in range(count)]
+        longer = write_small_fingerprint(folder / "f.safetensors", 32)
+        gc.collect()
+        start = time.process_time()
+        create_users(folder / "users.json", names, longer)
+        read_registry(folder / "users.json")
+        export_users(folder / "users.json", folder / "keys.csv")
+        import_users(folder / "back.json", folder / "keys.csv", longer)
+        taken = time.process_time() - start
+        seconds[count] = min(taken, seconds.get(count, taken))
+        assert texts(folder / "back.json") == texts(folder / "users.json")
+        assert len(set(texts(folder / "users.json"))) == count
+    assert seconds[20_000] < 7 * seconds[5_000]
+
+
+def test_how_many_users_keys_tell_apart_is_said_and_warned_of_before(tmp_path, capsys):
+    fingerprint, users = str(write_small_fingerprint(tmp_path / "f.safetensors", 32)), tmp_path / "users.json"
+    main(["create", str(users), "alice", "--fingerprint", fingerprint])
+    created = capsys.readouterr()
+    assert "keys of 32 bits tell at most 4,294 users apart at a false-positive rate of 1e-06" in created.out
+    assert created.err == ""
+    many = tmp_path / "names.txt"
+    many.write_text("".join(f"user{i}\r\n" for i in range(2200)) + "\n")
+    main(["create", str(users), "bob", "--names_file", str(many)])
+    created = capsys.readouterr()
+    assert created.out.startswith("registered 2,201 users; users.json holds 2,202 users\n")
+    assert created.err.startswith(
+        "warning: found 2,202 users, more than half as many as their keys can tell apart: keys"
+    )
+    many.write_text("".join(f"more{i}\n" for i in range(2200)))
+    main(["create", str(users), "--names_file", str(many)])
+    assert "found 4,402 users, more than their keys can tell apart: keys of 32 bits" in capsys.readouterr().err
+    assert "found no user to register" in refused(capsys, "create", str(users))
+    assert "found no file" in refused(capsys, "create", str(users), "--names_file", str(tmp_path / "nowhere"))
 
 
 def test_the_command_itself_runs(users, fingerprint):
