@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-GRID = 2**16
-"""What the weights of an image add up to, but for rounding: a log odd is kept to 1 / 65,536 of their sum."""
+GRID = 2**18
+"""What the weights of an image add up to, but for rounding: a log odd is kept to 1 / 262,144 of their sum."""
 TYPICAL_LOG_ODDS = 8.0
 """The median over the bits of an image is at most this (wrong once in 3,000), so that no image shouts down others."""
 MOST_MEDIANS = 8.0
