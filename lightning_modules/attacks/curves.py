@@ -96,5 +96,12 @@ CURVES = {
         weaker_is_larger=True,
         untouched=256.0,
     ),
+    "regeneration": Curve(
+        title="Regeneration",
+        axis="times through an auto-encoder",
+        argument="passes",
+        meaning="times through an auto-encoder that ships, 1 to 20",
+        strengths=("1", "2", "4"),
+    ),
 }
 """By kind, in the order shown; an attack of your own holds its curve in its class (`Attack.curve`)."""

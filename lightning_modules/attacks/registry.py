@@ -42,6 +42,7 @@ ATTACKS = Table(
             name.lower(): f"lightning_modules.attacks.everyday:{name}"
             for name in ("WebP", "Palette", "Social", "Chain")
         },
+        "regeneration": "lightning_modules.attacks.regeneration:Regeneration",
         "mixture": "lightning_modules.attacks.combination:Mixture",
     },
 )

@@ -67,7 +67,7 @@ def test_sets_of_attacks_keep_their_order_and_hold_each_once():
         ("grid-noise", "set of attacks"),
         ("jpg_50", "did you mean jpeg_50"),
         ("nois_0.05", "did you mean noise_0.05"),
-        ("zebra", "there are identity, flip, social, paper-noise"),
+        ("zebra", "there are identity, flip, social, regeneration, paper-noise"),
         ("noise", r"noise_NUMBER \(standard deviation in \[0, 1\] image units\), for example noise_0.01"),
         ("blur_much", "blur_NUMBER"),
         ("jpeg_50.5", "whole numbers from 1 to 100"),

@@ -169,6 +169,18 @@ def test_the_degradations_of_imageattributionbench_are_those_of_its_code():
         assert torch.allclose(attacks[name].differentiable(CLEAN, SEEDS), tensors(expected), atol=1e-6)
 
 
+def test_regeneration_is_what_a_first_stage_makes_of_the_image():
+    from lightning_modules.generators import load_generator
+
+    stage = load_generator("emoji/score-ldm").first_stage
+    with torch.no_grad():
+        once = ((stage.decode(stage.encode(CLEAN * 2 - 1)) + 1) / 2).clamp(0, 1)
+    assert torch.allclose(make_attack("regeneration")(IMAGES, SEEDS), (once * 255).round() / 255, atol=1.01 / 255)
+    assert float((once - CLEAN).abs().mean()) > 1 / 255
+    with pytest.raises(ValueError, match=r"auto-encoder 'no-such'.*score-ldm"):
+        make_attack({"kind": "regeneration", "autoencoder": "no-such"})
+
+
 def test_bad_options_are_refused_by_name():
     for spec, message in [
         ({"kind": "crop", "kept": 1.5}, r"crop\.kept.*0\.05 to 1"),

@@ -48,7 +48,7 @@ def test_a_file_of_ones_own_comes_first(tmp_path, monkeypatch):
         ("quikstart.yaml", "did you mean quickstart.yaml"),
         ("configs/attribution/gm_fashon.yaml", "did you mean attribution/gm_fashion.yaml"),
         ("../quickstart.yaml", "did you mean quickstart.yaml"),
-        ("zzzzzzzz", "expected a path, or one of attacks/robustness.yaml"),
+        ("zzzzzzzz", "expected a path, or one of attacks/life.yaml"),
     ],
 )
 def test_no_config_of_that_name_is_said_with_the_nearest(name, nearest, tmp_path, monkeypatch):

@@ -243,9 +243,9 @@ def test_one_registry_meets_all_images_that_decode_alike_or_none():
     for name, logits in (("alike", alike), ("apart", apart)):
         found = within_rates(logits, keys, (0.05, 1e-3))
         for place in (0, 59):
-            chances = p_values(logits[place].expand(1000, -1), keys).numpy()
+            chances = p_values(logits[place].expand(200, -1), keys[:200]).numpy()
             for number, rate in enumerate((0.05, 1e-3)):
-                assert np.array_equal(found[number, place], chances <= rate)
+                assert np.array_equal(found[number, place, :200], chances <= rate)
         estimates = registry_estimates(found[0].sum(axis=0), 60, 0.05)
         mean, worst[name] = estimates.values()
         assert mean.value == pytest.approx(0.05, abs=0.025)
