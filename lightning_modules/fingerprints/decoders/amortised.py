@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,28 +10,35 @@ from torch import Tensor
 
 from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder
 from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
+from lightning_modules.fingerprints.decoders.registrations import MARGIN, certainty, registrations
 
 
 @dataclass(frozen=True)
 class AmortisedSettings:
-    """How the network is run: `batch` images are computed together."""
+    """How the network is run.
+
+    Attributes:
+        batch: images that are computed together.
+        registrations: what is tried beside the image as it is, names of `registrations.REGISTRATIONS`.
+    """
 
     batch: int = 256
+    registrations: Sequence[str] = ()
 
 
 class AmortisedDecoder(NamedDecoder):
-    """Decodes keys by a trained network, in evaluation mode; `batch` images are computed together."""
+    """Decodes keys by a trained network, in evaluation mode, and keeps the registration it is surest of."""
 
     settings_class = AmortisedSettings
     needs_network = True
 
-    def __init__(self, network: KeyNetwork, batch: int = 256) -> None:
-        self.network, self.batch = network.eval(), batch
+    def __init__(self, network: KeyNetwork, batch: int = 256, tried: Sequence[str] = ()) -> None:
+        self.network, self.batch, self.tried = network.eval(), batch, registrations(tried)
 
     @classmethod
     def build(cls, parts: DecoderParts, settings: AmortisedSettings) -> AmortisedDecoder:
         """See `base.NamedDecoder`."""
-        return cls(parts.network, settings.batch)
+        return cls(parts.network, settings.batch, settings.registrations)
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1]; nothing is minimised, so the loss is nan."""
@@ -40,5 +48,17 @@ class AmortisedDecoder(NamedDecoder):
     @torch.no_grad()
     def starts(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Key logits `(n, m)` and alpha in standard deviations `(n, k)`."""
-        parts = [self.network(part) for part in torch.split(images, self.batch)]
+        parts = [self._registered(part) for part in torch.split(images, self.batch)]
         return torch.cat([logits for logits, _ in parts]), torch.cat([alpha for _, alpha in parts])
+
+    def _registered(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, alpha = self.network(images)
+        sure = certainty(logits)
+        for register in self.tried[1:]:
+            other, its_alpha = self.network(register(images))
+            its_certainty = certainty(other) - MARGIN
+            surer = its_certainty > sure
+            sure = torch.where(surer, its_certainty, sure)
+            logits = torch.where(surer[:, None], other, logits)
+            alpha = torch.where(surer[:, None], its_alpha, alpha)
+        return logits, alpha

@@ -1,0 +1,97 @@
+"""Images that were mirrored, shifted or resized are put back by what the network is surest of; no key is asked."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
+from lightning_modules.fingerprints.decoders.registrations import (
+    MARGIN,
+    REGISTRATIONS,
+    certainty,
+    mirrored,
+    registrations,
+    warped,
+)
+
+
+class Template(torch.nn.Module):
+    """Reads 32 bits, and is sure of them where an image lies as it was made."""
+
+    def __init__(self, pattern, keys):
+        super().__init__()
+        self.pattern, self.keys = pattern, keys
+
+    def forward(self, images):
+        inside = (slice(None), slice(None), slice(6, 26), slice(6, 26))  # edges are lost where an image is cropped
+        error = (images - self.pattern)[inside].square().flatten(1).mean(dim=1, keepdim=True)
+        logits = (2.0 * self.keys[: len(images)] - 1.0) * (4.0 - 3000.0 * error).clamp_min(0.01)
+        return logits, torch.zeros(len(images), 3)
+
+
+@pytest.fixture
+def scene():
+    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pattern = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 1)
+    keys = (torch.arange(32) % 3 == 0).float().expand(4, -1)
+    return pattern.expand(4, -1, -1, -1), Template(pattern, keys), keys > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("flip", mirrored),
+        ("shift", warped(down=1.0, right=-1.0)),
+        ("zoom", warped(down=1.6, right=1.6, zoom=1 / 0.9)),
+        ("turn", warped(degrees=3.0)),
+    ],
+)
+def test_each_kind_is_undone(scene, name, harm):
+    images, network, keys = scene
+    met = harm(images)
+    with_it = AmortisedDecoder(network, 2, [name]).decode(met)
+    assert torch.equal(with_it.bits, keys)
+    assert float(certainty(with_it.logits).min()) > float(certainty(AmortisedDecoder(network).decode(met).logits).max())
+
+
+def test_an_image_as_it_was_made_is_read_as_it_is(scene):
+    images, network, _ = scene
+    alone = AmortisedDecoder(network).decode(images)
+    assert torch.equal(AmortisedDecoder(network, tried=list(REGISTRATIONS)).decode(images).logits, alone.logits)
+
+
+def test_a_try_has_to_be_surer_by_the_margin(scene):
+    """A network that is a little surer of every mirrored image is not followed."""
+    images, _, _ = scene
+
+    class Asymmetric(torch.nn.Module):
+        gain = 1.0
+
+        def forward(self, seen):
+            mirrored_ones = (seen[:, 0, :, :16].sum(dim=(1, 2)) > seen[:, 0, :, 16:].sum(dim=(1, 2)))[:, None]
+            return torch.where(mirrored_ones, 1.0 + self.gain, 1.0) * torch.ones(len(seen), 32), torch.zeros(4, 3)
+
+    network = Asymmetric()
+    network.gain = 0.1
+    assert float(AmortisedDecoder(network, tried=["flip"]).decode(images).logits.max()) == 1.0
+    network.gain = 5.0
+    assert float(AmortisedDecoder(network, tried=["flip"]).decode(images).logits.min()) == 6.0
+    assert MARGIN > 0
+
+
+def test_certainty_is_the_information_of_the_bits():
+    """Nothing for even odds, log 2 a bit for certain ones; of 3 to 1, log 2 less the entropy of a quarter."""
+    assert float(certainty(torch.zeros(1, 8))) == pytest.approx(0.0, abs=1e-12)
+    assert float(certainty(torch.full((1, 8), 60.0))) == pytest.approx(8 * math.log(2))
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert float(certainty(torch.tensor([[math.log(3.0), -math.log(3.0)]]))) == pytest.approx(
+        2 * (math.log(2) - entropy), rel=1e-6
+    )
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match=r"flop.*flip"):
+        registrations(["flop"])
