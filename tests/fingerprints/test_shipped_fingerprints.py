@@ -1,0 +1,42 @@
+"""The fingerprints that ship read the keys that they put into images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_modules.attacks import image_seeds, make_attack
+from lightning_modules.common.images import eight_bit
+from lightning_modules.common.random_streams import seeded_keys
+from lightning_modules.fingerprints.fingerprint import read_fingerprint
+from lightning_modules.latent_fingerprint import LatentFingerprint
+from lightning_modules.metrics.evidence import p_values
+
+TRAINED = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "trained"
+N = 24
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "named"),
+    [
+        ("ldm", 32, {"identity": 0.8, "jpeg_50": 0.6}),
+        ("stylegan2", 32, {"identity": 0.4}),
+        ("ldm64", 64, {"identity": 0.95, "jpeg_50": 0.8, "scaling_0.5": 0.6, "webp_50": 0.8, "social": 0.8}),
+    ],
+)
+def test_it_reads_its_own_keys(name, bits, named):
+    """The share of images that name their user at 1e-6 is at least this, and no key is read that was not put in."""
+    module = LatentFingerprint.load_from_checkpoint(TRAINED / name / "checkpoints" / "last.ckpt").eval()
+    fingerprint = module.fingerprint
+    assert fingerprint.bits == bits
+    assert read_fingerprint(TRAINED / name / "fingerprint.safetensors").id == fingerprint.id
+    keys, others = seeded_keys(N, bits, seed=31), seeded_keys(N, bits, seed=32)
+    with torch.no_grad():
+        latents = fingerprint.embed(module.generator.sample_latents(N, seed=4321), keys)
+        images = eight_bit(module.generator.synthesize(latents).clamp(0.0, 1.0)).detach()
+    for attack, share in named.items():
+        logits = module.key_decoder().decode(make_attack(attack)(images, image_seeds(0, torch.arange(N)))).logits
+        assert float((p_values(logits, keys) <= 1e-6).double().mean()) >= share, attack
+        assert float(p_values(logits, others).min()) > 1e-4
