@@ -84,6 +84,7 @@ def test_one_image_that_fails_costs_no_other(trained, tmp_path, monkeypatch, cap
     assert sum("saliency" in each.tensors for each in found.examples) == len(found.examples) - 1
 
 
+@pytest.mark.slow
 def test_what_counts_rounded_values_says_so_in_place_of_a_map(tmp_path, gm_root):
     """A branch that gradients pass is shown for itself."""
     model = {"representation": ["raw", "saturation"], "network": "auto", "stem": "auto", "controls": []}
