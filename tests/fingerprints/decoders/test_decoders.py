@@ -83,7 +83,7 @@ def test_every_name_gives_a_decoder(name, generator, network):
             {"starts": 3},
             "option of the decoder inversion 'starts'; expected one of iterations, survivors, steps, damping",
         ),
-        ("amortised", {"iterations": 3}, "option of the decoder amortised 'iterations'; expected one of batch"),
+        ("amortised", {"steps": 3}, "option of the decoder amortised 'steps'; expected one of batch, registrations"),
     ],
 )
 def test_unknown_words_are_named_with_what_is_near(name, options, message, generator, network):
