@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any, ClassVar, Self
@@ -46,9 +47,9 @@ class _OfFiles(Attack):
         coded = self.attack_levels(to_uint8(images.detach()).cpu(), seeds).to(images.device).float().div_(255.0)
         return images + (coded - images).detach()
 
+    @abstractmethod
     def code(self, image: NDArray[np.uint8], drawn: Mapping[str, Any]) -> NDArray[np.uint8]:
         """Code and decode an image `(H, W, 3)` with its drawn parameters."""
-        raise NotImplementedError
 
 
 class WebP(_OfFiles):
