@@ -28,8 +28,15 @@ from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.key_network import build_network, calibrate_network, take_network
 from lightning_modules.fingerprints.decoders.registry import DECODERS, build_decoder, check_decoder, decoder_identity
 from lightning_modules.fingerprints.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
-from lightning_modules.fingerprints.fitting import check_key, checkpoint_fingerprint, fit_fingerprint, sample_bank
+from lightning_modules.fingerprints.fitting import (
+    check_key,
+    check_secret,
+    checkpoint_fingerprint,
+    fit_fingerprint,
+    sample_bank,
+)
 from lightning_modules.fingerprints.marked_images import MarkedImages, take_noise
+from lightning_modules.fingerprints.secret_axes import is_private
 from lightning_modules.fingerprints.settings import (
     DecoderSettings,
     KeySettings,
@@ -139,6 +146,8 @@ class LatentFingerprint(pl.LightningModule):
         ValueError where negatives or the start do not fit; FingerprintError where the fingerprint's file is gone.
         """
         self._require_file()
+        if self.fingerprint is None:
+            check_secret(self.key)
         self.generator.to(self.device)
         check_reals(self._data, self.generator.image_size)  # what the test alone needs is looked at before the training
         other = self.test_settings.other_generator
@@ -151,7 +160,7 @@ class LatentFingerprint(pl.LightningModule):
         self.fingerprint = (self.fingerprint or self._fitted(bank)).to(self.device)
         self.training_stream = MarkedImages(self.generator, self.fingerprint, self.stream_seed, bank)
         if self.trainer.is_global_zero:
-            write_fingerprint(self.fingerprint, Path(self.trainer.default_root_dir) / "fingerprint.safetensors")
+            self._leave(self.fingerprint, Path(self.trainer.default_root_dir) / "fingerprint.safetensors")
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and half a cosine."""
@@ -291,6 +300,7 @@ class LatentFingerprint(pl.LightningModule):
                     f"found no checkpoint for the decoder {self.decoder.name}, expected a trained network; name "
                     "one with --ckpt_path, or choose the decoder inversion or paper"
                 )
+            check_secret(self.key)
             self.fingerprint = self._fitted(self._bank()).to(self.device)
         return self.fingerprint
 
@@ -298,9 +308,17 @@ class LatentFingerprint(pl.LightningModule):
         """Fit on the first process, into the run's folder, unless an unfinished test has left the fingerprint there."""
         file = Path(self.trainer.default_root_dir) / "fingerprint.safetensors"
         if self.trainer.is_global_zero and not file.is_file():
-            write_fingerprint(self._require_fingerprint(), file)
+            self._leave(self._require_fingerprint(), file)
         self.trainer.strategy.barrier("fingerprint")
         self._take(read_fingerprint(file, content_hash(self.generator.state_dict())))
+
+    def _leave(self, fingerprint: Fingerprint, file: Path) -> None:
+        """Write the fingerprint; where its axes are secret, the run's folder becomes its owner's alone."""
+        secret = self.key.secret is not None or (self.file is not None and is_private(Path(self.file)))
+        if secret:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.chmod(0o700)  # checkpoints hold the axes too
+        write_fingerprint(fingerprint, file, private=secret)
 
     def _bank(self) -> Tensor:
         return sample_bank(self.generator, self.training_settings.bank, self.stream_seed)

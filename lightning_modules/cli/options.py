@@ -201,7 +201,7 @@ def _check_names(args: list[str], command: str, classes: Mapping[str, str | None
         elif section in classes and key not in ("help", "class_path", "init_args", "dict_kwargs"):
             known, name = _arguments_of(classes[section] or ""), key
             group = [each for each in known if each.startswith(f"{key}.")]
-            if group and rest == f"init_args.{key}" and value[:1] not in ("", "{"):
+            if group and rest == f"init_args.{key}" and value[:1] not in ("", "{") and value != "null":
                 raise SystemExit(
                     f"{program(command)}: error: {key} is a group of settings, expected one of them, such as "
                     f"--{section}.init_args.{group[0]} VALUE (there are {', '.join(group)})"

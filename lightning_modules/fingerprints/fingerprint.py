@@ -179,8 +179,10 @@ class FingerprintError(ValueError):
     """A fingerprint or registry that cannot be used: names what was found, what was expected and what to do."""
 
 
-def write_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
-    """Write a fingerprint, atomically. It holds no key: where keys lie, not which there are.
+def write_fingerprint(fingerprint: Fingerprint, path: Path, private: bool = False) -> None:
+    """Write a fingerprint, atomically; one of secret axes is `private`, for its owner alone to read.
+
+    It holds no key: where keys lie, not which there are.
 
     Raises:
         FingerprintError: a file name of another ending.
@@ -190,7 +192,7 @@ def write_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
     plain = {name: getattr(fingerprint, name) for name in PLAIN}
     manifest = json.dumps({"format": FORMAT, "version": VERSION, **plain}, sort_keys=True)
     tensors = {name: getattr(fingerprint, name).detach().cpu().contiguous() for name in TENSORS}
-    write_bytes(path, to_safetensors(tensors, metadata={"manifest": manifest}))
+    write_bytes(path, to_safetensors(tensors, metadata={"manifest": manifest}), private)
 
 
 def read_fingerprint(path: Path, generator: str | None = None) -> Fingerprint:

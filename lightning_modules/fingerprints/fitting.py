@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError, make_fingerprint
 from lightning_modules.fingerprints.layouts import REPEATS, check_layout, place_key
+from lightning_modules.fingerprints.secret_axes import read_secret, turn_axes
 from lightning_modules.fingerprints.settings import KeySettings
 from lightning_modules.generators.checkpoints.hub import hub_name
 
@@ -27,6 +29,12 @@ def _channels(generator: Any) -> int:
 def check_key(generator: Any, key: KeySettings) -> None:
     """Refuse, as `check_layout` does, a key that does not fit a generator's latents."""
     check_layout(generator.latent_dim, key.bits, key.shift, key.layout, _channels(generator))
+
+
+def check_secret(key: KeySettings) -> None:
+    """Refuse, as `read_secret` does, a secret that the axes cannot be drawn from."""
+    if key.secret is not None:
+        read_secret(Path(key.secret))
 
 
 def sample_bank(generator: Any, size: int, seed: int) -> Tensor:
@@ -50,8 +58,11 @@ def fit_fingerprint(generator: Any, name: str, key: KeySettings, seed: int, bank
     # of one of the hub with the commit, since its main branch may move
     pinned = getattr(generator, "origin", {}).get("hub")
     reproducible_name = str(pinned) if pinned is not None and hub_name(name) is not None else name
+    placed = place_key(natural, generator.latent_dim, key.bits, key.shift, key.layout, _channels(generator))
+    if key.secret is not None:
+        placed = turn_axes(placed, read_secret(Path(key.secret)), key.window)
     return make_fingerprint(
-        place_key(natural, generator.latent_dim, key.bits, key.shift, key.layout, _channels(generator)),
+        placed,
         key.sigma,
         key.shift,
         key.layout,

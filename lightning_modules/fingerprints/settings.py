@@ -25,6 +25,10 @@ class KeySettings:
         layout: ``flat``, ``repeated`` or ``per_channel``.
         latent_prior: ``projected`` or ``gaussian``.
         fit_latents: Latents the axes are fitted to.
+        secret: File of a secret that turns the key's axes within their subspace, so that who has the generator cannot
+            find them; None leaves the principal axes. The fingerprint and its run folder are for their owner alone
+            then (``fingerprints.secret_axes``).
+        window: With a secret, number of axes the key's are drawn from, its own and those that follow; 0 for its own.
     """
 
     bits: int = 32
@@ -34,6 +38,8 @@ class KeySettings:
     layout: str = "flat"
     latent_prior: str = "projected"
     fit_latents: int = 10_000
+    secret: str | None = None
+    window: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that no generator can honour."""
@@ -43,6 +49,17 @@ class KeySettings:
             raise ValueError(f"found sigma {self.sigma}, expected a strength above 0")
         check_name("layout", self.layout, LAYOUTS)
         check_name("latent prior", self.latent_prior, PRIORS)
+        _at_least("key.window", self.window, 0)
+        if self.secret is None and self.window:
+            raise ValueError(
+                f"found key.window {self.window} without key.secret, expected both; the window is what a secret draws "
+                "the key's axes from"
+            )
+        if self.secret is not None and self.layout == "per_channel":
+            raise ValueError(
+                "found key.secret with key.layout per_channel, whose axes belong to one channel each; expected flat or "
+                "repeated"
+            )
 
 
 @dataclass(frozen=True)

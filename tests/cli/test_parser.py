@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_modules.cli.framework import FrameworkCLI
+from lightning_modules.cli.options import check_run
 from lightning_modules.cli.parser import nearest_keys
 
 CONFIG = """
@@ -83,3 +84,10 @@ def test_nearest_keys_prefers_the_leaf():
     assert nearest_keys("model.lerning_rate", ["learning_rate", "weight_decay"]) == ["learning_rate"]
     assert nearest_keys("zzz", ["learning_rate"]) == []
     assert nearest_keys("decoder_options", ["options", "decoder", "decoder.options"]) == ["decoder.options"]
+
+
+def test_null_leaves_out_a_group_of_settings(tmp_path):
+    line = ["--config", "attribution/robust.yaml", "--runs_dir", str(tmp_path), "--model.init_args.augmentation"]
+    assert check_run("train", [*line, "null"]) is not None
+    with pytest.raises(SystemExit, match=r"group of settings, expected one of them, such as .*augmentation\.attack"):
+        check_run("train", [*line, "jpeg_80"])

@@ -58,6 +58,8 @@ def test_configs_of_other_modules_stay_as_they_are():
         (KeySettings, {"bits": 0}, "found key.bits 0, expected at least 1"),
         (KeySettings, {"fit_latents": 1}, "found key.fit_latents 1, expected at least 2"),
         (KeySettings, {"sigma": 0.0}, "found sigma 0.0, expected a strength above 0"),
+        (KeySettings, {"window": 40}, "found key.window 40 without key.secret"),
+        (KeySettings, {"secret": "file", "layout": "per_channel"}, "found key.secret with key.layout per_channel"),
         (KeySettings, {"layout": "flatt"}, "found layout 'flatt'; did you mean flat"),
         (KeySettings, {"latent_prior": "gauss"}, "found latent prior 'gauss'; did you mean gaussian"),
         (TrainingSettings, {"learning_rate": float("nan")}, "found training.learning_rate nan, expected at least 0"),

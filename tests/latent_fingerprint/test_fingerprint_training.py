@@ -64,6 +64,30 @@ def test_a_run_leaves_its_fingerprint_and_no_generator_in_the_checkpoint(generat
     assert not any("synthesis" in name for name in content["state_dict"])
 
 
+def test_a_secret_turns_the_axes_and_the_run_is_its_owners_alone(generator, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("5e" * 32)
+    secret.chmod(0o600)
+    turned = SMALL | {"key.secret": str(secret), "key.window": 6, "key.shift": 2}
+    module = LatentFingerprint(generator, **grouped(turned))
+    trainer = fit(module, tmp_path / "a")
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    file = tmp_path / "a" / "fingerprint.safetensors"
+    assert [path.stat().st_mode & 0o777 for path in (file, file.parent)] == [0o600, 0o700]
+    plain = LatentFingerprint(generator, **grouped(SMALL | {"key.shift": 2}))
+    fit(plain, tmp_path / "b")
+    assert (module.fingerprint.key_axes @ plain.fingerprint.key_axes.mT).abs().max() < 0.999
+    assert "5e5e" not in str(torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"])
+    secret.unlink()  # only the drawing needs it
+    found = LatentFingerprint.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert found.fingerprint.id == module.fingerprint.id
+    with pytest.raises(ValueError, match=r"found no file .*secret, expected a secret"):
+        fit(LatentFingerprint(generator, **grouped(turned)), tmp_path / "c")
+    another = LatentFingerprint(generator, fingerprint=str(file), **grouped(SMALL))
+    fit(another, tmp_path / "d")  # another decoder for the same keys is as private
+    assert (tmp_path / "d" / "fingerprint.safetensors").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_resumed_run_keeps_the_fingerprint_of_its_checkpoint(generator, tmp_path):
     first = LatentFingerprint(generator, **grouped(SMALL))
     trainer = fit(first, tmp_path / "a")
