@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ class ImageFilesDataModule(pl.LightningDataModule):
         left_out_file: Where all files that are left out are listed; None to name the first ones alone.
         max_image_pixels: As in ``GMDataModule``.
         block_size: Images of a block: what is computed and committed at once, on whatever process.
+        fit: Bring images of another size to ``image_size`` (``pixel_path.fit``) in place of refusing them.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class ImageFilesDataModule(pl.LightningDataModule):
         left_out_file: str | None = None,
         max_image_pixels: int = MAX_PIXELS,
         block_size: int = 64,
+        fit: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -82,7 +85,13 @@ class ImageFilesDataModule(pl.LightningDataModule):
         if sides is not None and (len(sides) != 2 or min(sides) < 1):
             raise ValueError(f"image_size is {image_size}; expected a side in pixels, [height, width] or null")
         self.expected_size = None if sides is None else (int(sides[0]), int(sides[1]))
-        self.pixel_path = PixelPath(center_crop, resize, reencode, max_image_pixels)
+        if fit and self.expected_size is None:
+            raise ValueError("fit is true without image_size; expected the size that images are brought to")
+        self.pixel_path = PixelPath(
+            center_crop, resize, reencode, max_image_pixels, self.expected_size if fit else None
+        )
+        self.fitted: dict[str, str] = {}
+        """Size ``<width>x<height>`` of the files that were brought to another (after ``prepare_data``, on rank 0)."""
         self.left_out: list[LeftOut] = []
         self.skipped: list[dict[str, Any]] = []
         self.files_hash = ""
@@ -134,6 +143,10 @@ class ImageFilesDataModule(pl.LightningDataModule):
             for index, (kind, reason) in bad.items()
         ]
         self._usable = [path for index, path in enumerate(paths) if index not in bad]
+        if self.pixel_path.fitted is not None:
+            height, width = self.pixel_path.fitted
+            sizes = {path: fact.size for path, fact in zip(paths, facts, strict=True) if not fact.problem}
+            self.fitted = {path: size for path, size in sizes.items() if size != f"{width}x{height}"}
         contents = "\n".join(f"{paths[index]}\0{fact.final}" for index, fact in enumerate(facts) if index not in bad)
         self.files_hash = hashlib.sha256(contents.encode(errors="surrogateescape")).hexdigest()[:32]
         self._tell(where, describe_files(pd.DataFrame([vars(fact) for fact in usable])))
@@ -149,6 +162,9 @@ class ImageFilesDataModule(pl.LightningDataModule):
             first = "; ".join(f"{item['path']}: {item['reason']}" for item in self.skipped[:3])
             more = f" and {len(self.skipped) - 3:,} more" if len(self.skipped) > 3 else ""
             lines.append(f"skipped {len(self.skipped):,} that cannot be used, each with a row: {first}{more}")
+        if self.fitted:
+            sizes = ", ".join(f"{size} ({n:,})" for size, n in Counter(self.fitted.values()).most_common(3))
+            lines.append(f"{len(self.fitted):,} of another size are resized to {self.pixel_path.fitted}: {sizes}")
         lines += unlike(described, self.hparams["trained_on"] or {})
         for line in lines:
             sys.stderr.write(f"note: {where}: {line}\n")

@@ -1,4 +1,4 @@
-"""The one path that the pixels of every image take from the file to the network: crop, resize, re-encode."""
+"""The one path that the pixels of every image take from the file to the network: crop, resize, re-encode, fit."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ class PixelPath:
         reencode: ``none``; ``png``, lossless, so the pixels stay; or ``jpeg_95``, JPEG of Pillow's quality 95 with
             4:2:0 chroma.
         max_pixels: Most pixels that a file's picture may have; it changes no pixel.
+        fitted: (H, W) that pictures of another size are brought to at the end, as `fit` does it; None leaves them.
     """
 
     center_crop: int | None = None
     resize: int | None = None
     reencode: Reencode = "none"
     max_pixels: int = MAX_PIXELS
+    fitted: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
@@ -47,12 +49,13 @@ class PixelPath:
     def key(self) -> str:
         """Names what happens to the pixels: equal keys give equal pixels (``png`` is lossless, hence like ``none``)."""
         codec = "jpeg95" if self.reencode == "jpeg_95" else "as-is"
-        return f"crop{self.center_crop or 0}-resize{self.resize or 0}-{codec}"
+        end = "" if self.fitted is None else f"-fit{self.fitted[0]}x{self.fitted[1]}"
+        return f"crop{self.center_crop or 0}-resize{self.resize or 0}-{codec}{end}"
 
     @property
     def keeps_pixels(self) -> bool:
         """Whether the pixels come out as they went in."""
-        return self.center_crop is None and self.resize is None and self.reencode != "jpeg_95"
+        return self.center_crop is None and self.resize is None and self.reencode != "jpeg_95" and self.fitted is None
 
     def read(self, file: Path) -> Pixels:
         """Decode a file and put it through; errors are those of ``decode_image``."""
@@ -66,7 +69,7 @@ class PixelPath:
         """(H, W) after the pixel path of a picture that fits the crop."""
         if self.center_crop is not None:
             height = width = self.center_crop
-        return self._resized(height, width)
+        return self.fitted or self._resized(height, width)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if self.resize is None:
@@ -75,7 +78,7 @@ class PixelPath:
         return max(self.resize, round(height * scale)), max(self.resize, round(width * scale))
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        """Crop, resize, re-encode uint8 pixels (H, W, 3), each side at least ``center_crop``, to (H', W', 3)."""
+        """Crop, resize, re-encode, fit uint8 pixels (H, W, 3), each side at least ``center_crop``, to (H', W', 3)."""
         if self.keeps_pixels:
             return pixels
         if self.center_crop is not None:
@@ -90,4 +93,48 @@ class PixelPath:
             buffer = BytesIO()
             Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="JPEG", quality=95, subsampling="4:2:0")
             pixels = decode_image(buffer.getvalue())
+        if self.fitted is not None:
+            pixels = fit(pixels, self.fitted)
         return np.ascontiguousarray(pixels)
+
+
+FLAT = 8
+"""Grey levels within which a border is of one colour: JPEG leaves so much of it."""
+
+
+def fit(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Bring uint8 pixels (H, W, 3) to a size (H', W'); those that have it are given back as they are.
+
+    A picture longer than that shape loses the flat bands that make it so, where it has them (bars at the sides or
+    above and below); then it is resized with Lanczos' filter, whatever shape is left.
+    """
+    if pixels.shape[:2] == size:
+        return pixels
+    pixels = _without_bars(pixels, size)
+    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(size[::-1], Image.Resampling.LANCZOS)
+    return np.asarray(resized, dtype=np.uint8).copy()
+
+
+def _without_bars(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    height, width = pixels.shape[:2]
+    upright = height * size[1] > width * size[0]
+    along = pixels if upright else pixels.transpose(1, 0, 2)  # the longer side first
+    kept = round(width * size[0] / size[1]) if upright else round(height * size[1] / size[0])
+    excess = len(along) - kept
+    if excess < 1:
+        return pixels
+    before, after, half = _flat(along), _flat(along[::-1]), excess // 2
+    if min(before, after) >= half and max(before, after) >= excess - half:
+        first = half if after >= excess - half else excess - half
+    elif max(before, after) >= excess:  # one bar
+        first = excess if before >= excess else 0
+    else:
+        return pixels
+    cut = along[first : first + kept]
+    return cut if upright else cut.transpose(1, 0, 2)
+
+
+def _flat(rows: Pixels) -> int:
+    """How many of the first rows have one colour, that of the first pixel."""
+    far = np.abs(rows.astype(np.int16) - rows[:1, :1].astype(np.int16)).max(axis=(1, 2)) > FLAT
+    return int(far.argmax()) if far.any() else len(rows)

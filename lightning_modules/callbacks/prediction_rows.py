@@ -275,7 +275,8 @@ class VerdictRows(BlockRows):
     equally good ones the first registered, and then no verdict), `p_value` (chance that a random key agrees as well
     with the log odds of the decoded bits as that user's), `family_p_value` (that any of so many random keys does, by
     Bonferroni), `verdict` (the user's name, or null), `false_positive_rate`, `confidence` (mean probability of the
-    decoded bits, in [0.5, 1], as good as the decoder's calibration) and, where the decoder minimises one, `loss`. An
+    decoded bits, in [0.5, 1], as good as the decoder's calibration), where the decoder minimises one, `loss`, and
+    `resized_from`, `<width>x<height>`, of an image that had another size than the generator's. An
     image that could not be used has the row `{"file", "verdict": null, "reason"}` and plays no part in a verdict over
     all.
 
@@ -311,6 +312,7 @@ class VerdictRows(BlockRows):
         self.names, self.keys = registry.names, registry.packed
         self.private = show_bits
         self._told: list[dict[str, Any]] = []
+        self._fitted: dict[str, str] = {}
         self._together: list[dict[str, Any]] = []
 
     def rows(self, table: pa.Table, module: Any) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -321,12 +323,15 @@ class VerdictRows(BlockRows):
             row = {"file": file, "content_id": f"{identifiers[position]:016x}", **self._compare(logits[position])}
             if math.isfinite(losses[position]):
                 row["loss"] = losses[position]
+            if (size := self._fitted.get(file)) is not None:
+                row["resized_from"] = size
             self._told.append({name: row[name] for name in ("verdict", "bits", "false_positive_rate")})
             yield places[position], row
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See `BlockRows`; then what to tell a person."""
         self._told = []  # rows of unfinished predictions have been told before
+        self._fitted = getattr(getattr(trainer, "datamodule", None), "fitted", {})
         super().on_predict_end(trainer, pl_module)
         if trainer.is_global_zero:
             skipped = len(skipped_rows(trainer, self.answer))

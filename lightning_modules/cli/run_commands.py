@@ -96,6 +96,7 @@ def predict(args: list[str]) -> Path:
         trained_on=plan.trained_on,
         left_out_file=str(out.with_name(f"{out.stem}.left_out.jsonl")),  # of these predictions alone
         block_size=_block_size(seen, cli.model),
+        fit=plan.kind == "fingerprint" and path["center_crop"] is None and path["resize"] is None,
         **{key: seen[key] for key in ("num_workers",) if key in seen},
         **{key: value for key, value in path.items() if value is not None},
     )

@@ -167,22 +167,26 @@ def test_a_mistake_is_told_before_a_folder_is_made_or_a_network_built(run, tmp_p
     assert not (tmp_path / "r").exists()
 
 
-def test_images_of_another_size_are_refused_by_name_before_decoding(run, tmp_path):
+def test_images_of_another_size_are_brought_to_the_generators_and_say_so(run, tmp_path, capsys):
     users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
-    (tmp_path / "large").mkdir()
-    save_png(tmp_path / "large" / "large.png", torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())
-    with pytest.raises(ValueError, match=r"large\.png: 32x32 .*expected 16x16"):
-        predict(run, "--run_dir", str(tmp_path / "r"), registry=users, images=tmp_path / "large")
+    (tmp_path / "mixed").mkdir()
+    first, second, _ = sorted((run / "images").glob("*.png"))
+    Image.open(first).resize((48, 48), Image.Resampling.BICUBIC).save(tmp_path / "mixed" / "a.png")
+    shutil.copy(second, tmp_path / "mixed" / "b.png")
+    rows, _ = predict(run, "--run_dir", str(tmp_path / "r"), registry=users, images=tmp_path / "mixed")
+    assert [row.get("resized_from") for row in rows] == ["48x48", None]
+    assert "1 of another size are resized to (16, 16): 48x48 (1)" in capsys.readouterr().err
+    assert all(row["bits"] == BITS for row in rows)
 
 
-def test_images_of_another_size_are_brought_to_size_as_the_message_advises(run, tmp_path):
+def test_images_of_another_size_go_the_way_that_is_asked_for(run, tmp_path):
     users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
     (tmp_path / "large").mkdir()
     for file in sorted((run / "images").glob("*.png")):
         Image.open(file).resize((32, 32), Image.Resampling.NEAREST).save(tmp_path / "large" / file.name)
     with pytest.raises(GMDataError, match="or set `--center_crop` and/or `--resize`") as caught:
-        predict(run, "--run_dir", str(tmp_path / "r"), registry=users, images=tmp_path / "large")
-    assert "attributor" not in str(caught.value)
+        predict(run, "--center_crop", "20", "--run_dir", str(tmp_path / "r"), registry=users, images=tmp_path / "large")
+    assert "0.png: 20x20 (width x height), expected 16x16" in str(caught.value)
     options = ["--resize", "16", "--reencode", "png"]
     rows, _ = predict(run, "--run_dir", str(tmp_path / "s"), *options, registry=users, images=tmp_path / "large")
     path = PixelPath(resize=16)

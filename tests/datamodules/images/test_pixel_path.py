@@ -10,7 +10,7 @@ from gm_folders import pixels
 from PIL import Image
 from torchvision import transforms
 
-from datamodules.images.pixel_path import PixelPath
+from datamodules.images.pixel_path import PixelPath, fit
 
 
 @pytest.mark.parametrize("size", [(218, 178), (150, 140), (141, 200)])
@@ -47,3 +47,41 @@ def test_png_keeps_every_pixel():
     assert np.array_equal(PixelPath(reencode="png")(image), image)
     assert PixelPath(reencode="png").key == PixelPath().key
     assert len({PixelPath().key, PixelPath(4).key, PixelPath(None, 4).key, PixelPath(reencode="jpeg_95").key}) == 4
+
+
+@pytest.fixture
+def picture():
+    """A picture without a flat row or column."""
+    return np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+
+
+def test_a_picture_of_the_size_is_not_touched_by_the_fit(picture):
+    assert PixelPath(fitted=(24, 24))(picture) is not None
+    assert np.array_equal(PixelPath(fitted=(24, 24))(picture), picture)
+    assert fit(picture, (24, 24)) is picture
+    assert not PixelPath(fitted=(24, 24)).keeps_pixels
+    assert PixelPath(fitted=(24, 24)).key != PixelPath().key
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (60, 60), (30, 50)])
+def test_other_sizes_are_resized_by_lanczos_whatever_their_shape(shape):
+    pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(pixels).resize((24, 20), Image.Resampling.LANCZOS))
+    assert np.array_equal(fit(pixels, (20, 24)), expected)
+    assert PixelPath(fitted=(20, 24)).size_after(*shape) == (20, 24)
+
+
+@pytest.mark.parametrize("bars", [(0, 16), (16, 0), (8, 8), (7, 8), (8, 7)])
+@pytest.mark.parametrize("upright", [True, False])
+def test_flat_bars_that_make_a_picture_longer_are_cut_off(picture, bars, upright):
+    bars_colour = np.full((1, 24, 3), (10, 20, 30), dtype=np.uint8)
+    longer = np.concatenate([bars_colour.repeat(bars[0], 0), picture, bars_colour.repeat(bars[1], 0)])
+    longer = longer if upright else longer.transpose(1, 0, 2)
+    expected = picture if upright else picture.transpose(1, 0, 2)
+    assert np.array_equal(fit(np.ascontiguousarray(longer), (24, 24)), expected)
+
+
+def test_bars_too_narrow_for_the_shape_stay(picture):
+    longer = np.concatenate([picture[:10], picture, np.zeros((4, 24, 3), dtype=np.uint8)])
+    expected = np.asarray(Image.fromarray(longer).resize((24, 24), Image.Resampling.LANCZOS))
+    assert np.array_equal(fit(longer, (24, 24)), expected)
