@@ -13,6 +13,7 @@ from lightning_modules.metrics.intervals import Estimate, mean_and_std, student_
 from lightning_modules.reporting.formatting import format_number
 from lightning_modules.reporting.long_table import Key, Result
 from lightning_modules.reporting.runs import SEED, Run
+from lightning_modules.reporting.settings_in_words import put_together
 
 K = TypeVar("K")
 
@@ -146,14 +147,15 @@ def _labels(members: Sequence[Sequence[Run]], differing: Sequence[str]) -> list[
         return [names[0] or members[0][0].folder.resolve().name]
     labels = []
     for name, runs in zip(names, members, strict=True):
-        alike = [other[0].settings for other, named in zip(members, names, strict=True) if named == name]
+        of_name = [other for other, named in zip(members, names, strict=True) if named == name]
+        alike = put_together([other[0].settings for other in of_name])
         if name and len(alike) == 1:
             labels.append(name)
             continue
-        own = _differing(alike)
-        values = {key: _last_part(text(runs[0].settings.get(key))) for key in own}
+        own, settings = _differing(alike), alike[next(n for n, other in enumerate(of_name) if other is runs)]
+        values = {key: _last_part(text(settings.get(key))) for key in own}
         if len({str([_last_part(text(each.get(key))) for key in own]) for each in alike}) < len(alike):
-            values = {key: text(runs[0].settings.get(key)) for key in own}  # two files of one name
+            values = {key: text(settings.get(key)) for key in own}  # two files of one name
         told = ", ".join(f"{_short(key, differing)}={value}" for key, value in values.items())
         labels.append(f"{name} ({told})" if name and len(set(names)) > 1 else told)
     return labels

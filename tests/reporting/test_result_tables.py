@@ -121,15 +121,19 @@ def test_a_later_test_of_the_same_weights_counts_once(tmp_path):
 
 def test_robustness_has_conditions_by_strength_and_augmented_methods_below(tmp_path):
     augmented = runs_of(tmp_path, "raw", seeds=(0, 1), robustness=2.0)
+    mixture = {"kind": "mixture", "attacks": [{"kind": "jpeg", "quality": [50, 90]}, "noise_0.05"]}
     for run in augmented:
-        tell_settings(run, model__augmentation={"attack": "paper-scaled-mixture", "probability": 0.5})
+        tell_settings(run, model__augmentation={"attack": mixture, "probability": 0.5})
     plain = runs_of(tmp_path, "artifact", seeds=(0, 1))
     found = table("robustness", *augmented, *plain)
     jpeg = grid(found, "Accuracy, JPEG")
     assert jpeg.columns[:4] == ["trained on", "clean", "jpeg 95", "jpeg 90"]
     assert grid(found, "FDR, noise").columns[1:4] == ["clean", "noise 0.01", "noise 0.02"]
     assert jpeg.rows == ["attribution/artifact", "attribution/raw"]
-    assert [jpeg.cells[row, "trained on"] for row in jpeg.rows] == ["clean images", "paper-scaled-mixture (of 0.5)"]
+    assert [jpeg.cells[row, "trained on"] for row in jpeg.rows] == [
+        "clean images",
+        "mixture of jpeg, noise_0.05 (of 0.5)",
+    ]
     mean = statistics.mean(values(augmented, "test/jpeg_50/accuracy"))
     assert jpeg.cells["attribution/raw", "jpeg 50"].mean == pytest.approx(mean, abs=1e-12)
     assert jpeg.cells["attribution/raw", "clean"].mean == pytest.approx(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from lightning_modules.reporting.experiments import text
 from lightning_modules.reporting.long_table import CLEAN, Result
 from lightning_modules.reporting.result_tables.methods_of_runs import Method, attributors, data_columns, methods_of
 from lightning_modules.reporting.result_tables.result_table import Grid, ResultTable, TableOptions, Value
 from lightning_modules.reporting.runs import Run
+from lightning_modules.reporting.settings_in_words import attack_in_words, nested
 from lightning_modules.reporting.strengths import curve_of, in_order
 
 _METRICS = {"accuracy": "Accuracy", "fdr": "FDR"}
 _TRAINED, _SEEDS, _NO_ATTACK = "trained on", "seeds", "clean"
-_AUGMENTATION = "model.init_args.augmentation."
-_ATTACK = re.compile(r"attacks?(\.\d+)?(\.name)?")
+_AUGMENTATION = "model.init_args.augmentation"
 _PRESETS = "attacks of presets"
 
 
@@ -90,13 +88,9 @@ def _conditions(methods: Sequence[Method], data: str, metric: str) -> dict[str, 
 
 def augmentation(run: Run) -> str | None:
     """What the training images met, in words; None where it was nothing."""
-    given = {
-        name.removeprefix(_AUGMENTATION): value
-        for name, value in run.settings.items()
-        if name.startswith(_AUGMENTATION)
-    }
-    attacks = [value for name, value in given.items() if _ATTACK.fullmatch(name) and value not in (None, [], "none")]
-    if not attacks:
+    given = nested(run.settings, _AUGMENTATION) or {}
+    attack = given.get("attack") or given.get("attacks")  # the latter of earlier versions
+    if not attack or attack == "none":
         return None
     probability = given.get("probability")
-    return ", ".join(map(text, attacks)) + ("" if probability is None else f" (of {probability:g})")
+    return attack_in_words(attack) + ("" if probability is None else f" (of {probability:g})")
