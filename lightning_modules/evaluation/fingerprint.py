@@ -19,11 +19,11 @@ from lightning_modules.evaluation.blocks import (
     EvaluationFolder,
     matrix,
     read_matrix,
-    read_some_rows,
     require_finite,
     some_rows,
 )
 from lightning_modules.evaluation.conditions import Condition, changed_images
+from lightning_modules.evaluation.image_distances import MARKED, equal_images, image_distances, measured_features
 from lightning_modules.fingerprints.decoders.base import KeyDecoder
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.marked_images import MarkedImages, MarkedPair, runs
@@ -32,7 +32,6 @@ from lightning_modules.generators.bundled.load import load_named
 from lightning_modules.generators.protocol import Generator
 from lightning_modules.metrics.evidence import p_values
 from lightning_modules.metrics.extractors import FeatureExtractor, build_extractor
-from lightning_modules.metrics.fid import FrechetImageDistance
 from lightning_modules.metrics.fingerprint_scores import (
     NEGATIVE_RATES,
     NEGATIVES,
@@ -52,7 +51,6 @@ REGISTRY_KEYS = 2**42
 """Likewise, of the random registries of one user that all negatives are compared with."""
 SHOWN = 6
 """Marked images kept for the report."""
-MARKED = "marked"
 _LOOK_AT = "look at the weights of the decoder (a training that diverged?), at the generator and at the images"
 
 
@@ -226,26 +224,7 @@ def _registries(rate: float) -> str:
     return f"registries.{rate_name(rate)}"
 
 
-def equal_images(parts: Mapping[str, int]) -> int:
-    """Images of each set that enter a Frechet distance, the same number for all so that they compare."""
-    negatives = min((parts[kind] for kind in ("unmarked", "real") if kind in parts), default=0)
-    return min(parts[MARKED], parts.get("unmarked", 0) // 2, negatives)
-
-
-def measured_features(settings: TestSettings, parts: Mapping[str, int]) -> str | None:
-    """The extractor of the Frechet distances, which need unmarked and real images; None for none."""
-    return settings.features if {"unmarked", "real"} <= set(parts) else None
-
-
 # --- from finished blocks to results ---------------------------------------------------------------------------------
-
-DISTANCES = {
-    "fid_before": ("real", "unmarked"),
-    "fid_after": ("real", "marked"),
-    "fid_own": ("unmarked_others", "marked"),
-    "fid_own_floor": ("unmarked_others", "unmarked"),
-}
-"""Frechet distances: which set is the reference and which is compared with it."""
 
 
 def fold_fingerprint(folder: EvaluationFolder) -> dict[str, Estimate]:
@@ -255,7 +234,7 @@ def fold_fingerprint(folder: EvaluationFolder) -> dict[str, Estimate]:
     the other.
     """
     found = _key_results(folder) | _negative_results(folder)
-    return found | _pair_results(folder) | _distances(folder)
+    return found | _pair_results(folder) | image_distances(folder)
 
 
 def _true(margins: Tensor) -> Tensor:
@@ -340,40 +319,6 @@ def _pair_results(folder: EvaluationFolder) -> dict[str, Estimate]:
         for name, metric in metrics.items():
             metric.update(read_matrix(table, name))
     return {f"test/quality/{name}": metric.estimate() for name, metric in metrics.items()}
-
-
-def _distances(folder: EvaluationFolder) -> dict[str, Estimate]:
-    extractor = folder.evaluation.settings["extractor"]
-    if extractor is None:
-        return {}
-    stub = FeatureExtractor(extractor["name"], extractor["d"], nn.Identity())
-    equal = equal_images(folder.parts)
-
-    def update(metric: FrechetImageDistance, of: str, real: bool, place: int = 0) -> None:
-        part, column = ("marked", f"{place}.features") if of == MARKED else (of.removesuffix("_others"), "features")
-        first = equal if of.endswith("_others") else 0
-        for table in folder.read(part, ["index", column]):
-            features = read_some_rows(table, column)
-            if features is None:
-                continue
-            index = read_matrix(table, "index")[: len(features)]  # those with features come first
-            chosen = (index >= first) & (index < first + equal)
-            if bool(chosen.any()):
-                metric.update_features(features[chosen], real, index[chosen])
-
-    found = {}
-    for name, (reference, compared) in DISTANCES.items():
-        metric = FrechetImageDistance(stub, **ALONE)
-        update(metric, reference, True)
-        update(metric, compared, False)
-        found[f"test/quality/{name}"] = metric.estimate()
-    under = FrechetImageDistance(stub, reset_real_features=False, **ALONE)
-    update(under, "real", True)
-    for place, entry in enumerate(folder.evaluation.conditions):
-        under.reset()
-        update(under, MARKED, False, place)
-        found[f"test/{entry['name']}/fid"] = under.estimate()
-    return found
 
 
 def fingerprint_rows(folder: EvaluationFolder) -> Iterator[dict[str, Any]]:

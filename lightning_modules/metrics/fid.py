@@ -21,8 +21,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from lightning_modules.common.images import checked_uint8
 from lightning_modules.metrics.extractors import FeatureExtractor, build_extractor
 from lightning_modules.metrics.fdr import refuse_repeated
-from lightning_modules.metrics.frechet import as_float64, frechet_distance
-from lightning_modules.metrics.intervals import Estimate
+from lightning_modules.metrics.frechet import GaussianFactor, as_float64, frechet_distance
+from lightning_modules.metrics.intervals import Estimate, student_half_width
 
 SIDES = ("real", "fake")
 
@@ -162,6 +162,44 @@ class FrechetImageDistance(FrechetInceptionDistance):
             if not len(getattr(self, f"{side}_index")):
                 setattr(self, f"{side}_index", [torch.empty(0, dtype=torch.long, device=self.device)])
         super()._sync_dist(dist_sync_fn, process_group)
+
+
+GROUPS = 20
+"""Of images, each left out once by `distance_difference`."""
+
+
+def distance_difference(reference: Tensor, compared: Tensor, base: Tensor) -> Estimate:
+    """How much farther from a reference one set of images is than another: two Frechet distances and an interval.
+
+    All three have the same number of images, so that the bias of one distance, which depends on it, takes away that of
+    the other. The interval is the delete-group jackknife's (Efron and Tibshirani 1993, ch. 11) over 20 groups, which
+    leave all three sets at once. It is wide: of Gaussian features of 32 dimensions, n = 500, 99 % hold the truth.
+
+    Args:
+        reference: features `(n, d)`, rows independent of each other.
+        compared: those of the set whose distance is asked for, likewise.
+        base: those of the set that it is compared with, likewise.
+
+    Raises:
+        ValueError: sets of different sizes.
+    """
+    n = len(reference)
+    if not n == len(compared) == len(base):
+        raise ValueError(f"found {n}, {len(compared)} and {len(base)} images, expected as many of each")
+
+    def difference(kept: Tensor) -> float:
+        own = GaussianFactor.from_features(reference[kept])
+        farther, nearer = (own.distance(GaussianFactor.from_features(rows[kept])) for rows in (compared, base))
+        return float(farther - nearer)
+
+    value = difference(torch.ones(n, dtype=torch.bool))
+    if n < 2 * GROUPS:
+        return Estimate(value, None, None, n, "none")
+    group = torch.arange(n) % GROUPS
+    left = torch.tensor([difference(group != each) for each in range(GROUPS)], dtype=torch.float64)
+    error = float(((left - left.mean()).square().sum() * (GROUPS - 1) / GROUPS).sqrt())
+    half = student_half_width(error, GROUPS - 1)
+    return Estimate(value, value - half, value + half, n, "delete-group jackknife 95%")
 
 
 def few_images(name: str, n: int, d: int, side: str = "") -> str | None:

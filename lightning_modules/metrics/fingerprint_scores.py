@@ -106,10 +106,3 @@ def rate_name(rate: float) -> str:
 
 NEGATIVES = ("unmarked", "wrong_key", "other_generator", "real")
 NEGATIVE_RATES = (5e-2, 1e-3, 1e-6)
-DISTANCES = {
-    "fid_before": ("real", "unmarked"),
-    "fid_after": ("real", "marked"),
-    "fid_own": ("unmarked_others", "marked"),
-    "fid_own_floor": ("unmarked_others", "unmarked"),
-}
-"""Frechet distances: which set is the reference and which is compared with it."""

@@ -24,8 +24,9 @@ KIND_TITLES = {
 QUALITY_TITLES = {
     "fid_before": ("FID, images without fingerprint", "against real images"),
     "fid_after": ("FID, fingerprinted images", "against real images"),
-    "fid_own": ("FID, what the fingerprint adds", "fingerprinted images against the generator's own"),
+    "fid_own": ("FID to the generator's own images", "fingerprinted images"),
     "fid_own_floor": ("FID, its floor", "two halves of the generator's own images"),
+    "fid_added": ("FID, what the fingerprint adds", "the distance less its floor; about 0 where keys change nothing"),
     "psnr": ("PSNR in dB", "unmarked against marked image, higher is nearer"),
     "ssim": ("SSIM", "unmarked against marked image, 1 is equal"),
     "lpips": ("LPIPS", "unmarked against marked image, 0 is equal"),
@@ -68,9 +69,19 @@ def robustness_table(results: Results, attacks: Sequence[str], caption: str = ""
     """Attack by bit accuracy, attribution accuracy, true-positive rates and FID, with intervals."""
     rates = {}
     for rate, name in _numbers(results, "tpr_at_"):
-        rates[name] = f"TPR at {rate_text(rate)}"
+        rates[name] = f"TPR at {rate_text(rate)}, {_among(rate)}"
         rates[name.replace("tpr_at_", "tpr_bits_at_")] = f"by bits alone, {rate_text(rate)}"
     return by_attack(results, attacks, {**_ACCURACIES, **rates}, caption, numbers=_NUMBERS)
+
+
+FAMILY_RATE = 1e-6
+"""Largest chance to name anybody wrongly that `predict` works at by default."""
+
+
+def _among(rate: float) -> str:
+    """Among how many users that rate of one user is one of 1e-6 over all."""
+    users = round(FAMILY_RATE / rate) if rate <= FAMILY_RATE else 1
+    return "one user" if users == 1 else f"{users:,} users at 1e-6 together"
 
 
 def identification_table(results: Results, attacks: Sequence[str], caption: str = "") -> Table | None:

@@ -11,12 +11,11 @@ from torch import nn
 from lightning_modules.evaluation.blocks import Evaluation, EvaluationFolder, matrix, some_rows
 from lightning_modules.evaluation.conditions import make_conditions
 from lightning_modules.evaluation.fingerprint import (
-    DISTANCES,
-    equal_images,
     fingerprint_rows,
     fold_fingerprint,
     key_margins,
 )
+from lightning_modules.evaluation.image_distances import DISTANCES, equal_images
 from lightning_modules.metrics.evidence import p_values
 from lightning_modules.metrics.extractors import FeatureExtractor
 from lightning_modules.metrics.fid import FrechetImageDistance
@@ -159,6 +158,8 @@ def test_the_same_number_of_each_set_enters_every_distance(folder):
         estimate = found[f"test/quality/{name}"]
         assert estimate.value == pytest.approx(distance(sets[reference], sets[compared]), rel=1e-9)
         assert estimate.n == EQUAL
+    own, floor = (found[f"test/quality/{name}"].value for name in ("fid_own", "fid_own_floor"))
+    assert found["test/quality/fid_added"].value == pytest.approx(own - floor, rel=1e-9)
     assert found["test/clean/fid"].value == found["test/quality/fid_after"].value
     attacked = distance(sets["real"], features("marked", range(EQUAL), 1))
     assert found["test/jpeg_50/fid"].value == pytest.approx(attacked, rel=1e-9)

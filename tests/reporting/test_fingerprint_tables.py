@@ -57,8 +57,8 @@ def test_robustness_table_holds_every_attack_in_order():
     assert table is not None
     assert table.columns == ["attack", "images", *table.percent]
     assert table.percent == [
-        *("bit accuracy", "attribution accuracy", "TPR at 0.001"),
-        *("TPR at 1e-6", "by bits alone, 1e-6", "TPR at 1e-12"),
+        *("bit accuracy", "attribution accuracy", "TPR at 0.001, one user"),
+        *("TPR at 1e-6, one user", "by bits alone, 1e-6", "TPR at 1e-12, 1,000,000 users at 1e-6 together"),
     ]
     assert [row[0] for row in table.rows] == list(ATTACKS)
     assert table.rows[1][2:4] == [
