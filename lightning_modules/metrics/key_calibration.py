@@ -64,13 +64,16 @@ class KeyCalibrationError(Metric):
 
     With the sign of each bin's difference held fixed the error is a mean over images, and its interval Student's of
     that mean (the delta method; bits of one image depend on each other), cut at 0. `overconfidence` in the details is
-    mean confidence less the share of right bits.
+    mean confidence less the share of right bits, `reliability` has mean confidence, share of right bits and number of
+    bits of each bin that holds any.
     """
 
     higher_is_better = False
     full_state_update = False
 
     excess: Tensor
+    held: Tensor
+    right: Tensor
     products: Tensor
     count: Tensor
     undefined: Tensor
@@ -78,8 +81,15 @@ class KeyCalibrationError(Metric):
     def __init__(self, bits: int, bins: int = 10, confidence: float = 0.95, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bits, self.bins, self.confidence = bits, bins, confidence
-        self._whole: tuple[Tensor, Tensor, int, bool] | None = None
-        for name, shape in (("excess", (bins,)), ("products", (bins, bins)), ("count", ()), ("undefined", ())):
+        self._whole: tuple[Tensor, Tensor, Tensor, int, bool] | None = None
+        for name, shape in (
+            ("excess", (bins,)),
+            ("held", (bins,)),
+            ("right", (bins,)),
+            ("products", (bins, bins)),
+            ("count", ()),
+            ("undefined", ()),
+        ):
             self.add_state(name, default=torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, keys: Tensor) -> None:
@@ -98,6 +108,9 @@ class KeyCalibrationError(Metric):
         bin_of = ((sure - 0.5) * 2 * self.bins).long().clamp(max=self.bins - 1)
         # (B, bins): an image's excess of confidence by bin, in units; exact integers
         by_bin = torch.stack([torch.where(bin_of == b, excess, 0).sum(dim=1) for b in range(self.bins)], dim=1)
+        in_bin = torch.nn.functional.one_hot(bin_of, self.bins)  # (B, m, bins)
+        self.held += in_bin.sum(dim=(0, 1)).to(self.held.device)
+        self.right += (in_bin * right[..., None]).sum(dim=(0, 1)).to(self.right.device)
         means = by_bin.double() / self.bits
         products = (means[:, :, None] * means[:, None, :] * _UNIT).round().long()
         self.excess += by_bin.sum(dim=0).to(self.excess.device)
@@ -106,7 +119,8 @@ class KeyCalibrationError(Metric):
 
     def compute(self) -> Tensor:
         """The error: scalar float64; NaN without images or with a logit that is NaN."""
-        self._whole = (self.excess.cpu(), self.products.cpu(), int(self.count), bool(self.undefined))
+        counted = torch.stack([self.held, self.right]).cpu()
+        self._whole = (self.excess.cpu(), counted, self.products.cpu(), int(self.count), bool(self.undefined))
         return float64_scalar(self._estimate(*self._whole).value, self.device)
 
     def estimate(self) -> Estimate:
@@ -115,12 +129,17 @@ class KeyCalibrationError(Metric):
         assert self._whole is not None  # compute, or the earlier one whose result it kept, has filled it
         return self._estimate(*self._whole)
 
-    def _estimate(self, excess: Tensor, products: Tensor, n: int, undefined: bool) -> Estimate:
+    def _estimate(self, excess: Tensor, counted: Tensor, products: Tensor, n: int, undefined: bool) -> Estimate:
         if not n or undefined:
             return Estimate(math.nan, None, None, n, "none", {"bins": self.bins})
         means = excess.double() * _UNIT / (n * self.bits)  # per bin, over images
         error = float(means.abs().sum())
-        details = {"bins": self.bins, "overconfidence": float(means.sum())}
+        details: dict[str, Any] = {"bins": self.bins, "overconfidence": float(means.sum())}
+        details["reliability"] = [
+            [(over * _UNIT + hits) / count, hits / count, count]
+            for over, count, hits in zip(excess.tolist(), *counted.tolist(), strict=True)
+            if count
+        ]
         if n < 2:
             return Estimate(error, None, None, n, "none", details)
         signs = means.sign()

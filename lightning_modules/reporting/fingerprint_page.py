@@ -14,6 +14,7 @@ from lightning_modules.evaluation.conditions import CLEAN, Condition
 from lightning_modules.fingerprints.marked_images import MarkedPair
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.reporting.figures.marked_pairs import difference_factor, marked_pair_rows, shown_attacks
+from lightning_modules.reporting.figures.reliability import reliability_curves
 from lightning_modules.reporting.figures.robustness import needed_line, robustness_curves, training_curves
 from lightning_modules.reporting.findings import TrainingState, unchanged_sentence, warnings_of
 from lightning_modules.reporting.fingerprint_tables import (
@@ -43,6 +44,7 @@ from lightning_modules.reporting.page import (
 from lightning_modules.reporting.runs import epoch_means
 
 _RATE = 1e-6
+_MOST_PANELS = 16  # of reliability
 _MOST_ROWS, _MOST_ATTACKS = 8, 8  # of the picture of pairs: more would be too small to see
 _CURVES = {
     "train/bit_accuracy": "train/bit_accuracy",
@@ -75,7 +77,7 @@ def write_fingerprint_page(folder: Path, shown: FingerprintResults) -> dict[str,
         _robustness_section(shown, paths),
         _false_positive_section(shown),
         _quality_section(shown, paths),
-        _calibration_section(shown),
+        _calibration_section(shown, paths),
         run_section(folder, paths, "Means over each epoch.", _facts(shown)),
     ]
     render_report(
@@ -99,6 +101,8 @@ def _figures(folder: Path, shown: FingerprintResults) -> dict[str, Figure]:
             clean=shown.results.get("test/clean/bit_accuracy"),
             needed=needed_line(shown.fingerprint["bits"], _RATE),
         )
+    if bins := _reliability(shown):
+        figures["reliability"] = reliability_curves(bins)
     if examples := shown.examples[:_MOST_ROWS]:
         figures["marked_pairs"] = marked_pair_rows(examples, _pictured(shown))
     if training := epoch_means(folder / "logs" / "metrics.csv", _CURVES):
@@ -215,14 +219,34 @@ def _quality_section(shown: FingerprintResults, paths: dict[str, Path]) -> Secti
     return _section("Quality", [quality_table(shown.results, caption), pairs])
 
 
-def _calibration_section(shown: FingerprintResults) -> Section | None:
+def _reliability(shown: FingerprintResults) -> dict[str, list[tuple[float, float, int]]]:
+    """Bins of stated probability by condition: those outside the grids, or the first ones of all."""
+    found = {}
+    for name in [CLEAN, *(other_attacks(shown.conditions) or [each.name for each in shown.conditions[1:]])]:
+        error = shown.results.get(f"test/{name}/calibration_error")
+        if error is not None and error.details.get("reliability"):
+            found[name] = [
+                (float(stated), float(right), int(count)) for stated, right, count in error.details["reliability"]
+            ]
+    return dict(list(found.items())[:_MOST_PANELS])
+
+
+def _calibration_section(shown: FingerprintResults, paths: dict[str, Path]) -> Section | None:
     named = [CLEAN, *other_attacks(shown.conditions)]
     caption = (
         "Cross-entropy: 1 for coins, 0 for certainty that is always right. Calibration error: mean distance between "
         "a bit's stated probability and how often such bits are right, above 0 by chance even when calibrated. "
         "Overconfidence: mean stated probability less share of right bits."
     )
-    return _section("Calibration", [calibration_table(shown.results, named, caption)])
+    curves = None
+    if "reliability" in paths:
+        curves = FigureBlock(
+            paths["reliability"],
+            "How often bits are right against the probability that the decoder states, in ten bins; dots are as large "
+            "as the share of bits. Below the diagonal the decoder is too sure.",
+            "Share of right bits against their stated probability, by condition",
+        )
+    return _section("Calibration", [calibration_table(shown.results, named, caption), curves])
 
 
 def _facts(shown: FingerprintResults) -> list[Block]:

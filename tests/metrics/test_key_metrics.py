@@ -278,6 +278,9 @@ def test_calibration_error_agrees_with_brute_force():
     assert found.value == pytest.approx(error(np.arange(101)), abs=1e-8)
     assert found.details["overconfidence"] == pytest.approx(sure.mean() - right.mean(), abs=1e-8)
     assert abs(found.details["overconfidence"]) < 0.8 * found.value  # bins of both signs
+    held = [k for k in range(10) if (bin_of == k).any()]
+    expected = [[sure[bin_of == k].mean(), right[bin_of == k].mean(), (bin_of == k).sum()] for k in held]
+    np.testing.assert_allclose(found.details["reliability"], expected, atol=1e-8)
     # without a bin that changes its sign, leaving out one image at a time gives the same standard error
     left_out = np.array([error(np.delete(np.arange(101), i)) for i in range(101)])
     jackknife = math.sqrt(100 / 101 * np.square(left_out - left_out.mean()).sum())

@@ -61,7 +61,8 @@ def test_a_whole_evaluation_gives_every_section_and_figure(tmp_path: Path):
     (tmp_path / "logs" / "metrics.csv").write_text("epoch,val/clean/bit_accuracy\n0,0.5\n1,0.9\n")
     (tmp_path / "config.yaml").write_text("seed_everything: 12345\n")
     paths = write_fingerprint_page(tmp_path, shown(results_of(60)))
-    assert paths == {name: tmp_path / "figures" / f"{name}.png" for name in ("robustness", "marked_pairs", "training")}
+    names = ("robustness", "reliability", "marked_pairs", "training")
+    assert paths == {name: tmp_path / "figures" / f"{name}.png" for name in names}
     assert all(Image.open(path).size[0] > 300 for path in paths.values())
     assert headings(tmp_path) == ["Robustness", "False positives", "Quality", "Calibration", "Run"]
     text = (tmp_path / "report.html").read_text()
