@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.common.random_streams import standard_normal_latents
-from lightning_modules.fingerprints.decoders.base import KeyEstimate
+from lightning_modules.fingerprints.decoders.base import UNWATCHED, KeyEstimate, Watch
 from lightning_modules.fingerprints.decoders.losses import ImageLoss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.generators.protocol import Generator
@@ -159,6 +159,7 @@ class LeastSquaresDecoder:
         fingerprint: the fingerprint of that generator, on its device.
         loss: an image loss of one feature map, such as `spectrum` or `pixels` of one scale.
         settings: how to run.
+        watch: told of each finished image, asked before each synthesis.
     """
 
     def __init__(
@@ -167,9 +168,10 @@ class LeastSquaresDecoder:
         fingerprint: Fingerprint,
         loss: ImageLoss,
         settings: LeastSquaresSettings | None = None,
+        watch: Watch = UNWATCHED,
     ) -> None:
         self.synthesize, self.fingerprint, self.loss = synthesize, fingerprint, loss
-        self.settings = settings or LeastSquaresSettings()
+        self.settings, self.watch = settings or LeastSquaresSettings(), watch
         self.axes = len(fingerprint.other_deviation)
 
     def decode(self, images: Tensor) -> KeyEstimate:
@@ -211,14 +213,11 @@ class LeastSquaresDecoder:
         if alpha_error is not None:
             weight[:, : self.axes], centre[:, : self.axes], odds = 1.0 / alpha_error, alpha, logits
         size = self.settings.batch  # of images here, each with all its starts
-        parts = [
-            self._search(
-                images[first : first + size],
-                behind or _as_made,
-                *(tensor[first * starts : (first + size) * starts] for tensor in (start, centre, weight, odds)),
-            )
-            for first in range(0, n, size)
-        ]
+        parts = []
+        for first in range(0, n, size):
+            known = (tensor[first * starts : (first + size) * starts] for tensor in (start, centre, weight, odds))
+            parts.append(self._search(images[first : first + size], behind or _as_made, *known))
+            self.watch.advance(len(images[first : first + size]))
         values, evidence, residual = (torch.cat(group) for group in zip(*parts, strict=True))
         return KeyEstimate(evidence, residual, self._latents(values))
 
@@ -309,6 +308,7 @@ class LeastSquaresDecoder:
         return moved.view(n, width, -1).sub_(made.flatten(1)[:, None]).div_(self.settings.secant)
 
     def _made(self, values: Tensor, behind: Behind) -> Tensor:
+        self.watch.check()
         made = self.synthesize(self._latents(values))
         shown = made.clamp(0.0, 1.0)
         return self._features(behind(shown + LEAK * (made - shown)))
