@@ -81,7 +81,15 @@ class HybridDecoder(NamedDecoder):
     ) -> HybridDecoder:
         """Least squares from the answer of any start; `alpha_error` `(k,)` is its error of alpha, where known."""
         space = search_space(parts.generator, parts.fingerprint)
-        return cls(start, _search(space, settings, parts.watch), space, parts.generator, parts.fingerprint, parts.loss, alpha_error)
+        return cls(
+            start,
+            _search(space, settings, parts.watch),
+            space,
+            parts.generator,
+            parts.fingerprint,
+            parts.loss,
+            alpha_error,
+        )
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
