@@ -15,11 +15,10 @@ from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, 
 from lightning_modules.fingerprints.decoders.least_squares import (
     LeastSquaresDecoder,
     LeastSquaresSettings,
-    SearchSpace,
-    search_space,
 )
 from lightning_modules.fingerprints.decoders.losses import ImageLoss, make_loss
 from lightning_modules.fingerprints.decoders.post_processing import FILTERS, Filter, likeliest_filters
+from lightning_modules.fingerprints.decoders.search_space import SearchSpace, search_space
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.generators.protocol import Generator
 

@@ -14,11 +14,10 @@ from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, Hybrid
 from lightning_modules.fingerprints.decoders.least_squares import (
     LeastSquaresDecoder,
     LeastSquaresSettings,
-    SearchSpace,
-    search_space,
 )
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.post_processing import FILTERS, likeliest_filters
+from lightning_modules.fingerprints.decoders.search_space import SearchSpace, search_space
 
 
 class Told:
