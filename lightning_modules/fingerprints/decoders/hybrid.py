@@ -12,12 +12,10 @@ from torch import Tensor
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
 from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyDecoder, KeyEstimate, NamedDecoder, Watch
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, InversionSettings
-from lightning_modules.fingerprints.decoders.least_squares import (
-    LeastSquaresDecoder,
-    LeastSquaresSettings,
-)
+from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder
 from lightning_modules.fingerprints.decoders.losses import ImageLoss, make_loss
 from lightning_modules.fingerprints.decoders.post_processing import FILTERS, Filter, likeliest_filters
+from lightning_modules.fingerprints.decoders.search_settings import LeastSquaresSettings
 from lightning_modules.fingerprints.decoders.search_space import SearchSpace, search_space
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.generators.protocol import Generator
