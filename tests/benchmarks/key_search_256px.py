@@ -68,7 +68,8 @@ def main() -> None:
         target, made = search._features(image), search._made(values, as_made)
         measured("a synthesis", lambda: search._made(values, as_made))
         some = torch.eye(512)[None, :MEASURED]
-        columns = f"full Jacobian ({MEASURED} of 512 columns, multiplied; the whole takes {512 * made.numel() / 2**18:.0f} MiB)"
+        whole = 512 * made.numel() * 4 / 2**20
+        columns = f"full Jacobian ({MEASURED} of 512 columns, time multiplied; all take {whole:.0f} MiB)"
         measured(columns, lambda: search._jacobian(values, made, as_made, some), 512 / MEASURED)
         given = (values, made, target, torch.full((1,), 1e-2), centre, weight, as_made)
         measured(f"{search.directions} directions and their steps", lambda: search._steps(*given, False))
