@@ -2,8 +2,9 @@
 
 Marked images of a bundled generator (32 px, 32 bits), with latents and keys that no training has met, rounded to the 8
 bits of a file. Every decoder reads the very same images, one at a time, on the same threads and in turns, and judges
-its answers by the same loss. Times are those of the processor, which other programs hardly change. The paper's inversion is run as published: Adam from 20 starts, 2000 steps (Nie et al.
-2023, section 3.2), which takes minutes per image.
+its answers by the same loss. Times are those of the processor, which other programs hardly change. The paper's
+inversion is run as published: Adam from 20 starts, 2000 steps (Nie et al. 2023, section 3.2), which takes minutes per
+image.
 
 FINGERPRINT_BENCH_IMAGES sets the number of images (4), FINGERPRINT_BENCH_TRAINED the generator (`stylegan2`, `ldm`),
 FINGERPRINT_BENCH_LOSS the loss: a name, or a mapping such as `{name: lpips, trunk: vgg16.pth}`. The default is
