@@ -44,8 +44,7 @@ def place_key(
     """Fit the axes of a stream of latents of length `dim` and divide them; the rest as in `KeySettings`.
 
     `batches` starts the stream of latents `(n_i, d)` anew, once for each of the `channels` in the layout `per_channel`.
-    Where only so many axes outside the key are to be `kept`, no others are computed but those that the key needs: of
-    12,288 axes the leading third takes a fraction of the time. None keeps all.
+    So many leading axes outside the key are `kept`; None keeps all. Of 12,288 axes each thousand takes 94 MiB.
 
     Raises:
         ValueError: an unknown layout, or a key that does not fit.

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.linalg import eigh
 from torch import Tensor
 
-SOME = 0.6
-"""Share of the axes up to which it is faster, on a CPU, to compute these alone."""
 NULL = 1e-12
 """Share of the largest variance below which a variance is that of rounding."""
 
@@ -35,11 +31,11 @@ def fit_principal_axes(batches: Iterable[Tensor], leading: int | None = None) ->
 
     The decomposition is that of the covariance matrix `(d, d)`; of fewer than d latents, that of their inner products.
     It is exact: a key may lie on axes deep in the spectrum, whose variances hardly differ, and there a randomised
-    decomposition (Halko, Martinsson & Tropp 2011) mixes them with those that it leaves out.
+    decomposition (Halko, Martinsson & Tropp 2011) mixes them with those that it leaves out (docs/performance.md).
 
     Args:
         batches: the latents.
-        leading: number of axes to compute; None for all d.
+        leading: number of axes to give; None for all d.
 
     Raises:
         ValueError: fewer than two latents, batches of different widths, or values that are not finite.
@@ -91,17 +87,10 @@ def fit_principal_axes(batches: Iterable[Tensor], leading: int | None = None) ->
 def _leading_axes(matrix: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     """The largest eigenvalues `(r,)` of a symmetric matrix `(d, d)`, decreasing, and their vectors as rows `(r, d)`.
 
-    The matrix is overwritten.
+    All are computed: LAPACK's divide and conquer is faster than its drivers for some of them, at a third as well.
     """
-    dim = len(matrix)
-    if matrix.device.type != "cpu" or wanted > SOME * dim:
-        values, vectors = torch.linalg.eigh(matrix)
-        return values.flip(0)[:wanted], vectors.T.flip(0)[:wanted].contiguous()
-    # relatively robust representations give some of the vectors at the cost of these (Dhillon & Parlett 2004)
-    values, vectors = eigh(
-        matrix.numpy(), subset_by_index=(dim - wanted, dim - 1), driver="evr", overwrite_a=True, check_finite=False
-    )
-    return torch.from_numpy(values[::-1].copy()), torch.from_numpy(np.array(vectors.T[::-1], order="C"))
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.flip(0)[:wanted], vectors[:, len(matrix) - wanted :].T.flip(0).contiguous()
 
 
 def _from_inner_products(rows: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
