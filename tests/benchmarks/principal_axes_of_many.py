@@ -1,4 +1,6 @@
-"""Axes deep in a spectrum, exactly and by a randomised decomposition: `python tests/benchmarks/principal_axes_of_many.py`.
+"""Axes deep in a spectrum, exactly and by a randomised decomposition.
+
+    python tests/benchmarks/principal_axes_of_many.py
 
 Covariances whose variances fall as 1 / n above a floor that hardly falls, as those of latents do; a third of the axes
 is asked for, as by the paper's key on axes 4,000 and following of 12,288. Times are the processor's, and grow with the
