@@ -87,7 +87,7 @@ def fit_principal_axes(batches: Iterable[Tensor], leading: int | None = None) ->
 def _leading_axes(matrix: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     """The largest eigenvalues `(r,)` of a symmetric matrix `(d, d)`, decreasing, and their vectors as rows `(r, d)`.
 
-    All are computed: LAPACK's divide and conquer is faster than its drivers for some of them, at a third as well.
+    All are computed: at a third of them, torch's divide and conquer is faster than scipy's driver for some.
     """
     values, vectors = torch.linalg.eigh(matrix)
     return values.flip(0)[:wanted], vectors[:, len(matrix) - wanted :].T.flip(0).contiguous()
