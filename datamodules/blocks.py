@@ -26,6 +26,15 @@ class Blocks(Dataset[dict[str, Any]]):
     ) -> None:
         self.parts, self.size, self.blocks, self.collate = dict(parts), size, list(blocks), collate
 
+    @property
+    def images_left(self) -> dict[str, int]:
+        """Samples in the blocks, by part."""
+        left = dict.fromkeys(self.parts, 0)
+        for block in self.blocks:
+            if block is not None:
+                left[block[0]] += len(samples_of(block[1], len(self.parts[block[0]]), self.size))
+        return left
+
     def __len__(self) -> int:
         return len(self.blocks)
 

@@ -17,16 +17,24 @@ from torchmetrics import MeanMetric
 from lightning_modules.attacks import image_seeds, make_attack
 from lightning_modules.callbacks import EvaluationReport, VerdictRows, not_there_yet
 from lightning_modules.callbacks.evaluation_run import begin_evaluation, commit_block, fold_evaluation, plain_training
+from lightning_modules.callbacks.search_watch import SearchWatch
 from lightning_modules.common.blocks import Block
 from lightning_modules.common.images import eight_bit
 from lightning_modules.common.weights import content_hash
 from lightning_modules.evaluation.blocks import Evaluation, require_finite
 from lightning_modules.evaluation.conditions import make_conditions
 from lightning_modules.evaluation.fingerprint import FingerprintEvaluation, check_reals, load_other
+from lightning_modules.evaluation.image_distances import MARKED
 from lightning_modules.evaluation.results import FINGERPRINT
-from lightning_modules.fingerprints.decoders.base import KeyDecoder
+from lightning_modules.fingerprints.decoders.base import UNWATCHED, KeyDecoder, Watch
 from lightning_modules.fingerprints.decoders.key_network import build_network, calibrate_network, take_network
-from lightning_modules.fingerprints.decoders.registry import DECODERS, build_decoder, check_decoder, decoder_identity
+from lightning_modules.fingerprints.decoders.registry import (
+    DECODERS,
+    build_decoder,
+    check_decoder,
+    decoder_identity,
+    images_at_once,
+)
 from lightning_modules.fingerprints.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
 from lightning_modules.fingerprints.fitting import (
     check_key,
@@ -121,6 +129,7 @@ class LatentFingerprint(pl.LightningModule):
         self.conditions = make_conditions(test_attacks, stream_seed)  # an unknown name is an error before the training
         self.results: dict[str, Estimate] = {}
         self.evaluation: FingerprintEvaluation | None = None
+        self.search: SearchWatch | None = None
         self.network = build_network(self.key, self.training_settings, self.generator, self.fingerprint)
         self.val_scores = torch.nn.ModuleDict({name: MeanMetric() for name in ("clean", "attacked")})
 
@@ -220,7 +229,10 @@ class LatentFingerprint(pl.LightningModule):
         fitted_here = asdict(self.key) if self.fingerprint is None and self.file is None else None
         if fitted_here is not None and not DECODERS.load(self.decoder.name).needs_network:
             self._share_fitted()
-        fingerprint, decoder = self._require_fingerprint(), self.key_decoder()
+        searches = DECODERS.load(self.decoder.name).searches
+        self.search = SearchWatch(self.trainer) if searches else None
+        fingerprint = self._require_fingerprint()
+        decoder = self.key_decoder(self.search or UNWATCHED, str(self.search.folder) if self.search else None)
         self.evaluation = FingerprintEvaluation(
             self._fresh(), decoder, self.conditions, self.test_settings, self._parts, self.stream_seed
         )
@@ -241,20 +253,37 @@ class LatentFingerprint(pl.LightningModule):
         conditions = [condition.to_json() for condition in self.conditions]
         return Evaluation(FINGERPRINT, settings, block_size, self._parts, conditions, report)
 
+    def on_test_start(self) -> None:
+        """Show how far searches for keys are."""
+        if self.search is not None:
+            self.search.begin(self.trainer.test_dataloaders, {MARKED: len(self.conditions)})
+
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Compute and commit one block: marked images under every condition, or negatives."""
         if batch["part"] and self.evaluation is not None:
             commit_block(self.trainer, batch, self.evaluation.columns(batch["part"], batch))
+            if self.search is not None:
+                self.search.finish_block(batch["part"], len(batch["index"]), self.evaluation.decoder)
 
     def on_test_epoch_end(self) -> None:
         """Fold all blocks into numbers with intervals, on the first process."""
         self.results = fold_evaluation(self.trainer)
+        if self.search is not None:
+            self.search.end()
         values = {name: estimate.value for name, estimate in self.results.items()}
         self.log_dict(values, rank_zero_only=True)
 
     def on_predict_start(self) -> None:
         """Build the decoder."""
-        self.reader = self.key_decoder()
+        self.search = SearchWatch(self.trainer) if DECODERS.load(self.decoder.name).searches else None
+        self.reader = self.key_decoder(self.search or UNWATCHED)
+        if self.search is not None:
+            self.search.begin(self.trainer.predict_dataloaders)
+
+    def on_predict_end(self) -> None:
+        """End the line of progress."""
+        if self.search is not None:
+            self.search.end()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Decoded keys of image files: columns `logits` `(n, m)` and `loss` `(n,)` beside those that name the file."""
@@ -266,10 +295,13 @@ class LatentFingerprint(pl.LightningModule):
         named = {name: batch[name] for name in ("index", "path", "content_id")}
         return {**named, "logits": estimate.logits, "loss": estimate.loss}
 
-    def key_decoder(self) -> KeyDecoder:
-        """The decoder that the settings name, on this module's device; ValueError without the network it needs."""
-        fingerprint = self._require_fingerprint()
-        return build_decoder(self.decoder, self.generator, self.options, fingerprint, self.network, self.device)
+    def key_decoder(self, watch: Watch = UNWATCHED, cache: str | None = None) -> KeyDecoder:
+        """The decoder that the settings name, on this module's device; ValueError without the network it needs.
+
+        `watch` looks on while it searches; `cache` is a folder for its answers where the settings name none.
+        """
+        fingerprint, settings = self._require_fingerprint(), replace(self.decoder, cache=self.decoder.cache or cache)
+        return build_decoder(settings, self.generator, self.options, fingerprint, self.network, self.device, watch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Carry the fingerprint: tensors and plain values."""
@@ -358,8 +390,8 @@ class LatentFingerprint(pl.LightningModule):
 
     @property
     def predicted_at_once(self) -> int:
-        """Images of a block in `predict`: few where keys are searched for, so that rows come soon."""
-        return 64 if self.decoder.name == "amortised" else 4
+        """Images of a block in `predict`: where keys are searched for, those whose answers come together."""
+        return images_at_once(self.decoder) if DECODERS.load(self.decoder.name).searches else 64
 
     @classmethod
     def written_folders(cls, settings: Mapping[str, Any], purpose: str) -> dict[str, str]:

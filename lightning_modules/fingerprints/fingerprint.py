@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -148,13 +149,15 @@ def make_fingerprint(
     if latent_prior not in PRIORS:
         raise ValueError(f"found latent prior {latent_prior!r}, expected {' or '.join(PRIORS)}")
     rest = placed.other_deviation[kept:]
+    rest_count = len(rest) + placed.left
+    rest_variance = float(rest.square().sum()) + placed.left_variance
     return Fingerprint(
         mean=placed.mean.float(),
         key_axes=placed.key_axes.float().contiguous(),
         key_deviation=placed.key_deviation.float().contiguous(),
         other_axes=placed.other_axes[:kept].float().contiguous(),
         other_deviation=placed.other_deviation[:kept].float().contiguous(),
-        rest_deviation=float(rest.square().mean().sqrt()) if len(rest) else 0.0,
+        rest_deviation=math.sqrt(rest_variance / rest_count) if rest_count else 0.0,
         sigma=float(sigma),
         centred=centred,
         shift=shift,

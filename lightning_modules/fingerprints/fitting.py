@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.common.progress import Progress
 from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError, make_fingerprint
 from lightning_modules.fingerprints.layouts import REPEATS, check_layout, place_key
@@ -20,6 +22,8 @@ from lightning_modules.generators.checkpoints.hub import hub_name
 FIT_BATCH = 256
 KEPT_AXES = 2048
 """Axes outside the key that are stored and estimated one by one."""
+MANY = 4096
+"""Coordinates of a latent whose axes take minutes to compute, without progress that could be shown."""
 
 
 def _channels(generator: Any) -> int:
@@ -48,17 +52,22 @@ def fit_fingerprint(generator: Any, name: str, key: KeySettings, seed: int, bank
     """Fit a fingerprint to latents of a generator that was loaded by `name`; those `banked` are not sampled again."""
 
     def natural() -> Iterator[Tensor]:  # anew for each pass over the latents
-        for start in range(0, key.fit_latents, FIT_BATCH):
-            stop = min(start + FIT_BATCH, key.fit_latents)
-            if stop <= len(banked):
-                yield banked[start:stop]
-            else:
-                yield generator.sample_latents(stop - start, seed + 1, start)
+        with Progress("fitting axes", key.fit_latents, "latent") as progress:
+            for start in range(0, key.fit_latents, FIT_BATCH):
+                stop = min(start + FIT_BATCH, key.fit_latents)
+                if stop <= len(banked):
+                    yield banked[start:stop]
+                else:
+                    yield generator.sample_latents(stop - start, seed + 1, start)
+                progress.update(stop - start)
+        if generator.latent_dim >= MANY:
+            sys.stderr.write(f"note: decomposing {generator.latent_dim:,} x {generator.latent_dim:,} covariances\n")
 
     # of one of the hub with the commit, since its main branch may move
     pinned = getattr(generator, "origin", {}).get("hub")
     reproducible_name = str(pinned) if pinned is not None and hub_name(name) is not None else name
-    placed = place_key(natural, generator.latent_dim, key.bits, key.shift, key.layout, _channels(generator))
+    kept = None if key.window else KEPT_AXES  # those that a window takes in may lie beyond
+    placed = place_key(natural, generator.latent_dim, key.bits, key.shift, key.layout, _channels(generator), kept)
     if key.secret is not None:
         placed = turn_axes(placed, read_secret(Path(key.secret)), key.window)
     return make_fingerprint(

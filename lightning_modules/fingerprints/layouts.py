@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_modules.fingerprints.principal_axes import fit_principal_axes
 from lightning_modules.fingerprints.settings import LAYOUTS
 
 REPEATS = 3
@@ -25,40 +26,56 @@ class PlacedAxes:
     mean: Tensor  # (d,)
     key_axes: Tensor  # (copies, m, d), orthonormal: bit j moves the latent along row j of every copy
     key_deviation: Tensor  # (copies, m), natural standard deviation along them
-    other_axes: Tensor  # (d - copies m, d), orthonormal, by decreasing deviation
-    other_deviation: Tensor  # (d - copies m,)
+    other_axes: Tensor  # (k, d), orthonormal, by decreasing deviation; all d - copies m, or the leading ones
+    other_deviation: Tensor  # (k,)
+    left: int = 0  # axes outside the key that are not among them
+    left_variance: float = 0.0  # sum of the variances along these
 
 
 def place_key(
-    batches: Callable[[], Iterable[Tensor]], dim: int, bits: int, shift: int, layout: str = "flat", channels: int = 1
+    batches: Callable[[], Iterable[Tensor]],
+    dim: int,
+    bits: int,
+    shift: int,
+    layout: str = "flat",
+    channels: int = 1,
+    kept: int | None = None,
 ) -> PlacedAxes:
     """Fit the axes of a stream of latents of length `dim` and divide them; the rest as in `KeySettings`.
 
     `batches` starts the stream of latents `(n_i, d)` anew, once for each of the `channels` in the layout `per_channel`.
+    So many leading axes outside the key are `kept`; None keeps all. Of 12,288 axes each thousand takes 94 MiB.
 
     Raises:
         ValueError: an unknown layout, or a key that does not fit.
     """
     shift = check_layout(dim, bits, shift, layout, channels)
+    width = dim // channels if layout == "per_channel" else dim
+    copies = REPEATS if layout == "repeated" else 1
+    wanted = width if kept is None else min(width, max(shift, kept) + copies * bits)  # along the latent, or a channel
     if layout != "per_channel":
-        fitted = fit_principal_axes(batches())
-        copies = REPEATS if layout == "repeated" else 1
+        fitted = fit_principal_axes(batches(), wanted)
+        total = fitted.total_variance
         key = torch.arange(shift, shift + copies * bits).view(bits, copies).T  # (copies, m)
         mean, axes, deviation = fitted.mean, fitted.axes, fitted.deviation
     else:
-        width = dim // channels
         parts = [
-            fit_principal_axes(batch.reshape(len(batch), channels, width)[:, c] for batch in batches())
+            fit_principal_axes((batch.reshape(len(batch), channels, width)[:, c] for batch in batches()), wanted)
             for c in range(channels)
         ]
         mean = torch.cat([part.mean for part in parts])
         axes = torch.block_diag(*(part.axes for part in parts))  # type: ignore[no-untyped-call]
         deviation = torch.cat([part.deviation for part in parts])
-        key = shift + torch.arange(bits)[None] + width * torch.arange(channels)[:, None]  # (channels, m)
-    others = torch.ones(dim, dtype=torch.bool)
+        total = sum(part.total_variance for part in parts)
+        key = shift + torch.arange(bits)[None] + wanted * torch.arange(channels)[:, None]  # (channels, m)
+    others = torch.ones(len(axes), dtype=torch.bool)
     others[key.flatten()] = False
-    order = deviation[others].argsort(descending=True, stable=True)
-    return PlacedAxes(mean, axes[key], deviation[key], axes[others][order], deviation[others][order])
+    order = deviation[others].argsort(descending=True, stable=True)[:kept]
+    other_axes, other_deviation = axes[others][order], deviation[others][order]
+    left = dim - key.numel() - len(order)
+    told = float(deviation[key].square().sum() + other_deviation.square().sum())
+    left_variance = max(0.0, total - told) if left else 0.0
+    return PlacedAxes(mean, axes[key], deviation[key], other_axes, other_deviation, left, left_variance)
 
 
 def check_layout(dim: int, bits: int, shift: int, layout: str, channels: int = 1) -> int:
@@ -82,52 +99,3 @@ def check_layout(dim: int, bits: int, shift: int, layout: str, channels: int = 1
     if used == width:
         raise ValueError(f"found a key that takes all {width} axes, expected some to be left for the image")
     return first
-
-
-@dataclass(frozen=True)
-class PrincipalAxes:
-    """Axes of decreasing variance."""
-
-    mean: Tensor  # float64 (d,)
-    axes: Tensor  # float64 (d, d), orthonormal rows
-    deviation: Tensor  # float64 (d,), standard deviation along each row (divisor n - 1), decreasing
-    count: int  # latents seen
-
-
-def fit_principal_axes(batches: Iterable[Tensor]) -> PrincipalAxes:
-    """Fit the axes of `w` (section 3.1 of the paper) from batches of latents `(n_i, d)` of any float type.
-
-    The sign of each axis is fixed by its entry of largest magnitude, which is made positive, so that equal latents give
-    equal axes whatever the library's decomposition returns. The order of the batches matters in the last digits only.
-
-    Raises:
-        ValueError: fewer than two latents, batches of different widths, or values that are not finite.
-    """
-    origin: Tensor | None = None
-    total = scatter = torch.zeros(0)
-    count = 0
-    for batch in batches:
-        rows = batch.detach().double()
-        if rows.ndim != 2 or (origin is not None and rows.shape[1] != len(origin)):
-            raise ValueError(f"found a batch of shape {tuple(batch.shape)}, expected (n, d) with one d throughout")
-        if not bool(torch.isfinite(rows).all()):
-            raise ValueError(
-                f"found latents that are not finite after {count} good ones; check the generator's weights"
-            )
-        if origin is None:
-            origin = rows.mean(dim=0)
-            total = torch.zeros_like(origin)
-            scatter = torch.zeros(len(origin), len(origin), dtype=torch.float64, device=rows.device)
-        rows = rows - origin
-        total += rows.sum(dim=0)
-        scatter.addmm_(rows.T, rows)
-        count += len(rows)
-    if origin is None or count < 2:
-        raise ValueError(f"found {count} latents, expected at least 2 to measure a variance; draw more")
-    offset = total / count
-    scatter.addr_(offset, offset, alpha=-float(count)).div_(count - 1)
-    variance, vectors = torch.linalg.eigh(scatter)
-    axes = vectors.T.flip(0).contiguous()
-    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
-    axes *= torch.where(largest < 0, -1.0, 1.0)
-    return PrincipalAxes(origin + offset, axes, variance.flip(0).clamp_min(0.0).sqrt(), count)

@@ -2,8 +2,9 @@
 
 Marked images of a bundled generator (32 px, 32 bits), with latents and keys that no training has met, rounded to the 8
 bits of a file. Every decoder reads the very same images, one at a time, on the same threads and in turns, and judges
-its answers by the same loss. The paper's inversion is run as published: Adam from 20 starts, 2000 steps (Nie et al.
-2023, section 3.2), which takes minutes per image.
+its answers by the same loss. Times are those of the processor, which other programs hardly change. The paper's
+inversion is run as published: Adam from 20 starts, 2000 steps (Nie et al. 2023, section 3.2), which takes minutes per
+image.
 
 FINGERPRINT_BENCH_IMAGES sets the number of images (4), FINGERPRINT_BENCH_TRAINED the generator (`stylegan2`, `ldm`),
 FINGERPRINT_BENCH_LOSS the loss: a name, or a mapping such as `{name: lpips, trunk: vgg16.pth}`. The default is
@@ -55,7 +56,7 @@ WANTED = {"hybrid": 50.0, "inversion": 5.0}  # times faster than the paper's
 
 @dataclass
 class Tally:
-    """What one decoder made of the images: its time and its right bits on each, and whom it named."""
+    """What one decoder made of the images: its processor time and its right bits on each, and whom it named."""
 
     seconds: list[float] = field(default_factory=list)
     bits: list[int] = field(default_factory=list)
@@ -91,7 +92,7 @@ def marked_images(module: LatentFingerprint, count: int) -> tuple[MarkedBatch, T
 
 
 def measure(decoders: dict[str, KeyDecoder], images: Tensor, keys: Tensor) -> dict[str, Tally]:
-    """Decode each image by every decoder, one after the other, so that a busy machine slows all of them."""
+    """Decode each image by every decoder, one after the other; seconds are the processor's, on all threads."""
     others = seeded_keys(max(0, USERS - len(keys)), keys.shape[1], seed=1)
     registry = pack_keys(torch.cat([keys, others]))
     names = [str(user) for user in range(len(registry))]
@@ -101,10 +102,10 @@ def measure(decoders: dict[str, KeyDecoder], images: Tensor, keys: Tensor) -> di
     tallies = {name: Tally() for name in decoders}
     for number, (image, key) in enumerate(zip(images.split(1), keys, strict=True)):
         for name, decoder in decoders.items():
-            start = time.perf_counter()
+            start = time.process_time()
             found = decoder.decode(image)
             tally = tallies[name]
-            tally.seconds.append(time.perf_counter() - start)
+            tally.seconds.append(time.process_time() - start)
             tally.bits.append(int((found.bits[0] == key).sum()))
             tally.named.append(attribute(found.logits[0], names, registry, FALSE_POSITIVE_RATE).user == str(number))
         said = (f"{name} {tally.seconds[-1]:.2f} s {tally.bits[-1]} bits" for name, tally in tallies.items())

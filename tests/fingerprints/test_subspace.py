@@ -8,7 +8,8 @@ import torch
 
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
-from lightning_modules.fingerprints.layouts import LAYOUTS, check_layout, fit_principal_axes, place_key
+from lightning_modules.fingerprints.layouts import LAYOUTS, check_layout, place_key
+from lightning_modules.fingerprints.principal_axes import fit_principal_axes
 
 DIM = 24
 
@@ -165,3 +166,48 @@ def test_strength_and_prior_are_checked(latents):
         made(latents, "flat", latent_prior="uniform")
     with pytest.raises(ValueError, match=r"found latents \(2, 3\) and keys \(2, 4\)"):
         made(latents, "flat").embed(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def spectrum_of_many(count: int, dim: int = 60) -> torch.Tensor:
+    random = torch.Generator().manual_seed(1)
+    return torch.randn(count, dim, generator=random) * torch.linspace(3.0, 0.5, dim) + 20.0
+
+
+@pytest.mark.parametrize("count", [500, 40])
+@pytest.mark.parametrize("leading", [1, 20, 39])
+def test_leading_axes_are_those_of_numpy(count, leading):
+    """Of enough latents and of fewer than coordinates."""
+    latents = spectrum_of_many(count)
+    fitted = fit_principal_axes(latents.split(17), leading)
+    values = latents.double().numpy()
+    centred = values - values.mean(axis=0)
+    _, singular, rows = np.linalg.svd(centred, full_matrices=False)
+    assert fitted.axes.shape == (leading, 60)
+    assert np.allclose(fitted.mean, values.mean(axis=0))
+    assert np.allclose(fitted.deviation, singular[:leading] / np.sqrt(count - 1))
+    assert np.allclose(np.abs(np.sum(fitted.axes.numpy() * rows[:leading], axis=1)), 1.0)
+    assert fitted.total_variance == pytest.approx(np.cov(values.T).trace())
+
+
+def test_axes_along_which_few_latents_do_not_vary_complete_the_basis():
+    fitted = fit_principal_axes([spectrum_of_many(10)])
+    assert torch.allclose(fitted.axes @ fitted.axes.T, torch.eye(60, dtype=torch.float64), atol=1e-10)
+    assert torch.equal(fitted.deviation[9:], torch.zeros(51, dtype=torch.float64))
+    same = fit_principal_axes([torch.ones(3, 5)], 2)
+    assert torch.equal(same.deviation, torch.zeros(2, dtype=torch.float64))
+    assert torch.allclose(same.axes @ same.axes.T, torch.eye(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kept", [2, 9])
+def test_a_fingerprint_of_leading_axes_is_that_of_all(latents, layout, kept):
+    def of(*limits):
+        placed = place_key(lambda: latents.split(64), DIM, 2, 1, layout, 3, *limits)
+        return make_fingerprint(placed, 2.0, 1, layout, "hash", "g.pt", kept=kept)
+
+    whole, some = of(), of(kept)
+    assert some.other_axes.shape == whole.other_axes.shape == (kept, DIM)
+    assert torch.allclose(some.key_axes, whole.key_axes, atol=1e-5)
+    assert torch.allclose(some.other_axes, whole.other_axes, atol=1e-5)
+    assert torch.allclose(some.key_deviation, whole.key_deviation)
+    assert some.rest_deviation == pytest.approx(whole.rest_deviation, rel=1e-6)

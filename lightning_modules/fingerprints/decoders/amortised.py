@@ -31,6 +31,7 @@ class AmortisedDecoder(NamedDecoder):
 
     settings_class = AmortisedSettings
     needs_network = True
+    searches = False
 
     def __init__(self, network: KeyNetwork, batch: int = 256, tried: Sequence[str] = ()) -> None:
         self.network, self.batch, self.tried = network.eval(), batch, registrations(tried)

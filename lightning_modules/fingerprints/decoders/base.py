@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -42,6 +42,16 @@ class KeyEstimate:
         """Probability of each decoded bit, float32 `(n, m)` in [0.5, 1]."""
         return torch.sigmoid(self.logits.abs())
 
+    @classmethod
+    def joined(cls, parts: Sequence[KeyEstimate]) -> KeyEstimate:
+        """The answers for the images of all parts, in their order."""
+        latents = [part.latents for part in parts if part.latents is not None]
+        return cls(
+            torch.cat([part.logits for part in parts]),
+            torch.cat([part.loss for part in parts]),
+            torch.cat(latents) if len(latents) == len(parts) else None,
+        )
+
 
 class KeyDecoder(Protocol):
     """Reads keys from images. It is given images and nothing else: no key, no user, no label."""
@@ -49,6 +59,31 @@ class KeyDecoder(Protocol):
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
         ...
+
+
+class Watch(Protocol):
+    """Looks on while keys are searched for."""
+
+    def check(self) -> None:
+        """Called before every synthesis of a search; what it raises ends the search."""
+        ...
+
+    def advance(self, images: int) -> None:
+        """So many more images are decoded."""
+        ...
+
+
+class Unwatched:
+    """Nobody looks on."""
+
+    def check(self) -> None:
+        """Let the search go on."""
+
+    def advance(self, images: int) -> None:
+        """Take no note."""
+
+
+UNWATCHED = Unwatched()
 
 
 @dataclass(frozen=True)
@@ -60,6 +95,7 @@ class DecoderParts:
     network: KeyNetwork  # trained
     loss: ImageLoss  # ranks restarts and answers
     attack: SimulatedAttack | None = None  # to simulate in a descent, where the attributor knows or guesses it
+    watch: Watch = UNWATCHED  # told how far a search is, and able to end it
 
 
 class NamedDecoder(ABC):
@@ -69,11 +105,17 @@ class NamedDecoder(ABC):
     preset: ClassVar[Mapping[str, Any]] = {}  # the options it is run with where nothing else is asked for
     needs_network: ClassVar[bool] = False  # whether it reads keys with a trained network
     simulates_attacks: ClassVar[bool] = False  # whether it takes `DecoderParts.attack`
+    searches: ClassVar[bool] = True  # whether an image takes long, so that answers are kept one by one
 
     @classmethod
     @abstractmethod
     def build(cls, parts: DecoderParts, settings: Any) -> KeyDecoder:
         """Make the decoder from its parts and an instance of `settings_class`."""
+
+    @classmethod
+    def images_at_once(cls, settings: Any) -> int:
+        """Images that are decoded together; the answers of one such group come at the same time."""
+        return int(getattr(settings, "batch", 1))
 
     @abstractmethod
     def decode(self, images: Tensor) -> KeyEstimate:
@@ -88,26 +130,31 @@ class CachedDecoder:
     alone; each has the answers of one `batch`.
     """
 
-    def __init__(self, decoder: KeyDecoder, folder: Path, identity: str, batch: int = 16) -> None:
-        self.decoder, self.folder, self.identity, self.batch = decoder, folder, identity, batch
+    def __init__(
+        self, decoder: KeyDecoder, folder: Path, identity: str, batch: int = 16, watch: Watch = UNWATCHED
+    ) -> None:
+        self.decoder, self.folder, self.identity, self.batch, self.watch = decoder, folder, identity, batch, watch
+        self._asked: list[Path] = []
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
-        parts = [self._one(part) for part in torch.split(images, self.batch)]
-        latents = [part.latents for part in parts if part.latents is not None]
-        return KeyEstimate(
-            torch.cat([part.logits for part in parts]),
-            torch.cat([part.loss for part in parts]),
-            torch.cat(latents) if len(latents) == len(parts) else None,
-        )
+        return KeyEstimate.joined([self._one(part) for part in torch.split(images, self.batch)])
+
+    def forget(self) -> None:
+        """Remove the answers that were asked for since the last call; where they are kept elsewhere by now."""
+        for path in self._asked:
+            path.unlink(missing_ok=True)
+        self._asked.clear()
 
     def _one(self, images: Tensor) -> KeyEstimate:
         pixels = to_uint8(images).cpu().contiguous().numpy().tobytes()
         name = hashlib.sha256(self.identity.encode() + b"\0" + str(tuple(images.shape)).encode() + pixels).hexdigest()
         path = self.folder / f"{name[:32]}.safetensors"
+        self._asked.append(path)
         if path.is_file():
             kept = load_file(path, device=str(images.device))
+            self.watch.advance(len(images))
             return KeyEstimate(kept["logits"], kept["loss"], kept.get("latents"))
         estimate = self.decoder.decode(images)
         tensors = {"logits": estimate.logits, "loss": estimate.loss}

@@ -10,20 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
-from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyDecoder, KeyEstimate, NamedDecoder
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyDecoder, KeyEstimate, NamedDecoder, Watch
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, InversionSettings
-from lightning_modules.fingerprints.decoders.least_squares import (
-    LeastSquaresDecoder,
-    LeastSquaresSettings,
-    SearchSpace,
-    search_space,
-)
+from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder
 from lightning_modules.fingerprints.decoders.losses import ImageLoss, make_loss
 from lightning_modules.fingerprints.decoders.post_processing import FILTERS, Filter, likeliest_filters
+from lightning_modules.fingerprints.decoders.search_settings import LeastSquaresSettings
+from lightning_modules.fingerprints.decoders.search_space import SearchSpace, search_space
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.generators.protocol import Generator
 
-DESCENT = InversionSettings(starts=16, steps=60, learning_rate=0.1, decay=0.008, whitened=True)
+DESCENT = InversionSettings(starts=16, steps=60, learning_rate=0.1, decay=0.008, whitened=True, batch=256)
 """The descent that starts an efficient inversion."""
 BATCH = 256
 CONTRADICTION = 5.0
@@ -81,7 +78,15 @@ class HybridDecoder(NamedDecoder):
     ) -> HybridDecoder:
         """Least squares from the answer of any start; `alpha_error` `(k,)` is its error of alpha, where known."""
         space = search_space(parts.generator, parts.fingerprint)
-        return cls(start, _search(space, settings), space, parts.generator, parts.fingerprint, parts.loss, alpha_error)
+        return cls(
+            start,
+            _search(space, settings, parts.watch),
+            space,
+            parts.generator,
+            parts.fingerprint,
+            parts.loss,
+            alpha_error,
+        )
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
@@ -150,12 +155,17 @@ class RestartedDecoder(NamedDecoder):
         """Least squares from the generator's encoder where it has one, else from each restart of a short descent."""
         if hasattr(parts.generator, "encode"):
             return HybridDecoder.from_start(EncoderStarts(parts.generator, parts.fingerprint), parts, settings)
-        descent = InversionDecoder(parts.generator.synthesize, parts.fingerprint, parts.loss, DESCENT)
-        search = _search(search_space(parts.generator, parts.fingerprint), settings)
+        descent = InversionDecoder(
+            parts.generator.synthesize, parts.fingerprint, parts.loss, DESCENT, watch=parts.watch
+        )
+        search = _search(search_space(parts.generator, parts.fingerprint), settings, parts.watch)
         return cls(descent, search, parts.generator, parts.fingerprint, parts.loss)
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
+        return KeyEstimate.joined([self._decoded(some) for some in torch.split(images, self.search.settings.batch)])
+
+    def _decoded(self, images: Tensor) -> KeyEstimate:
         alpha, logits = self.descent.survivors(images)
         found = self.search.refine(images, alpha, logits)
         assert found.latents is not None
@@ -178,9 +188,9 @@ class EncoderStarts:
         return 8.0 * (key.clamp(0.0, 1.0) - 0.5), coordinates(latents, self.fingerprint)
 
 
-def _search(space: SearchSpace, settings: LeastSquaresSettings) -> LeastSquaresDecoder:
+def _search(space: SearchSpace, settings: LeastSquaresSettings, watch: Watch) -> LeastSquaresDecoder:
     spectrum = make_loss("spectrum").to(space.fingerprint.mean.device)
-    return LeastSquaresDecoder(space.synthesize, space.fingerprint, spectrum, settings)
+    return LeastSquaresDecoder(space.synthesize, space.fingerprint, spectrum, settings, watch)
 
 
 def consistent(bits: Tensor, logits: Tensor, deviations: float = CONTRADICTION) -> Tensor:

@@ -15,7 +15,14 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder, SimulatedAttack
+from lightning_modules.fingerprints.decoders.base import (
+    UNWATCHED,
+    DecoderParts,
+    KeyEstimate,
+    NamedDecoder,
+    SimulatedAttack,
+    Watch,
+)
 from lightning_modules.fingerprints.decoders.losses import ImageLoss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 
@@ -37,7 +44,7 @@ class InversionSettings:
         survivors: pairs (step, restarts): from that step on only so many restarts of each image, those of least loss.
         patience: stop an image whose best loss has not fallen by `tolerance` in so many updates; 0 never stops.
         tolerance: relative fall of the loss that counts.
-        batch: rows (images times restarts) computed together.
+        batch: rows (images times restarts) computed together; of a whole image at least, where they fit.
         draws: attacks averaged over in each update, where an attack is simulated.
         seed: of the starts and of the simulated attacks.
     """
@@ -51,7 +58,7 @@ class InversionSettings:
     survivors: tuple[tuple[int, int], ...] = ()
     patience: int = 0
     tolerance: float = 1e-3
-    batch: int = 256
+    batch: int = 20
     draws: int = 1
     seed: int = 0
 
@@ -96,6 +103,7 @@ class InversionDecoder(NamedDecoder):
         loss: the distance to minimise, on its device.
         settings: how to run.
         attack: post-processing to simulate on what is synthesised, where the attributor knows or guesses it.
+        watch: told of each finished image, asked before each update.
     """
 
     settings_class = InversionSettings
@@ -108,19 +116,29 @@ class InversionDecoder(NamedDecoder):
         loss: ImageLoss,
         settings: InversionSettings | None = None,
         attack: SimulatedAttack | None = None,
+        watch: Watch = UNWATCHED,
     ) -> None:
         self.synthesize, self.fingerprint, self.loss, self.attack = synthesize, fingerprint, loss, attack
-        self.settings = settings or InversionSettings()
+        self.settings, self.watch = settings or InversionSettings(), watch
         self.axes = len(fingerprint.other_deviation)
 
     @classmethod
     def build(cls, parts: DecoderParts, settings: InversionSettings) -> InversionDecoder:
         """The paper's decoder: Adam from 20 points of a Latin hypercube, 2000 steps (section 3.2)."""
-        return cls(parts.generator.synthesize, parts.fingerprint, parts.loss, settings, parts.attack)
+        return cls(parts.generator.synthesize, parts.fingerprint, parts.loss, settings, parts.attack, parts.watch)
+
+    @classmethod
+    def images_at_once(cls, settings: InversionSettings) -> int:
+        """As many as have all their restarts in one batch."""
+        return max(1, settings.batch // settings.starts)
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1] from the starts of a Latin hypercube; works in inference mode too."""
-        return self.refine(images, *self._hypercube(images))
+        answers = []
+        for some in torch.split(images, self.images_at_once(self.settings)):
+            answers.append(self.refine(some, *self._hypercube(some)))
+            self.watch.advance(len(some))
+        return KeyEstimate.joined(answers)
 
     def survivors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Where the restarts that are kept to the end arrive, for a search that goes on from all of them.
@@ -190,6 +208,7 @@ class InversionDecoder(NamedDecoder):
 
     def _update(self, rows: Rows, targets: list[Tensor]) -> None:
         """One update of Adam on every row."""
+        self.watch.check()
         settings = self.settings
         values = rows.values.detach().requires_grad_(True)
         loss = self._losses(values, rows.image, [target[rows.image] for target in targets], rows.step)

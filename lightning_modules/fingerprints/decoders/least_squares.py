@@ -15,122 +15,38 @@ that has seen the image first can say how far it trusts its own answer.
 
 Jacobians are secants over a step of the latent: half the work of forward-mode differentiation, and they see through
 what has no slope, such as pixels beyond black and white or the codes of a vector quantisation.
+
+A latent of hundreds of coordinates, as at 256 px, would cost as many syntheses for each Jacobian. There it is computed
+along few directions: first along those of the gradient's Krylov space, in which conjugate gradients would move; at last
+along the key and along what of the latent can be confused with it, which is what the evidence needs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_modules.common.random_streams import standard_normal_latents
-from lightning_modules.fingerprints.decoders.base import KeyEstimate
+from lightning_modules.fingerprints.decoders.base import UNWATCHED, KeyEstimate, Watch
+from lightning_modules.fingerprints.decoders.bit_detection import decide
+from lightning_modules.fingerprints.decoders.directions import krylov_directions, orthonormal
 from lightning_modules.fingerprints.decoders.losses import ImageLoss
+from lightning_modules.fingerprints.decoders.search_settings import LeastSquaresSettings
 from lightning_modules.fingerprints.fingerprint import Fingerprint
-from lightning_modules.generators.protocol import Generator
-
-
-def decide(key: Tensor, precision: Tensor, odds: Tensor | None = None, rounds: int = 64) -> Tensor:
-    """Log odds of the bits under a Gaussian likelihood, each against the best key that has the other bit.
-
-    Args:
-        key: estimate of the key as real numbers, float `(n, m)`.
-        precision: inverse covariance of all coordinates, `(n, k + m, k + m)`, the key's last. A prior of the same
-            width and centre 1/2 on each bit may be in it: it says the same of every key of bits.
-        odds: log odds of the bits known beforehand, `(n, m)`; None for even.
-        rounds: most changes to a key.
-
-    Returns:
-        float32 `(n, m)`, positive for 1; upper bounds in size, since only changes of at most two bits are tried.
-    """
-    m = key.shape[1]
-    odds = torch.zeros_like(key) if odds is None else odds
-    inner, across, outer = precision[:, :-m, :-m], precision[:, :-m, -m:], precision[:, -m:, -m:]
-    marginal = outer - across.mT @ torch.linalg.solve(inner, across)  # of the key, whatever alpha is
-    bits = (key > 0.5).to(key.dtype)
-    for _ in range(rounds):
-        single, double = _changes(bits, key, marginal, odds)
-        best, where = torch.cat([single, double.flatten(1)], dim=1).min(dim=1)
-        better = best < -1e-6
-        if not bool(better.any()):
-            break
-        pair = (where - m).clamp_min(0)
-        first = torch.where(where < m, where, pair // m)
-        second = torch.where(where < m, where, pair % m)
-        flips = torch.zeros_like(bits).scatter_(1, first[:, None], 1.0).scatter_(1, second[:, None], 1.0)
-        bits = torch.where(better[:, None], (bits - flips).abs(), bits)
-    single, double = _changes(bits, key, marginal, odds)
-    odds = torch.minimum(single, double.min(dim=2).values).clamp_min(1e-6)  # of the best key with the other bit
-    return ((2.0 * bits - 1.0) * odds).float()
-
-
-def _changes(bits: Tensor, key: Tensor, marginal: Tensor, odds: Tensor) -> tuple[Tensor, Tensor]:
-    """What changing one bit `(n, m)` and two bits `(n, m, m)` adds to half the squared distance less the odds."""
-    change = 1.0 - 2.0 * bits
-    slope = (marginal @ (bits - key)[:, :, None])[:, :, 0] - odds
-    single = change * slope + 0.5 * marginal.diagonal(dim1=1, dim2=2)
-    double = single[:, :, None] + single[:, None, :] + change[:, :, None] * change[:, None, :] * marginal
-    return single, double + torch.diag_embed(torch.full_like(single, float("inf")))
-
 
 KEY_CENTRE, KEY_DEVIATION = 0.5, 0.5  # of a fair bit
 FLOOR = (1.0 / 255.0) ** 2 / 12.0
 """Variance of rounding to 8 bits: no saved image's residual is smaller."""
 SHRINKAGE = 8.0
 """Positions of mean noise that are added to each channel's own."""
+MANY_COORDINATES = 256
+"""Coordinates from which on a search goes along few directions unless told otherwise."""
+DIRECTIONS = 12
+"""Directions of a Krylov space, where the settings name none."""
 LEAK = 0.02
 """Slope of a pixel beyond black or white: a saved file has none, a search without any would never come back."""
-
-
-@dataclass(frozen=True)
-class LeastSquaresSettings:
-    """How a least-squares search is run.
-
-    Attributes:
-        iterations: most Jacobians computed of a start.
-        survivors: pairs (iteration, starts): from that iteration on only so many starts of each image, those of least
-            residual.
-        steps: most steps taken on one Jacobian, which each of them corrects as Broyden does; they cost next to nothing.
-        damping: first damping, relative to the diagonal of the normal equations.
-        tolerance: relative fall of the cost below which an image is done.
-        stop_log_odds: evidence of the least certain bit from which an image is done, once a further Jacobian has left
-            all bits as they were; 0 goes on until the cost no longer falls.
-        secant: step of the secants in standard deviations; a larger one sees past the cells of a quantised latent.
-        batch: starts whose Jacobians are computed together.
-        rows: images synthesised together for a Jacobian; on a CPU few, since large blocks of memory are mapped anew.
-    """
-
-    iterations: int = 12
-    survivors: tuple[tuple[int, int], ...] = ()
-    steps: int = 6
-    damping: float = 1e-2
-    tolerance: float = 1e-3
-    stop_log_odds: float = 0.0
-    secant: float = 0.05
-    batch: int = 1
-    rows: int = 64
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot be run."""
-        counts = min(self.iterations, self.steps, self.batch, self.rows)
-        if counts < 1 or not self.damping > 0.0 or not 0.0 <= self.tolerance < 1.0:
-            raise ValueError(
-                f"found {self}, expected iterations, steps, batch and rows of at least 1, damping > 0, tolerance < 1"
-            )
-        stages = [(0, math.inf), *self.survivors]
-        if any(later[0] <= earlier[0] or not 1 <= later[1] < earlier[1] for earlier, later in pairwise(stages)):
-            raise ValueError(
-                f"found survivors {self.survivors}, expected rising iterations from 1 on with falling starts"
-            )
-        if not self.secant > 0.0 or self.stop_log_odds < 0.0:
-            raise ValueError(
-                f"found secant {self.secant} and stop_log_odds {self.stop_log_odds}, expected above 0 and at least 0"
-            )
 
 
 Behind = Callable[[Tensor], Tensor]
@@ -147,7 +63,7 @@ class StepResult(NamedTuple):
     values: Tensor  # (n, k + m)
     made: Tensor  # features (n, c, p)
     damping: Tensor  # (n,)
-    precision: Tensor  # of the values, (n, k + m, k + m)
+    precision: Tensor  # of the values, or of their coordinates along directions that end with the key, (n, r, r)
     fell: Tensor  # relative fall of the cost (n,)
 
 
@@ -159,6 +75,7 @@ class LeastSquaresDecoder:
         fingerprint: the fingerprint of that generator, on its device.
         loss: an image loss of one feature map, such as `spectrum` or `pixels` of one scale.
         settings: how to run.
+        watch: told of each finished image, asked before each synthesis.
     """
 
     def __init__(
@@ -167,10 +84,14 @@ class LeastSquaresDecoder:
         fingerprint: Fingerprint,
         loss: ImageLoss,
         settings: LeastSquaresSettings | None = None,
+        watch: Watch = UNWATCHED,
     ) -> None:
         self.synthesize, self.fingerprint, self.loss = synthesize, fingerprint, loss
-        self.settings = settings or LeastSquaresSettings()
+        self.settings, self.watch = settings or LeastSquaresSettings(), watch
         self.axes = len(fingerprint.other_deviation)
+        coordinates, asked = self.axes + fingerprint.bits, self.settings.directions
+        few = DIRECTIONS if coordinates >= MANY_COORDINATES else 0
+        self.directions = min(few if asked is None else asked, coordinates)
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1] from the mean latent and an undecided key."""
@@ -211,14 +132,11 @@ class LeastSquaresDecoder:
         if alpha_error is not None:
             weight[:, : self.axes], centre[:, : self.axes], odds = 1.0 / alpha_error, alpha, logits
         size = self.settings.batch  # of images here, each with all its starts
-        parts = [
-            self._search(
-                images[first : first + size],
-                behind or _as_made,
-                *(tensor[first * starts : (first + size) * starts] for tensor in (start, centre, weight, odds)),
-            )
-            for first in range(0, n, size)
-        ]
+        parts = []
+        for first in range(0, n, size):
+            known = (tensor[first * starts : (first + size) * starts] for tensor in (start, centre, weight, odds))
+            parts.append(self._search(images[first : first + size], behind or _as_made, *known))
+            self.watch.advance(len(images[first : first + size]))
         values, evidence, residual = (torch.cat(group) for group in zip(*parts, strict=True))
         return KeyEstimate(evidence, residual, self._latents(values))
 
@@ -239,21 +157,27 @@ class LeastSquaresDecoder:
         active = torch.arange(len(values), device=values.device)
         kept = torch.ones_like(active, dtype=torch.bool)
         limits = dict(self.settings.survivors)
-        for iteration in range(self.settings.iterations):
+        # along few directions images come near first, then to the key
+        near = torch.full_like(kept, self.directions == 0)
+        for iteration in range(self.settings.iterations * (2 if self.directions else 1)):
             if iteration in limits:
                 kept = _least(_residual(target, made, kept).view(len(images), -1), limits[iteration]).flatten()
                 active = active[kept[active]]
             if not len(active):
                 break
             going = []
-            for some in torch.split(active, self.settings.batch):
-                known = (centre[some], weight[some], behind)
+            for some, at_key in self._groups(active, near):
+                known = (centre[some], weight[some], behind, at_key)
                 found = self._steps(values[some], made[some], target[some], damping[some], *known)
                 values, made = values.index_copy(0, some, found.values), made.index_copy(0, some, found.made)
                 damping = damping.index_copy(0, some, found.damping)
+                on = found.fell > self.settings.tolerance
+                if not at_key:
+                    near[some] = ~on | (iteration + 1 >= self.settings.iterations)
+                    going.append(some)
+                    continue
                 before = evidence[some]
                 evidence[some] = now = decide(found.values[:, self.axes :], found.precision, odds[some])
-                on = found.fell > self.settings.tolerance
                 if self.settings.stop_log_odds and iteration:
                     on &= ((now > 0) != (before > 0)).any(dim=1) | (now.abs().amin(dim=1) < self.settings.stop_log_odds)
                 going.append(some[on])
@@ -261,6 +185,13 @@ class LeastSquaresDecoder:
         residual = _residual(target, made, kept)
         best = _least(residual.view(len(images), -1), 1).flatten()
         return values[best], evidence[best], residual[best]
+
+    def _groups(self, active: Tensor, near: Tensor) -> list[tuple[Tensor, bool]]:
+        """Starts whose Jacobians are computed together, and whether these are to tell the key."""
+        parts = [(active[near[active]], True), (active[~near[active]], False)]
+        return [
+            (some, at_key) for part, at_key in parts if len(part) for some in torch.split(part, self.settings.batch)
+        ]
 
     def _steps(
         self,
@@ -271,22 +202,34 @@ class LeastSquaresDecoder:
         centre: Tensor,
         weight: Tensor,
         behind: Behind,
+        at_key: bool,
     ) -> StepResult:
-        """Compute one Jacobian and step on it while that helps."""
+        """Compute one Jacobian, along the key or only nearer to the image, and step on it while that helps."""
         scale = _noise(target - made).rsqrt().expand_as(made).flatten(1)  # (n, q)
-        jacobian = self._jacobian(values, made, behind).mul_(scale[:, None])  # (n, k + m, q), transposed
-        precision = torch.baddbmm(torch.diag_embed(weight), jacobian, jacobian.mT)
         residual = (target - made).flatten(1) * scale
         start = cost = _cost(residual, weight, values - centre)
+        along = None  # every coordinate, or directions (n, r, k + m)
+        if not self.directions:
+            jacobian = self._jacobian(values, made, behind).mul_(scale[:, None])  # (n, k + m, q), transposed
+            precision = torch.baddbmm(torch.diag_embed(weight), jacobian, jacobian.mT)
+        else:
+            few = self._along_key if at_key else self._along_gradient
+            along, jacobian = few(values, made, residual, scale, centre, weight, behind)
+            prior = (along * weight[:, None]) @ along.mT
+            prior += torch.diag_embed((prior.diagonal(dim1=1, dim2=2) == 0.0).to(prior))  # directions of no length
+            precision = torch.baddbmm(prior, jacobian, jacobian.mT)
         for _ in range(self.settings.steps):
-            slope = _product(jacobian, residual) - weight * (values - centre)
+            pull = weight * (values - centre)
+            slope = _product(jacobian, residual) - (pull if along is None else _product(along, pull))
             damped = precision + torch.diag_embed(damping[:, None] * precision.diagonal(dim1=1, dim2=2))
-            step = torch.linalg.solve(damped, slope)
+            reduced = torch.linalg.solve(damped, slope)
+            step = reduced if along is None else _product(along.mT, reduced)
             trial = self._made(values + step, behind)
             residual_trial = (target - trial).flatten(1) * scale
             cost_trial = _cost(residual_trial, weight, values + step - centre)
-            surprise = residual - residual_trial - _product(jacobian.mT, step)
-            _correct(jacobian, precision, surprise, step / step.square().sum(dim=1, keepdim=True))
+            surprise = residual - residual_trial - _product(jacobian.mT, reduced)
+            length = reduced.square().sum(dim=1, keepdim=True)
+            _correct(jacobian, precision, surprise, reduced / (length if along is None else length.clamp_min(1e-30)))
             better = cost_trial < cost
             little = better & (cost_trial > (1.0 - self.settings.tolerance) * cost)
             values = torch.where(better[:, None], values + step, values)
@@ -298,17 +241,84 @@ class LeastSquaresDecoder:
                 break
         return StepResult(values, made, damping, precision, 1.0 - cost / start)
 
-    def _jacobian(self, values: Tensor, made: Tensor, behind: Behind) -> Tensor:
-        """Secants of the features along every coordinate, `(n, k + m, q)`: the Jacobian's transpose."""
+    def _jacobian(self, values: Tensor, made: Tensor, behind: Behind, along: Tensor | None = None) -> Tensor:
+        """Secants of the features along directions `(n or 1, r, k + m)`, or every coordinate: J^T, `(n, r, q)`."""
         n, width = values.shape
-        steps = self.settings.secant * torch.eye(width, device=values.device)
-        moved = values.new_empty(n * width, made[0].numel())  # filled in place: with many axes it fills the memory
+        directions = torch.eye(width, device=values.device)[None] if along is None else along
+        steps = self.settings.secant * directions
+        # filled in place: with many axes it fills the memory
+        moved = values.new_empty(n * steps.shape[1], made[0].numel())
         rows = torch.split((values[:, None] + steps).flatten(0, 1), self.settings.rows)
         for part, some in zip(torch.split(moved, self.settings.rows), rows, strict=True):
             part.copy_(self._made(some, behind).flatten(1))
-        return moved.view(n, width, -1).sub_(made.flatten(1)[:, None]).div_(self.settings.secant)
+        return moved.view(n, steps.shape[1], -1).sub_(made.flatten(1)[:, None]).div_(self.settings.secant)
+
+    def _along_gradient(
+        self,
+        values: Tensor,
+        made: Tensor,
+        residual: Tensor,
+        scale: Tensor,
+        centre: Tensor,
+        weight: Tensor,
+        behind: Behind,
+    ) -> tuple[Tensor, Tensor]:
+        """Directions `(n, r, k + m)` in which conjugate gradients would move, and their columns `(n, r, q)`."""
+        spread = weight.rsqrt()  # coordinates times its inverse have a prior of unit width
+        pull = self._pull_back(values, behind)
+
+        def secant(direction: Tensor) -> Tensor:
+            return self._jacobian(values, made, behind, (direction * spread)[:, None])[:, 0] * scale
+
+        def gradient(features: Tensor) -> Tensor:
+            return pull(features * scale) * spread
+
+        start = gradient(residual) - (values - centre) / spread
+        along, columns = krylov_directions(start, secant, gradient, self.directions)
+        return along * spread[:, None], columns
+
+    def _along_key(
+        self,
+        values: Tensor,
+        made: Tensor,
+        residual: Tensor,
+        scale: Tensor,
+        centre: Tensor,
+        weight: Tensor,
+        behind: Behind,
+    ) -> tuple[Tensor, Tensor]:
+        """Directions `(n, r, k + m)` of the latent that can be confused with the key, then the key, and their columns.
+
+        The bits' evidence is that of the key whatever the latent is, so it takes the part of the latent that changes
+        the image as the key does: the first block of the Krylov space of `J_alpha^T J_key`.
+        """
+        n, width = values.shape
+        spread, pull = weight.rsqrt(), self._pull_back(values, behind)
+        key = torch.eye(width, device=values.device)[self.axes :].expand(n, -1, -1)
+        of_key = self._jacobian(values, made, behind, key).mul_(scale[:, None])
+        alike = torch.stack([pull(column * scale) * spread for column in of_key.unbind(dim=1)], dim=1)
+        confused = torch.zeros(n, min(self.fingerprint.bits, self.axes), width, device=values.device)
+        confused[:, :, : self.axes] = orthonormal(alike[:, :, : self.axes])
+        confused *= spread[:, None]
+        of_confused = self._jacobian(values, made, behind, confused).mul_(scale[:, None])
+        return torch.cat([confused, key], dim=1), torch.cat([of_confused, of_key], dim=1)
+
+    def _pull_back(self, values: Tensor, behind: Behind) -> Callable[[Tensor], Tensor]:
+        """The product of J^T with features `(n, q)`; one synthesis, then a backward pass for each product."""
+        with torch.inference_mode(False), torch.enable_grad():
+            at = values.clone().requires_grad_(True)
+            features = self._made(at, behind).flatten(1)
+
+        def product(given: Tensor) -> Tensor:
+            self.watch.check()
+            with torch.inference_mode(False):
+                (found,) = torch.autograd.grad(features, at, given.clone(), retain_graph=True)
+            return found
+
+        return product
 
     def _made(self, values: Tensor, behind: Behind) -> Tensor:
+        self.watch.check()
         made = self.synthesize(self._latents(values))
         shown = made.clamp(0.0, 1.0)
         return self._features(behind(shown + LEAK * (made - shown)))
@@ -362,34 +372,3 @@ def _correct(jacobian: Tensor, precision: Tensor, surprise: Tensor, along: Tenso
 
 def _cost(residual: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
     return residual.square().sum(dim=1) + (weight * offset.square()).sum(dim=1)
-
-
-DRAWS = 256
-
-
-@dataclass(frozen=True)
-class SearchSpace:
-    """A smooth map of latents `(n, d)` to images and the spread of what is put into it.
-
-    A vector-quantised decoder is piecewise constant, so no search can follow its slopes; the decoder behind the
-    quantisation is smooth. A key is then looked for in the codes, which are latent plus quantisation error, and the
-    deviation of each coordinate grows by that error's, by the factors `widening` `(k,)`.
-    """
-
-    synthesize: Callable[[Tensor], Tensor]
-    fingerprint: Fingerprint
-    widening: Tensor
-
-
-@torch.no_grad()
-def search_space(generator: Generator, fingerprint: Fingerprint) -> SearchSpace:
-    """The space to search a generator's keys in."""
-    smooth = getattr(generator, "synthesize_codes", None)
-    if smooth is None:
-        return SearchSpace(generator.synthesize, fingerprint, torch.ones_like(fingerprint.other_deviation))
-    normals = standard_normal_latents(DRAWS, fingerprint.latent_dim, seed=0).to(fingerprint.mean)
-    keys = torch.arange(DRAWS * fingerprint.bits, device=normals.device).view(DRAWS, -1) % 2
-    latents = fingerprint.embed(fingerprint.gaussian_latents(normals), keys)
-    error: float = generator.quantisation_error(latents)  # type: ignore[attr-defined]
-    wide = (fingerprint.other_deviation.square() + error**2).sqrt()
-    return SearchSpace(smooth, replace(fingerprint, other_deviation=wide), wide / fingerprint.other_deviation)

@@ -13,7 +13,13 @@ import torch
 from lightning_modules.attacks import make_attack
 from lightning_modules.common.tables import Table, check_name
 from lightning_modules.common.weights import content_hash
-from lightning_modules.fingerprints.decoders.base import CachedDecoder, DecoderParts, KeyDecoder
+from lightning_modules.fingerprints.decoders.base import (
+    UNWATCHED,
+    CachedDecoder,
+    DecoderParts,
+    KeyDecoder,
+    Watch,
+)
 from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
@@ -54,15 +60,31 @@ def make_decoder(name: str, parts: DecoderParts, options: Mapping[str, Any] | No
     Raises:
         ValueError: unknown decoder or option, or an attack for a decoder that cannot simulate it.
     """
-    check_decoder(name, options or {})
-    kind = DECODERS.load(name)
+    kind, settings = DECODERS.load(name), decoder_settings(name, options)
     if parts.attack is not None and not kind.simulates_attacks:
         raise ValueError(f"found an attack to simulate in the decoder {name}, expected the decoder paper")
+    decoder: KeyDecoder = kind.build(parts, settings)
+    return decoder
+
+
+def decoder_settings(name: str, options: Mapping[str, Any] | None = None) -> Any:
+    """An instance of the decoder's `settings_class`: its preset, and the options that differ from it.
+
+    Raises:
+        ValueError: as `check_decoder`, or values that the decoder cannot run with.
+    """
+    check_decoder(name, options or {})
+    kind = DECODERS.load(name)
     settings = {**kind.preset, **(options or {})}
     if "survivors" in settings:  # lists, where it comes from a command line
         settings["survivors"] = tuple((int(step), int(starts)) for step, starts in settings["survivors"])
-    decoder: KeyDecoder = kind.build(parts, kind.settings_class(**settings))
-    return decoder
+    return kind.settings_class(**settings)
+
+
+def images_at_once(settings: DecoderSettings) -> int:
+    """Images that a decoder decodes together: so many answers come at the same time."""
+    kind = DECODERS.load(settings.name)
+    return int(kind.images_at_once(decoder_settings(settings.name, settings.options)))
 
 
 def decoder_identity(settings: DecoderSettings, network: KeyNetwork) -> dict[str, Any]:
@@ -80,6 +102,7 @@ def build_decoder(
     fingerprint: Fingerprint,
     network: KeyNetwork,
     device: torch.device,
+    watch: Watch = UNWATCHED,
 ) -> KeyDecoder:
     """Make the decoder for test and predict; one that caches its answers where `settings.cache` names a folder.
 
@@ -90,6 +113,7 @@ def build_decoder(
         fingerprint: where keys lie.
         network: the trained network; decoders that need none ignore it.
         device: where images will be.
+        watch: looks on while keys are searched for.
     """
     if settings.noise is not None:
         generator = deepcopy(generator)
@@ -97,7 +121,7 @@ def build_decoder(
     generator.to(device)
     loss = make_loss(**settings.image_loss).to(device)
     simulated = None if settings.simulate is None else make_attack(settings.simulate).differentiable
-    parts = DecoderParts(generator, fingerprint.to(device), network, loss, simulated)
+    parts = DecoderParts(generator, fingerprint.to(device), network, loss, simulated, watch)
     decoder = make_decoder(settings.name, parts, settings.options)
     if settings.cache is None:
         return decoder
@@ -110,4 +134,4 @@ def build_decoder(
             fingerprint.id,
         ]
     )
-    return CachedDecoder(decoder, Path(settings.cache), identity)
+    return CachedDecoder(decoder, Path(settings.cache), identity, images_at_once(settings), watch)

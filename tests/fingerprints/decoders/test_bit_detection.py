@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.fingerprints.decoders.least_squares import decide
+from lightning_modules.fingerprints.decoders.bit_detection import decide
 
 BITS, AXES, COUNT = 8, 5, 300
 KEYS = torch.tensor(list(itertools.product([0.0, 1.0], repeat=BITS)), dtype=torch.float64)

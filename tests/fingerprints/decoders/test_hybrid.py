@@ -11,14 +11,11 @@ from smooth_generator import BITS, Smooth, smooth_fingerprint
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
 from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, HybridDecoder, consistent, coordinates
-from lightning_modules.fingerprints.decoders.least_squares import (
-    LeastSquaresDecoder,
-    LeastSquaresSettings,
-    SearchSpace,
-    search_space,
-)
+from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.post_processing import FILTERS, likeliest_filters
+from lightning_modules.fingerprints.decoders.search_settings import LeastSquaresSettings
+from lightning_modules.fingerprints.decoders.search_space import SearchSpace, search_space
 
 
 class Told:

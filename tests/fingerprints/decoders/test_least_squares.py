@@ -10,8 +10,9 @@ from smooth_generator import BITS, Smooth, smooth_fingerprint
 from lightning_modules.common.images import to_uint8
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, InversionSettings
-from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder, LeastSquaresSettings, _correct
+from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder, _correct
 from lightning_modules.fingerprints.decoders.losses import make_loss
+from lightning_modules.fingerprints.decoders.search_settings import LeastSquaresSettings
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from smooth_generator import Smooth, smooth_fingerprint
 from lightning_modules.fingerprints.decoders.base import DecoderParts
 from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts
 from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
-from lightning_modules.fingerprints.decoders.least_squares import search_space
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.registry import make_decoder
+from lightning_modules.fingerprints.decoders.search_space import search_space
 from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator

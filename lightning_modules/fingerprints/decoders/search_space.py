@@ -1,0 +1,43 @@
+"""Where keys of a generator are searched for: a smooth map of latents to images, and how far its coordinates spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lightning_modules.common.random_streams import standard_normal_latents
+from lightning_modules.fingerprints.fingerprint import Fingerprint
+from lightning_modules.generators.protocol import Generator
+
+DRAWS = 256
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A smooth map of latents `(n, d)` to images and the spread of what is put into it.
+
+    A vector-quantised decoder is piecewise constant, so no search can follow its slopes; the decoder behind the
+    quantisation is smooth. A key is then looked for in the codes, which are latent plus quantisation error, and the
+    deviation of each coordinate grows by that error's, by the factors `widening` `(k,)`.
+    """
+
+    synthesize: Callable[[Tensor], Tensor]
+    fingerprint: Fingerprint
+    widening: Tensor
+
+
+@torch.no_grad()
+def search_space(generator: Generator, fingerprint: Fingerprint) -> SearchSpace:
+    """The space to search a generator's keys in."""
+    smooth = getattr(generator, "synthesize_codes", None)
+    if smooth is None:
+        return SearchSpace(generator.synthesize, fingerprint, torch.ones_like(fingerprint.other_deviation))
+    normals = standard_normal_latents(DRAWS, fingerprint.latent_dim, seed=0).to(fingerprint.mean)
+    keys = torch.arange(DRAWS * fingerprint.bits, device=normals.device).view(DRAWS, -1) % 2
+    latents = fingerprint.embed(fingerprint.gaussian_latents(normals), keys)
+    error: float = generator.quantisation_error(latents)  # type: ignore[attr-defined]
+    wide = (fingerprint.other_deviation.square() + error**2).sqrt()
+    return SearchSpace(smooth, replace(fingerprint, other_deviation=wide), wide / fingerprint.other_deviation)
