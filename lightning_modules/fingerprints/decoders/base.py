@@ -31,6 +31,7 @@ class KeyEstimate:
     logits: Tensor  # float32 (n, m), evidence for a 1 against a 0; log odds where the decoder is calibrated
     loss: Tensor  # float32 (n,), what the decoder minimised, at its end; nan for a decoder that minimises nothing
     latents: Tensor | None = None  # float32 (n, d), those found, with their keys
+    alpha: Tensor | None = None  # float32 (n, k), what a network alone says of them outside the key, in deviations
 
     @property
     def bits(self) -> Tensor:
@@ -95,11 +96,11 @@ class CachedDecoder:
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
         parts = [self._one(part) for part in torch.split(images, self.batch)]
-        latents = [part.latents for part in parts if part.latents is not None]
         return KeyEstimate(
             torch.cat([part.logits for part in parts]),
             torch.cat([part.loss for part in parts]),
-            torch.cat(latents) if len(latents) == len(parts) else None,
+            _together([part.latents for part in parts]),
+            _together([part.alpha for part in parts]),
         )
 
     def _one(self, images: Tensor) -> KeyEstimate:
@@ -108,11 +109,15 @@ class CachedDecoder:
         path = self.folder / f"{name[:32]}.safetensors"
         if path.is_file():
             kept = load_file(path, device=str(images.device))
-            return KeyEstimate(kept["logits"], kept["loss"], kept.get("latents"))
+            return KeyEstimate(kept["logits"], kept["loss"], kept.get("latents"), kept.get("alpha"))
         estimate = self.decoder.decode(images)
-        tensors = {"logits": estimate.logits, "loss": estimate.loss}
-        if estimate.latents is not None:
-            tensors["latents"] = estimate.latents
+        tensors = {name: value for name, value in vars(estimate).items() if value is not None}
         content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
         write_bytes(path, content, private=True)
         return estimate
+
+
+def _together(parts: list[Tensor | None]) -> Tensor | None:
+    """All parts in one; None where any is missing."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if len(found) == len(parts) else None
