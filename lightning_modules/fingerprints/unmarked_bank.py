@@ -62,7 +62,7 @@ class UnmarkedBank:
     alpha_whitening: Tensor = field(repr=False)  # float32 (k, k), lower triangle: makes their deviations 1
     farthest_alpha: float  # largest distance by `alpha_distance` of own images, which had no part in mean and whitening
     farthest_latent: float  # largest distance by `latent_distance` of own latents
-    nearest: float  # largest `likeness` of own marked images to one of the degenerate ones, in [-1, 1]
+    nearest: float  # largest `likeness` of own images to one of the degenerate ones, in [-1, 1]
     own_images: int  # on which these three were measured
 
     @property
@@ -113,7 +113,7 @@ def make_bank(
     """Decode images without key, and the generator's own, with a trained network.
 
     Mean and whitening of the decoded alpha follow from the first half of the own images: unmarked, marked with a random
-    key each, and marked and attacked. The three limits are those of the other half.
+    key each, and marked and attacked. The limit of their distance is that of the other half.
 
     Args:
         generator: the frozen generator.
@@ -148,10 +148,9 @@ def make_bank(
             logits, alpha = (found.cpu() for found in decoder.starts(images))
             fitted.append(alpha[:first, :AXES])
             held.append(alpha[first:, :AXES])
+            near.append(logits)
             if kind == 0:
                 own.append(logits[: max(0, OWN_ROWS - start)])
-            else:
-                near.append(logits[first:])
         latents.append(latent_distance(some, fingerprint))
     answers.append(torch.cat(own))
     names += [f"unmarked image {number} of the generator" for number in range(len(answers[-1]))]
