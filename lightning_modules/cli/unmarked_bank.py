@@ -1,4 +1,4 @@
-"""`evaluate.py users bank RUN`: decode images without key by a run's decoder and keep the answers beside its fingerprint.
+"""`evaluate.py users bank RUN`: what a run's decoder answers to images without key, kept beside its fingerprint.
 
 The bank (`fingerprints.unmarked_bank`) is what `users create`, `import` and `merge` check keys against, and what
 `predict` abstains by.

@@ -117,8 +117,8 @@ def _far(distance: float, farthest: float) -> str:
     if not distance > FAR * farthest:
         return ""
     return (
-        f"abstained: far from the generator's images: the decoded latent lies at a distance of {distance:.2g}, and none "
-        f"of theirs beyond {farthest:.2g}"
+        f"abstained: far from the generator's images: the decoded latent lies at a distance of {distance:.2g}, none of "
+        f"theirs beyond {farthest:.2g}"
     )
 
 

@@ -1,8 +1,8 @@
 """Images that show nothing: flat, ramps, stripes, checkerboards, noise; what anybody can make without a generator.
 
 A decoder answers such images too, and answers many of them alike: 256 flat greys give the shipped StyleGAN2's 26
-patterns of bits. Whoever had such a pattern for a key would be named by all of them. They are made without random
-numbers of a library, so that they are the same everywhere.
+patterns of bits. Whoever had such a pattern for a key would be named by all of them. Random ones have a stream each,
+keyed by their number, so that every call makes the same images.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ STREAM = 2**43
 """First number of the random streams of noise, colours and patches."""
 NOISES = 48
 COLOURS = 64
-"""Drawn at random, beside the 26 of three levels a channel that are not grey."""
+"""Drawn at random, beside the 24 of three levels a channel that are not grey."""
 PATCHES = 48
+Named = tuple[str, NDArray[np.float64]]
+"""A name and levels 0 to 255, `(size, size)` for greys and `(3, size, size)` for colours."""
 
 
 def degenerate_images(size: int) -> Iterator[tuple[str, Tensor]]:
@@ -36,8 +38,7 @@ def degenerate_images(size: int) -> Iterator[tuple[str, Tensor]]:
         yield name, torch.from_numpy(np.rint(pixels).clip(0, 255).astype(np.float32) / np.float32(255.0))
 
 
-def _planes(size: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Names and levels 0 to 255, `(size, size)` for greys and `(3, size, size)` for colours."""
+def _planes(size: int) -> Iterator[Named]:
     flat = np.ones((size, size))
     for level in range(256):
         yield f"flat grey {level}", flat * level
@@ -52,7 +53,7 @@ def _planes(size: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
     yield from _random(size)
 
 
-def _ramps(size: int, down: NDArray[np.float64], right: NDArray[np.float64]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def _ramps(size: int, down: NDArray[np.float64], right: NDArray[np.float64]) -> Iterator[Named]:
     last = size - 1
     directions = {"down": down, "right": right, "down right": (down + right) / 2, "up right": (last - down + right) / 2}
     for direction, along in directions.items():
@@ -60,9 +61,7 @@ def _ramps(size: int, down: NDArray[np.float64], right: NDArray[np.float64]) -> 
             yield f"ramp {direction} from {low} to {high}", low + (high - low) * along / last
 
 
-def _periodic(
-    size: int, down: NDArray[np.float64], right: NDArray[np.float64]
-) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def _periodic(size: int, down: NDArray[np.float64], right: NDArray[np.float64]) -> Iterator[Named]:
     levels = ((0, 255), (255, 0), (64, 192), (0, 64), (191, 255))
     for width in sorted({1, 2, 4, max(1, size // 4), max(1, size // 2)}):
         patterns = {"horizontal": down // width, "vertical": right // width, "diagonal": (down + right) // width}
@@ -76,7 +75,7 @@ def _periodic(
             yield f"sine, {waves} waves {kind}", 127.5 + 127.5 * np.sin(2 * np.pi * waves * along / size)
 
 
-def _shapes(size: int, down: NDArray[np.float64], right: NDArray[np.float64]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def _shapes(size: int, down: NDArray[np.float64], right: NDArray[np.float64]) -> Iterator[Named]:
     middle = (size - 1) / 2
     outwards = np.maximum(np.abs(down - middle), np.abs(right - middle))
     radius = np.hypot(down - middle, right - middle)
@@ -91,7 +90,7 @@ def _shapes(size: int, down: NDArray[np.float64], right: NDArray[np.float64]) ->
         yield f"spot that fades, {high} on {low}", low + (high - low) * np.exp(-((radius / (size / 4)) ** 2))
 
 
-def _random(size: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def _random(size: int) -> Iterator[Named]:
     for number in range(NOISES):
         stream = stream_of(STREAM, 1 + number)
         kind, channels = number % 6, 3 if number % 2 else 1
