@@ -128,7 +128,8 @@ def _tell_of_no_bank(registry: KeyRegistry, begun: bool) -> None:
 
 
 def _warn_of_capacity(registry: KeyRegistry) -> None:
-    from lightning_modules.fingerprints.users.manage import RATE, capacity
+    from lightning_modules.fingerprints.users.key_checks import RATE
+    from lightning_modules.fingerprints.users.manage import capacity
     from lightning_modules.metrics.evidence import most_users
 
     users, most = len(registry.users), most_users(registry.bits, RATE)

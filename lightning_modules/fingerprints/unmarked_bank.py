@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +156,21 @@ def make_bank(
     names += [f"unmarked image {number} of the generator" for number in range(len(answers[-1]))]
     mean, whitening = _whitening(torch.cat(fitted))
     everything = _whole_numbers(torch.cat(answers))
-    limits = {"farthest_alpha": math.inf, "farthest_latent": float(torch.cat(latents).max()), "nearest": -1.0}
-    of = (fingerprint.id, content_hash(network.state_dict()), tuple(names), degenerate)
-    bank = UnmarkedBank(*of, everything, mean, whitening, **limits, own_images=own_images)
+    bank = UnmarkedBank(
+        fingerprint=fingerprint.id,
+        decoder=content_hash(network.state_dict()),
+        names=tuple(names),
+        degenerate=degenerate,
+        log_odds=everything,
+        alpha_mean=mean,
+        alpha_whitening=whitening,
+        farthest_alpha=math.inf,
+        farthest_latent=float(torch.cat(latents).max()),
+        nearest=-1.0,
+        own_images=own_images,
+    )
     farthest = float(bank.alpha_distance(torch.cat(held)).max())
-    nearest = float(bank.likeness(torch.cat(near))[0].max())
-    return UnmarkedBank(**{**vars(bank), "farthest_alpha": farthest, "nearest": nearest})
+    return replace(bank, farthest_alpha=farthest, nearest=float(bank.likeness(torch.cat(near))[0].max()))
 
 
 def _runs(count: int) -> Iterator[tuple[int, int]]:

@@ -36,7 +36,7 @@ MOST_DRAWN = 4096  # keys drawn ahead
 
 @dataclass(frozen=True)
 class Near:
-    """A key and the image without it that is the strongest evidence for it."""
+    """A key, and an image without it that would be attributed to its holder."""
 
     key: int  # place of the key among those that were checked
     image: str  # what it is, for people; "" for a key that needs none
@@ -86,13 +86,22 @@ class KeyCheck:
             close = for_key >= self._least
             if not close.any():
                 continue
-            for place, image in np.argwhere(close):
-                weights = self._weights[image]
-                chance = p_value(weights, (int(weights.sum()) - int(for_key[place, image])) // 2)
+            for place in close.any(axis=1).nonzero()[0]:
                 key = start + int(place)
-                if chance <= self.rate and (key not in found or chance < found[key].p_value):
-                    found[key] = Near(key, self.images[image], chance)
+                if key not in found and (near := self._near(key, for_key[place], close[place])) is not None:
+                    found[key] = near
         return [found[key] for key in sorted(found)]
+
+    def _near(self, key: int, for_key: NDArray[np.float32], close: NDArray[np.bool_]) -> Near | None:
+        """The exact decision on one key, beginning with the images that have least weight against it."""
+        sums = self._weights.sum(axis=1)
+        against = (sums - for_key.astype(np.int64)) // 2
+        images = close.nonzero()[0]
+        for image in images[np.argsort(against[images] / sums[images], kind="stable")]:
+            chance = p_value(self._weights[image], int(against[image]))
+            if chance <= self.rate:
+                return Near(key, self.images[image], chance)
+        return None
 
     def draws(self, count: int) -> Iterator[bytes]:
         """Packed random keys without end, from the operating system's secure source, without those refused.
