@@ -56,23 +56,23 @@ class Abstention:
     def reasons(self, images: Tensor, estimate: KeyEstimate) -> list[str]:
         """Why there is no verdict on each of `(n, 3, H, W)` images in [0, 1] and its estimate; "" where there is one.
 
-        What a search found is compared by its latents, what a network found by its alpha and its log odds.
+        What a search found is compared by its latents, what a network found by its alpha and, where its log odds are
+        the answer, by these.
         """
         found = without_content(images)
         if self.bank is None:
             return found
         if estimate.latents is not None:
             distance, farthest = latent_distance(estimate.latents, self.fingerprint), self.bank.farthest_latent
-            return [reason or _far(float(d), farthest) for reason, d in zip(found, distance, strict=True)]
-        if estimate.alpha is None:
-            return found
-        distance, farthest = self.bank.alpha_distance(estimate.alpha), self.bank.farthest_alpha
-        likeness, rows = self.bank.likeness(estimate.logits)
-        limit = self.likeness_limit
-        return [
-            reason or _far(float(d), farthest) or (_like(self.bank.names[row], float(c)) if c > limit else "")
-            for reason, d, c, row in zip(found, distance, likeness, rows.tolist(), strict=True)
-        ]
+            found = [reason or _far(float(d), farthest) for reason, d in zip(found, distance, strict=True)]
+        if estimate.alpha is not None:
+            distance, farthest = self.bank.alpha_distance(estimate.alpha), self.bank.farthest_alpha
+            found = [reason or _far(float(d), farthest) for reason, d in zip(found, distance, strict=True)]
+        if estimate.latents is None and estimate.alpha is not None:  # the log odds are the network's own
+            answers = zip(found, *self.bank.likeness(estimate.logits), strict=True)
+            limit, names = self.likeness_limit, self.bank.names
+            found = [reason or (_like(names[int(row)], float(c)) if c > limit else "") for reason, c, row in answers]
+        return found
 
     @property
     def likeness_limit(self) -> float:

@@ -92,6 +92,16 @@ def test_latents_of_a_search_are_compared_with_the_prior(module, abstention, mar
     assert "far from the generator's images" in reason
 
 
+def test_what_the_network_says_counts_beside_what_a_search_found(module, abstention, marked):
+    """A hybrid gives both: its latents are near the prior, and the network's alpha is not what own images have."""
+    latents = module.fingerprint.mean[None]
+    _, alpha = module.key_decoder().starts(marked[:1])
+    near = KeyEstimate(torch.ones(1, 32), torch.zeros(1), latents, alpha)
+    assert abstention.reasons(marked[:1], near) == [""]
+    (reason,) = abstention.reasons(marked[:1], replace(near, alpha=alpha + 5.0))
+    assert reason.startswith("abstained: far from the generator's images")
+
+
 def test_a_network_whose_own_images_come_near_loosens_the_limit(abstention):
     """The limit lies halfway, as an angle, between own images and those that show nothing."""
     assert abstention.likeness_limit >= NEAR

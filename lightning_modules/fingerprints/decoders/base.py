@@ -31,7 +31,7 @@ class KeyEstimate:
     logits: Tensor  # float32 (n, m), evidence for a 1 against a 0; log odds where the decoder is calibrated
     loss: Tensor  # float32 (n,), what the decoder minimised, at its end; nan for a decoder that minimises nothing
     latents: Tensor | None = None  # float32 (n, d), those found, with their keys
-    alpha: Tensor | None = None  # float32 (n, k), what a network alone says of them outside the key, in deviations
+    alpha: Tensor | None = None  # float32 (n, k), what the trained network alone says of them, in deviations
 
     @property
     def bits(self) -> Tensor:

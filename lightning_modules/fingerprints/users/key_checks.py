@@ -7,8 +7,9 @@ users, as `verdicts.attribute` decides.
 Keys that are drawn again are no longer uniform, and a p-value is the chance of a *uniform* random key. Where a share q
 of all keys is refused, the chance of any event among the others is at most 1 / (1 - q) times as large, so p-values and
 false-positive rates hold up to that factor. By Boole's inequality q is at most `RATE` times the bank's images over the
-number of users, plus 2 / 2^m: 0.1 % for a bank of a thousand images and one user, and less for more users. Of 100,000 random keys the
-banks that ship refused 55 to 69 with one user, 5 to 11 with ten, 0 to 2 with a hundred, none with 10,000.
+number of users, plus 2 / 2^m: 0.1 % for a bank of a thousand images and one user, and less for more users. Of 100,000
+random keys the banks that ship refused 55 to 69 with one user, 5 to 11 with ten, 0 to 2 with a hundred, none with
+10,000.
 """
 
 from __future__ import annotations
