@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -19,6 +20,7 @@ from lightning_modules.callbacks import EvaluationReport, VerdictRows, not_there
 from lightning_modules.callbacks.evaluation_run import begin_evaluation, commit_block, fold_evaluation, plain_training
 from lightning_modules.callbacks.search_watch import SearchWatch
 from lightning_modules.common.blocks import Block
+from lightning_modules.common.files import file_hash
 from lightning_modules.common.images import eight_bit
 from lightning_modules.common.weights import content_hash
 from lightning_modules.evaluation.blocks import Evaluation, require_finite
@@ -26,6 +28,7 @@ from lightning_modules.evaluation.conditions import make_conditions
 from lightning_modules.evaluation.fingerprint import FingerprintEvaluation, check_reals, load_other
 from lightning_modules.evaluation.image_distances import MARKED
 from lightning_modules.evaluation.results import FINGERPRINT
+from lightning_modules.fingerprints.abstention import Abstention
 from lightning_modules.fingerprints.decoders.base import UNWATCHED, KeyDecoder, Watch
 from lightning_modules.fingerprints.decoders.key_network import build_network, calibrate_network, take_network
 from lightning_modules.fingerprints.decoders.registry import (
@@ -53,6 +56,7 @@ from lightning_modules.fingerprints.settings import (
     as_settings,
     current_settings,
 )
+from lightning_modules.fingerprints.unmarked_bank import UnmarkedBank, read_bank
 from lightning_modules.generators import load_generator
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.networks import warmup_cosine
@@ -128,6 +132,7 @@ class LatentFingerprint(pl.LightningModule):
         self.attack = make_attack(self.training_settings.attack)
         self.conditions = make_conditions(test_attacks, stream_seed)  # an unknown name is an error before the training
         self.results: dict[str, Estimate] = {}
+        self.bank_file: Path | None = None  # what `predict` found beside its checkpoint
         self.evaluation: FingerprintEvaluation | None = None
         self.search: SearchWatch | None = None
         self.network = build_network(self.key, self.training_settings, self.generator, self.fingerprint)
@@ -274,9 +279,10 @@ class LatentFingerprint(pl.LightningModule):
         self.log_dict(values, rank_zero_only=True)
 
     def on_predict_start(self) -> None:
-        """Build the decoder."""
+        """Build the decoder, and what decides where no verdict is given."""
         self.search = SearchWatch(self.trainer) if DECODERS.load(self.decoder.name).searches else None
         self.reader = self.key_decoder(self.search or UNWATCHED)
+        self.abstention = Abstention(self._require_fingerprint(), self._unmarked_bank())
         if self.search is not None:
             self.search.begin(self.trainer.predict_dataloaders)
 
@@ -286,14 +292,18 @@ class LatentFingerprint(pl.LightningModule):
             self.search.end()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Decoded keys of image files: columns `logits` `(n, m)` and `loss` `(n,)` beside those that name the file."""
+        """Decoded keys of image files: columns `logits` `(n, m)`, `loss` `(n,)` and `reason` (of no verdict, or "").
+
+        Beside them stand those that name the file.
+        """
         if not batch["part"]:  # other processes have one more
             return {}
         estimate = self.reader.decode(batch["image"])
         cure = "look at the weights of the decoder, and at the images"
         require_finite("logits", estimate.logits, batch["path"], cure)
         named = {name: batch[name] for name in ("index", "path", "content_id")}
-        return {**named, "logits": estimate.logits, "loss": estimate.loss}
+        reasons = self.abstention.reasons(batch["image"], estimate)
+        return {**named, "reason": reasons, "logits": estimate.logits, "loss": estimate.loss}
 
     def key_decoder(self, watch: Watch = UNWATCHED, cache: str | None = None) -> KeyDecoder:
         """The decoder that the settings name, on this module's device; ValueError without the network it needs.
@@ -302,6 +312,17 @@ class LatentFingerprint(pl.LightningModule):
         """
         fingerprint, settings = self._require_fingerprint(), replace(self.decoder, cache=self.decoder.cache or cache)
         return build_decoder(settings, self.generator, self.options, fingerprint, self.network, self.device, watch)
+
+    def _unmarked_bank(self) -> UnmarkedBank | None:
+        """The bank beside the checkpoint; None without one, or, with a warning, where it is another network's."""
+        bank = None if self.bank_file is None else read_bank(self.bank_file, self._require_fingerprint().id)
+        if bank is not None and bank.decoder != content_hash(self.network.state_dict()):
+            rank_zero_warn(
+                f"{self.bank_file}: found the answers of another decoder than the checkpoint's, so images that are far "
+                "from the generator's get a verdict; make it again with `evaluate.py users bank RUN`"
+            )
+            return None
+        return bank
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Carry the fingerprint: tensors and plain values."""
@@ -384,6 +405,8 @@ class LatentFingerprint(pl.LightningModule):
         """What writes the JSON lines of `predict`."""
         decoder = asdict(replace(self.decoder, cache=None))
         identity = {"checkpoint": plan.checkpoint_hash, "decoder": decoder, "options": self.options}
+        self.bank_file = plan.bank
+        identity["bank"] = None if plan.bank is None else file_hash(plan.bank)  # blocks hold reasons of no verdict
         return VerdictRows(
             out, plan.registry, plan.false_positive_rate, plan.combine, plan.show_bits, identity, plan.fresh
         )

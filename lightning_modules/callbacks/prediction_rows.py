@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from lightning_modules.callbacks.evaluation_run import tell_missing
+from lightning_modules.callbacks.verdict_summary import count_of, summarise
 from lightning_modules.common.blocks import Block
 from lightning_modules.common.files import atomic_file
 from lightning_modules.evaluation.answers import verdict_over_set
@@ -27,7 +28,6 @@ from lightning_modules.fingerprints.decoders.base import KeyEstimate
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry
 from lightning_modules.fingerprints.users.keys import key_to_text
 from lightning_modules.fingerprints.users.verdicts import Verdict, attribute, combine
-from lightning_modules.metrics.evidence import most_users
 from lightning_modules.metrics.set_test import SetVerdict
 
 
@@ -76,8 +76,9 @@ class BlockRows(Callback):
     ) -> None:
         """Commit the block; the first process makes rows of what follows those that it has written."""
         if batch["part"]:
-            columns = {"path": pa.array(outputs["path"], type=pa.large_string())}
-            columns |= {name: matrix(value) for name, value in outputs.items() if isinstance(value, Tensor)}
+            columns = {name: matrix(value) for name, value in outputs.items() if isinstance(value, Tensor)}
+            texts = {name: value for name, value in outputs.items() if isinstance(value, list)}
+            columns |= {name: pa.array(value, type=pa.large_string()) for name, value in texts.items()}
             EvaluationFolder(self.folder).commit((batch["part"], batch["block"]), columns)
         if trainer.is_global_zero:
             self._extend_partial(pl_module)
@@ -170,12 +171,12 @@ class PredictionRows(BlockRows):
         self._unknown, self._module, self._told = 0, pl_module, ""
         super().on_predict_end(trainer, pl_module)
         if trainer.is_global_zero:
-            lines = [f"{_count(self._named.total(), 'file')}:"]
+            lines = [f"{count_of(self._named.total(), 'file')}:"]
             lines += [f"  {source}: {number}" for source, number in self._named.most_common()]
             if self._unknown:
-                lines.append(f"{_count(self._unknown, 'file')} unlike those of every trained source")
+                lines.append(f"{count_of(self._unknown, 'file')} unlike those of every trained source")
             if self._trained:
-                lines.append(f"{_count(self._trained, 'file')} of them trained the attributor")
+                lines.append(f"{count_of(self._trained, 'file')} of them trained the attributor")
             lines += [self._told] if self._told else []
             self.summary = "\n".join(lines)
 
@@ -223,7 +224,7 @@ def set_row(verdict: SetVerdict) -> dict[str, Any]:
 
 def set_sentence(verdict: SetVerdict, files: int) -> str:
     """What a verdict says, for people."""
-    together = f"taken together, the {_count(files, 'file')}"
+    together = f"taken together, the {count_of(files, 'file')}"
     none = f"p = {verdict.none_of_these:.2g} that they come from any trained source"
     if verdict.named is None:
         possible = f"; not refused: {', '.join(verdict.not_refused)}" if verdict.not_refused else ""
@@ -265,9 +266,6 @@ def skipped_rows(trainer: pl.Trainer, answer: str) -> list[dict[str, Any]]:
     return [{"index": item["index"], "file": item["path"], answer: None, "reason": item["reason"]} for item in skipped]
 
 
-SHOWN_USERS = 10
-
-
 class VerdictRows(BlockRows):
     """Compares decoded keys with a registry when all images are done; writes one row an image, in order of the files.
 
@@ -276,9 +274,10 @@ class VerdictRows(BlockRows):
     with the log odds of the decoded bits as that user's), `family_p_value` (that any of so many random keys does, by
     Bonferroni), `verdict` (the user's name, or null), `false_positive_rate`, `confidence` (mean probability of the
     decoded bits, in [0.5, 1], as good as the decoder's calibration), where the decoder minimises one, `loss`, and
-    `resized_from`, `<width>x<height>`, of an image that had another size than the generator's. An
-    image that could not be used has the row `{"file", "verdict": null, "reason"}` and plays no part in a verdict over
-    all.
+    `resized_from`, `<width>x<height>`, of an image that had another size than the generator's. An image that shows
+    nothing, or nothing that the generator draws (`fingerprints.abstention`), has no verdict whatever its p-value, and a
+    `reason` that begins with "abstained". One that could not be used has the row `{"file", "verdict": null, "reason"}`.
+    Neither plays a part in a verdict over all.
 
     Decoded bits are left out unless asked for. They are nobody's secret in themselves, but where the verdict is right
     they are a user's key, or close to it: a file with them can be read by its owner alone.
@@ -319,13 +318,16 @@ class VerdictRows(BlockRows):
         """See `BlockRows`."""
         logits, losses = read_matrix(table, "logits").double(), read_matrix(table, "loss").tolist()
         places, identifiers = table["index"].to_pylist(), table["content_id"].to_pylist()
+        reasons = _reasons(table)
         for position, file in enumerate(table["path"].to_pylist()):
             row = {"file": file, "content_id": f"{identifiers[position]:016x}", **self._compare(logits[position])}
             if math.isfinite(losses[position]):
                 row["loss"] = losses[position]
             if (size := self._fitted.get(file)) is not None:
                 row["resized_from"] = size
-            self._told.append({name: row[name] for name in ("verdict", "bits", "false_positive_rate")})
+            if reasons[position]:
+                row |= {"verdict": None, "reason": reasons[position]}
+            self._told.append({name: row.get(name) for name in ("verdict", "bits", "false_positive_rate", "reason")})
             yield places[position], row
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -340,9 +342,16 @@ class VerdictRows(BlockRows):
     def last_rows(self, trainer: pl.Trainer) -> list[dict[str, Any]]:
         """The verdict over all images together, where it is asked for."""
         if self.combined:
-            logits = torch.cat([read_matrix(table, "logits") for table in self.store.read("predict", ["logits"])])
-            found = {"combined": True, "files": len(logits), **self._compare(logits.double())}
-            self._together = [found]
+            parts = []
+            for table in self.store.read("predict"):
+                taken = torch.tensor([not reason for reason in _reasons(table)], dtype=torch.bool)
+                parts.append(read_matrix(table, "logits")[taken])
+            logits = torch.cat(parts)
+            found = {"combined": True, "files": len(logits)}
+            if len(logits):
+                self._together = [found | self._compare(logits.double())]
+            else:
+                self._together = [found | {"verdict": None, "reason": "abstained: on every image"}]
         return self._together
 
     def _compare(self, logits: Tensor) -> dict[str, Any]:
@@ -353,41 +362,13 @@ class VerdictRows(BlockRows):
         return row | ({"decoded_bits": key_to_text(total > 0)} if self.show_bits else {})
 
 
+def _reasons(table: pa.Table) -> list[str]:
+    """Why there is no verdict on the images of a table; "" where there is one."""
+    return table["reason"].to_pylist() if "reason" in table.column_names else [""] * table.num_rows
+
+
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """A verdict as the columns of a row; no bit of a key is in it."""
     columns = {"matching_bits": "bits_matching", "user": "verdict"}
     order = ("matching_bits", "bits", "best_user", "p_value", "family_p_value", "user", "false_positive_rate")
     return {columns.get(name, name): getattr(verdict, name) for name in order}
-
-
-def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]], users: int, skipped: int = 0) -> str:
-    """What the rows say, for people, in a few lines: how many images go to whom, and how many to nobody.
-
-    `rows` has one or more images, `together` the combined row or none; so many images more were `skipped`.
-    """
-    bits, rate = rows[0]["bits"], rows[0]["false_positive_rate"]
-    enough = f"a user is named from a p-value of {rate / users:.2g} on"
-    if users > (most := most_users(bits, rate)):
-        whom = f"can tell {_count(most, 'user')} apart at most" if most else "can name nobody"
-        enough = f"keys of {bits} bits {whom} at this rate"
-    named = Counter(row["verdict"] for row in rows if row["verdict"] is not None)
-    lines = [
-        f"{_count(len(rows), 'file')}: {named.total()} attributed, {len(rows) - named.total()} abstained "
-        f"({_count(users, 'user')}, false-positive rate {rate:g} an image: {enough})"
-    ]
-    if skipped:
-        lines.append(f"{_count(skipped, 'file')} more could not be used, each row says why")
-    lines += [f"  {user}: {number}" for user, number in named.most_common(SHOWN_USERS)]
-    if len(named) > SHOWN_USERS:
-        lines.append(f"  and {len(named) - SHOWN_USERS} more")
-    for row in together:
-        who = row["verdict"] or f"nobody (closest: {row['best_user']})"
-        lines.append(
-            f"all together: {who}, p-value {row['p_value']:.2g}, over all users {row['family_p_value']:.2g}, "
-            f"{row['bits_matching']} of {bits} bits match"
-        )
-    return "\n".join(lines)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

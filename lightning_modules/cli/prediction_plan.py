@@ -16,6 +16,7 @@ from lightning_modules.cli.users import counted
 from lightning_modules.common.files import file_hash
 from lightning_modules.common.shipped import program
 from lightning_modules.fingerprints.fitting import stored_fingerprint
+from lightning_modules.fingerprints.unmarked_bank import FILE_NAME
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry
 from lightning_modules.metrics.evidence import most_users, smallest_p_value
 
@@ -45,6 +46,7 @@ class PredictionPlan:
     checkpoint_hash: str = ""  # SHA-256 of the checkpoint's file
     fresh: bool = False  # whether an unfinished prediction is begun anew
     as_set: bool = False  # whether all images get one verdict together, as of one source
+    bank: Path | None = None  # decoded images without key, where the fingerprint's run folder has them
 
     @property
     def owner(self) -> str:
@@ -109,7 +111,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
     registry = read_registry(Path(options["registry"]), stored_fingerprint(saved))
     if not registry.users:
         raise ValueError(f"{options['registry']}: found no user, expected at least one; register one with `{create}`")
-    size = saved.get("image_size")
+    size, bank = saved.get("image_size"), run_folder_of(checkpoint) / FILE_NAME
     return PredictionPlan(
         "fingerprint",
         None if size is None else [int(side) for side in size],
@@ -117,6 +119,7 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
         false_positive_rate=rate,
         combine=bool(options["combine"]),
         show_bits=bool(options["show_bits"]),
+        bank=bank if bank.is_file() else None,
         **always,
     )
 

@@ -26,6 +26,8 @@ DESCRIPTION = """Register users and their keys, list them, look one up, join reg
 {program} show users.json alice
 {program} merge office-a.json office-b.json --out users.json
 
+{program} bank runs/fingerprint/stylegan2/RUN
+
 Keys are secrets. Only `show` prints one; registries and exported tables can be read by their owner alone, and a key
 once given to a user is never replaced."""
 COMMANDS = {
@@ -36,6 +38,7 @@ COMMANDS = {
     "merge": "join registries of one fingerprint into a new one",
     "export": "write all users and keys as a table that `import` reads",
     "reseal": "give a registry that was changed by hand, on purpose, a new checksum",
+    "bank": "decode images without key by a run's decoder: keys that come near them are refused from then on",
 }
 
 
@@ -66,15 +69,19 @@ def _run(given: argparse.Namespace) -> None:
             raise FingerprintError(
                 "found no user to register, expected names, or a file of them with --names_file FILE"
             )
+        begun = not given.registry.exists()
         registry = manage.create_users(given.registry, names, given.fingerprint, given.minimum_distance)
         print(f"registered {counted(len(names))}; {given.registry.name} holds {counted(len(registry.users))}")
         print(manage.capacity(registry))
+        _tell_of_no_bank(registry, begun)
         _warn_of_capacity(registry)
     elif given.command == "import":
         if given.table.is_file() and given.table.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             _tell(f"warning: others can read the keys in {given.table}: chmod 600, or remove it after")
+        begun = not given.registry.exists()
         registry = manage.import_users(given.registry, given.table, given.fingerprint)
         print(f"{given.registry.name} holds {counted(len(registry.users))}")
+        _tell_of_no_bank(registry, begun)
         _warn_of_capacity(registry)
     elif given.command == "merge":
         registry = manage.merge_users(given.registry, given.out)
@@ -87,6 +94,8 @@ def _run(given: argparse.Namespace) -> None:
     elif given.command == "reseal":
         registry = manage.reseal_users(given.registry)
         print(f"{given.registry.name} has a new checksum, for {counted(len(registry.users))} as they stand there")
+    elif given.command == "bank":
+        _make_bank(given.run, given.images)
     elif given.command == "list":
         registry = read_registry(given.registry)
         print("".join(f"{name}\n" for name in registry.names), end="")
@@ -98,8 +107,29 @@ def _run(given: argparse.Namespace) -> None:
         print(key)
 
 
+def _make_bank(run: str, images: int) -> None:
+    from lightning_modules.cli.unmarked_bank import build
+    from lightning_modules.fingerprints.fingerprint import FingerprintError
+
+    try:
+        file, bank = build(run, images)
+    except (ValueError, FileNotFoundError) as error:
+        raise FingerprintError(str(error)) from error
+    print(f"decoded {len(bank.names):,} images without key, and {bank.own_images:,} of the generator's own")
+    print(file)
+
+
+def _tell_of_no_bank(registry: KeyRegistry, begun: bool) -> None:
+    """Once, when a registry is begun."""
+    from lightning_modules.fingerprints.users.manage import missing_bank
+
+    if begun and (told := missing_bank(registry)) is not None:
+        print(told)
+
+
 def _warn_of_capacity(registry: KeyRegistry) -> None:
-    from lightning_modules.fingerprints.users.manage import RATE, capacity
+    from lightning_modules.fingerprints.users.key_checks import RATE
+    from lightning_modules.fingerprints.users.manage import capacity
     from lightning_modules.metrics.evidence import most_users
 
     users, most = len(registry.users), most_users(registry.bits, RATE)
@@ -125,6 +155,11 @@ def _parser() -> CommandParser:
         if name == "merge":
             command.add_argument("registry", type=Path, nargs="+", help="the registries' files")
             command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the registry to write")
+        elif name == "bank":
+            command.add_argument("run", help="run folder of a training, or the name of a fingerprint that ships")
+            command.add_argument(
+                "--images", type=int, default=1000, help="of the generator's own, marked and unmarked (default 1000)"
+            )
         else:
             command.add_argument("registry", type=Path, help="the registry's file")
         if name == "create":

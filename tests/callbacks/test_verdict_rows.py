@@ -38,10 +38,10 @@ STRATEGY = SimpleNamespace(broadcast=lambda value: value, barrier=lambda name: N
 FIRST, OTHER = (SimpleNamespace(is_global_zero=first, strategy=STRATEGY) for first in (True, False))
 
 
-def run(callback, logits, order=None, loss=None):
+def run(callback, logits, order=None, loss=None, reasons=None):
     """Give the callback blocks of two, in any order, and return the rows written."""
     blocks = callback.unfinished_blocks(FIRST, "hash", {"predict": len(logits)}, 2)
-    feed(callback, FIRST, [blocks[place] for place in order] if order else blocks, logits, loss)
+    feed(callback, FIRST, [blocks[place] for place in order] if order else blocks, logits, loss, reasons)
     callback.on_predict_end(FIRST, None)
     return read(callback.out)
 
@@ -50,7 +50,7 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def feed(callback, trainer, blocks, logits, loss=None):
+def feed(callback, trainer, blocks, logits, loss=None, reasons=None):
     loss = torch.full((len(logits),), float("nan")) if loss is None else loss
     for part, number in blocks:
         chosen = list(range(2 * number, min(2 * number + 2, len(logits))))
@@ -61,6 +61,7 @@ def feed(callback, trainer, blocks, logits, loss=None):
             "logits": logits[chosen],
             "loss": loss[chosen],
         }
+        outputs |= {} if reasons is None else {"reason": [reasons[index] for index in chosen]}
         callback.on_predict_batch_end(trainer, None, outputs, {"part": part, "block": number}, 0)
 
 
@@ -227,3 +228,22 @@ def test_the_summary_counts_images_by_user_and_cuts_a_long_list(tmp_path):
     assert lines[1] == "  user7: 2"
     assert lines[-1] == "  and 2 more"
     assert len(lines) == 12
+
+
+def test_an_abstention_has_its_numbers_a_reason_and_no_part_in_the_verdict_over_all(registry, tmp_path):
+    """Whatever the evidence: the second image speaks for bob, and the third for carol."""
+    keys = [registry.key_of(name) for name in ("alice", "bob", "carol")]
+    why = ["", "abstained: no content: found 1 colour in the image", ""]
+    callback = VerdictRows(tmp_path / "out.jsonl", registry, 1e-6, combined=True)
+    *rows, together = run(callback, torch.stack([evidence(key) for key in keys]), reasons=why)
+    assert [row["verdict"] for row in rows] == ["alice", None, "carol"]
+    assert [row.get("reason") for row in rows] == [None, why[1], None]
+    assert (rows[1]["best_user"], rows[1]["bits_matching"]) == ("bob", BITS)
+    assert together["files"] == 2
+    assert callback.summary.splitlines()[1] == (
+        "1 file of them without content or far from the generator's images: each row says why"
+    )
+    nothing = VerdictRows(tmp_path / "none.jsonl", registry, 1e-6, combined=True)
+    *_, together = run(nothing, evidence(keys[0])[None], reasons=[why[1]])
+    assert together == {"combined": True, "files": 0, "verdict": None, "reason": "abstained: on every image"}
+    assert nothing.summary.splitlines()[-1] == "all together: nobody, since no image is left"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import GMDataError
 from lightning_modules.cli.errors import run_command
 from lightning_modules.common.content_ids import content_id, content_id_to_int
+from lightning_modules.common.shipped import TRAINED
+from lightning_modules.fingerprints.fingerprint import FingerprintError
+from lightning_modules.fingerprints.unmarked_bank import FILE_NAME, read_bank, write_bank
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
 from lightning_modules.fingerprints.users.keys import key_from_text, key_to_text
 from lightning_modules.generators import load_generator
@@ -258,3 +262,61 @@ def test_a_config_of_another_module_is_refused(run, tmp_path):
     users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
     with pytest.raises(SystemExit, match="found a config of Attributor with the checkpoint of a fingerprint"):
         predict(run, "--config", "configs/quickstart.yaml", "--run_dir", str(tmp_path / "r"), registry=users)
+
+
+def test_a_bank_is_made_used_and_not_taken_for_that_of_another_network(run, tmp_path, capsys):
+    shutil.copytree(run / "run", tmp_path / "run")
+    evaluate.main(["users", "bank", str(tmp_path / "run"), "--images", "40"])
+    file = tmp_path / "run" / FILE_NAME
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == str(file)
+    assert "of the generator's own" in told[-2]
+    assert read_bank(file).bits == BITS
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    shutil.copytree(run / "images", tmp_path / "images")
+    save_png(tmp_path / "images" / "flat.png", np.full((16, 16, 3), 90, dtype=np.uint8))
+    rows, _ = predict(tmp_path, "--run_dir", str(tmp_path / "a"), registry=users)
+    assert ["reason" in row for row in rows] == [False, False, False, True]
+    assert rows[3]["reason"] == "abstained: no content: found 1 colour in the image"
+    write_bank(replace(read_bank(file), decoder="another", farthest_alpha=0.0), file)
+    with pytest.warns(UserWarning, match="found the answers of another decoder than the checkpoint's"):
+        rows, _ = predict(tmp_path, "--run_dir", str(tmp_path / "b"), registry=users)
+    assert ["reason" in row for row in rows] == [False, False, False, True]
+    write_bank(replace(read_bank(file), fingerprint="another"), file)
+    with pytest.raises(FingerprintError, match="found a bank for the fingerprint another"):
+        predict(tmp_path, "--run_dir", str(tmp_path / "c"), registry=users)
+
+
+@pytest.mark.parametrize("mistake", ["nowhere", "untrained", "images"])
+def test_a_bank_of_no_trained_decoder_is_refused(run, tmp_path, mistake, capsys):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    saved = torch.load(run / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    if mistake == "untrained":
+        saved["hyper_parameters"]["decoder"]["name"] = "inversion"
+    torch.save(saved, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    chosen = {"nowhere": [str(tmp_path / "none")], "images": [str(tmp_path / "run"), "--images", "2"]}
+    with pytest.raises(SystemExit) as left:
+        evaluate.main(["users", "bank", *chosen.get(mistake, [str(tmp_path / "run")])])
+    assert left.value.code == 2
+    expected = {"nowhere": "no file", "untrained": "found the decoder inversion", "images": "expected at least 4"}
+    assert expected[mistake] in capsys.readouterr().err
+    assert not (tmp_path / "run" / FILE_NAME).exists()
+
+
+def test_who_holds_what_a_flat_grey_decodes_to_is_not_named(tmp_path):
+    """The shipped StyleGAN2: 256 flat greys decode to 26 keys."""
+    home = TRAINED / "stylegan2"
+    bank = read_bank(home / FILE_NAME)
+    key = bank.log_odds[127] > 0
+    registry = KeyRegistry(32, {}, bank.fingerprint, "gan-stylegan2")
+    registry.add("eve", key_to_text(key))
+    write_registry(registry, tmp_path / "users.json")
+    (tmp_path / "images").mkdir()
+    for level in (125, 127):
+        save_png(tmp_path / "images" / f"{level}.png", np.full((32, 32, 3), level, dtype=np.uint8))
+    chosen = ["--ckpt_path", str(home), "--registry", str(tmp_path / "users.json"), "--run_dir", str(tmp_path / "r")]
+    out = evaluate.main(["predict", "--images", str(tmp_path / "images"), *chosen])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(row["family_p_value"] < 1e-8 for row in rows)
+    assert [(row["verdict"], row["best_user"]) for row in rows] == [(None, "eve")] * 2
+    assert all(row["reason"].startswith("abstained: no content") for row in rows)

@@ -43,8 +43,8 @@ class AmortisedDecoder(NamedDecoder):
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1]; nothing is minimised, so the loss is nan."""
-        logits, _ = self.starts(images)
-        return KeyEstimate(logits, torch.full((len(images),), float("nan"), device=images.device))
+        logits, alpha = self.starts(images)
+        return KeyEstimate(logits, torch.full((len(images),), float("nan"), device=images.device), alpha=alpha)
 
     @torch.no_grad()
     def starts(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ class KeyEstimate:
     logits: Tensor  # float32 (n, m), evidence for a 1 against a 0; log odds where the decoder is calibrated
     loss: Tensor  # float32 (n,), what the decoder minimised, at its end; nan for a decoder that minimises nothing
     latents: Tensor | None = None  # float32 (n, d), those found, with their keys
+    alpha: Tensor | None = None  # float32 (n, k), what the trained network alone says of them, in deviations
 
     @property
     def bits(self) -> Tensor:
@@ -45,11 +46,9 @@ class KeyEstimate:
     @classmethod
     def joined(cls, parts: Sequence[KeyEstimate]) -> KeyEstimate:
         """The answers for the images of all parts, in their order."""
-        latents = [part.latents for part in parts if part.latents is not None]
+        named = [{name: value for name, value in vars(part).items() if value is not None} for part in parts]
         return cls(
-            torch.cat([part.logits for part in parts]),
-            torch.cat([part.loss for part in parts]),
-            torch.cat(latents) if len(latents) == len(parts) else None,
+            **{name: torch.cat([part[name] for part in named]) for name in named[0] if all(name in p for p in named)}
         )
 
 
@@ -155,11 +154,9 @@ class CachedDecoder:
         if path.is_file():
             kept = load_file(path, device=str(images.device))
             self.watch.advance(len(images))
-            return KeyEstimate(kept["logits"], kept["loss"], kept.get("latents"))
+            return KeyEstimate(**kept)
         estimate = self.decoder.decode(images)
-        tensors = {"logits": estimate.logits, "loss": estimate.loss}
-        if estimate.latents is not None:
-            tensors["latents"] = estimate.latents
+        tensors = {name: value for name, value in vars(estimate).items() if value is not None}
         content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
         write_bytes(path, content, private=True)
         return estimate

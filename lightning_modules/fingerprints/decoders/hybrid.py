@@ -101,7 +101,7 @@ class HybridDecoder(NamedDecoder):
             mine = (images[some], alpha[some], logits[some], first[some], shown[some])
             for answer, part in zip(answers, self._searched(*mine, behind), strict=True):
                 answer[some] = part
-        return KeyEstimate(*answers)
+        return KeyEstimate(*answers, alpha=None if self.alpha_error is None else alpha)
 
     def _searched(
         self, images: Tensor, alpha: Tensor, logits: Tensor, first: Tensor, shown: Tensor, behind: Filter | None

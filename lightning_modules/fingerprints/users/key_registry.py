@@ -46,6 +46,7 @@ class KeyRegistry:
     users: dict[str, bytes] = field(default_factory=dict, repr=False)  # packed key by user id; never printed
     fingerprint: str = ""  # id of the one that the keys are for; empty for keys that may be used with any
     generator_name: str = ""  # of that fingerprint, for people
+    home: str = field(default="", compare=False)  # folder where that fingerprint was last seen; its bank lies there
     sealed: bool = field(default=True, init=False, repr=False, compare=False)  # whether its file had a checksum
     _owners: dict[bytes, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # user by key
     _names: NameIndex = field(default_factory=NameIndex, init=False, repr=False, compare=False)
@@ -79,11 +80,11 @@ class KeyRegistry:
         """The user ids, in the order of `packed`."""
         return list(self.users)
 
-    def create(self, user: str, minimum_distance: int = 0) -> None:
+    def create(self, user: str, minimum_distance: int = 0, draws: Iterator[bytes] | None = None) -> None:
         """Register a user, whose id is kept in Unicode's NFC, with a new random key.
 
         So many bits at least are to differ from every other key, so that users cannot be confused. More than one costs
-        a comparison with all keys.
+        a comparison with all keys. Random keys come from `draws` where it is given (`key_checks.KeyCheck.draws`).
 
         Raises:
             FingerprintError: a user of that id or of one that looks like it is registered, or no such key can be found.
@@ -91,7 +92,7 @@ class KeyRegistry:
         user = self._new_name(user)
         table = self.packed if minimum_distance > 1 else self._table[:0]
         try:
-            key = new_key(self._by_key(), table, self.bits, minimum_distance)
+            key = new_key(self._by_key(), table, self.bits, minimum_distance, draws)
         except ValueError as error:
             raise FingerprintError(f"user {user!r}: {error}") from error
         self.take(user, key)
@@ -195,6 +196,8 @@ def write_registry(registry: KeyRegistry, path: Path) -> None:
         "generator_name": registry.generator_name,
         "users": {user: key.hex() for user, key in registry.users.items()},
     }
+    if registry.home:
+        content["fingerprint_folder"] = registry.home
     content["checksum"] = _checksum(content)
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode(), private=True)
 
@@ -265,6 +268,7 @@ def _parse(content: dict[str, Any], path: Path, check: bool) -> KeyRegistry:
             f"`{program('users')} reseal {shlex.quote(str(path))}`"
         )
     registry = KeyRegistry(int(content["bits"]), {}, content["fingerprint"], content["generator_name"])
+    registry.home = str(content.get("fingerprint_folder", ""))
     registry.sealed = sealed
     pairs = []
     for user, text in content["users"].items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ Packed = NDArray[np.uint8]
 """Packed keys, `(n, ceil(m / 8))`."""
 
 ATTEMPTS = 100_000
+SHORTEST = 8
+"""Keys of fewer bits than this may be all zeros or all ones: too few others are left."""
 KEYS_AT_ONCE = 65_536  # keys scored in one step: what a step needs stays in the processor's cache
 _LETTERS = str.maketrans("0123456789abcdef", "bcdfghjklmnpqrst")  # no number or date to a spreadsheet
 
@@ -29,21 +31,41 @@ def random_key(bits: int) -> bytes:
     return bytes(drawn)
 
 
-def new_key(taken: Container[bytes], table: Packed, bits: int, minimum_distance: int = 0) -> bytes:
+def constant_keys(bits: int) -> tuple[bytes, ...]:
+    """The packed keys of zeros alone and of ones alone, which nobody is given; none of fewer than `SHORTEST` bits.
+
+    A decoder that answers one value wherever it knows nothing answers such a key, and the key of zeros of a fingerprint
+    that is not centred marks no image.
+    """
+    ones = np.packbits(np.ones(bits, dtype=bool)).tobytes()
+    return (bytes(len(ones)), ones) if bits >= SHORTEST else ()
+
+
+def new_key(
+    taken: Container[bytes],
+    table: Packed,
+    bits: int,
+    minimum_distance: int = 0,
+    draws: Iterator[bytes] | None = None,
+) -> bytes:
     """Draw a packed key that differs from every key taken in at least so many bits, and in one at least.
+
+    None of `constant_keys` is drawn.
 
     Args:
         taken: packed keys, where one is found without looking at all.
         table: the same keys; all of them are compared where a distance is asked for.
         bits: length m of a key.
         minimum_distance: bits.
+        draws: where random keys come from; None for `random_key`.
 
     Raises:
         ValueError: no such key was found in many draws: the distance is too large for so many users.
     """
+    constant = constant_keys(bits)
     for _ in range(ATTEMPTS):
-        key = random_key(bits)
-        if key in taken:
+        key = random_key(bits) if draws is None else next(draws)
+        if key in taken or key in constant:
             continue
         if minimum_distance <= 1 or not len(table) or int(distances(key, table).min()) >= minimum_distance:
             return key

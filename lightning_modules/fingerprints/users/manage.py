@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lightning_modules.common.files import write_bytes
 from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError, read_fingerprint
+from lightning_modules.fingerprints.unmarked_bank import FILE_NAME, UnmarkedBank
+from lightning_modules.fingerprints.users.key_checks import RATE, KeyCheck, Near, find_bank
 from lightning_modules.fingerprints.users.key_registry import (
     KeyRegistry,
     changing_registry,
+    listed,
     read_registry,
     write_registry,
 )
@@ -27,14 +31,14 @@ from lightning_modules.fingerprints.users.names import is_user_id, shown_name, w
 from lightning_modules.metrics.evidence import most_users
 
 HEADERS = (["user", "key"], ["user", "key", "check"])
-RATE = 1e-6
-"""The false-positive rate for which people are told how many users keys of a length can tell apart: `predict`'s."""
 
 
 def create_users(
     path: Path, names: Sequence[str], fingerprint: Path | None = None, minimum_distance: int = 0
 ) -> KeyRegistry:
     """Register users with new random keys: all of them, or none.
+
+    A key is drawn again where images without it would be attributed to it (`key_checks`).
 
     Args:
         path: the registry; begun if it is not there.
@@ -46,12 +50,14 @@ def create_users(
         FingerprintError: a user who is registered, no such key, or a registry or fingerprint that cannot be used.
     """
     with changing_registry(path, _read(fingerprint)) as registry:
+        bank = _bank(registry, fingerprint)
         if not 0 <= minimum_distance <= registry.bits:
             raise FingerprintError(
                 f"found a minimum distance of {minimum_distance}, expected 0 to {registry.bits}, the bits of a key"
             )
+        draws = KeyCheck(registry.bits, bank, len(registry.users) + len(names)).draws(len(names))
         for name in names:
-            registry.create(name, minimum_distance)
+            registry.create(name, minimum_distance, draws)
     return registry
 
 
@@ -83,6 +89,9 @@ def capacity(registry: KeyRegistry) -> str:
 def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> KeyRegistry:
     """Register the users of a table with the keys it gives them: all of them, or none.
 
+    Nobody is registered with a key that images without it would be attributed to (`key_checks`). Users who are
+    registered keep such a key, with a warning.
+
     Args:
         path: the registry; begun for the fingerprint if it is not there.
         table: CSV file in UTF-8 of lines `user,key`, the key as hexadecimal or as 0s and 1s, or `user,key,check` as
@@ -97,6 +106,7 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Ke
     if not lines:
         raise FingerprintError(f"{table.name}: found no user, expected lines of user,key")
     with changing_registry(path, _read(fingerprint)) as registry:
+        bank, before = _bank(registry, fingerprint), len(registry.users)
         lines_of: dict[str, int] = {}  # of the users whom the table has brought so far
         problems = []
         for number, fields in lines:
@@ -112,13 +122,24 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Ke
                 f"user,key of users who are not registered yet, a key of {registry.bits} bits as 0s and 1s or as "
                 "hexadecimal\n" + "\n".join(problems)
             )
+        refused = KeyCheck(registry.bits, bank, len(registry.users)).refused(registry.packed)
+        names = registry.names
+        if easy := [near for near in refused if near.key >= before]:
+            told = [f"  line {lines_of[names[near.key]]}: {_easy_key(names[near.key], near)}" for near in easy]
+            raise FingerprintError(
+                f"{table.name}: found {len(easy)} keys that images without them speak for, so nobody was registered; "
+                "expected keys drawn at random, which images without key match by chance alone: let "
+                f"`{program('users')} create` draw other keys for these users\n" + "\n".join(told)
+            )
+        _warn_of_easy_keys(path, [names[near.key] for near in refused])
     return registry
 
 
 def merge_users(paths: Sequence[Path], out: Path) -> KeyRegistry:
     """Join at least two registries of one fingerprint into a new file: all their users, or nothing.
 
-    A user who stands in several with one key is taken once.
+    A user who stands in several with one key is taken once. Keys that images without them would be attributed to stay,
+    with a warning, since they may be in images.
 
     Raises:
         FingerprintError: registries of different fingerprints; a user with two keys, users of different registries who
@@ -130,6 +151,7 @@ def merge_users(paths: Sequence[Path], out: Path) -> KeyRegistry:
         raise FingerprintError(f"found {len(parts)} registry to merge, expected at least two different ones")
     first, begun = paths[0], parts[paths[0]]
     merged = KeyRegistry(begun.bits, {}, begun.fingerprint, begun.generator_name)
+    merged.home = next((part.home for part in parts.values() if part.home), "")
     came_from: dict[str, Path] = {}
     problems = []
     for path, part in parts.items():
@@ -154,6 +176,9 @@ def merge_users(paths: Sequence[Path], out: Path) -> KeyRegistry:
             f"`{program('users')} reseal` it\n" + "\n".join(problems)
         )
     write_registry(merged, out)
+    refused = KeyCheck(merged.bits, _bank(merged), len(merged.users)).refused(merged.packed)
+    names = merged.names
+    _warn_of_easy_keys(out, [names[near.key] for near in refused])
     return merged
 
 
@@ -197,6 +222,50 @@ def reseal_users(path: Path) -> KeyRegistry:
     with changing_registry(path, check=False) as registry:
         registry.sealed = True  # whatever it was: a person asked for the new checksum
     return registry
+
+
+def missing_bank(registry: KeyRegistry) -> str | None:
+    """What to tell where no bank of a registry's fingerprint is at hand: how one is made; None where there is one."""
+    if _bank(registry) is not None:
+        return None
+    return (
+        f"found no {FILE_NAME} beside the fingerprint, so keys are checked for nothing but zeros and ones alone; "
+        f"`{program('users')} bank RUN` makes it from the run that trained the decoder"
+    )
+
+
+def _bank(registry: KeyRegistry, fingerprint: Path | None = None) -> UnmarkedBank | None:
+    """The bank beside a fingerprint that was named, or where the registry's was last seen, or that ships.
+
+    Raises:
+        FingerprintError: the named folder has one that cannot be used.
+    """
+    if fingerprint is not None:
+        path = Path(find_trained(str(fingerprint)))
+        registry.home = str((path if path.is_dir() else path.parent).resolve())
+        return find_bank(registry.home, registry.fingerprint)
+    try:
+        return find_bank(registry.home, registry.fingerprint)
+    except FingerprintError:  # of a folder that nobody named: it may be another run's by now
+        return find_bank(None, registry.fingerprint)
+
+
+def _easy_key(user: str, near: Near) -> str:
+    """Why a key is refused. It is in no image yet, so what comes near it may be told."""
+    if not near.image:
+        return f"the key of user {user!r} is all zeros or all ones"
+    return f"{near.image} would be named as {user!r} (p-value {near.p_value:.2g})"
+
+
+def _warn_of_easy_keys(path: Path, users: Sequence[str]) -> None:
+    """Name registered users, but no image: whoever decodes that would have their keys."""
+    if users:
+        warnings.warn(
+            f"{path}: found {len(users)} registered users with keys that images without them speak for: "
+            f"{listed(users)}; their keys stay as they are, but take care with verdicts that name them: an image "
+            "that shows little may be attributed to them",
+            stacklevel=3,
+        )
 
 
 def _refuse_existing(path: Path) -> None:

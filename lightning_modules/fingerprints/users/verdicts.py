@@ -3,7 +3,8 @@
 Under the null hypothesis the image does not carry the user's key. Keys are independent fair bits, so whatever log odds
 a decoder gives, the chance that a random key agrees with them as well as the user's does follows exactly
 (`metrics.evidence`). The p-values need no assumption about images or decoders, and no calibration on negatives: only
-that keys were drawn at random.
+that keys were drawn at random. Keys of which a share q is drawn again (`key_checks`) raise them by a factor of at most
+1 / (1 - q), 1.001 for the banks that ship.
 """
 
 from __future__ import annotations
