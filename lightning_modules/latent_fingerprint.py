@@ -303,7 +303,8 @@ class LatentFingerprint(pl.LightningModule):
         require_finite("logits", estimate.logits, batch["path"], cure)
         named = {name: batch[name] for name in ("index", "path", "content_id")}
         reasons = self.abstention.reasons(batch["image"], estimate)
-        return {**named, "reason": reasons, "logits": estimate.logits, "loss": estimate.loss}
+        found = {**named, "reason": reasons, "logits": estimate.logits, "loss": estimate.loss}
+        return found if estimate.readings is None else {**found, "readings": estimate.readings.flatten(1)}
 
     def key_decoder(self, watch: Watch = UNWATCHED, cache: str | None = None) -> KeyDecoder:
         """The decoder that the settings name, on this module's device; ValueError without the network it needs.

@@ -318,9 +318,13 @@ class VerdictRows(BlockRows):
         """See `BlockRows`."""
         logits, losses = read_matrix(table, "logits").double(), read_matrix(table, "loss").tolist()
         places, identifiers = table["index"].to_pylist(), table["content_id"].to_pylist()
-        reasons = _reasons(table)
+        reasons, readings = _reasons(table), _readings(table, logits.shape[1])
         for position, file in enumerate(table["path"].to_pylist()):
-            row = {"file": file, "content_id": f"{identifiers[position]:016x}", **self._compare(logits[position])}
+            row = {
+                "file": file,
+                "content_id": f"{identifiers[position]:016x}",
+                **self._compare(logits[position], readings[position]),
+            }
             if math.isfinite(losses[position]):
                 row["loss"] = losses[position]
             if (size := self._fitted.get(file)) is not None:
@@ -342,21 +346,29 @@ class VerdictRows(BlockRows):
     def last_rows(self, trainer: pl.Trainer) -> list[dict[str, Any]]:
         """The verdict over all images together, where it is asked for."""
         if self.combined:
-            parts = []
+            parts, seen = [], []
             for table in self.store.read("predict"):
                 taken = torch.tensor([not reason for reason in _reasons(table)], dtype=torch.bool)
                 parts.append(read_matrix(table, "logits")[taken])
-            logits = torch.cat(parts)
+                seen.append(_readings(table, parts[-1].shape[1])[taken])
+            logits, readings = torch.cat(parts).double(), torch.cat(seen)
             found = {"combined": True, "files": len(logits)}
             if len(logits):
-                self._together = [found | self._compare(logits.double())]
+                self._together = [found | self._compare(logits, readings)]
             else:
                 self._together = [found | {"verdict": None, "reason": "abstained: on every image"}]
         return self._together
 
-    def _compare(self, logits: Tensor) -> dict[str, Any]:
-        """Verdict on one image's logits `(m,)`, or on those of several that carry one key, `(n, m)`."""
-        row = verdict_row(attribute(logits, self.names, self.keys, self.false_positive_rate))
+    def _compare(self, logits: Tensor, readings: Tensor) -> dict[str, Any]:
+        """Verdict on one image's logits `(m,)`, or on those of several that carry one key, `(n, m)`.
+
+        Readings are `(r, m)` or `(n, r, m)`. Those of several images are all put back in one way, or each in the way
+        that the decoder is surest of.
+        """
+        by_way = readings.movedim(-2, 0)
+        others = by_way[1:] if readings.ndim == 2 or len(by_way) == 1 else torch.cat([by_way[1:], logits[None]])
+        verdict = attribute(by_way[0], self.names, self.keys, self.false_positive_rate, others if len(others) else None)
+        row = verdict_row(verdict)
         total = combine(logits.reshape(-1, logits.shape[-1]))
         row["confidence"] = float(KeyEstimate(total, torch.empty(0)).confidence.mean())
         return row | ({"decoded_bits": key_to_text(total > 0)} if self.show_bits else {})
@@ -365,6 +377,13 @@ class VerdictRows(BlockRows):
 def _reasons(table: pa.Table) -> list[str]:
     """Why there is no verdict on the images of a table; "" where there is one."""
     return table["reason"].to_pylist() if "reason" in table.column_names else [""] * table.num_rows
+
+
+def _readings(table: pa.Table, bits: int) -> Tensor:
+    """Log odds of a table's images by reading, float64 `(n, r, m)`; the logits alone where there is one."""
+    column = "readings" if "readings" in table.column_names else "logits"
+    found = read_matrix(table, column).double()
+    return found.view(len(found), -1, bits)
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -24,13 +25,13 @@ from lightning_modules.evaluation.blocks import (
 )
 from lightning_modules.evaluation.conditions import Condition, changed_images
 from lightning_modules.evaluation.image_distances import MARKED, equal_images, image_distances, measured_features
-from lightning_modules.fingerprints.decoders.base import KeyDecoder
+from lightning_modules.fingerprints.decoders.base import KeyDecoder, KeyEstimate
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.marked_images import MarkedImages, MarkedPair, runs
 from lightning_modules.fingerprints.settings import TestSettings
 from lightning_modules.generators.bundled.load import load_named
 from lightning_modules.generators.protocol import Generator
-from lightning_modules.metrics.evidence import p_values
+from lightning_modules.metrics.evidence import p_values, p_values_of_readings
 from lightning_modules.metrics.extractors import FeatureExtractor, build_extractor
 from lightning_modules.metrics.fingerprint_scores import (
     NEGATIVE_RATES,
@@ -120,13 +121,13 @@ class FingerprintEvaluation:
         seen = {place: condition.apply(images, samples) for place, condition in enumerate(self.conditions)}
         clean = self._decode(images, index, "clean")
         for place, attacked in seen.items():
-            logits = clean
+            found = clean
             if place:
                 changed = changed_images(attacked, images)
-                logits = self._of_changed(attacked, changed, clean, index, self.conditions[place].name)
+                found = self._of_changed(attacked, changed, clean, index, self.conditions[place].name)
                 columns[f"{place}.changed"] = matrix(changed)
-            columns[f"{place}.margins"] = matrix(key_margins(logits, made.keys))
-            columns[f"{place}.p_value"] = matrix(p_values(logits, made.keys))
+            columns[f"{place}.margins"] = matrix(key_margins(found.logits, made.keys))
+            columns[f"{place}.p_value"] = matrix(p_values_of_readings(found.evidence, made.keys))
             columns[f"{place}.features"] = self._features(attacked, index < self.equal)
         columns["wrong"], columns["wrong.p_value"] = self._wrong_keys(clean, index)
         columns["example"] = self._examples(index, unmarked, seen)
@@ -135,14 +136,15 @@ class FingerprintEvaluation:
     def _negative(self, kind: str, batch: Mapping[str, Tensor]) -> dict[str, pa.Array]:
         index = batch["index"]
         images = eight_bit(batch["image"] if kind == "real" else self._made(kind, batch["sample"]))
-        logits = self._decode(images, index, kind)
+        found = self._decode(images, index, kind)
+        logits = found.logits
         wanted = {"real": self.equal, "unmarked": 2 * self.equal}.get(kind, 0)
         keys = self._random_keys(kind, index, logits)
         positive = within_rates(logits, seeded_keys(REGISTRIES, logits.shape[1], self.seed + REGISTRY_KEYS))
         return {
             "index": matrix(index),
             "margins": matrix(key_margins(logits, keys)),
-            "p_value": matrix(p_values(logits, keys)),
+            "p_value": matrix(p_values_of_readings(found.evidence, keys)),
             **{
                 _registries(rate): matrix(torch.from_numpy(np.packbits(at_rate, axis=1)))
                 for rate, at_rate in zip(REGISTRY_RATES, positive, strict=True)
@@ -150,17 +152,22 @@ class FingerprintEvaluation:
             "features": self._features(images, index < wanted),
         }
 
-    def _decode(self, images: Tensor, index: Tensor, under: str) -> Tensor:
-        logits = self.decoder.decode(images).logits.float()
-        require_finite(f"logits ({under})", logits, [f"sample {number}" for number in index.tolist()], _LOOK_AT)
-        return logits
+    def _decode(self, images: Tensor, index: Tensor, under: str) -> KeyEstimate:
+        found = self.decoder.decode(images)
+        named = [f"sample {number}" for number in index.tolist()]
+        require_finite(f"logits ({under})", found.evidence.flatten(1), named, _LOOK_AT)
+        return replace(found, logits=found.logits.float())
 
-    def _of_changed(self, attacked: Tensor, changed: Tensor, clean: Tensor, index: Tensor, under: str) -> Tensor:
-        """Logits of attacked images; where an attack has left every pixel as it was, those of the clean image."""
-        logits = clean.clone()
-        if bool(changed.any()):
-            logits[changed] = self._decode(attacked[changed], index[changed.to(index.device)], under)
-        return logits
+    def _of_changed(
+        self, attacked: Tensor, changed: Tensor, clean: KeyEstimate, index: Tensor, under: str
+    ) -> KeyEstimate:
+        """Answers to attacked images; where an attack has left every pixel as it was, those to the clean image."""
+        if not bool(changed.any()):
+            return clean
+        logits, evidence = clean.logits.clone(), clean.evidence.clone()
+        found = self._decode(attacked[changed], index[changed.to(index.device)], under)
+        logits[changed], evidence[changed] = found.logits, found.evidence
+        return KeyEstimate(logits, clean.loss, readings=evidence)
 
     def _features(self, images: Tensor, chosen: Tensor) -> pa.Array:
         chosen = chosen.cpu()
@@ -171,17 +178,18 @@ class FingerprintEvaluation:
             require_finite(f"features of {self.extractor.name}", features, numbers, "look at the extractor's weights")
         return some_rows(features, (chosen & (features is not None)).numpy())
 
-    def _wrong_keys(self, logits: Tensor, index: Tensor) -> tuple[pa.Array, pa.Array]:
+    def _wrong_keys(self, found: KeyEstimate, index: Tensor) -> tuple[pa.Array, pa.Array]:
         """Margins of marked images against keys of others, several of each image, and their p-values."""
         margins: list[Any] = []
         chances: list[Any] = []
-        for row, position in zip(logits, index.tolist(), strict=True):
+        for row, evidence, position in zip(found.logits, found.evidence, index.tolist(), strict=True):
             first = position * self.wrong_per_image
             numbers = torch.arange(first, max(first, min(first + self.wrong_per_image, self.negatives)))
-            keys = self._random_keys("wrong_key", numbers, logits) if len(numbers) else None
+            keys = self._random_keys("wrong_key", numbers, found.logits) if len(numbers) else None
             each = row.expand(0 if keys is None else len(keys), -1)
             margins.append(None if keys is None else key_margins(each, keys).flatten().cpu().numpy())
-            chances.append(None if keys is None else p_values(each, keys).numpy())
+            tried = evidence.expand(len(each), -1, -1)
+            chances.append(None if keys is None else p_values_of_readings(tried, keys).numpy())
         return pa.array(margins, type=pa.list_(pa.float32())), pa.array(chances, type=pa.list_(pa.float64()))
 
     def _random_keys(self, kind: str, numbers: Tensor, like: Tensor) -> Tensor:

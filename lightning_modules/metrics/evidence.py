@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,6 +96,54 @@ def p_values(logits: Tensor, keys: Tensor) -> Tensor:
     weights = bit_weights(trusted(logits))
     against = weight_against(weights, logits > 0, keys)
     found = [p_value(row, int(weight)) for row, weight in zip(weights, against, strict=True)]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+FIRST_SHARE = 0.5
+"""Of a false-positive rate, what the image as it is may use up; other readings of it share the rest alike."""
+
+
+def share_of(reading: int, readings: int) -> float:
+    """The share of a false-positive rate that one of several readings of an image is tested at; they add up to 1.
+
+    Weighted Bonferroni (Genovese, Roeder and Wasserman 2006): the smallest p-value divided by its share is a p-value,
+    however the readings depend on each other. The image as it is, reading 0, is the likeliest one to be right.
+    """
+    if readings == 1:
+        return 1.0
+    return FIRST_SHARE if reading == 0 else (1.0 - FIRST_SHARE) / (readings - 1)
+
+
+def standing(weights: NDArray[np.int64], against: NDArray[Any]) -> NDArray[np.float64]:
+    """Weight against keys, in standard deviations of that of random keys from its mean; the lower, the better.
+
+    Args:
+        weights: of r readings, `(r, m)`.
+        against: of a key by reading, `(r,)`.
+    """
+    deviation = 0.5 * np.sqrt(np.square(weights.astype(np.float64)).sum(axis=1))
+    distance = against - 0.5 * weights.sum(axis=1)
+    found: NDArray[np.float64] = np.divide(distance, deviation, out=np.zeros(len(weights)), where=deviation > 0)
+    return found
+
+
+def p_values_of_readings(readings: Tensor, keys: Tensor) -> Tensor:
+    """Of each image, the p-value of its key by several readings of the image (`share_of`); float64 `(n,)`.
+
+    Exact p-values are taken of the image as it is and of the reading that stands best otherwise: whichever that is, the
+    result is no smaller than the least of all of them, so that it keeps to its rate.
+
+    Args:
+        readings: log odds by reading, `(n, r, m)`, the image as it is first.
+        keys: the keys to test, bool `(n, m)`.
+    """
+    found = []
+    for odds, key in zip(readings, keys, strict=True):
+        weights = bit_weights(trusted(odds))
+        against = weight_against(weights, odds > 0, key.expand(len(odds), -1))
+        tried = [0] if len(odds) == 1 else [0, 1 + int(standing(weights[1:], against[1:]).argmin())]
+        chances = [p_value(weights[one], int(against[one])) / share_of(one, len(odds)) for one in tried]
+        found.append(min(1.0, *chances))
     return torch.tensor(found, dtype=torch.float64)
 
 

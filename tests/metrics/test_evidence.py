@@ -21,6 +21,8 @@ from lightning_modules.metrics.evidence import (
     most_users,
     p_value,
     p_values,
+    p_values_of_readings,
+    share_of,
     smallest_p_value,
     trusted,
     weight_against,
@@ -159,3 +161,39 @@ def test_an_image_has_its_weights_whatever_the_batch_and_the_order_of_bits():
     assert torch.equal(p_values(logits[:, order], keys[:, order]), p_values(logits, keys))
     assert abs(together.sum(axis=1) - GRID).max() <= 61 / 2
     assert weight_against(together, logits > 0, logits > 0).tolist() == [0] * 20
+
+
+def test_shares_of_readings_add_up_to_the_rate():
+    assert share_of(0, 1) == 1.0
+    for readings in (2, 10, 33):
+        shares = [share_of(reading, readings) for reading in range(readings)]
+        assert sum(shares) == pytest.approx(1.0)
+        assert shares[0] == 0.5
+        assert len(set(shares[1:])) == 1
+
+
+def test_the_p_value_of_several_readings_is_that_of_the_best_one_with_its_correction():
+    generator = torch.Generator().manual_seed(4)
+    keys = torch.rand(6, 24, generator=generator) < 0.5
+    readings = torch.randn(6, 5, 24, generator=generator)
+    for image in range(1, 6):  # image n is read well in reading n - 1
+        readings[image, image - 1] += torch.where(keys[image], 2.5, -2.5)
+    single = torch.stack([p_values(readings[:, reading], keys) for reading in range(5)], dim=1)
+    shares = torch.tensor([share_of(reading, 5) for reading in range(5)], dtype=torch.float64)
+    found = p_values_of_readings(readings, keys)
+    torch.testing.assert_close(found[1:], (single / shares).amin(dim=1)[1:], rtol=1e-12, atol=0)
+    assert bool((found >= (single / shares).amin(dim=1).clamp(max=1.0)).all())
+    torch.testing.assert_close(p_values_of_readings(readings[:, :1], keys), single[:, 0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_random_keys_keep_the_rate_over_many_readings(alike):
+    """Readings that all agree, or that have nothing to do with each other: 4,000 random keys, rates of 5 and 1 %."""
+    generator = torch.Generator().manual_seed(5)
+    readings = 3.0 * torch.randn(4000, 1 if alike else 9, 20, generator=generator).expand(-1, 9, -1)
+    keys = torch.rand(4000, 20, generator=generator) < 0.5
+    found = p_values_of_readings(readings, keys)
+    for rate in (0.05, 0.01):
+        assert float((found <= rate).double().mean()) < rate + 3 * (rate / 4000) ** 0.5
+    if not alike:
+        assert float((found <= 0.05).double().mean()) > 0.025  # the correction is no larger than it must be

@@ -27,7 +27,7 @@ class AmortisedSettings:
 
 
 class AmortisedDecoder(NamedDecoder):
-    """Decodes keys by a trained network, in evaluation mode, and keeps the registration it is surest of."""
+    """Decodes keys by a trained network, in evaluation mode; of several registrations all are read."""
 
     settings_class = AmortisedSettings
     needs_network = True
@@ -43,23 +43,28 @@ class AmortisedDecoder(NamedDecoder):
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1]; nothing is minimised, so the loss is nan."""
-        logits, alpha = self.starts(images)
-        return KeyEstimate(logits, torch.full((len(images),), float("nan"), device=images.device), alpha=alpha)
+        parts = [self._registered(part) for part in torch.split(images, self.batch)]
+        logits, alpha, readings = (torch.cat(some) for some in zip(*parts, strict=True))
+        nothing = torch.full((len(images),), float("nan"), device=images.device)
+        return KeyEstimate(logits, nothing, alpha=alpha, readings=readings if len(self.tried) > 1 else None)
 
     @torch.no_grad()
     def starts(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Key logits `(n, m)` and alpha in standard deviations `(n, k)`."""
         parts = [self._registered(part) for part in torch.split(images, self.batch)]
-        return torch.cat([logits for logits, _ in parts]), torch.cat([alpha for _, alpha in parts])
+        return torch.cat([logits for logits, *_ in parts]), torch.cat([alpha for _, alpha, _ in parts])
 
-    def _registered(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def _registered(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits and alpha of the surest reading, and the logits of all."""
         logits, alpha = self.network(images)
-        sure = certainty(logits)
+        sure, readings = certainty(logits), [logits]
         for register in self.tried[1:]:
             other, its_alpha = self.network(register(images))
+            readings.append(other)
             its_certainty = certainty(other) - MARGIN
             surer = its_certainty > sure
             sure = torch.where(surer, its_certainty, sure)
             logits = torch.where(surer[:, None], other, logits)
             alpha = torch.where(surer[:, None], its_alpha, alpha)
-        return logits, alpha
+        return logits, alpha, torch.stack(readings, dim=1)

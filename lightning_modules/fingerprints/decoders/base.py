@@ -32,6 +32,12 @@ class KeyEstimate:
     loss: Tensor  # float32 (n,), what the decoder minimised, at its end; nan for a decoder that minimises nothing
     latents: Tensor | None = None  # float32 (n, d), those found, with their keys
     alpha: Tensor | None = None  # float32 (n, k), what the trained network alone says of them, in deviations
+    readings: Tensor | None = None  # float32 (n, r, m), logits of the image as it is and put back in other ways
+
+    @property
+    def evidence(self) -> Tensor:
+        """All readings of each image, `(n, r, m)`; the logits alone where there is one."""
+        return self.logits[:, None] if self.readings is None else self.readings
 
     @property
     def bits(self) -> Tensor:

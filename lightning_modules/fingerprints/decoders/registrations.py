@@ -1,8 +1,9 @@
 """Putting an image back as it was made: mirrored, shifted, enlarged or turned images, tried one after the other.
 
-A try is chosen by how sure the decoder is of the bits it reads then, which no key has a part in. Keys are drawn at
-random, so p-values of the chosen try hold as they are: there is no number of tries to correct for. A network is too
-sure of images unlike those of its training, so a try has to be surer than the image as it is by `MARGIN`.
+Verdicts test every try, corrected for their number (`metrics.evidence.share_of`). Where one answer is needed, as for
+the share of bits that are right, it is that of the try in which the decoder is surest of its bits; no key has a part in
+that. A network is too sure of images unlike those of its training, so a try has to be surer than the image as it is by
+`MARGIN`.
 """
 
 from __future__ import annotations

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_modules.fingerprints.users.keys import Packed, distances, pack_key, packed_bytes, weights_against
-from lightning_modules.metrics.evidence import bit_weights, check_rate, p_value, trusted
+from lightning_modules.metrics.evidence import bit_weights, check_rate, p_value, share_of, standing, trusted
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,13 @@ class Verdict:
     false_positive_rate: float
 
 
-def attribute(logits: Tensor, names: Sequence[str], keys: Packed, false_positive_rate: float = 1e-6) -> Verdict:
+def attribute(
+    logits: Tensor,
+    names: Sequence[str],
+    keys: Packed,
+    false_positive_rate: float = 1e-6,
+    others: Tensor | None = None,
+) -> Verdict:
     """Name the user whose key the log odds speak for, or nobody.
 
     Two users whose keys agree equally well cannot be told apart: there is no verdict then, whatever the p-value.
@@ -42,12 +51,15 @@ def attribute(logits: Tensor, names: Sequence[str], keys: Packed, false_positive
         names: the users.
         keys: their keys, packed, uint8 `(users, ceil(m / 8))`.
         false_positive_rate: largest chance, over all users together, of naming anybody for an image without key.
+        others: log odds of the same images read in r other ways, `(r, m)` or `(r, n, m)`; their p-values are corrected
+            for the number of readings (`metrics.evidence.share_of`).
 
     Raises:
         ValueError: keys of another length, or a rate outside (0, 1).
     """
-    evidence = combine(logits.reshape(-1, logits.shape[-1]))
-    bits = len(evidence)
+    bits = logits.shape[-1]
+    given = [logits, *(() if others is None else others)]
+    evidence = torch.stack([combine(reading.reshape(-1, bits)) for reading in given])
     if keys.shape != (len(names), packed_bytes(bits)):
         raise ValueError(
             f"found {bits} log odds and packed keys {tuple(keys.shape)} for {len(names)} users, expected keys "
@@ -56,16 +68,32 @@ def attribute(logits: Tensor, names: Sequence[str], keys: Packed, false_positive
     check_rate(false_positive_rate)
     if not names:
         return Verdict(None, None, 0, bits, 1.0, 1.0, false_positive_rate)
-    weights, decoded = bit_weights(evidence[None])[0], evidence > 0
-    against = weights_against(weights, decoded, keys)
-    place = int(against.argmin())
-    alone = int(np.count_nonzero(against == against[place])) == 1
-    chance = p_value(weights, int(against[place]))
+    weights, decoded = bit_weights(evidence), evidence > 0
+    matches = [_best_match(*reading, keys) for reading in zip(weights, decoded, strict=True)]
+    tried = [0]
+    if len(matches) > 1:
+        stand = standing(weights[1:], np.array([match.against for match in matches[1:]]))
+        tried.append(1 + int(stand.argmin()))
+    chances = [p_value(weights[one], matches[one].against) / share_of(one, len(matches)) for one in tried]
+    reading = tried[int(np.argmin(chances))]
+    chance, (place, _, alone) = min(1.0, *chances), matches[reading]
     family = family_p_value(chance, len(names))
-    matching = bits - int(distances(pack_key(decoded), keys[place : place + 1])[0])
+    matching = bits - int(distances(pack_key(decoded[reading]), keys[place : place + 1])[0])
     best = names[place]
     named = best if alone and family <= false_positive_rate else None
     return Verdict(named, best, matching, bits, chance, family, false_positive_rate)
+
+
+class _Match(NamedTuple):
+    place: int
+    against: int  # weight against that user's key, the least of all
+    alone: bool  # whether no other user's key has as little
+
+
+def _best_match(weights: NDArray[np.int64], decoded: Tensor, keys: Packed) -> _Match:
+    against = weights_against(weights, decoded, keys)
+    place = int(against.argmin())
+    return _Match(place, int(against[place]), int(np.count_nonzero(against == against[place])) == 1)
 
 
 def combine(logits: Tensor) -> Tensor:

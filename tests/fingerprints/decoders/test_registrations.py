@@ -60,7 +60,14 @@ def test_each_kind_is_undone(scene, name, harm):
 def test_an_image_as_it_was_made_is_read_as_it_is(scene):
     images, network, _ = scene
     alone = AmortisedDecoder(network).decode(images)
-    assert torch.equal(AmortisedDecoder(network, tried=list(REGISTRATIONS)).decode(images).logits, alone.logits)
+    found = AmortisedDecoder(network, tried=list(REGISTRATIONS)).decode(images)
+    assert torch.equal(found.logits, alone.logits)
+    assert alone.readings is None
+    assert torch.equal(alone.evidence, alone.logits[:, None])
+    assert found.evidence.shape == (len(images), 32, 32)
+    assert torch.equal(found.evidence[:, 0], alone.logits)
+    mirrored_ones = AmortisedDecoder(network).decode(images.flip(-1)).logits
+    assert torch.equal(found.evidence[:, 1], mirrored_ones)
 
 
 def test_a_try_has_to_be_surer_by_the_margin(scene):
