@@ -65,9 +65,9 @@ class Scene:
 
     def verdicts(self, images: Tensor, decoder: KeyDecoder, owners: Tensor | None = None) -> str:
         """How many images of `(victims, 3, H, W)` name their victim, and how many anybody else."""
-        logits = decoder.decode(images).logits
+        evidence = decoder.decode(images).evidence
         packed, names = pack_keys(self.keys), [str(number) for number in range(len(self.keys))]
-        named = [attribute(row, names, packed, RATE).user for row in logits]
+        named = [attribute(row[0], names, packed, RATE, row[1:] if len(row) > 1 else None).user for row in evidence]
         owners = torch.arange(self.victims) if owners is None else owners
         right = sum(name == str(int(owner)) for name, owner in zip(named, owners, strict=True))
         return f"{right} of {len(named)} name the victim, {sum(name is not None for name in named) - right} another"
