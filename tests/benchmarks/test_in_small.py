@@ -12,6 +12,7 @@ import test_evaluation_fold as evaluation_fold
 import test_key_decoders as key_decoders
 import test_nearest_neighbour as nearest_neighbour
 import test_pairwise_frechet as pairwise_frechet
+import test_threats as threats
 import test_verdict_speed as verdict_speed
 import torch
 from photographs import HELD_OUT, REFERENCES, patches
@@ -19,6 +20,7 @@ from PIL import Image
 
 from lightning_modules.attacks import make_attack
 from lightning_modules.attacks.codec_table import psnr
+from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
 
 
 @pytest.mark.parametrize("count", [23, 35])
@@ -142,3 +144,19 @@ def test_the_frechet_distances_of_a_large_evaluation_are_those_of_as_many_images
     evaluation_fold.fold(tmp_path)
     fdr = json.loads((tmp_path / "metrics.json").read_text())["test/fdr"]
     assert (fdr["n"], fdr["left_out"], fdr["n_per_half"]) == (80, 560, 5)
+
+
+def test_attackers_on_a_few_images(monkeypatch):
+    monkeypatch.setattr(threats, "STEPS", 2)
+    monkeypatch.setattr(threats, "PUSHES", 3)
+    scene = threats.scene(threats.TRAINED / "ldm64", users=20, victims=2, images=2, fitted=64)
+    network = AmortisedDecoder(scene.module.network)
+    monkeypatch.setattr(scene.module, "key_decoder", lambda: network)
+    forged = threats.forged(scene, lambda scene, fingerprint: network)
+    assert forged["fingerprint and decoder, key read off 4"].endswith("2 of 2 name the victim, 0 another")
+    assert forged["principal axes: the victims' own images"] == "2 of 2 name the victim, 0 another"
+    assert forged["secret axes: the victims' own images"] == "0 of 2 name the victim, 0 another"  # read by other axes
+    removed = threats.removed(scene, network)
+    assert removed["untouched"] == "2 of 2 name the victim, 0 another"
+    assert removed["key axes overwritten with another image's"].startswith("0 of 2 name the victim, 0 another")
+    assert len(removed) == 19

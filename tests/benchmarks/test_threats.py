@@ -8,6 +8,7 @@ THREATS_SURROGATE names a checkpoint of another decoder for the same fingerprint
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from lightning_modules.latent_fingerprint import LatentFingerprint
 
 VICTIM_SEED, ATTACKER_SEED = 11, 99
 RATE = 1e-6
+TRAINED = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "trained"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Scene:
         """The first images of each victim, `(victims, count, 3, H, W)`."""
         fingerprint = fingerprint or self.fingerprint
         some = self.victims_latents[:, :count]
+        count = some.shape[1]
         keys = self.keys[: self.victims, None].expand(-1, count, -1)
         made = self.images(fingerprint.embed(some.flatten(0, 1), keys.flatten(0, 1)))
         return made.unflatten(0, (self.victims, count))
@@ -111,7 +114,7 @@ def searching(scene: Scene, fingerprint: Fingerprint) -> KeyDecoder:
     return make_decoder("inversion", parts, {"iterations": 4})
 
 
-STEPS, RATE_OF_STEPS = 150, 0.05
+STEPS, RATE_OF_STEPS, PUSHES = 150, 0.05, 20
 
 
 def averaged_latents(scene: Scene, images: Tensor) -> Tensor:
@@ -136,7 +139,7 @@ def copied(scene: Scene, axes: Tensor, seen: Tensor) -> Tensor:
     return scene.images(own + (seen - own) @ axes.T @ axes)
 
 
-def forged(scene: Scene) -> dict[str, str]:
+def forged(scene: Scene, reader: Callable[[Scene, Fingerprint], KeyDecoder] = searching) -> dict[str, str]:
     """Attackers who make images that name a victim."""
     public, network = scene.fingerprint, scene.module.key_decoder()
     found = {}
@@ -157,7 +160,7 @@ def forged(scene: Scene) -> dict[str, str]:
     }
     wide = torch.cat([subspace, placed.other_axes[public.shift : public.shift + 128 - public.bits].float()])
     for name, fingerprint in owners.items():
-        decoder = searching(scene, fingerprint)
+        decoder = reader(scene, fingerprint)
         honest = scene.marked(1, fingerprint)[:, 0]
         found[f"{name}: the victims' own images"] = scene.verdicts(honest, decoder)
         seen = averaged_latents(scene, scene.marked(4, fingerprint))
@@ -221,14 +224,14 @@ def copied_back(scene: Scene, latents: Tensor, axes: Tensor) -> Tensor:
     return scene.images(latents + (scene.attackers_latents - latents) @ axes.T @ axes)
 
 
-def pushed(images: Tensor, decoder: KeyDecoder, levels: int, target: Tensor | None = None, steps: int = 20) -> Tensor:
+def pushed(images: Tensor, decoder: KeyDecoder, levels: int, target: Tensor | None = None) -> Tensor:
     """Projected gradient descent within so many levels of 255: off the bits read, or towards target keys `(n, m)`."""
     assert isinstance(decoder, AmortisedDecoder)
     with torch.no_grad():
         read = (decoder.network(images)[0] > 0).float()
     reach = levels / 255.0
     made = images.clone()
-    for _ in range(steps):
+    for _ in range(PUSHES):
         made.requires_grad_(True)
         logits = decoder.network(made)[0]
         wanted = 1.0 - read if target is None else target.float()
@@ -246,8 +249,7 @@ def shown(title: str, found: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def stage() -> Scene:
-    trained = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "trained"
-    return scene(trained / "ldm64", users=1000, victims=20, images=16, fitted=3000)
+    return scene(TRAINED / "ldm64", users=1000, victims=20, images=16, fitted=3000)
 
 
 @pytest.mark.benchmark

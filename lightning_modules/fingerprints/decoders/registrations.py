@@ -26,7 +26,7 @@ def mirrored(images: Tensor) -> Tensor:
 
 
 def warped(down: float = 0.0, right: float = 0.0, zoom: float = 1.0, degrees: float = 0.0) -> Registration:
-    """Move by pixels of a 32 px image, resize about the centre and turn, bilinearly; the edge is repeated.
+    """Move by pixels of a 32 px image, resize about the centre and turn, bicubically; the edge is repeated.
 
     A zoom below 1 makes the image smaller, as one that was cropped and enlarged has to be.
     """
@@ -36,13 +36,13 @@ def warped(down: float = 0.0, right: float = 0.0, zoom: float = 1.0, degrees: fl
         cosine, sine = float(turn.cos()) / zoom, float(turn.sin()) / zoom
         matrix = images.new_tensor([[cosine, sine, -right / 16.0], [-sine, cosine, -down / 16.0]])
         grid = F.affine_grid(matrix.expand(len(images), -1, -1), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0.0, 1.0)
 
     return warp
 
 
 MARGIN = 6.0
-"""Nats. Of 100 clean images with 64 bits all 32 tries together lose 14 without a margin, 3 with 4 nats, 1 with 8."""
+"""Nats. Of 100 clean images with 64 bits 32 tries together lose 14 without a margin, 3 with 4 nats, 1 with 8."""
 
 _AROUND = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 REGISTRATIONS: Mapping[str, list[Registration]] = {
@@ -50,8 +50,9 @@ REGISTRATIONS: Mapping[str, list[Registration]] = {
     "shift": [warped(down=y, right=x) for y, x in _AROUND],
     "zoom": [
         warped(down=y * (1 - zoom) * 16, right=x * (1 - zoom) * 16, zoom=zoom)
-        for zoom in (0.95, 0.9)
-        for y, x in [(0, 0), *_AROUND]
+        for zoom, steps in ((0.95, (-1.0, 0.0, 1.0)), (0.9, (-1.0, -0.5, 0.0, 0.5, 1.0)))
+        for y in steps
+        for x in steps
     ],
     "turn": [warped(degrees=degrees) for degrees in (-3.0, -1.5, 1.5, 3.0)],
 }

@@ -64,7 +64,7 @@ def test_an_image_as_it_was_made_is_read_as_it_is(scene):
     assert torch.equal(found.logits, alone.logits)
     assert alone.readings is None
     assert torch.equal(alone.evidence, alone.logits[:, None])
-    assert found.evidence.shape == (len(images), 32, 32)
+    assert found.evidence.shape == (len(images), 48, 32)
     assert torch.equal(found.evidence[:, 0], alone.logits)
     mirrored_ones = AmortisedDecoder(network).decode(images.flip(-1)).logits
     assert torch.equal(found.evidence[:, 1], mirrored_ones)
