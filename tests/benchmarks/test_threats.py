@@ -253,11 +253,15 @@ def stage() -> Scene:
 
 
 @pytest.mark.benchmark
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_forged(stage: Scene) -> None:
     shown("Images that name a victim", forged(stage))
 
 
 @pytest.mark.benchmark
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_removed(stage: Scene) -> None:
     other = os.environ.get("THREATS_SURROGATE")
     surrogate = None if other is None else LatentFingerprint.load_from_checkpoint(other).eval().key_decoder()
