@@ -9,6 +9,7 @@ import pytest
 import test_artifact_stream as artifact_stream
 import test_attack_speed as attack_speed
 import test_evaluation_fold as evaluation_fold
+import test_everyday_attacks as everyday_attacks
 import test_key_decoders as key_decoders
 import test_nearest_neighbour as nearest_neighbour
 import test_pairwise_frechet as pairwise_frechet
@@ -160,3 +161,12 @@ def test_attackers_on_a_few_images(monkeypatch):
     assert removed["untouched"] == "2 of 2 name the victim, 0 another"
     assert removed["key axes overwritten with another image's"].startswith("0 of 2 name the victim, 0 another")
     assert len(removed) == 19
+
+
+def test_named_users_under_two_attacks():
+    found = everyday_attacks.shares(everyday_attacks.LDM64, ("clean", "flip"), keys=2)
+    assert found["clean"].together == found["flip"].together == 1.0
+    assert found["clean"].as_it_is[0] == 1.0
+    assert found["flip"].as_it_is[0] == 0.0
+    assert found["flip"].readings[0] > 0.5  # put back
+    assert found["flip"].wrong_few == 0.0

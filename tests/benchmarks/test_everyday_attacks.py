@@ -1,0 +1,93 @@
+"""Named users under everyday attacks, the table of docs/fingerprints.md on keys of 64 bits.
+
+`python -m pytest tests/benchmarks -m benchmark -s -k everyday`: 400 images of 100 keys by `ldm64`, as 8-bit files, read
+as they are, by all registrations that its checkpoint names, and four of one key together. Wrong keys are random ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.attacks import image_seeds, make_attack
+from lightning_modules.common.images import eight_bit
+from lightning_modules.common.random_streams import seeded_keys
+from lightning_modules.fingerprints.decoders.base import KeyEstimate
+from lightning_modules.fingerprints.users.verdicts import combine
+from lightning_modules.latent_fingerprint import LatentFingerprint
+from lightning_modules.metrics.evidence import p_values, p_values_of_readings
+
+LDM64 = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "trained" / "ldm64"
+CONDITIONS = (
+    *("clean", "paper-scaled-noise", "paper-scaled-jpeg", "paper-scaled-combination", "flip", "shift_1", "crop_0.9"),
+    *("scaling_0.5", "rotation_2", "webp_50", "social", "blur_1"),
+)
+RATE, FEW, MANY, TOGETHER = 1e-6, 50, 1_000_000, 4
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of the images under one condition, all in [0, 1]."""
+
+    bits: float  # right as the image is
+    as_it_is: tuple[float, float]  # named among few and many, without other readings
+    readings: tuple[float, float]  # with them
+    together: float  # named among many by four images of one key
+    wrong_few: float  # of random keys, with a p-value that names among few
+    wrong: float  # of random keys, at a nominal 0.05
+
+
+def shares(run: Path, conditions: tuple[str, ...], keys: int) -> dict[str, Shares]:
+    """Each condition's shares, of `TOGETHER` images a key."""
+    module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
+    count = keys * TOGETHER
+    latents = module.generator.sample_latents(count, 99, 10_000)
+    own = seeded_keys(keys, module.fingerprint.bits, 77, 0).repeat_interleave(TOGETHER, 0)
+    others = seeded_keys(count, module.fingerprint.bits, 78, 0)
+    with torch.no_grad():
+        images = eight_bit(module.generator.synthesize(module.fingerprint.embed(latents, own)))
+    decoder, seeds = module.key_decoder(), image_seeds(0, torch.arange(count))
+    found = {}
+    for name in conditions:
+        seen = images if name == "clean" else make_attack(name).real(images, seeds)
+        answer = decoder.decode(seen)
+        alone, tried = p_values(answer.evidence[:, 0], own), p_values_of_readings(answer.evidence, own)
+        wrong = p_values_of_readings(answer.evidence, others)
+        joined = p_values_of_readings(_together(answer), own[::TOGETHER])
+        found[name] = Shares(
+            float(((answer.evidence[:, 0] > 0) == own).double().mean()),
+            (_named(alone, FEW), _named(alone, MANY)),
+            (_named(tried, FEW), _named(tried, MANY)),
+            _named(joined, MANY),
+            _named(wrong, FEW),
+            float((wrong <= 0.05).double().mean()),
+        )
+    return found
+
+
+def _named(chances: Tensor, users: int) -> float:
+    return float((chances * users <= RATE).double().mean())
+
+
+def _together(answer: KeyEstimate) -> Tensor:
+    """Evidence of four images each: by reading, and of the reading of each image that the network is surest of."""
+    evidence = answer.evidence.double().unflatten(0, (-1, TOGETHER)).transpose(1, 2)  # (keys, r, 4, m)
+    if answer.readings is not None:
+        surest = answer.logits.double().unflatten(0, (-1, TOGETHER))
+        evidence = torch.cat([evidence, surest[:, None]], dim=1)
+    return torch.stack([torch.stack([combine(four) for four in readings]) for readings in evidence])
+
+
+@pytest.mark.benchmark
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_everyday_attacks() -> None:
+    for name, one in shares(LDM64, CONDITIONS, keys=100).items():
+        shown = [f"{100 * value:5.1f}" for value in (one.bits, *one.as_it_is, *one.readings, one.together)]
+        print(f"{name:26s} {' '.join(shown)}   wrong keys: named {one.wrong_few:.4f}, at 0.05 {one.wrong:.4f}")
+        assert one.wrong_few == 0.0
+        assert one.wrong < 0.07
