@@ -7,8 +7,10 @@ other one is what the checkpoint is, so that another value would be recorded and
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def check_overrides(
         ValueError: names every such setting with the checkpoint's value and the one asked for; or no checkpoint.
     """
     stored = read_checkpoint(checkpoint)
-    own = current_hyper_parameters(stored.get("hyper_parameters", {}))
+    own = _completed(current_hyper_parameters(stored.get("hyper_parameters", {})), type(module))
     if purpose != "train" and len(set(own) - set(module.hparams)) > len(own) / 2:
         return  # of a module of another class, which loading it says
     if purpose != "train":
@@ -55,6 +57,16 @@ def check_overrides(
         remedy = "leave it out to go on with the training as it is, or begin a new one without --ckpt_path"
     if found:
         raise ValueError(f"{checkpoint}: {'; '.join(found)}; {remedy}")
+
+
+def _completed(own: Mapping[str, Any], module: type[pl.LightningModule]) -> dict[str, Any]:
+    """Settings of a checkpoint whose groups have the defaults of what came later."""
+    found = dict(own)
+    for name, argument in inspect.signature(module.__init__).parameters.items():
+        group = argument.default
+        if is_dataclass(group) and not isinstance(group, type) and isinstance(found.get(name), Mapping):
+            found[name] = {**asdict(group), **found[name]}
+    return found
 
 
 class StepsOfResumedTraining(Callback):

@@ -107,3 +107,16 @@ def test_a_run_of_an_earlier_version_is_tested_and_goes_on(earlier, run, tmp_pat
     metrics = train.main([*command, "--trainer.max_epochs=2", "--test_after_fit=false"])
     assert metrics["val/clean/bit_accuracy"] > 0
     assert "key:" in (earlier / "config.yaml").read_text()
+
+
+def test_a_checkpoint_of_before_a_setting_came_has_its_default(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    del content["hyper_parameters"]["key"]["secret"], content["hyper_parameters"]["key"]["window"]
+    torch.save(content, path)
+    command = ["--config", str(run / "config.yaml"), "--ckpt_path", str(path), "--run_dir", str(tmp_path / "test")]
+    FrameworkCLI(command, purpose="test")
+    secret = ["--model.init_args.key.secret", "file"]
+    with pytest.raises(ValueError, match=r"found model.init_args.key.secret null in the checkpoint, asked for file"):
+        FrameworkCLI([*command, *secret], purpose="test")
