@@ -32,7 +32,7 @@ def reliability_curves(conditions: Mapping[str, Bins]) -> Figure:
         raise ValueError("found no bin to draw, expected those of one condition at least")
     rows = -(-len(shown) // COLUMNS)
     columns = min(COLUMNS, len(shown))
-    figure = new_figure(max(3.2, 2.1 * columns + 0.5), 2.15 * rows + 0.35)
+    figure = new_figure(max(3.2, 2.2 * columns + 0.5), 2.15 * rows + 0.35)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axes, (name, bins) in zip(panels, shown.items(), strict=False):
         stated, right, counts = zip(*bins, strict=True)
@@ -40,7 +40,7 @@ def reliability_curves(conditions: Mapping[str, Bins]) -> Figure:
         axes.plot(stated, right, color=ACCENT, linewidth=1.4)
         sizes = [4.0 + 110.0 * count / sum(counts) for count in counts]
         axes.scatter(stated, right, s=sizes, color=ACCENT, zorder=3)
-        axes.set_title(name, loc="left")
+        axes.set_title(name, loc="left", fontsize=8)
         axes.grid(color=FAINT, linewidth=0.7)
         axes.tick_params(color=MUTED, labelcolor=INK)
     for axes in panels[len(shown) :]:
