@@ -22,7 +22,7 @@ from lightning_modules.fingerprints.users.verdicts import attribute
 USERS, BITS = 1_000_000, 64
 
 
-def verdicts(users: int, bits: int, images: int) -> tuple[list[float], int]:
+def verdicts(users: int, bits: int, images: int, readings: int = 1) -> tuple[list[float], int]:
     """Seconds of a verdict on each image, which carries a user's key read with errors; and the most bytes of one."""
     random = np.random.default_rng(0)
     packed = random.integers(0, 256, size=(users, bits // 8), dtype=np.uint8)
@@ -32,12 +32,13 @@ def verdicts(users: int, bits: int, images: int) -> tuple[list[float], int]:
         owner = int(random.integers(users))
         signs = unpack_key(packed[owner].tobytes(), bits).float() * 2 - 1
         logits = 4.0 * signs + 2.0 * torch.from_numpy(random.standard_normal(bits)).float()
+        others = torch.from_numpy(random.standard_normal((readings - 1, bits))).float() if readings > 1 else None
         start = time.process_time()
-        verdict = attribute(logits, names, packed)
+        verdict = attribute(logits, names, packed, others=others)
         seconds.append(time.process_time() - start)
         assert verdict.user == names[owner]
     tracemalloc.start()
-    attribute(logits, names, packed)
+    attribute(logits, names, packed, others=others)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return seconds, most
@@ -64,18 +65,20 @@ def registry(folder: Path, users: int) -> dict[str, float]:
 @pytest.mark.benchmark
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_verdict_among_a_million_users_takes_milliseconds():
+@pytest.mark.parametrize(("readings", "bar"), [(1, 0.05), (48, 1.0)])
+def test_a_verdict_among_a_million_users_takes_less_than_a_second(readings, bar):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        seconds, most = verdicts(USERS, BITS, 20)
+        seconds, most = verdicts(USERS, BITS, 20, readings)
     finally:
         torch.set_num_threads(before)
     median = float(np.median(seconds))
     print(
-        f"\n{USERS:,} users of {BITS} bits: {1000 * median:.1f} ms of processor time a verdict, {most / 2**20:.1f} MiB"
+        f"\n{USERS:,} users of {BITS} bits, {readings} readings of an image: {1000 * median:.1f} ms of processor time a "
+        f"verdict, {most / 2**20:.1f} MiB"
     )
-    assert median < 0.05
+    assert median < bar
     assert most < 12 * USERS
 
 
