@@ -163,8 +163,14 @@ class ImageFilesDataModule(pl.LightningDataModule):
             more = f" and {len(self.skipped) - 3:,} more" if len(self.skipped) > 3 else ""
             lines.append(f"skipped {len(self.skipped):,} that cannot be used, each with a row: {first}{more}")
         if self.fitted:
-            sizes = ", ".join(f"{size} ({n:,})" for size, n in Counter(self.fitted.values()).most_common(3))
-            lines.append(f"{len(self.fitted):,} of another size are resized to {self.pixel_path.fitted}: {sizes}")
+            sizes = Counter(self.fitted.values())
+            told = ", ".join(f"{size} ({n:,})" for size, n in sizes.most_common(3)) + (
+                ", ..." if len(sizes) > 3 else ""
+            )
+            lines.append(
+                f"{len(self.fitted):,} of another size are cut free of flat bars and resized to "
+                f"{self.pixel_path.fitted}: {told}"
+            )
         lines += unlike(described, self.hparams["trained_on"] or {})
         for line in lines:
             sys.stderr.write(f"note: {where}: {line}\n")

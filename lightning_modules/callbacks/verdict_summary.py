@@ -22,15 +22,14 @@ def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]]
         whom = f"can tell {count_of(most, 'user')} apart at most" if most else "can name nobody"
         enough = f"keys of {bits} bits {whom} at this rate"
     named = Counter(row["verdict"] for row in rows if row["verdict"] is not None)
+    shows_nothing = sum(row.get("reason") is not None for row in rows)
+    unmatched = len(rows) - named.total() - shows_nothing
     lines = [
-        f"{count_of(len(rows), 'file')}: {named.total()} attributed, {len(rows) - named.total()} abstained "
-        f"({count_of(users, 'user')}, false-positive rate {rate:g} an image: {enough})"
+        f"{count_of(len(rows), 'file')}: {named.total()} attributed, {unmatched} without a match, {shows_nothing} "
+        f"abstained ({count_of(users, 'user')}, false-positive rate {rate:g} an image: {enough})"
     ]
-    if shows_nothing := sum(row.get("reason") is not None for row in rows):
-        lines.append(
-            f"{count_of(shows_nothing, 'file')} of them without content or far from the generator's images: each row "
-            "says why"
-        )
+    if shows_nothing:
+        lines.append("abstained where images are without content or far from the generator's: each row says why")
     if skipped:
         lines.append(f"{count_of(skipped, 'file')} more could not be used, each row says why")
     lines += [f"  {user}: {number}" for user, number in named.most_common(SHOWN_USERS)]

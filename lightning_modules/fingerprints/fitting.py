@@ -15,7 +15,7 @@ from lightning_modules.common.progress import Progress
 from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError, make_fingerprint
 from lightning_modules.fingerprints.layouts import REPEATS, check_layout, place_key
-from lightning_modules.fingerprints.secret_axes import read_secret, turn_axes
+from lightning_modules.fingerprints.secret_axes import check_window, read_secret, turn_axes
 from lightning_modules.fingerprints.settings import KeySettings
 from lightning_modules.generators.checkpoints.hub import hub_name
 
@@ -31,8 +31,9 @@ def _channels(generator: Any) -> int:
 
 
 def check_key(generator: Any, key: KeySettings) -> None:
-    """Refuse, as `check_layout` does, a key that does not fit a generator's latents."""
-    check_layout(generator.latent_dim, key.bits, key.shift, key.layout, _channels(generator))
+    """Refuse, as `check_layout` and `check_window` do, a key that does not fit a generator's latents."""
+    shift = check_layout(generator.latent_dim, key.bits, key.shift, key.layout, _channels(generator))
+    check_window(key.window, key.bits * (REPEATS if key.layout == "repeated" else 1), generator.latent_dim - shift)
 
 
 def check_secret(key: KeySettings) -> None:

@@ -21,7 +21,7 @@ from lightning_modules.fingerprints.layouts import PlacedAxes
 
 LEAST_BYTES = 32
 """Of a secret: 64 hexadecimal digits have 64 bytes, which hold 256 bits."""
-MAKE_ONE = "(umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > FILE)"
+MAKE_ONE = "(umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > axes.secret)"
 
 
 def read_secret(path: Path) -> bytes:
@@ -48,6 +48,15 @@ def is_private(path: Path) -> bool:
     return path.is_file() and not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
 
 
+def check_window(window: int, taken: int, room: int) -> None:
+    """Refuse, by a ValueError, a window of fewer axes than a key takes, or of more than there are from its first."""
+    if window and not taken <= window <= room:
+        raise ValueError(
+            f"found key.window {window}, expected 0 or {taken} to {room}: the {taken} axes of the key and those of "
+            "less variance that follow them"
+        )
+
+
 def turn_axes(placed: PlacedAxes, secret: bytes, window: int) -> PlacedAxes:
     """Turn the key's axes within the window: its own and those that follow them in variance.
 
@@ -66,11 +75,7 @@ def turn_axes(placed: PlacedAxes, secret: bytes, window: int) -> PlacedAxes:
     taken = copies * bits
     follows = int((placed.other_deviation > placed.key_deviation.min()).sum())  # first axis of less variance
     room = taken + len(placed.other_deviation) - follows
-    if window and not taken <= window <= room:
-        raise ValueError(
-            f"found key.window {window}, expected 0 or {taken} to {room}: the {taken} axes of the key and those of "
-            "less variance that follow them"
-        )
+    check_window(window, taken, room)
     extra = max(window - taken, 0)
     drawn_from = torch.cat([placed.key_axes.flatten(0, 1), placed.other_axes[follows : follows + extra]])
     variance = torch.cat([placed.key_deviation.flatten(), placed.other_deviation[follows : follows + extra]]).square()

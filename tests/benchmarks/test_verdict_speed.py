@@ -75,8 +75,8 @@ def test_a_verdict_among_a_million_users_takes_less_than_a_second(readings, bar)
         torch.set_num_threads(before)
     median = float(np.median(seconds))
     print(
-        f"\n{USERS:,} users of {BITS} bits, {readings} readings of an image: {1000 * median:.1f} ms of processor time a "
-        f"verdict, {most / 2**20:.1f} MiB"
+        f"\n{USERS:,} users of {BITS} bits, {readings} readings of an image: {1000 * median:.1f} ms of processor "
+        f"time a verdict, {most / 2**20:.1f} MiB"
     )
     assert median < bar
     assert most < 12 * USERS

@@ -91,7 +91,9 @@ def test_a_match_that_chance_explains_is_no_verdict(registry, tmp_path):
     assert (row["verdict"], row["best_user"], row["bits_matching"]) == (None, "alice", BITS - wrong)
     assert row["family_p_value"] == pytest.approx(3 * binom.sf(BITS - wrong - 1, BITS, 0.5))  # all bits weigh the same
     assert row["family_p_value"] > 1e-6
-    assert callback.summary.startswith("1 file: 0 attributed, 1 abstained (3 users, false-positive rate 1e-06 an image")
+    assert callback.summary.startswith(
+        "1 file: 0 attributed, 1 without a match, 0 abstained (3 users, false-positive rate 1e-06 an image"
+    )
     lenient = VerdictRows(tmp_path / "out.jsonl", registry, 0.02)
     assert run(lenient, evidence(registry.key_of("alice"), wrong)[None])[0]["verdict"] == "alice"
 
@@ -222,8 +224,8 @@ def test_the_summary_counts_images_by_user_and_cuts_a_long_list(tmp_path):
     run(callback, torch.stack([evidence(key) for key in (*keys, keys[7])]))
     lines = callback.summary.splitlines()
     assert lines[0] == (
-        "13 files: 13 attributed, 0 abstained (12 users, false-positive rate 1e-05 an image: a user is named from a "
-        "p-value of 8.3e-07 on)"
+        "13 files: 13 attributed, 0 without a match, 0 abstained (12 users, false-positive rate 1e-05 an image: a user "
+        "is named from a p-value of 8.3e-07 on)"
     )
     assert lines[1] == "  user7: 2"
     assert lines[-1] == "  and 2 more"
@@ -241,7 +243,7 @@ def test_an_abstention_has_its_numbers_a_reason_and_no_part_in_the_verdict_over_
     assert (rows[1]["best_user"], rows[1]["bits_matching"]) == ("bob", BITS)
     assert together["files"] == 2
     assert callback.summary.splitlines()[1] == (
-        "1 file of them without content or far from the generator's images: each row says why"
+        "abstained where images are without content or far from the generator's: each row says why"
     )
     nothing = VerdictRows(tmp_path / "none.jsonl", registry, 1e-6, combined=True)
     *_, together = run(nothing, evidence(keys[0])[None], reasons=[why[1]])

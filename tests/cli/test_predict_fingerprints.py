@@ -112,7 +112,7 @@ def test_the_holder_of_the_decoded_key_is_named_and_others_are_not(run, tmp_path
     told = capsys.readouterr().out.splitlines()
     assert told[-1] == str(out)
     named = sum(row["verdict"] is not None for row in rows[:3])
-    assert f"3 files: {named} attributed, {3 - named} abstained" in "\n".join(told)
+    assert f"3 files: {named} attributed, {3 - named} without a match, 0 abstained" in "\n".join(told)
     assert key_to_text(bits) not in out.read_text() + "\n".join(told)
     stranger = write_users(tmp_path / "stranger.json", stranger=other)
     rows, _ = predict(
@@ -179,7 +179,7 @@ def test_images_of_another_size_are_brought_to_the_generators_and_say_so(run, tm
     shutil.copy(second, tmp_path / "mixed" / "b.png")
     rows, _ = predict(run, "--run_dir", str(tmp_path / "r"), registry=users, images=tmp_path / "mixed")
     assert [row.get("resized_from") for row in rows] == ["48x48", None]
-    assert "1 of another size are resized to (16, 16): 48x48 (1)" in capsys.readouterr().err
+    assert "1 of another size are cut free of flat bars and resized to (16, 16): 48x48 (1)" in capsys.readouterr().err
     assert all(row["bits"] == BITS for row in rows)
 
 

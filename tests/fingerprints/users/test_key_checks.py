@@ -121,7 +121,7 @@ def test_created_keys_pass_and_chosen_ones_are_refused_by_the_command(tmp_path, 
     lines = [f"good,{key_to_text(seeded_keys(1, 32, seed=3)[0])}", f"eve,{flat}", "mallory,00000000"]
     table = private(tmp_path / "keys.csv", "\n".join(lines))
     message = refused(capsys, "import", str(users), str(table))
-    assert "found 2 keys that images without them speak for, so nobody was registered" in message
+    assert "found 2 keys that decoded images without any key come near, so nobody was registered" in message
     assert "line 2: flat " in message
     assert "would be named as 'eve' (p-value " in message
     assert "line 3: the key of user 'mallory' is all zeros or all ones" in message
