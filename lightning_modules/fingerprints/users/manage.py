@@ -128,8 +128,8 @@ def import_users(path: Path, table: Path, fingerprint: Path | None = None) -> Ke
             told = [f"  line {lines_of[names[near.key]]}: {_easy_key(names[near.key], near)}" for near in easy]
             raise FingerprintError(
                 f"{table.name}: found {len(easy)} key{'s' if len(easy) > 1 else ''} that decoded images without any "
-                "key come near, so nobody was registered; expected keys drawn at random, which images without key match "
-                "by chance alone: let "
+                "key come near, so nobody was registered; expected keys drawn at random, which images without key "
+                "match by chance alone: let "
                 f"`{program('users')} create` draw other keys for these users\n" + "\n".join(told)
             )
         _warn_of_easy_keys(path, [names[near.key] for near in refused])
