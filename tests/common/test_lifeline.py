@@ -39,7 +39,11 @@ def leave(ending, tell):
         sys.stderr.flush()
     os._exit(ending.status)
 
-line = hold_lifeline(rank, size, "127.0.0.1", share, leave, lambda text: sys.stderr.write(text + "\\n"))
+def warn(text):
+    sys.stderr.write(text + "\\n")
+    (folder / "warned").touch()
+
+line = hold_lifeline(rank, size, "127.0.0.1", share, leave, warn)
 assert line.active
 if what == "worker" and os.fork() == 0:
     time.sleep(20)  # as a worker of a data loader does, which has copies of all that is open
@@ -52,6 +56,9 @@ if what == "done":
     if rank:
         line.warn("a warning")
         time.sleep(0.2 * rank)
+    until = time.monotonic() + 10
+    while not (folder / "warned").exists() and time.monotonic() < until:
+        time.sleep(0.01)  # on a busy machine the first one would be gone before anybody has spoken
     line.close()
     time.sleep(0.3)
     sys.exit()
