@@ -9,13 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from datamodules.images.pixel_path import fit
 from lightning_modules.attacks import image_seeds, make_attack
-from lightning_modules.common.images import eight_bit
+from lightning_modules.common.images import eight_bit, to_uint8
 from lightning_modules.common.random_streams import seeded_keys
+from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
 from lightning_modules.fingerprints.users.verdicts import combine
 from lightning_modules.latent_fingerprint import LatentFingerprint
@@ -44,12 +48,8 @@ class Shares:
 def shares(run: Path, conditions: tuple[str, ...], keys: int) -> dict[str, Shares]:
     """Each condition's shares, of `TOGETHER` images a key."""
     module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
-    count = keys * TOGETHER
-    latents = module.generator.sample_latents(count, 99, 10_000)
-    own = seeded_keys(keys, module.fingerprint.bits, 77, 0).repeat_interleave(TOGETHER, 0)
+    count, (own, images) = keys * TOGETHER, _marked(module, keys)
     others = seeded_keys(count, module.fingerprint.bits, 78, 0)
-    with torch.no_grad():
-        images = eight_bit(module.generator.synthesize(module.fingerprint.embed(latents, own)))
     decoder, seeds = module.key_decoder(), image_seeds(0, torch.arange(count))
     found = {}
     for name in conditions:
@@ -67,6 +67,29 @@ def shares(run: Path, conditions: tuple[str, ...], keys: int) -> dict[str, Share
             float((wrong <= 0.05).double().mean()),
         )
     return found
+
+
+def bits_from_sizes(run: Path, sizes: tuple[int, ...], keys: int) -> dict[int, float]:
+    """Share of right bits of files that were resized bicubically and brought back as `predict` does, read once."""
+    module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
+    own, images = _marked(module, keys)
+    height, width = images.shape[-2:]
+    pictures = to_uint8(images).permute(0, 2, 3, 1).numpy()
+    found = {}
+    for size in sizes:
+        files = [np.asarray(Image.fromarray(each).resize((size, size), Image.Resampling.BICUBIC)) for each in pictures]
+        back = torch.from_numpy(np.stack([fit(file, (height, width)) for file in files]))
+        answer = AmortisedDecoder(module.network).decode(back.permute(0, 3, 1, 2).float() / 255.0)
+        found[size] = float((answer.bits == own).double().mean())
+    return found
+
+
+def _marked(module: LatentFingerprint, keys: int) -> tuple[Tensor, Tensor]:
+    """Keys `(n, m)`, each `TOGETHER` times, and 8-bit images `(n, 3, H, W)` that carry them."""
+    latents = module.generator.sample_latents(keys * TOGETHER, 99, 10_000)
+    own = seeded_keys(keys, module.fingerprint.bits, 77, 0).repeat_interleave(TOGETHER, 0)
+    with torch.no_grad():
+        return own, eight_bit(module.generator.synthesize(module.fingerprint.embed(latents, own)))
 
 
 def _named(chances: Tensor, users: int) -> float:
@@ -91,3 +114,12 @@ def test_everyday_attacks() -> None:
         print(f"{name:26s} {' '.join(shown)}   wrong keys: named {one.wrong_few:.4f}, at 0.05 {one.wrong:.4f}")
         assert one.wrong_few == 0.0
         assert one.wrong < 0.07
+
+
+@pytest.mark.benchmark
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_files_of_other_sizes() -> None:
+    for size, share in bits_from_sizes(LDM64, (32, 64, 256, 24, 16), keys=100).items():
+        print(f"{size} px: {100 * share:.1f} % of the bits")
+        assert share > 0.8

@@ -170,3 +170,6 @@ def test_named_users_under_two_attacks():
     assert found["flip"].as_it_is[0] == 0.0
     assert found["flip"].readings[0] > 0.5  # put back
     assert found["flip"].wrong_few == 0.0
+    sizes = everyday_attacks.bits_from_sizes(everyday_attacks.LDM64, (32, 64), keys=2)
+    assert sizes[32] > 0.85
+    assert sizes[64] > 0.85
