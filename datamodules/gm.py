@@ -260,10 +260,12 @@ class GMDataModule(pl.LightningDataModule):
         """What a report says of the data: images of each split by source, reals of the manifold, groups, notes."""
         splits = ("train", "val", "test", *([UNKNOWN] if self.unknown_sources else []))
         counts = {split: self.counts(split).items() for split in splits}
+        rows = self.plan.rows
         leaks = "; ".join(leak.summary for leak in self.file_audit or []) or "the same in all files"
         return {
             **{split: ", ".join(f"{source} {count:,}" for source, count in found) for split, found in counts.items()},
-            "manifold": f"{int((self.plan.rows['split'] == 'manifold').sum()):,} reals",
+            "manifold": f"{int((rows['split'] == 'manifold').sum()):,} reals",
+            "all images": f"{len(rows):,}, hash {_digest(sorted(rows['final'] + ' ' + rows['source']))[:12]}",
             "image size": f"{self.image_size[0]} x {self.image_size[1]} px",
             "groups": self.plan.groups,
             "file attributes": "not audited (format_audit: off)" if self.file_audit is None else leaks,
@@ -333,8 +335,7 @@ class GMDataModule(pl.LightningDataModule):
 
     def _order(self, split: str) -> str:
         rows = self.plan.rows[self.plan.rows["split"] == split]
-        digest = hashlib.blake2b("\n".join(rows["final"] + " " + rows["source"]).encode(), digest_size=16)
-        return digest.hexdigest()
+        return _digest(list(rows["final"] + " " + rows["source"]))
 
     def _loader(self, split: str) -> DataLoader[Batch]:
         images, batch_size, workers = self.images(split), self.hparams["batch_size"], self.hparams["num_workers"]
@@ -357,3 +358,7 @@ def _cache_folder(base: Path, cache_dir: str | None) -> Path:
         return base / ".gm_index"
     name = hashlib.blake2b(os.fsencode(base), digest_size=6).hexdigest()  # one cache_dir may serve several data sets
     return Path(cache_dir).expanduser().absolute() / f"{base.name}-{name}"
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()

@@ -315,8 +315,50 @@ def test_rows_of_an_older_form_are_named(tmp_path):
         table("two_seeds", run)
 
 
+def split_runs(folder, seeds=(0, 1, 2), **options):
+    """Runs whose split has the training's seed, as with --seed_everything S --data.init_args.seed S."""
+    runs = runs_of(folder, "raw", seeds=seeds, **options)
+    for seed, run in zip(seeds, runs, strict=True):
+        tell_settings(run, data__seed=seed)
+        tell_evaluation(run, {"data": {"pictures": f"split {seed}"}}, data={"all images": "320, hash abc"})
+    return runs
+
+
+def test_splits_of_one_data_set_share_a_column(tmp_path):
+    runs = split_runs(tmp_path)
+    other = tell_evaluation(tell_settings(attributor_run(tmp_path / "x", representation="artifact"), data__seed=0))
+    tell_evaluation(other, {"data": {"pictures": "split 0"}}, data={"all images": "320, hash abc"})
+    found = table("methods", *runs, other)
+    cells = grid(found, "Accuracy and FDR").cells
+    raw = next(row for row in grid(found, "Accuracy and FDR").rows if "raw" in row)
+    assert cells[raw, "gm-small: seeds"] == 3
+    assert cells[raw, "gm-small: accuracy"].mean == pytest.approx(statistics.mean(values(runs, "test/accuracy")))
+    note = next(note for note in found.notes if "splits 0, 1, 2" in note)
+    assert "of 0 alone" in note
+
+
+def test_one_training_seed_on_several_splits_is_one_method(tmp_path):
+    runs = split_runs(tmp_path)
+    for run in runs:
+        tell_settings(run, seed_everything=0)
+    found = grid(table("methods", *runs), "Accuracy and FDR")
+    assert found.cells[found.rows[0], "gm-small: seeds"] == 3
+
+
+@pytest.mark.parametrize("told", ["321, hash abd", None])
+def test_other_images_under_the_name_of_a_split_are_another_data_set(tmp_path, told):
+    """By the hash of all images, or in runs without one, by their number."""
+    runs = split_runs(tmp_path)
+    if told is None:
+        for run, count in zip(runs, ("cat 80", "cat 80", "cat 81"), strict=True):
+            tell_evaluation(run, data={"test": count})
+    else:
+        tell_evaluation(runs[2], data={"all images": told})
+    assert grid(table("methods", *runs), "Data sets").rows == ["gm-small (1)", "gm-small (2)"]
+
+
 def test_json_of_the_evaluation_is_all_that_names_data(tmp_path):
-    """Two data sets of one folder's name are two columns where their test images differ."""
+    """Two data sets of one folder's name are two columns where the test images of one split differ."""
     runs = runs_of(tmp_path, "raw", seeds=(0, 1))
     for run, hashed in zip(runs, "ab", strict=True):
         tell_evaluation(run, {"data": {"pictures": hashed}})

@@ -18,6 +18,7 @@ _DATA = (
     "images_per_source", "manifold_size", "max_image_pixels", "block_size", "duplicates", "train_where",
 )  # fmt: skip
 """Arguments of a data module that say what the images are, not how something is trained on them."""
+_SPLIT = "data.init_args.seed"
 _OF_TESTS = ("label_space", "model.init_args.test_attacks")  # the same weights, asked otherwise
 
 
@@ -58,19 +59,48 @@ def data_name(run: Run) -> str:
 
 
 def data_columns(runs: Sequence[Run]) -> Callable[[Run], str]:
-    """What names the data set of each run: one name where the test images are the same, numbered where they are not."""
-    pictures: dict[str, list[str]] = {}
+    """What names the data set of each run: the name of its folder, numbered where folders of one name hold other images.
+
+    Splits of one data set share a name: where `data.init_args.seed` differs, test images may differ too.
+    """
+    known: dict[str, list[_Splits]] = {}
+    places: dict[str, int] = {}
     for run in runs:
-        known = pictures.setdefault(data_name(run), [])
-        if tested_pictures(run) not in known:
-            known.append(tested_pictures(run))
+        splits = known.setdefault(data_name(run), [])
+        place = next((place for place, found in enumerate(splits) if found.holds(run)), len(splits))
+        if place == len(splits):
+            splits.append(_Splits(run))
+        splits[place].pictures[split_of(run)] = tested_pictures(run)
+        places[str(run.folder)] = place + 1
 
     def column(run: Run) -> str:
-        known = pictures[data_name(run)]
-        place = known.index(tested_pictures(run)) + 1
-        return data_name(run) if len(known) == 1 else f"{data_name(run)} ({place})"
+        several = len(known[data_name(run)]) > 1
+        return f"{data_name(run)} ({places[str(run.folder)]})" if several else data_name(run)
 
     return column
+
+
+class _Splits:
+    """One data set, by the test images of its splits."""
+
+    def __init__(self, run: Run) -> None:
+        self.sizes, self.pictures = _sizes(run), {split_of(run): tested_pictures(run)}
+
+    def holds(self, run: Run) -> bool:
+        """Whether the run's test images are those of a known split, or may be those of another one."""
+        pictures = self.pictures.get(split_of(run))
+        return tested_pictures(run) in self.pictures.values() if pictures is not None else self.sizes == _sizes(run)
+
+
+def _sizes(run: Run) -> list[Any]:
+    """Hash of all images where the run says it, else how many there are in each part."""
+    data = (run.evaluation.get("report") or {}).get("data", {})
+    return [data.get("all images") or [data.get(part) for part in ("train", "val", "test")]]
+
+
+def split_of(run: Run) -> str:
+    """The seed that the data set was split with."""
+    return str(run.settings.get(_SPLIT, "its own"))
 
 
 def tested_pictures(run: Run) -> str:
@@ -84,7 +114,7 @@ def methods_of(
     """Methods with their runs by column, in the order of the runs; and notes.
 
     Runs belong to one method where their module has the same settings; where two runs of one column and seed do so,
-    all other settings of the training count as well. A training's own test and another test of the same weights count
+    all other settings of the training count as well. Seeds are those of the training and of the split. A training's own test and another test of the same weights count
     once. Notes on FDR are of tables `with_fdr`.
 
     Raises:
@@ -110,7 +140,8 @@ def methods_of(
     names = {str(runs[place].folder): column(runs[place]) for place in kept}
     originals = {str(runs[place].folder): runs[place] for place in kept}
     apart = [
-        replace(runs[place], settings=keys[place], seed=f"{column(runs[place])}: {runs[place].seed}") for place in kept
+        replace(runs[place], settings=keys[place], seed=f"{column(runs[place])}: {seed_and_split(runs[place])}")
+        for place in kept
     ]
     groups, repetitions = group_runs(apart)
     found = []
@@ -120,9 +151,27 @@ def methods_of(
             own.setdefault(names[str(run.folder)], []).append(originals[str(run.folder)])
         found.append(Method(group.label, {name: _group(group.label, members) for name, members in own.items()}))
     for name in dict.fromkeys(names.values()):
-        notes += comparability_notes([method.cells[name] for method in found if name in method.cells])
+        there = [method for method in found if name in method.cells]
+        notes += comparability_notes([method.cells[name] for method in there])
+        notes += _splits_note(name, there)
     told = dict.fromkeys([*repetitions, *notes])
     return found, [note for note in told if with_fdr or not ("/fdr" in note and note.endswith("do not compare."))]
+
+
+def seed_and_split(run: Run) -> str:
+    """The training's seed, and the split's where that is another."""
+    return run.seed if split_of(run) in ("its own", run.seed) else f"{run.seed}, split {split_of(run)}"
+
+
+def _splits_note(name: str, methods: Sequence[Method]) -> list[str]:
+    """What a column needs said where its numbers are of several splits of its images, or not all of the same ones."""
+    splits = {method.label: sorted({split_of(run) for run in method.cells[name].runs}) for method in methods}
+    every = sorted({split for each in splits.values() for split in each})
+    if len(every) == 1:
+        return []
+    told = f"{name}: splits {', '.join(every)} of its images, each with test images of its own."
+    fewer = [f"{label} of {', '.join(each)} alone" for label, each in splits.items() if each != every]
+    return [told if not fewer else f"{told} {'; '.join(fewer)}."]
 
 
 def _group(label: str, runs: Sequence[Run]) -> Group:
@@ -135,7 +184,7 @@ def _together(runs: Sequence[Run], keys: Sequence[Mapping[str, Any]], column: Ca
     """Places of the runs of one key, column and seed, where there are several."""
     same: dict[tuple[str, str, str], list[int]] = {}
     for place, (run, key) in enumerate(zip(runs, keys, strict=True)):
-        same.setdefault((_text(key), column(run), run.seed), []).append(place)
+        same.setdefault((_text(key), column(run), seed_and_split(run)), []).append(place)
     return [each for each in same.values() if len(each) > 1]
 
 
@@ -149,7 +198,7 @@ def _settings_of_module(run: Run) -> dict[str, Any]:
 
 
 def _settings_of_training(run: Run) -> dict[str, Any]:
-    data = tuple(f"data.init_args.{name}" for name in _DATA)
+    data = (_SPLIT, *(f"data.init_args.{name}" for name in _DATA))
     return {name: value for name, value in run.settings.items() if not _below(name, data) and not _of_test(name)}
 
 
