@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from datamodules.images.pixel_path import fit
@@ -84,6 +84,21 @@ def bits_from_sizes(run: Path, sizes: tuple[int, ...], keys: int) -> dict[int, f
     return found
 
 
+def named_in_frames(run: Path, widths: tuple[int, ...], colours: tuple[str, ...], keys: int) -> dict[str, float]:
+    """Share named among `FEW` users by all readings, of files with a frame of some pixels around the picture."""
+    module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
+    own, images = _marked(module, keys)
+    pictures = [Image.fromarray(each) for each in to_uint8(images).permute(0, 2, 3, 1).numpy()]
+    decoder, found = module.key_decoder(), {}
+    for colour in colours:
+        for width in widths:
+            files = [np.asarray(ImageOps.expand(each, width, colour)) for each in pictures]
+            back = torch.from_numpy(np.stack([fit(file, tuple(images.shape[-2:])) for file in files]))
+            answer = decoder.decode(back.permute(0, 3, 1, 2).float() / 255.0)
+            found[f"{colour}, {width} px"] = _named(p_values_of_readings(answer.evidence, own), FEW)
+    return found
+
+
 def _marked(module: LatentFingerprint, keys: int) -> tuple[Tensor, Tensor]:
     """Keys `(n, m)`, each `TOGETHER` times, and 8-bit images `(n, 3, H, W)` that carry them."""
     latents = module.generator.sample_latents(keys * TOGETHER, 99, 10_000)
@@ -114,6 +129,15 @@ def test_everyday_attacks() -> None:
         print(f"{name:26s} {' '.join(shown)}   wrong keys: named {one.wrong_few:.4f}, at 0.05 {one.wrong:.4f}")
         assert one.wrong_few == 0.0
         assert one.wrong < 0.07
+
+
+@pytest.mark.benchmark
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_pictures_in_frames() -> None:
+    for name, share in named_in_frames(LDM64, (2, 4, 8), ("black", "white", "red"), keys=25).items():
+        print(f"{name}: {100 * share:.1f} % named")
+        assert share > 0.7
 
 
 @pytest.mark.benchmark

@@ -173,3 +173,5 @@ def test_named_users_under_two_attacks():
     sizes = everyday_attacks.bits_from_sizes(everyday_attacks.LDM64, (32, 64), keys=2)
     assert sizes[32] > 0.85
     assert sizes[64] > 0.85
+    frames = everyday_attacks.named_in_frames(everyday_attacks.LDM64, (4,), ("black",), keys=2)
+    assert frames["black, 4 px"] > 0.5

@@ -1,4 +1,4 @@
-"""Putting an image back as it was made: mirrored, shifted, enlarged or turned images, tried one after the other.
+"""Putting an image back as it was made: mirrored, shifted, resized or turned images, tried one after the other.
 
 Verdicts test every try, corrected for their number (`metrics.evidence.share_of`). Where one answer is needed, as for
 the share of bits that are right, it is that of the try in which the decoder is surest of its bits; no key has a part in
@@ -28,7 +28,8 @@ def mirrored(images: Tensor) -> Tensor:
 def warped(down: float = 0.0, right: float = 0.0, zoom: float = 1.0, degrees: float = 0.0) -> Registration:
     """Move by pixels of a 32 px image, resize about the centre and turn, bicubically; the edge is repeated.
 
-    A zoom below 1 makes the image smaller, as one that was cropped and enlarged has to be.
+    A zoom below 1 makes the image smaller, as one that was cropped and enlarged has to be, one above 1 larger, as one
+    inside a frame.
     """
 
     def warp(images: Tensor) -> Tensor:
@@ -44,6 +45,9 @@ def warped(down: float = 0.0, right: float = 0.0, zoom: float = 1.0, degrees: fl
 MARGIN = 6.0
 """Nats. Of 100 clean images with 64 bits 32 tries together lose 14 without a margin, 3 with 4 nats, 1 with 8."""
 
+_FRAMED = [1.06**step for step in range(1, 9)]
+"""Zooms for a picture inside a frame: of `ldm64` 91 to 99 % of images are named among 50 users in a black frame of 1 to
+8 px around 32 px, whose edge is not to be seen on a black ground; steps of 1.09 leave 91 to 95 %."""
 _AROUND = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 REGISTRATIONS: Mapping[str, list[Registration]] = {
     "flip": [mirrored],
@@ -53,7 +57,8 @@ REGISTRATIONS: Mapping[str, list[Registration]] = {
         for zoom, steps in ((0.95, (-1.0, 0.0, 1.0)), (0.9, (-1.0, -0.5, 0.0, 0.5, 1.0)))
         for y in steps
         for x in steps
-    ],
+    ]
+    + [warped(zoom=zoom) for zoom in _FRAMED],
     "turn": [warped(degrees=degrees) for degrees in (-3.0, -1.5, 1.5, 3.0)],
 }
 """Tries by name."""

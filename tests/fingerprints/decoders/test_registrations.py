@@ -46,6 +46,7 @@ def scene():
         ("flip", mirrored),
         ("shift", warped(down=1.0, right=-1.0)),
         ("zoom", warped(down=1.6, right=1.6, zoom=1 / 0.9)),
+        ("zoom", warped(zoom=1 / 1.06**4)),
         ("turn", warped(degrees=3.0)),
     ],
 )
@@ -64,7 +65,7 @@ def test_an_image_as_it_was_made_is_read_as_it_is(scene):
     assert torch.equal(found.logits, alone.logits)
     assert alone.readings is None
     assert torch.equal(alone.evidence, alone.logits[:, None])
-    assert found.evidence.shape == (len(images), 48, 32)
+    assert found.evidence.shape == (len(images), 56, 32)
     assert torch.equal(found.evidence[:, 0], alone.logits)
     mirrored_ones = AmortisedDecoder(network).decode(images.flip(-1)).logits
     assert torch.equal(found.evidence[:, 1], mirrored_ones)
