@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 
+from lightning_modules.callbacks.log_progress import LogProgress
 from lightning_modules.callbacks.training_record import TrainingRecord, read_training_state
 from lightning_modules.cli import run_folder, run_record
 from lightning_modules.cli.options import CheckedArguments, options_of
@@ -206,6 +207,9 @@ class FrameworkCLI(LightningCLI):
         if logger is None or logger is True:
             kwargs["logger"] = False if self.purpose == "predict" else self._loggers()
         self.trainer_defaults["callbacks"].append(TrainingRecord())
+        if self.config["trainer"]["enable_progress_bar"] is None and not sys.stderr.isatty():
+            kwargs["enable_progress_bar"] = False
+            self.trainer_defaults["callbacks"].append(LogProgress())
         if getattr(self.model, "needs_gradients", False):
             kwargs["inference_mode"] = False  # tensors made in inference mode can never have gradients
         trainer = super().instantiate_trainer(**kwargs)

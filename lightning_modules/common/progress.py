@@ -27,6 +27,7 @@ class Progress:
         self._began = time.monotonic()
         self._next = self._began + DELAY
         self._bar: tqdm[None] | None = None
+        self._units = f"{unit}es" if unit.endswith("ch") else f"{unit}s"
 
     def __enter__(self) -> Self:
         """Begin; nothing is shown yet."""
@@ -44,15 +45,15 @@ class Progress:
 
     def _show(self) -> None:
         if sys.stderr.isatty():
-            bar = tqdm(total=self.total, initial=self.done, desc=self.what, unit=f" {self.unit}s", file=sys.stderr)
+            bar = tqdm(total=self.total, initial=self.done, desc=self.what, unit=f" {self._units}", file=sys.stderr)
             bar.start_t -= time.monotonic() - self._began  # its rate and the time left count from the beginning
             self._bar = bar
             return
         seconds = time.monotonic() - self._began
-        line = f"{self.what}: {self.done:,} {self.unit}s"
+        line = f"{self.what}: {self.done:,} {self._units}"
         if self.total is not None and self.done:
             left = seconds * (self.total - self.done) / self.done
-            line = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}s, {_duration(left)} left"
+            line = f"{self.what}: {self.done:,} of {self.total:,} {self._units}, {duration(left)} left"
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
         self._next = time.monotonic() + INTERVAL
@@ -65,7 +66,8 @@ class Progress:
             self._bar.close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words: 90 s, 12 min, 2.5 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
