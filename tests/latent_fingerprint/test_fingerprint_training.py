@@ -209,6 +209,19 @@ def test_a_training_begins_with_the_network_of_another(generator, tmp_path):
         assert torch.equal(compiled.network.get_parameter(name), value), name
 
 
+def test_a_training_for_longer_keys_begins_with_the_backbone_of_another(generator, tmp_path):
+    first = LatentFingerprint(generator, **grouped(SMALL))
+    fit(first, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
+    more = {"key.bits": 3, "training.start": str(tmp_path / "first.ckpt")}
+    still = {"training.learning_rate": 1e-30, "training.weight_decay": 0.0}
+    longer = LatentFingerprint(generator, **grouped(SMALL | more | still))
+    with pytest.warns(UserWarning, match=r"its backbone is taken, and what reads the 3 bits begins anew"):
+        fit(longer, tmp_path / "second")
+    for name, value in first.network.named_parameters():
+        own = longer.network.get_parameter(name)
+        assert name.startswith("heads.") != (own.shape == value.shape and torch.equal(own, value)), name
+
+
 def test_a_resumed_training_goes_on_with_its_own_network(generator, tmp_path):
     first, other = (
         LatentFingerprint(generator, **grouped(SMALL | {"training.learning_rate": rate})) for rate in (1e-3, 1e-2)
@@ -225,9 +238,9 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_fitted(generato
     first = LatentFingerprint(generator, **grouped(SMALL))
     fit(first, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
     more = LatentFingerprint(
-        generator, **grouped(SMALL | {"key.bits": 3, "training.start": str(tmp_path / "first.ckpt")})
+        generator, **grouped(SMALL | {"training.stem": "patch", "training.start": str(tmp_path / "first.ckpt")})
     )
-    with pytest.raises(ValueError, match=r"first\.ckpt: found .* of shape .*, expected .* the same bits"):
+    with pytest.raises(ValueError, match=r"first\.ckpt: found .* of shape .*, expected .* the same backbone"):
         fit(more, tmp_path / "more")
     assert more.fingerprint is None
     with pytest.raises(FileNotFoundError, match="gone"):

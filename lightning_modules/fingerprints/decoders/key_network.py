@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_modules.common.distributed import gather_tensors
@@ -121,9 +122,12 @@ def build_network(
 def take_network(network: KeyNetwork, checkpoint: Path) -> None:
     """Begin with the network of another training of LatentFingerprint, which left the checkpoint.
 
+    From one for keys of another length, and so for other coordinates beside the key, the backbone is taken, and the
+    heads begin anew; a warning says so.
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not readable, no network in it, or one of another form: keys, axes or backbone differ.
+        ValueError: not readable, no network in it, or one of another backbone.
     """
     if not checkpoint.is_file():
         raise FileNotFoundError(
@@ -132,14 +136,20 @@ def take_network(network: KeyNetwork, checkpoint: Path) -> None:
     state = read_state_dict(checkpoint, ("network",))
     stored = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
     own = network.state_dict()
+    if "alpha_error" in stored and stored["alpha_error"].shape != network.alpha_error.shape:
+        rank_zero_warn(
+            f"{checkpoint}: found a network for {len(stored['alpha_error'])} coordinates beside the key, expected "
+            f"{network.axes}: its backbone is taken, and what reads the {network.bits} bits begins anew"
+        )
+        own = {name: value for name, value in own.items() if name.startswith("backbone.")}
     for name, value in own.items():
         found = tuple(stored[name].shape) if name in stored else None
         if found != tuple(value.shape):
             raise ValueError(
                 f"{checkpoint}: found {name} of shape {found}, expected {tuple(value.shape)}; begin with a network of "
-                "the same bits, axes, backbone and stem, or anew with --model.init_args.training.start null"
+                "the same backbone and stem, or anew with --model.init_args.training.start null"
             )
-    network.load_state_dict({name: stored[name] for name in own})
+    network.load_state_dict({**network.state_dict(), **{name: stored[name] for name in own}})
 
 
 def calibrate_network(network: KeyNetwork, answers: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
