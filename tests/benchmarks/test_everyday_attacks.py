@@ -48,7 +48,7 @@ class Shares:
 def shares(run: Path, conditions: tuple[str, ...], keys: int) -> dict[str, Shares]:
     """Each condition's shares, of `TOGETHER` images a key."""
     module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
-    count, (own, images) = keys * TOGETHER, _marked(module, keys)
+    count, (own, images) = keys * TOGETHER, marked(module, keys)
     others = seeded_keys(count, module.fingerprint.bits, 78, 0)
     decoder, seeds = module.key_decoder(), image_seeds(0, torch.arange(count))
     found = {}
@@ -72,7 +72,7 @@ def shares(run: Path, conditions: tuple[str, ...], keys: int) -> dict[str, Share
 def bits_from_sizes(run: Path, sizes: tuple[int, ...], keys: int) -> dict[int, float]:
     """Share of right bits of files that were resized bicubically and brought back as `predict` does, read once."""
     module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
-    own, images = _marked(module, keys)
+    own, images = marked(module, keys)
     height, width = images.shape[-2:]
     pictures = to_uint8(images).permute(0, 2, 3, 1).numpy()
     found = {}
@@ -87,7 +87,7 @@ def bits_from_sizes(run: Path, sizes: tuple[int, ...], keys: int) -> dict[int, f
 def named_in_frames(run: Path, widths: tuple[int, ...], colours: tuple[str, ...], keys: int) -> dict[str, float]:
     """Share named among `FEW` users by all readings, of files with a frame of some pixels around the picture."""
     module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
-    own, images = _marked(module, keys)
+    own, images = marked(module, keys)
     pictures = [Image.fromarray(each) for each in to_uint8(images).permute(0, 2, 3, 1).numpy()]
     decoder, found = module.key_decoder(), {}
     for colour in colours:
@@ -99,7 +99,7 @@ def named_in_frames(run: Path, widths: tuple[int, ...], colours: tuple[str, ...]
     return found
 
 
-def _marked(module: LatentFingerprint, keys: int) -> tuple[Tensor, Tensor]:
+def marked(module: LatentFingerprint, keys: int) -> tuple[Tensor, Tensor]:
     """Keys `(n, m)`, each `TOGETHER` times, and 8-bit images `(n, 3, H, W)` that carry them."""
     latents = module.generator.sample_latents(keys * TOGETHER, 99, 10_000)
     own = seeded_keys(keys, module.fingerprint.bits, 77, 0).repeat_interleave(TOGETHER, 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
+import keys_as_code_words
 import numpy as np
 import pytest
 import test_artifact_stream as artifact_stream
@@ -175,3 +177,13 @@ def test_named_users_under_two_attacks():
     assert sizes[64] > 0.85
     frames = everyday_attacks.named_in_frames(everyday_attacks.LDM64, (4,), ("black",), keys=2)
     assert frames["black, 4 px"] > 0.5
+
+
+def test_words_of_a_code_are_decoded_as_by_trying_all():
+    generator, code = np.random.default_rng(0), keys_as_code_words.random_code(6, 14, 1)
+    messages = np.array(list(itertools.product((0, 1), repeat=6)), dtype=np.uint8)
+    words = messages @ code % 2
+    for _ in range(50):
+        log_odds = generator.normal(size=14) + 1.5 * (2.0 * words[generator.integers(64)] - 1.0)
+        likeliest = words[np.argmax(words @ log_odds)]
+        assert np.array_equal(keys_as_code_words.decode(log_odds, code), likeliest)

@@ -59,7 +59,7 @@ def data_name(run: Run) -> str:
 
 
 def data_columns(runs: Sequence[Run]) -> Callable[[Run], str]:
-    """What names the data set of each run: the name of its folder, numbered where folders of one name hold other images.
+    """What names the data set of each run: the name of its folder, numbered where one name stands for other images too.
 
     Splits of one data set share a name: where `data.init_args.seed` differs, test images may differ too.
     """
@@ -114,8 +114,8 @@ def methods_of(
     """Methods with their runs by column, in the order of the runs; and notes.
 
     Runs belong to one method where their module has the same settings; where two runs of one column and seed do so,
-    all other settings of the training count as well. Seeds are those of the training and of the split. A training's own test and another test of the same weights count
-    once. Notes on FDR are of tables `with_fdr`.
+    all other settings of the training count as well. Seeds are those of the training and of the split. A training's own
+    test and another test of the same weights count once. Notes on FDR are of tables `with_fdr`.
 
     Raises:
         ValueError: two runs of the same settings, column and seed have different numbers.
