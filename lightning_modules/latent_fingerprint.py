@@ -169,7 +169,8 @@ class LatentFingerprint(pl.LightningModule):
             load_other(other, self.generator.image_size)
         start = self.training_settings.start
         if start is not None and self.trainer.ckpt_path is None:  # a resumed training has its own
-            take_network(self.network, Path(start))
+            if (told := take_network(self.network, Path(start))) is not None:
+                rank_zero_warn(told)
         bank = self._bank()
         self.fingerprint = (self.fingerprint or self._fitted(bank)).to(self.device)
         self.training_stream = MarkedImages(self.generator, self.fingerprint, self.stream_seed, bank)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_modules.common.distributed import gather_tensors
@@ -119,11 +118,14 @@ def build_network(
     return KeyNetwork(bits, axes, training.backbone, training.stem, training.weights, generator.image_size)
 
 
-def take_network(network: KeyNetwork, checkpoint: Path) -> None:
+def take_network(network: KeyNetwork, checkpoint: Path) -> str | None:
     """Begin with the network of another training of LatentFingerprint, which left the checkpoint.
 
     From one for keys of another length, and so for other coordinates beside the key, the backbone is taken, and the
-    heads begin anew; a warning says so.
+    heads begin anew.
+
+    Returns:
+        What a person should know of what was not taken; None where all was.
 
     Raises:
         FileNotFoundError: no such file.
@@ -135,9 +137,9 @@ def take_network(network: KeyNetwork, checkpoint: Path) -> None:
         )
     state = read_state_dict(checkpoint, ("network",))
     stored = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
-    own = network.state_dict()
+    own, told = network.state_dict(), None
     if "alpha_error" in stored and stored["alpha_error"].shape != network.alpha_error.shape:
-        rank_zero_warn(
+        told = (
             f"{checkpoint}: found a network for {len(stored['alpha_error'])} coordinates beside the key, expected "
             f"{network.axes}: its backbone is taken, and what reads the {network.bits} bits begins anew"
         )
@@ -150,6 +152,7 @@ def take_network(network: KeyNetwork, checkpoint: Path) -> None:
                 "the same backbone and stem, or anew with --model.init_args.training.start null"
             )
     network.load_state_dict({**network.state_dict(), **{name: stored[name] for name in own}})
+    return told
 
 
 def calibrate_network(network: KeyNetwork, answers: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
