@@ -333,6 +333,10 @@ def test_splits_of_one_data_set_share_a_column(tmp_path):
     raw = next(row for row in grid(found, "Accuracy and FDR").rows if "raw" in row)
     assert cells[raw, "gm-small: seeds"] == 3
     assert cells[raw, "gm-small: accuracy"].mean == pytest.approx(statistics.mean(values(runs, "test/accuracy")))
+    for seed, run in enumerate(runs):
+        tell_metrics(run, {"test/trivial/colour_histogram/accuracy": proportion(100 + 20 * seed, 240, what="colours")})
+    trivial = grid(table("methods", *runs, other), "Accuracy and FDR").cells["trivial: colours", "gm-small: accuracy"]
+    assert (trivial.mean, trivial.seeds) == (pytest.approx(120 / 240), 3)
     note = next(note for note in found.notes if "splits 0, 1, 2" in note)
     assert "of 0 alone" in note
 
@@ -343,6 +347,12 @@ def test_one_training_seed_on_several_splits_is_one_method(tmp_path):
         tell_settings(run, seed_everything=0)
     found = grid(table("methods", *runs), "Accuracy and FDR")
     assert found.cells[found.rows[0], "gm-small: seeds"] == 3
+
+
+def test_runs_of_versions_that_hash_no_data_set_go_by_the_number_of_images(tmp_path):
+    runs = split_runs(tmp_path)
+    tell_evaluation(runs[0], data={"all images": None})
+    assert grid(table("methods", *runs), "Data sets").rows == ["gm-small"]
 
 
 @pytest.mark.parametrize("told", ["321, hash abd", None])

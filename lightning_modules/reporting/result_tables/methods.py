@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from lightning_modules.metrics.intervals import Estimate, mean_and_std
 from lightning_modules.reporting.experiments import Group, Spread
 from lightning_modules.reporting.page import Number
-from lightning_modules.reporting.result_tables.methods_of_runs import Method, attributors, data_columns, methods_of
+from lightning_modules.reporting.result_tables.methods_of_runs import (
+    Method,
+    attributors,
+    data_columns,
+    methods_of,
+    split_of,
+)
 from lightning_modules.reporting.result_tables.paper import (
     data_set_of_paper,
     method_of_paper,
@@ -82,16 +88,24 @@ def _results(found: Sequence[Method], data_sets: Sequence[str], beside: Mapping[
     return Grid("Accuracy and FDR", "method", list(dict.fromkeys(rows)), columns, cells, shares, _INTRO, _TRIVIAL)
 
 
-def _references(groups: Sequence[Group]) -> dict[str, Estimate]:
-    """Chance, and what trivial features reach on these test images."""
-    found: dict[str, Estimate] = {}
+def _references(groups: Sequence[Group]) -> dict[str, Value]:
+    """Chance, and what trivial features reach on these test images: over splits their mean and spread."""
+    found: dict[str, dict[str, Estimate]] = {}
     for run in (run for group in groups for run in group.runs):
         if (chance := run.metrics.get("test/chance")) is not None:
-            found.setdefault("chance", chance)
+            found.setdefault("chance", {}).setdefault("", chance)
         for name, estimate in run.metrics.items():
             if match := re.fullmatch(r"test/trivial/(.*)/accuracy", name):
-                found.setdefault(f"trivial: {estimate.details.get('what', match[1])}", estimate)
-    return found
+                row = f"trivial: {estimate.details.get('what', match[1])}"
+                found.setdefault(row, {}).setdefault(split_of(run), estimate)
+    return {row: _over_splits(list(values.values())) for row, values in found.items()}
+
+
+def _over_splits(values: Sequence[Estimate]) -> Value:
+    if len(values) == 1:
+        return values[0]
+    mean, std = mean_and_std([estimate.value for estimate in values])
+    return Spread(mean, std, len(values))
 
 
 def _data_sets(found: Sequence[Method], data_sets: Sequence[str]) -> Grid:
