@@ -168,9 +168,9 @@ class LatentFingerprint(pl.LightningModule):
         if other is not None and "other_generator" in getattr(self._data, "test_parts", list)():
             load_other(other, self.generator.image_size)
         start = self.training_settings.start
-        if start is not None and self.trainer.ckpt_path is None:  # a resumed training has its own
-            if (told := take_network(self.network, Path(start))) is not None:
-                rank_zero_warn(told)
+        resumed = self.trainer.ckpt_path is not None  # and has a network of its own
+        if start is not None and not resumed and (told := take_network(self.network, Path(start))) is not None:
+            rank_zero_warn(told)
         bank = self._bank()
         self.fingerprint = (self.fingerprint or self._fitted(bank)).to(self.device)
         self.training_stream = MarkedImages(self.generator, self.fingerprint, self.stream_seed, bank)
