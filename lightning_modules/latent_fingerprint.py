@@ -22,6 +22,7 @@ from lightning_modules.callbacks.search_watch import SearchWatch
 from lightning_modules.common.blocks import Block
 from lightning_modules.common.files import file_hash
 from lightning_modules.common.images import eight_bit
+from lightning_modules.common.shipped import find_trained
 from lightning_modules.common.weights import content_hash
 from lightning_modules.evaluation.blocks import Evaluation, require_finite
 from lightning_modules.evaluation.conditions import make_conditions
@@ -169,8 +170,8 @@ class LatentFingerprint(pl.LightningModule):
             load_other(other, self.generator.image_size)
         start = self.training_settings.start
         resumed = self.trainer.ckpt_path is not None  # and has a network of its own
-        if start is not None and not resumed and (told := take_network(self.network, Path(start))) is not None:
-            rank_zero_warn(told)
+        if start is not None and not resumed and (left := take_network(self.network, Path(find_trained(start)))):
+            rank_zero_warn(left)
         bank = self._bank()
         self.fingerprint = (self.fingerprint or self._fitted(bank)).to(self.device)
         self.training_stream = MarkedImages(self.generator, self.fingerprint, self.stream_seed, bank)

@@ -23,6 +23,7 @@ N = 24
     [
         ("ldm", 32, {"identity": 0.8, "jpeg_50": 0.6}),
         ("stylegan2", 32, {"identity": 0.4}),
+        pytest.param("stylegan2_64", 64, {"identity": 0.75}, marks=pytest.mark.slow),  # a search: a minute
         (
             "ldm64",
             64,

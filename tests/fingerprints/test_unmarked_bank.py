@@ -27,7 +27,7 @@ from lightning_modules.fingerprints.unmarked_bank import (
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 TRAINED = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "trained"
-SHIPPED = ("stylegan2", "ldm", "ldm64")
+SHIPPED = ("stylegan2", "stylegan2_64", "ldm", "ldm64")
 
 
 def load(name):
