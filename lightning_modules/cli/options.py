@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +150,34 @@ def check_run(command: str, args: list[str]) -> CheckedArguments | None:
         unasked = _config_of(checkpoint, command)
         never_import_from(unasked.parent)
         check_classes(unasked, command, trusted)
-        args = ["--config", str(unasked), *args]
+        args = ["--config", str(unasked), *_without_options_of_another(args, unasked), *args]
     known = _peek(args)
     _check_names(args, command, {section: _class_of(section, known) for section in ("model", "data")})
     if not any(word.startswith("--print_config") for word in args):
         _check_run_folder(command, asked)
     return CheckedArguments(args, typed, unasked, trusted)
+
+
+DECODER = "model.init_args.decoder"
+
+
+def _without_options_of_another(args: Sequence[str], config: Path) -> list[str]:
+    """What drops the run's decoder options where another decoder is asked for by its name."""
+    pairs = [word.split("=", 1) if "=" in word else [word, after] for word, after in pairwise([*args, ""])]
+    asked = [value for name, value in pairs if name == f"--{DECODER}.name"]
+    own: Any = _yaml_of(config)
+    for name in DECODER.split("."):
+        own = own.get(name) if isinstance(own, dict) else None
+    if not asked or not isinstance(own, dict) or not own.get("options") or asked[-1] == own.get("name"):
+        return []
+    return [f"--{DECODER}.options=null"]
+
+
+def _yaml_of(config: Path) -> Any:
+    try:
+        return yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None  # the real parser says what is wrong
 
 
 def short_help(command: str) -> str:
@@ -343,10 +366,8 @@ def _class_of(section: str, known: Any) -> str | None:
     if given is not None:
         return given if "." in given else None
     for config in reversed(known.config):
-        try:
-            content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            return None  # the real parser says what is wrong with it
+        if (content := _yaml_of(Path(config))) is None:
+            return None
         found = content.get(section) if isinstance(content, dict) else None
         if found:
             path = found.get("class_path") if isinstance(found, dict) else found

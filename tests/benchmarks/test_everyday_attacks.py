@@ -25,7 +25,8 @@ from lightning_modules.fingerprints.users.verdicts import combine
 from lightning_modules.latent_fingerprint import LatentFingerprint
 from lightning_modules.metrics.evidence import p_values, p_values_of_readings
 
-LDM64 = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "trained" / "ldm64"
+TRAINED = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "trained"
+LDM64, STYLEGAN2_64 = TRAINED / "ldm64", TRAINED / "stylegan2_64"
 CONDITIONS = (
     *("clean", "paper-scaled-noise", "paper-scaled-jpeg", "paper-scaled-combination", "flip", "shift_1", "crop_0.9"),
     *("scaling_0.5", "rotation_2", "webp_50", "social", "blur_1"),
@@ -66,6 +67,22 @@ def shares(run: Path, conditions: tuple[str, ...], keys: int) -> dict[str, Share
             _named(wrong, FEW),
             float((wrong <= 0.05).double().mean()),
         )
+    return found
+
+
+def named_by_search(run: Path, conditions: tuple[str, ...], images: int) -> dict[str, tuple[float, float, float]]:
+    """Bits right, share named among `FEW` and among `MANY`, by the decoder of the checkpoint, an image a key."""
+    module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
+    own = seeded_keys(images, module.fingerprint.bits, 77, 0)
+    with torch.no_grad():
+        latents = module.fingerprint.embed(module.generator.sample_latents(images, 99, 10_000), own)
+        marked_images = eight_bit(module.generator.synthesize(latents))
+    decoder, seeds, found = module.key_decoder(), image_seeds(0, torch.arange(images)), {}
+    for name in conditions:
+        seen = marked_images if name == "clean" else make_attack(name).real(marked_images, seeds)
+        answer = decoder.decode(seen)
+        chances = p_values(answer.logits, own)
+        found[name] = (float((answer.bits == own).double().mean()), _named(chances, FEW), _named(chances, MANY))
     return found
 
 
@@ -138,6 +155,17 @@ def test_pictures_in_frames() -> None:
     for name, share in named_in_frames(LDM64, (2, 4, 8), ("black", "white", "red"), keys=25).items():
         print(f"{name}: {100 * share:.1f} % named")
         assert share > 0.7
+
+
+@pytest.mark.benchmark
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_searches_for_64_bits() -> None:
+    """The StyleGAN2's keys of 64 bits, read by `hybrid`."""
+    found = named_by_search(STYLEGAN2_64, CONDITIONS[:4], images=100)
+    for name, (bits, few, many) in found.items():
+        print(f"{name}: bits {100 * bits:.1f} %, named among 50 {100 * few:.1f} %, among a million {100 * many:.1f} %")
+    assert found["clean"][2] > 0.8
 
 
 @pytest.mark.benchmark

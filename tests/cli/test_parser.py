@@ -91,3 +91,19 @@ def test_null_leaves_out_a_group_of_settings(tmp_path):
     assert check_run("train", [*line, "null"]) is not None
     with pytest.raises(SystemExit, match=r"group of settings, expected one of them, such as .*augmentation\.attack"):
         check_run("train", [*line, "jpeg_80"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        (["--model.init_args.decoder.name", "hybrid"], None),  # would have none of them
+        (["--model.init_args.decoder.name=hybrid"], None),
+        (["--model.init_args.decoder.name=amortised"], {"registrations": ["flip", "shift", "zoom", "turn"]}),
+        ([], {"registrations": ["flip", "shift", "zoom", "turn"]}),
+        (["--model.init_args.decoder.name=hybrid", "--model.init_args.decoder.options={steps: 2}"], {"steps": 2}),
+    ],
+)
+def test_another_decoder_than_the_runs_begins_without_its_options(tmp_path, asked, options):
+    line = ["--ckpt_path", "ldm64", "--run_dir", str(tmp_path / "run"), *asked]
+    cli = FrameworkCLI(check_run("test", line), purpose="test")
+    assert cli.model.decoder.options == options
