@@ -261,11 +261,12 @@ class GMDataModule(pl.LightningDataModule):
         splits = ("train", "val", "test", *([UNKNOWN] if self.unknown_sources else []))
         counts = {split: self.counts(split).items() for split in splits}
         rows = self.plan.rows
+        images = rows[rows["split"] != "manifold"]
         leaks = "; ".join(leak.summary for leak in self.file_audit or []) or "the same in all files"
         return {
             **{split: ", ".join(f"{source} {count:,}" for source, count in found) for split, found in counts.items()},
             "manifold": f"{int((rows['split'] == 'manifold').sum()):,} reals",
-            "all images": f"{len(rows):,}, hash {_digest(sorted(rows['final'] + ' ' + rows['source']))[:12]}",
+            "all images": f"{len(images):,}, hash {_digest(sorted(images['final'] + ' ' + images['source']))[:12]}",
             "image size": f"{self.image_size[0]} x {self.image_size[1]} px",
             "groups": self.plan.groups,
             "file attributes": "not audited (format_audit: off)" if self.file_audit is None else leaks,

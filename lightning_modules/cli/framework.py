@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 
@@ -207,7 +207,9 @@ class FrameworkCLI(LightningCLI):
         if logger is None or logger is True:
             kwargs["logger"] = False if self.purpose == "predict" else self._loggers()
         self.trainer_defaults["callbacks"].append(TrainingRecord())
-        if self.config["trainer"]["enable_progress_bar"] is None and not sys.stderr.isatty():
+        own = any(isinstance(each, ProgressBar) for each in self.config_init["trainer"]["callbacks"] or ())
+        asked = self.config["trainer"]["enable_progress_bar"] is not None
+        if not own and not asked and not (sys.stdout.isatty() and sys.stderr.isatty()):
             kwargs["enable_progress_bar"] = False
             self.trainer_defaults["callbacks"].append(LogProgress())
         if getattr(self.model, "needs_gradients", False):

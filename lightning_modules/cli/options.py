@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -158,26 +159,32 @@ def check_run(command: str, args: list[str]) -> CheckedArguments | None:
     return CheckedArguments(args, typed, unasked, trusted)
 
 
-DECODER = "model.init_args.decoder"
-
-
 def _without_options_of_another(args: Sequence[str], config: Path) -> list[str]:
-    """What drops the run's decoder options where another decoder is asked for by its name."""
-    pairs = [word.split("=", 1) if "=" in word else [word, after] for word, after in pairwise([*args, ""])]
-    asked = [value for name, value in pairs if name == f"--{DECODER}.name"]
+    """What drops the decoder options of a checkpoint's run where another decoder is asked for by its name."""
     own: Any = _yaml_of(config)
-    for name in DECODER.split("."):
+    for name in ("model", "init_args", "decoder"):
         own = own.get(name) if isinstance(own, dict) else None
-    if not asked or not isinstance(own, dict) or not own.get("options") or asked[-1] == own.get("name"):
+    if not isinstance(own, dict) or not own.get("options"):
         return []
-    return [f"--{DECODER}.options=null"]
+    asked = own_name = own.get("name", "amortised")
+    for word, after in pairwise([*args, ""]):
+        name, equals, value = word.replace("init_args.", "").partition("=")
+        value = value if equals else after
+        if name == "--model.decoder.name":
+            asked = value
+        elif name == "--model.decoder":
+            with suppress(yaml.YAMLError):
+                group = yaml.safe_load(value)
+                asked = group.get("name", asked) if isinstance(group, dict) else asked
+    return [] if asked == own_name else ["--model.init_args.decoder.options=null"]
 
 
 def _yaml_of(config: Path) -> Any:
+    """What a file holds, nothing as an empty mapping; None where it cannot be read, which the real parser says."""
     try:
-        return yaml.safe_load(config.read_text(encoding="utf-8"))
+        return yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None  # the real parser says what is wrong
+        return None
 
 
 def short_help(command: str) -> str:

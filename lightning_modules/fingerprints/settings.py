@@ -70,8 +70,8 @@ class TrainingSettings:
         backbone: timm network.
         stem: ``imagenet``, ``small`` or ``patch``.
         weights: ``none``, ``imagenet`` or a path.
-        start: Checkpoint of another training, or of one that ships, whose network this one begins with, of one for keys
-            of another length whose backbone; None begins anew.
+        start: Checkpoint or run folder of another training, or of one that ships (``stylegan2``): this one begins with
+            its network, or with its backbone alone where its keys have another length. None begins anew.
         bank: Train on this many of the latents that the axes are fitted to, each with ever new keys, where sampling
             latents is slow; 0 samples every latent anew.
         attack: What training images meet: a name or a mapping (``lightning_modules.attacks``).

@@ -176,7 +176,7 @@ def test_named_users_under_two_attacks():
     assert sizes[32] > 0.85
     assert sizes[64] > 0.85
     found = everyday_attacks.named_by_search(everyday_attacks.STYLEGAN2_64, ("clean",), images=2)
-    assert found["clean"][0] > 0.6
+    assert found["clean"][0] > 0.9  # one pass of the network reads 78 %
     frames = everyday_attacks.named_in_frames(everyday_attacks.LDM64, (4,), ("black",), keys=2)
     assert frames["black, 4 px"] > 0.5
 

@@ -98,6 +98,8 @@ def test_null_leaves_out_a_group_of_settings(tmp_path):
     [
         (["--model.init_args.decoder.name", "hybrid"], None),  # would have none of them
         (["--model.init_args.decoder.name=hybrid"], None),
+        (["--model.decoder.name=hybrid"], None),
+        (["--model.init_args.decoder", "{name: hybrid}"], None),
         (["--model.init_args.decoder.name=amortised"], {"registrations": ["flip", "shift", "zoom", "turn"]}),
         ([], {"registrations": ["flip", "shift", "zoom", "turn"]}),
         (["--model.init_args.decoder.name=hybrid", "--model.init_args.decoder.options={steps: 2}"], {"steps": 2}),

@@ -211,8 +211,8 @@ def test_a_training_begins_with_the_network_of_another(generator, tmp_path):
 
 def test_a_training_for_longer_keys_begins_with_the_backbone_of_another(generator, tmp_path):
     first = LatentFingerprint(generator, **grouped(SMALL))
-    fit(first, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
-    more = {"key.bits": 3, "training.start": str(tmp_path / "first.ckpt")}
+    fit(first, tmp_path / "first").save_checkpoint(tmp_path / "first" / "checkpoints" / "last.ckpt")
+    more = {"key.bits": 3, "training.start": str(tmp_path / "first")}  # a run folder
     still = {"training.learning_rate": 1e-30, "training.weight_decay": 0.0}
     longer = LatentFingerprint(generator, **grouped(SMALL | more | still))
     with pytest.warns(UserWarning, match=r"its backbone is taken, and what reads the 3 bits begins anew"):

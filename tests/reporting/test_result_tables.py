@@ -341,6 +341,25 @@ def test_splits_of_one_data_set_share_a_column(tmp_path):
     assert "of 0 alone" in note
 
 
+def test_a_split_of_the_files_own_is_one_whatever_the_seed(tmp_path):
+    """An index file with a column `split` has the same test images for every seed."""
+    runs = split_runs(tmp_path)
+    for seed, run in enumerate(runs):
+        tell_evaluation(run, {"data": {"pictures": "the file's"}})
+        tell_metrics(run, {"test/trivial/colour_histogram/accuracy": proportion(100 + seed, 240, what="colours")})
+    found = table("methods", *runs)
+    assert grid(found, "Accuracy and FDR").cells["trivial: colours", "gm-small: accuracy"].n == 240
+    assert not any("splits" in note for note in found.notes)
+
+
+def test_columns_do_not_depend_on_the_order_of_the_runs(tmp_path):
+    runs = split_runs(tmp_path, seeds=(0, 1, 2, 3))
+    for run, told in zip(runs, (None, "320, hash a", "320, hash b", "320, hash a"), strict=True):
+        tell_evaluation(run, data={"all images": told})
+    assert grid(table("methods", *runs), "Data sets").rows == ["gm-small (1)", "gm-small (2)"]
+    assert grid(table("methods", *runs[1:], runs[0]), "Data sets").rows == ["gm-small (1)", "gm-small (2)"]
+
+
 def test_one_training_seed_on_several_splits_is_one_method(tmp_path):
     runs = split_runs(tmp_path)
     for run in runs:

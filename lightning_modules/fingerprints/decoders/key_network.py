@@ -121,8 +121,11 @@ def build_network(
 def take_network(network: KeyNetwork, checkpoint: Path) -> str | None:
     """Begin with the network of another training of LatentFingerprint, which left the checkpoint.
 
-    From one for keys of another length, and so for other coordinates beside the key, the backbone is taken, and the
-    heads begin anew.
+    From one for keys of another length or images of another size the backbone is taken, and the heads begin anew.
+
+    Args:
+        network: takes the weights.
+        checkpoint: a file, or the run folder that holds it.
 
     Returns:
         What a person should know of what was not taken; None where all was.
@@ -131,6 +134,8 @@ def take_network(network: KeyNetwork, checkpoint: Path) -> str | None:
         FileNotFoundError: no such file.
         ValueError: not readable, no network in it, or one of another backbone.
     """
+    if checkpoint.is_dir():
+        checkpoint = checkpoint / "checkpoints" / "last.ckpt"
     if not checkpoint.is_file():
         raise FileNotFoundError(
             f"found no file {checkpoint}, expected a checkpoint of a training to start with; check `training.start`"
@@ -138,10 +143,11 @@ def take_network(network: KeyNetwork, checkpoint: Path) -> str | None:
     state = read_state_dict(checkpoint, ("network",))
     stored = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
     own, told = network.state_dict(), None
-    if "alpha_error" in stored and stored["alpha_error"].shape != network.alpha_error.shape:
+    heads = [name for name in own if name == "alpha_error" or name.startswith("heads.")]
+    if all(name in stored for name in heads) and any(stored[name].shape != own[name].shape for name in heads):
         told = (
-            f"{checkpoint}: found a network for {len(stored['alpha_error'])} coordinates beside the key, expected "
-            f"{network.axes}: its backbone is taken, and what reads the {network.bits} bits begins anew"
+            f"{checkpoint}: found a network for keys of another length or images of another size: its backbone is "
+            f"taken, and what reads the {network.bits} bits begins anew"
         )
         own = {name: value for name, value in own.items() if name.startswith("backbone.")}
     for name, value in own.items():

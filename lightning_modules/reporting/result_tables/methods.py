@@ -14,6 +14,7 @@ from lightning_modules.reporting.result_tables.methods_of_runs import (
     data_columns,
     methods_of,
     split_of,
+    tested_pictures,
 )
 from lightning_modules.reporting.result_tables.paper import (
     data_set_of_paper,
@@ -97,7 +98,7 @@ def _references(groups: Sequence[Group]) -> dict[str, Value]:
         for name, estimate in run.metrics.items():
             if match := re.fullmatch(r"test/trivial/(.*)/accuracy", name):
                 row = f"trivial: {estimate.details.get('what', match[1])}"
-                found.setdefault(row, {}).setdefault(split_of(run), estimate)
+                found.setdefault(row, {}).setdefault(tested_pictures(run) or split_of(run), estimate)
     return {row: _over_splits(list(values.values())) for row, values in found.items()}
 
 

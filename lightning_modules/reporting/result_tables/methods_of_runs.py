@@ -61,16 +61,17 @@ def data_name(run: Run) -> str:
 def data_columns(runs: Sequence[Run]) -> Callable[[Run], str]:
     """What names the data set of each run: the name of its folder, numbered where one name stands for other images too.
 
-    Splits of one data set share a name: where `data.init_args.seed` differs, test images may differ too.
+    Splits of one data set share a name: where `data.init_args.seed` differs, test images may differ too. With
+    `images_per_source` every seed draws images of its own, and has a name of its own.
     """
-    known: dict[str, list[_Splits]] = {}
+    known: dict[str, list[_DataSet]] = {}
     places: dict[str, int] = {}
     for run in runs:
-        splits = known.setdefault(data_name(run), [])
-        place = next((place for place, found in enumerate(splits) if found.holds(run)), len(splits))
-        if place == len(splits):
-            splits.append(_Splits(run))
-        splits[place].pictures[split_of(run)] = tested_pictures(run)
+        sets = known.setdefault(data_name(run), [])
+        place = next((place for place, found in enumerate(sets) if found.holds(run)), len(sets))
+        if place == len(sets):
+            sets.append(_DataSet())
+        sets[place].add(run)
         places[str(run.folder)] = place + 1
 
     def column(run: Run) -> str:
@@ -80,25 +81,38 @@ def data_columns(runs: Sequence[Run]) -> Callable[[Run], str]:
     return column
 
 
-class _Splits:
+class _DataSet:
     """One data set, by the test images of its splits."""
 
-    def __init__(self, run: Run) -> None:
-        self.data, self.pictures = _described(run), {split_of(run): tested_pictures(run)}
+    def __init__(self) -> None:
+        self.images: str | None = None  # hash of all, which later versions say
+        self.counts: list[Any] = []
+        self.pictures: dict[str, set[str]] = {}
+
+    def add(self, run: Run) -> None:
+        """Learn of a run on it."""
+        self.images = self.images or _described(run).get("all images")
+        self.counts = self.counts or _counts(run)
+        self.pictures.setdefault(split_of(run), set()).add(tested_pictures(run))
 
     def holds(self, run: Run) -> bool:
         """Whether the run's test images are those of a known split, or may be those of another one."""
+        if any(tested_pictures(run) in known for known in self.pictures.values()):
+            return True
         if split_of(run) in self.pictures:
-            return tested_pictures(run) in self.pictures.values()
-        data = _described(run)
-        hashed = [one["all images"] for one in (self.data, data) if one.get("all images")]  # later versions say it
-        return len(set(hashed)) < 2 and all(self.data.get(part) == data.get(part) for part in ("train", "val", "test"))
+            return False
+        images = _described(run).get("all images")
+        return images == self.images if images and self.images else self.counts == _counts(run)
 
 
 def _described(run: Run) -> Mapping[str, Any]:
     """What the run says of its data: how many images of each part, and the hash of all."""
     found: Mapping[str, Any] = (run.evaluation.get("report") or {}).get("data", {})
     return found
+
+
+def _counts(run: Run) -> list[Any]:
+    return [_described(run).get(part) for part in ("train", "val", "test")]
 
 
 def split_of(run: Run) -> str:
@@ -170,8 +184,8 @@ def _splits_note(name: str, methods: Sequence[Method]) -> list[str]:
     """What a column needs said where its numbers are of several splits of its images, or not all of the same ones."""
     splits = {method.label: sorted({split_of(run) for run in method.cells[name].runs}) for method in methods}
     every = sorted({split for each in splits.values() for split in each})
-    if len(every) == 1:
-        return []
+    if len({tested_pictures(run) for method in methods for run in method.cells[name].runs}) == 1:
+        return []  # whatever they were split with
     told = f"{name}: splits {', '.join(every)} of its images, each with test images of its own."
     fewer = [f"{label} of {', '.join(each)} alone" for label, each in splits.items() if each != every]
     return [told if not fewer else f"{told} {'; '.join(fewer)}."]
