@@ -44,8 +44,10 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(manifold_build, "_BATCH", 16)
 
 
-def build_slowly(folder: Path, images: torch.Tensor, embedding: Embedding, workers: int = 0) -> None:
-    Manifold.build(folder, Reals(images, 0.004), embedding, num_workers=workers)
+def build_slowly(
+    folder: Path, images: torch.Tensor, embedding: Embedding, workers: int = 0, seconds: float = 0.004
+) -> None:
+    Manifold.build(folder, Reals(images, seconds), embedding, num_workers=workers)
 
 
 def left(folder: Path) -> list[Path]:
@@ -121,7 +123,7 @@ def test_a_build_that_stopped_after_the_last_image_reads_none_again(tmp_path, mo
 def test_what_was_left_of_other_images_is_removed_and_what_a_living_process_builds_stays(tmp_path):
     images = random_bytes(200, 3, 4, 4)
     abandoned = half_built(tmp_path / "m", images, build_embedding("rgb"))
-    process = start(build_slowly, tmp_path / "m", images.flip(0), FlatEmbedding())
+    process = start(build_slowly, tmp_path / "m", images.flip(0), FlatEmbedding(), 0, 0.3)  # a minute, unless killed
     try:
         wait_until(lambda: len(left(tmp_path / "m")) == 1 and not abandoned.exists(), process)
         (living,) = left(tmp_path / "m")

@@ -73,9 +73,9 @@ def shares(run: Path, conditions: tuple[str, ...], keys: int) -> dict[str, Share
 def named_by_search(run: Path, conditions: tuple[str, ...], images: int) -> dict[str, tuple[float, float, float]]:
     """Bits right, share named among `FEW` and among `MANY`, by the decoder of the checkpoint, an image a key."""
     module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
-    own = seeded_keys(images, module.fingerprint.bits, 77, 0)
-    with torch.no_grad():
-        latents = module.fingerprint.embed(module.generator.sample_latents(images, 99, 10_000), own)
+    own = seeded_keys(images, module.fingerprint.bits, 79, 0)
+    with torch.no_grad():  # other latents than those on which the options of the search were chosen
+        latents = module.fingerprint.embed(module.generator.sample_latents(images, 99, 20_000), own)
         marked_images = eight_bit(module.generator.synthesize(latents))
     decoder, seeds, found = module.key_decoder(), image_seeds(0, torch.arange(images)), {}
     for name in conditions:
