@@ -120,7 +120,8 @@ def obey_signals() -> Iterator[None]:
             signal.signal(number, _raise)
     descriptor = signal.set_wakeup_fd(rings.fileno(), warn_on_full_buffer=False)
     finished = threading.Event()
-    threading.Thread(target=_watch, args=(heard, finished), name="signals", daemon=True).start()
+    watching = threading.Thread(target=_watch, args=(heard, finished), name="signals", daemon=True)
+    watching.start()
     _at_fork()
     try:
         yield
@@ -130,6 +131,7 @@ def obey_signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         rings.close()
+        watching.join()  # or it tells the next command of a signal that was for this one
 
 
 def handlers_are_ours() -> bool:
@@ -162,9 +164,9 @@ def _watch(heard: socket.socket, finished: threading.Event) -> None:
             if not select.select([heard], [], [], left)[0]:
                 continue
             numbers = [number for number in heard.recv(4096) if number in SIGNALS]
+            if finished.is_set():
+                return
             if not numbers:
-                if finished.is_set():
-                    return
                 continue
             if first is None:
                 first = time.monotonic()
