@@ -27,8 +27,9 @@ def small_arguments(
     layers_per_block: int,
     training_steps: int,
     sampling_steps: int,
+    image_size: int = 32,
 ) -> dict[str, Any]:
-    """Turn the hyperparameters of `LatentDiffusion` into arguments of `LatentDiffusionGenerator`, for 32 px.
+    """Turn the hyperparameters of `LatentDiffusion` into arguments of `LatentDiffusionGenerator`.
 
     One residual layer per resolution of the autoencoder's encoder, attention at every resolution of the U-Net.
     """
@@ -49,7 +50,7 @@ def small_arguments(
         "unet": {
             "kind": "image",
             "config": {
-                "sample_size": 32 // 2 ** (levels - 1),
+                "sample_size": image_size // 2 ** (levels - 1),
                 "in_channels": latent_channels,
                 "out_channels": latent_channels,
                 "block_out_channels": list(unet_channels),
@@ -70,7 +71,7 @@ def small_arguments(
             "set_alpha_to_one": False,
             "timestep_spacing": "trailing",  # begins at the last level, which is all but pure noise
         },
-        "image_size": 32,
+        "image_size": image_size,
         "steps": sampling_steps,
     }
 
@@ -83,10 +84,10 @@ class LatentDiffusion(GeneratorTraining):
     phase a run is in follows from its number of updates, so a resumed run goes on where it was.
 
     Args:
-        first_stage_channels: channels at 32, 16 and 8 px, multiples of 8.
+        first_stage_channels: channels at the images' size, half and a quarter of it, multiples of 8.
         latent_channels: channels of the latent grid.
         codes: size of the codebook.
-        unet_channels: channels of the U-Net at 8 and 4 px, multiples of 16.
+        unet_channels: channels of the U-Net at a quarter and an eighth of the images' size, multiples of 16.
         layers_per_block: residual layers per resolution of the U-Net.
         training_steps: number of noise levels.
         sampling_steps: DDIM steps of the sheets and of the exported generator.
@@ -98,6 +99,7 @@ class LatentDiffusion(GeneratorTraining):
         learning_rate: of the U-Net, after a linear warm-up.
         warmup: updates until a phase's learning rate is reached.
         ema_decay: weight of the past in the averaged U-Net.
+        image_size: height and width of the images, a multiple of 8.
     """
 
     source = "score-ldm"
@@ -133,7 +135,10 @@ class LatentDiffusion(GeneratorTraining):
         learning_rate: float = 5e-4,
         warmup: int = 200,
         ema_decay: float = 0.999,
+        image_size: int = 32,
     ) -> None:
+        if image_size < 16 or image_size % 8:
+            raise ValueError(f"found image_size={image_size}, expected a multiple of 8 from 16 on")
         # importing diffusers takes seconds, which the other sources need not pay
         from lightning_modules.generators.latent_diffusion.denoiser import make_scheduler
         from lightning_modules.generators.latent_diffusion.generator import LatentDiffusionGenerator
@@ -146,6 +151,7 @@ class LatentDiffusion(GeneratorTraining):
             layers_per_block,
             training_steps,
             sampling_steps,
+            image_size,
         )
         super().__init__(LatentDiffusionGenerator(**arguments), ema_decay)
         self.save_hyperparameters()
@@ -187,6 +193,11 @@ class LatentDiffusion(GeneratorTraining):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update what the phase trains."""
         images = batch["image"] * 2.0 - 1.0
+        if images.shape[-1] != self.hparams["image_size"]:
+            raise ValueError(
+                f"found images of {images.shape[-1]} px, expected {self.hparams['image_size']}: set the model's "
+                "image_size to that of the images, a multiple of 8, or resize the images"
+            )
         if self.in_first_phase:
             self.first_stage_update(images)
         else:
@@ -195,7 +206,7 @@ class LatentDiffusion(GeneratorTraining):
         self._last_images = batch["image"][:32]
 
     def first_stage_update(self, images: Tensor) -> None:
-        """Reconstruct images `(n, 3, 32, 32)` in [-1, 1] (Esser et al. 2021, section 3.1)."""
+        """Reconstruct images `(n, 3, H, W)` in [-1, 1] (Esser et al. 2021, section 3.1)."""
         stage, update = self.generator.first_stage, self.updates
         optimiser, discriminator_optimiser, _ = self.optimisers()
         progress = update / self.hparams["first_stage_updates"]
