@@ -20,10 +20,12 @@ class Progress:
         what: the work.
         total: how many items there are; None where nobody knows.
         unit: what an item is, in the singular.
+        shown: False says nothing at all.
     """
 
-    def __init__(self, what: str, total: int | None, unit: str = "image") -> None:
+    def __init__(self, what: str, total: int | None, unit: str = "image", shown: bool = True) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, 0
+        self.shown = shown
         self._began = time.monotonic()
         self._next = self._began + DELAY
         self._bar: tqdm[None] | None = None
@@ -40,7 +42,7 @@ class Progress:
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif time.monotonic() >= self._next:
+        elif self.shown and time.monotonic() >= self._next:
             self._show()
 
     def _show(self) -> None:

@@ -25,10 +25,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from lightning_modules.common.files import remove_partials, write_bytes
 from lightning_modules.common.images import to_uint8
+from lightning_modules.common.progress import Progress
 from lightning_modules.generators.bundled.load import load_bundled
 from lightning_modules.generators.protocol import Generator
 
@@ -88,7 +88,7 @@ def generate_sources(
         n: number of images of each.
         seed: seed of the latents.
         processes: processes that share the work; the bytes do not depend on it.
-        progress: show a progress bar.
+        progress: say how far it is.
         black_below: 8-bit values below this one are written as 0 (`on_one_ground`).
         white_above: 8-bit values above this one are written as 255.
 
@@ -111,10 +111,10 @@ def generate_sources(
     processes = min(processes, len(blocks))
     needed = {source: generators[source] for source in {block.source for block in blocks}}
     run = _run_here(needed, blocks) if processes <= 1 else _run_in_processes(needed, blocks, processes)
-    with tqdm(total=sum(block.stop - block.start for block in blocks), unit="img", disable=not progress) as bar:
+    total = sum(block.stop - block.start for block in blocks)
+    with Progress("making images", total, shown=progress) as made:
         for block in run:
-            bar.set_description(block.source, refresh=False)
-            bar.update(block.stop - block.start)
+            made.update(block.stop - block.start)
 
 
 def block_size(generator: Generator | str) -> int:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lightning_modules.common.images import checked_uint8
+from lightning_modules.common.progress import Progress
 from lightning_modules.metrics.extractors import FeatureExtractor
 from lightning_modules.metrics.fid import few_images
 from lightning_modules.metrics.frechet import GaussianFactor
@@ -103,6 +103,10 @@ def frechet_table(
 
 
 def features_of(images: Tensor, extractor: FeatureExtractor, batch_size: int = 100, title: str | None = None) -> Tensor:
-    """Features `(n, d)` of images `(n, 3, H, W)`, batch by batch; with a title, behind a progress bar."""
-    starts = tqdm(range(0, len(images), batch_size), desc=title, disable=title is None)
-    return torch.cat([extractor(checked_uint8(images[start : start + batch_size])) for start in starts])
+    """Features `(n, d)` of images `(n, 3, H, W)`, batch by batch; with a title, it says how far it is."""
+    features = []
+    with Progress(f"features of {title}", len(images), shown=title is not None) as progress:
+        for start in range(0, len(images), batch_size):
+            features.append(extractor(checked_uint8(images[start : start + batch_size])))
+            progress.update(len(features[-1]))
+    return torch.cat(features)

@@ -15,11 +15,11 @@ import torch
 import yaml
 from safetensors.torch import save as save_safetensors
 from torch import nn
-from tqdm import tqdm
 
 from lightning_modules import zoo
 from lightning_modules.callbacks.training_record import read_training_state
 from lightning_modules.common.files import write_bytes, write_text
+from lightning_modules.common.progress import Progress
 from lightning_modules.generators.bundled.load import load_bundled
 from lightning_modules.generators.bundled.manifest import MANIFEST_NAME, WEIGHTS_FOLDER
 from lightning_modules.generators.checkpoints.own_file import write_generator
@@ -120,10 +120,11 @@ def load_training(class_path: str, checkpoint: Path) -> GeneratorTraining:
 def _ship_images(source: str, out: Path, n: int) -> dict[str, Any]:
     generator = load_bundled(source, out)  # the weights as shipped, not as trained
     grey = isinstance(generator, SmallGenerator) and generator.image_shape[0] == 1
-    blocks = [
-        inner_images(synthesize_block(generator, 0, start), 1 if grey else 3)
-        for start in tqdm(range(0, n, BLOCK), desc=f"{source} images")
-    ]
+    blocks = []
+    with Progress(f"making images of {source}", n) as progress:
+        for start in range(0, n, BLOCK):
+            blocks.append(inner_images(synthesize_block(generator, 0, start), 1 if grey else 3))
+            progress.update(BLOCK)
     pixels = torch.cat(blocks).permute(0, 2, 3, 1).numpy().astype(np.uint8)
     content = gzip.compress(pixels.tobytes(), mtime=0)
     file = f"{source}.images.gz"

@@ -10,6 +10,7 @@ import pytest
 
 from lightning_modules.common import progress
 from lightning_modules.common.progress import Progress
+from lightning_modules.generators.image_writing import generate_sources
 
 
 class Clock:
@@ -27,8 +28,8 @@ def clock(monkeypatch):
     return clock
 
 
-def work(clock, seconds, steps=60, total=600):
-    with Progress("embedding reals", total) as shown:
+def work(clock, seconds, steps=60, total=600, visible=True):
+    with Progress("embedding reals", total, shown=visible) as shown:
         for _ in range(steps):
             clock.now += seconds / steps
             shown.update(10)
@@ -37,6 +38,17 @@ def work(clock, seconds, steps=60, total=600):
 def test_quick_work_says_nothing(clock, capsys):
     work(clock, 1.9)
     assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_said_where_nobody_asked(clock, capsys):
+    work(clock, 300, visible=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_images_that_are_made_into_a_log_get_lines(clock, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "DELAY", 0.0)
+    generate_sources({"a": "gan-dcgan"}, {"a": tmp_path}, 64, 0)
+    assert re.fullmatch(r"making images: 32 of 64 images, \d+ s left\n", capsys.readouterr().err)
 
 
 def test_a_log_gets_a_line_every_half_minute(clock, capsys):

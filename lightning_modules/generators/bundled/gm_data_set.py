@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lightning_modules.common.files import remove_partials, write_text
+from lightning_modules.common.progress import Progress
 from lightning_modules.common.random_streams import stream_of
 from lightning_modules.generators.bundled.manifest import (
     BLACK_BELOW,
@@ -121,10 +121,12 @@ def _write_reals(folder: Path, real: Reals, seed: int, progress: bool, name: str
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
     chosen = choose_reals(len(real.pictures), real.n, seed)
-    for index, position in enumerate(tqdm(chosen, desc=name, unit="img", disable=not progress)):
-        path = image_path(folder, index)
-        if not path.is_file():
-            write_png(on_one_ground(real.pictures[int(position)], **ground), path)
+    with Progress(f"writing {name}", len(chosen), shown=progress) as written:
+        for index, position in enumerate(chosen):
+            path = image_path(folder, index)
+            if not path.is_file():
+                write_png(on_one_ground(real.pictures[int(position)], **ground), path)
+            written.update(1)
 
 
 def _write_shipped(folder: Path, source: str, n: int, seed: int, ground: dict[str, int]) -> None:
