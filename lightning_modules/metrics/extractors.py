@@ -7,6 +7,7 @@
 | `inception:PATH` | the same from a local file | `fid_inception`; with other weights `fid_inception_<hash>` |
 | `timm:NAME` | pooled features of a timm model from the hub | `fid_timm_NAME.tag` |
 | `timm:NAME:PATH` | the same from a local file | `fid_timm_NAME_<hash>` |
+| `timm:NAME:package` | the same from a package of the extra `embeddings` | `fid_timm_NAME_<hash>` |
 
 Every extractor is given 8-bit images, for a distance between sources is one between the files they make.
 """
@@ -21,11 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.common.packaged_networks import packaged_weights
 from lightning_modules.common.tables import Table, did_you_mean
-from lightning_modules.common.weights import read_state_dict
+from lightning_modules.common.weights import content_hash, read_state_dict
 from lightning_modules.metrics.fashion_cnn import FashionCNN, load_fashion_cnn
 
-WORDS = "fashion_cnn, inception, inception:PATH, timm:NAME or timm:NAME:PATH"
+WORDS = "fashion_cnn, inception, inception:PATH, timm:NAME, timm:NAME:PATH or timm:NAME:package"
+PACKAGE = "package"
 AVERAGE_FIRST = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where timm's training puts a state dict; timm itself takes the averaged one first."""
 
@@ -111,11 +114,12 @@ def inception_extractor(path: str = "") -> FeatureExtractor:
 def timm_extractor(model: str) -> FeatureExtractor:
     """Pooled features of any timm model, at the input size and scaling it was trained with (antialiased).
 
-    Behind a colon its name may have a local file of its tensors; else they come from the hub.
+    Behind a colon its name may have a local file of its tensors, or `package` for those that a package brings
+    (`lightning_modules.common.packaged_networks`); else they come from the hub.
 
     Raises:
         ValueError: no such model, or weights that do not fit it.
-        FileNotFoundError: no such file, or no hub.
+        FileNotFoundError: no such file or package, or no hub.
     """
     if not model:
         raise ValueError(f"features are 'timm'; expected {WORDS}")
@@ -123,12 +127,14 @@ def timm_extractor(model: str) -> FeatureExtractor:
     from timm.data.config import resolve_model_data_config
 
     model_name, _, path = model.partition(":")
-    weights = Path(path) if path else None
     base = model_name.partition(".")[0]
     if not timm.is_model(base):
         near = timm.list_models(f"{base[:6]}*")[:5]
         raise ValueError(f"timm has no model {model_name!r}; names that begin alike: {', '.join(near) or 'none'}")
-    network, name = _timm_from_hub(model_name) if weights is None else _timm_from_file(model_name, weights)
+    if path == PACKAGE:
+        network, name = _timm_from_package(model_name)
+    else:
+        network, name = _timm_from_file(model_name, Path(path)) if path else _timm_from_hub(model_name)
     settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     network.reset_classifier(0)
     return FeatureExtractor(f"timm_{name}", network.num_features, _Scaled(network, settings))
@@ -179,6 +185,15 @@ def _timm_from_hub(model_name: str) -> tuple[Any, str]:
     tag = network.pretrained_cfg.get("tag")
     base = model_name.partition(".")[0]
     return network, f"{base}.{tag}" if tag else base
+
+
+def _timm_from_package(model_name: str) -> tuple[Any, str]:
+    import timm
+
+    state = packaged_weights(model_name)
+    network: Any = timm.create_model(model_name, pretrained=False)
+    network.load_state_dict(state)
+    return network, f"{model_name}_{content_hash(state)[:8]}"
 
 
 def _timm_from_file(model_name: str, weights: Path) -> tuple[Any, str]:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from small_extractors import noise, projection
 from torch import nn
 
+from lightning_modules.artifacts.embeddings.network import SupervisedEmbedding
 from lightning_modules.metrics.extractors import FeatureExtractor, build_extractor, timm_extractor
 
 MODEL = "resnet10t"  # timm's smallest residual network
@@ -44,6 +47,17 @@ def test_timm_model_from_a_local_file(weights: Path):
     assert reference.default_cfg["input_size"] == (3, 176, 176)
     torch.testing.assert_close(extractor(images), expected)
     assert extractor(noise(3, 0, side=32)).shape == (3, extractor.num_features)
+
+
+def test_timm_model_from_a_package():
+    extractor = build_extractor("timm:tf_efficientnet_lite0:package")
+    assert re.fullmatch(r"timm_tf_efficientnet_lite0_[0-9a-f]{8}", extractor.name)
+    images = noise(2, 0, side=64)
+    reference = SupervisedEmbedding(network="tf_efficientnet_lite0", weights="package", resize=None)
+    scaled = F.interpolate(images.float() / 255, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
+    torch.testing.assert_close(extractor(images), reference(scaled))
+    with pytest.raises(ValueError, match="network with weights from a package"):
+        build_extractor(f"timm:{MODEL}:package")
 
 
 def test_other_weights_have_another_name(weights: Path, tmp_path: Path):

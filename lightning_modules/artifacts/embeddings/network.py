@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop, normalize, resize
 
 from lightning_modules.artifacts.embeddings.filters import check_images
-from lightning_modules.artifacts.embeddings.packaged import PACKAGED, packaged_weights
 from lightning_modules.artifacts.embeddings.registry import Embedding
+from lightning_modules.common.packaged_networks import PACKAGED, packaged_weights
 from lightning_modules.common.tables import did_you_mean
 from lightning_modules.common.timm_hub import pretrained_weights
 from lightning_modules.common.weights import content_hash, misfits, read_state_dict
@@ -34,7 +34,7 @@ class NetworkEmbedding(Embedding):
     Args:
         network: A timm model.
         weights: ``hub``, ``package`` (from a package that this environment holds, see
-            ``lightning_modules.artifacts.embeddings.packaged``) or the path of a file.
+            ``lightning_modules.common.packaged_networks``) or the path of a file.
         resize: Pixels of the shorter side before the crop; None leaves the image.
         crop: Pixels of the centre crop.
         mean: By which each channel is standardised, and

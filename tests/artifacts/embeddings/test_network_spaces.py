@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightning_modules.artifacts import build_embedding, embedding_identity
-from lightning_modules.artifacts.embeddings import packaged
 from lightning_modules.artifacts.feature_cache import FeatureCache
+from lightning_modules.common import packaged_networks as packaged
 
 SMALL = {"network": "resnet10t", "resize": 40, "crop": 32}
 
