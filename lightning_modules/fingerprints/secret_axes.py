@@ -3,7 +3,7 @@
 The key's principal axes, and others after them where a wider window is asked for, span a subspace. A secret turns it:
 the key lies on the first axes of a random orthonormal basis of it. Without the secret a bit is a sign along an unknown
 direction, so that it can neither be read nor chosen. What an image carries can still be *copied*, if the window is no
-wider than the key: docs/fingerprints.md has the measurements.
+wider than the key: docs/fingerprint_security.md has the measurements.
 """
 
 from __future__ import annotations

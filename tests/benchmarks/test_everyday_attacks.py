@@ -1,4 +1,4 @@
-"""Named users under everyday attacks, the table of docs/fingerprints.md on keys of 64 bits.
+"""Named users under everyday attacks, the table of docs/keys_of_64_bits.md.
 
 `python -m pytest tests/benchmarks -m benchmark -s -k everyday`: 400 images of 100 keys by `ldm64`, as 8-bit files, read
 as they are, by all registrations that its checkpoint names, and four of one key together. Wrong keys are random ones.
