@@ -107,6 +107,8 @@ def test_baseline_config_trains_and_tests(config, gm_root, tmp_path):
 def test_zoo_config_trains(config, tmp_path):
     real_set = "emoji_sample" if config.parent.name == "emoji" else "fashion_sample"
     data = [f"--data.init_args.name={real_set}", "--data.init_args.batch_size=16"]
+    if config.stem.endswith("_64px"):
+        data += ["--data.init_args.resize=64"]
     metrics = train.main(["--config", str(config), f"--run_dir={tmp_path / 'run'}", *SHORT, *data])
     assert any(key.startswith("train/") for key in metrics)
     assert all(abs(value) < float("inf") for value in metrics.values())
