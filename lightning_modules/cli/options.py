@@ -7,6 +7,7 @@ checkpoints. Values, and keys that only a class knows, wait for the real parser 
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -41,6 +42,8 @@ MODULES = {
     "lightning_modules.zoo.fashion_classifier.FashionClassifier": "whose features measure Frechet distances",
 }
 """What can be trained, for `train.py --help`."""
+WITH_REGISTRATIONS = ("amortised", "hybrid")
+"""Decoders that have an option of that name; importing them to ask takes seconds."""
 DATA_MODULES = {
     "datamodules.GMDataModule": "a folder of images for each source (GM data set)",
     "datamodules.RealImagesDataModule": "a set of real images",
@@ -160,7 +163,10 @@ def check_run(command: str, args: list[str]) -> CheckedArguments | None:
 
 
 def _without_options_of_another(args: Sequence[str], config: Path) -> list[str]:
-    """What drops the decoder options of a checkpoint's run where another decoder is asked for by its name."""
+    """What drops the decoder options of a checkpoint's run where another decoder is asked for by its name.
+
+    Registrations stay where the other one has them too: they are of the images, not of how keys are searched.
+    """
     own: Any = _yaml_of(config)
     for name in ("model", "init_args", "decoder"):
         own = own.get(name) if isinstance(own, dict) else None
@@ -176,7 +182,11 @@ def _without_options_of_another(args: Sequence[str], config: Path) -> list[str]:
             with suppress(yaml.YAMLError):
                 group = yaml.safe_load(value)
                 asked = group.get("name", asked) if isinstance(group, dict) else asked
-    return [] if asked == own_name else ["--model.init_args.decoder.options=null"]
+    if asked == own_name:
+        return []
+    registrations = own["options"].get("registrations") if isinstance(own["options"], dict) else None
+    kept = {"registrations": registrations} if registrations and asked in WITH_REGISTRATIONS else None
+    return [f"--model.init_args.decoder.options={json.dumps(kept)}"]
 
 
 def _yaml_of(config: Path) -> Any:

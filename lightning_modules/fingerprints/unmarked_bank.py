@@ -145,7 +145,8 @@ def make_bank(
         attacked = make_attack(attack).real(marked, image_seeds(0, torch.arange(start, stop))).to(device)
         first = max(0, min(half - start, stop - start))  # of these, so many belong to the first half
         for kind, images in enumerate((eight_bit(generator.synthesize(some)), marked, attacked)):
-            logits, alpha = (found.cpu() for found in decoder.starts(images))
+            answer = decoder.starts(images)
+            logits, alpha = answer.logits.cpu(), answer.alpha.cpu()
             fitted.append(alpha[:first, :AXES])
             held.append(alpha[first:, :AXES])
             near.append(logits)
@@ -179,7 +180,7 @@ def _runs(count: int) -> Iterator[tuple[int, int]]:
 
 
 def _logits(decoder: AmortisedDecoder, images: Tensor, device: torch.device) -> Tensor:
-    return torch.cat([decoder.starts(some.to(device))[0].cpu() for some in torch.split(images, BATCH)])
+    return torch.cat([decoder.starts(some.to(device)).logits.cpu() for some in torch.split(images, BATCH)])
 
 
 def _whitening(alpha: Tensor) -> tuple[Tensor, Tensor]:

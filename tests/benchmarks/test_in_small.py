@@ -176,6 +176,9 @@ def test_named_users_under_two_attacks():
     assert sizes[32] > 0.85
     assert sizes[64] > 0.85
     found = everyday_attacks.named_by_search(everyday_attacks.STYLEGAN2_64, ("clean",), images=4)
+    registered = {"decoder": everyday_attacks.REGISTERED_HYBRID}
+    mirrored = everyday_attacks.named_by_search(everyday_attacks.LDM64, ("flip",), images=2, **registered)
+    assert mirrored["flip"] == (1.0, 1.0, 1.0)
     assert found["clean"][0] > 0.87  # one pass of the network reads 78 %, and a search in twenty finds another latent
     frames = everyday_attacks.named_in_frames(everyday_attacks.LDM64, (4,), ("black",), keys=2)
     assert frames["black, 4 px"] > 0.5

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lightning_modules.cli.framework import FrameworkCLI
-from lightning_modules.cli.options import check_run
+from lightning_modules.cli.options import WITH_REGISTRATIONS, check_run
 from lightning_modules.cli.parser import nearest_keys
+from lightning_modules.fingerprints.decoders.registry import DECODERS, decoder_settings
 
 CONFIG = """
 trainer: {max_steps: 1, accelerator: cpu, logger: false}
@@ -93,15 +94,24 @@ def test_null_leaves_out_a_group_of_settings(tmp_path):
         check_run("train", [*line, "jpeg_80"])
 
 
+REGISTERED = {"registrations": ["flip", "shift", "zoom", "turn"]}
+
+
+def test_decoders_with_registrations_are_those_whose_settings_have_them():
+    having = [name for name in DECODERS if hasattr(decoder_settings(name), "registrations")]
+    assert tuple(having) == WITH_REGISTRATIONS
+
+
 @pytest.mark.parametrize(
     ("asked", "options"),
     [
-        (["--model.init_args.decoder.name", "hybrid"], None),  # would have none of them
-        (["--model.init_args.decoder.name=hybrid"], None),
-        (["--model.decoder.name=hybrid"], None),
-        (["--model.init_args.decoder", "{name: hybrid}"], None),
-        (["--model.init_args.decoder.name=amortised"], {"registrations": ["flip", "shift", "zoom", "turn"]}),
-        ([], {"registrations": ["flip", "shift", "zoom", "turn"]}),
+        (["--model.init_args.decoder.name", "inversion"], None),  # would have none of them
+        (["--model.init_args.decoder.name=inversion"], None),
+        (["--model.decoder.name=inversion"], None),
+        (["--model.init_args.decoder", "{name: inversion}"], None),
+        (["--model.init_args.decoder.name=hybrid"], REGISTERED),
+        (["--model.init_args.decoder.name=amortised"], REGISTERED),
+        ([], REGISTERED),
         (["--model.init_args.decoder.name=hybrid", "--model.init_args.decoder.options={steps: 2}"], {"steps": 2}),
     ],
 )

@@ -95,7 +95,7 @@ def test_latents_of_a_search_are_compared_with_the_prior(module, abstention, mar
 def test_what_the_network_says_counts_beside_what_a_search_found(module, abstention, marked):
     """A hybrid gives both: its latents are near the prior, and the network's alpha is not what own images have."""
     latents = module.fingerprint.mean[None]
-    _, alpha = module.key_decoder().starts(marked[:1])
+    alpha = module.key_decoder().starts(marked[:1]).alpha
     near = KeyEstimate(torch.ones(1, 32), torch.zeros(1), latents, alpha)
     assert abstention.reasons(marked[:1], near) == [""]
     (reason,) = abstention.reasons(marked[:1], replace(near, alpha=alpha + 5.0))

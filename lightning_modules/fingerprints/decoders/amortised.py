@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder
+from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder, Start
 from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
 from lightning_modules.fingerprints.decoders.registrations import MARGIN, certainty, registrations
 
@@ -43,28 +43,35 @@ class AmortisedDecoder(NamedDecoder):
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1]; nothing is minimised, so the loss is nan."""
-        parts = [self._registered(part) for part in torch.split(images, self.batch)]
-        logits, alpha, readings = (torch.cat(some) for some in zip(*parts, strict=True))
+        start = self.starts(images)
         nothing = torch.full((len(images),), float("nan"), device=images.device)
-        return KeyEstimate(logits, nothing, alpha=alpha, readings=readings if len(self.tried) > 1 else None)
+        return KeyEstimate(start.logits, nothing, alpha=start.alpha, readings=start.readings)
 
     @torch.no_grad()
-    def starts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Key logits `(n, m)` and alpha in standard deviations `(n, k)`."""
+    def starts(self, images: Tensor) -> Start:
+        """The surest reading of each of images `(n, 3, H, W)`, and the logits of all."""
         parts = [self._registered(part) for part in torch.split(images, self.batch)]
-        return torch.cat([logits for logits, *_ in parts]), torch.cat([alpha for _, alpha, _ in parts])
+        logits, alpha, put_back, readings, chosen = (torch.cat(some) for some in zip(*parts, strict=True))
+        if len(self.tried) == 1:
+            return Start(logits, alpha, images)
+        return Start(logits, alpha, put_back, readings, chosen)
 
-    @torch.no_grad()
-    def _registered(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits and alpha of the surest reading, and the logits of all."""
+    def _registered(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What `Start` holds, in its order."""
         logits, alpha = self.network(images)
+        best = [logits, alpha, images]
         sure, readings = certainty(logits), [logits]
-        for register in self.tried[1:]:
-            other, its_alpha = self.network(register(images))
-            readings.append(other)
-            its_certainty = certainty(other) - MARGIN
+        chosen = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        for place, register in enumerate(self.tried[1:], start=1):
+            put_back = register(images)
+            found = [*self.network(put_back), put_back]
+            readings.append(found[0])
+            its_certainty = certainty(found[0]) - MARGIN
             surer = its_certainty > sure
             sure = torch.where(surer, its_certainty, sure)
-            logits = torch.where(surer[:, None], other, logits)
-            alpha = torch.where(surer[:, None], its_alpha, alpha)
-        return logits, alpha, torch.stack(readings, dim=1)
+            chosen[surer] = place
+            best = [
+                torch.where(surer.view(-1, *[1] * (old.ndim - 1)), new, old)
+                for old, new in zip(best, found, strict=True)
+            ]
+        return *best, torch.stack(readings, dim=1), chosen

@@ -58,6 +58,17 @@ class KeyEstimate:
         )
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a search begins: the answer of a network or an encoder to n images."""
+
+    logits: Tensor  # (n, m)
+    alpha: Tensor  # (n, k), in standard deviations
+    images: Tensor  # (n, 3, H, W), those that the answer is to: as they are, or put back
+    readings: Tensor | None = None  # (n, r, m), logits of the image as it is and put back in other ways
+    chosen: Tensor | None = None  # int64 (n,), the reading that logits, alpha and images are of
+
+
 class KeyDecoder(Protocol):
     """Reads keys from images. It is given images and nothing else: no key, no user, no label."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -10,7 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
-from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyDecoder, KeyEstimate, NamedDecoder, Watch
+from lightning_modules.fingerprints.decoders.base import (
+    DecoderParts,
+    KeyDecoder,
+    KeyEstimate,
+    NamedDecoder,
+    Start,
+    Watch,
+)
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, InversionSettings
 from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder
 from lightning_modules.fingerprints.decoders.losses import ImageLoss, make_loss
@@ -30,9 +38,21 @@ CONTRADICTION = 5.0
 class StartDecoder(Protocol):
     """Gives a search its start."""
 
-    def starts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Key logits `(n, m)` and alpha in standard deviations `(n, k)`."""
+    def starts(self, images: Tensor) -> Start:
+        """The answer that a search of images `(n, 3, H, W)` begins with."""
         ...
+
+
+@dataclass(frozen=True)
+class HybridSettings(LeastSquaresSettings):
+    """How the search is run, and what the network reads before.
+
+    Attributes:
+        registrations: what is tried beside the image as it is, names of `registrations.REGISTRATIONS`. The search goes
+            on from the reading of which the network is surest.
+    """
+
+    registrations: Sequence[str] = ()
 
 
 class HybridDecoder(NamedDecoder):
@@ -45,9 +65,12 @@ class HybridDecoder(NamedDecoder):
     A search that takes a blurred image for a sharp one finds another latent, and is sure of it. So the start's answer
     first tells which filter the image met (`post_processing`), and the search goes on behind that filter. A start that
     is calibrated has a second say: an answer whose bits contradict it more than its own odds allow is not kept.
+
+    With registrations the image is searched as the surest reading of the network puts it back. No key has a part in
+    that choice, and the answer takes that reading's place among all readings.
     """
 
-    settings_class = LeastSquaresSettings
+    settings_class = HybridSettings
     preset: ClassVar[Mapping[str, Any]] = {"iterations": 10, "tolerance": 1e-2, "stop_log_odds": 100.0}
     needs_network = True
 
@@ -68,9 +91,10 @@ class HybridDecoder(NamedDecoder):
         self.alpha_error = None if alpha_error is None else alpha_error * known + (1.0 - known)
 
     @classmethod
-    def build(cls, parts: DecoderParts, settings: LeastSquaresSettings) -> HybridDecoder:
+    def build(cls, parts: DecoderParts, settings: HybridSettings) -> HybridDecoder:
         """Least squares from the network's answer, which is trusted as far as its validation says."""
-        return cls.from_start(AmortisedDecoder(parts.network), parts, settings, parts.network.alpha_error)
+        start = AmortisedDecoder(parts.network, tried=settings.registrations)
+        return cls.from_start(start, parts, settings, parts.network.alpha_error)
 
     @classmethod
     def from_start(
@@ -90,7 +114,8 @@ class HybridDecoder(NamedDecoder):
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
-        logits, alpha = self.start.starts(images)
+        start = self.start.starts(images)
+        logits, alpha, images = start.logits, start.alpha, start.images
         first = self._shown(alpha, logits > 0)
         shown = synthesised(self.generator, first)
         met = likeliest_filters(shown, images)
@@ -101,7 +126,10 @@ class HybridDecoder(NamedDecoder):
             mine = (images[some], alpha[some], logits[some], first[some], shown[some])
             for answer, part in zip(answers, self._searched(*mine, behind), strict=True):
                 answer[some] = part
-        return KeyEstimate(*answers, alpha=None if self.alpha_error is None else alpha)
+        readings = start.readings
+        if readings is not None and start.chosen is not None:
+            readings[torch.arange(len(readings), device=readings.device), start.chosen] = answers[0]
+        return KeyEstimate(*answers, alpha=None if self.alpha_error is None else alpha, readings=readings)
 
     def _searched(
         self, images: Tensor, alpha: Tensor, logits: Tensor, first: Tensor, shown: Tensor, behind: Filter | None
@@ -180,12 +208,12 @@ class EncoderStarts:
         self.generator, self.fingerprint = generator, fingerprint
 
     @torch.no_grad()
-    def starts(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Key logits `(n, m)`, as a linear reading of the key axes, and alpha in standard deviations `(n, k)`."""
+    def starts(self, images: Tensor) -> Start:
+        """Logits as a linear reading of the key axes, and alpha, of images `(n, 3, H, W)`."""
         latents: Tensor = self.generator.encode(images)  # type: ignore[attr-defined]
         axes = self.fingerprint.key_axes.mean(dim=0)  # copies of a bit are averaged
         key = (latents - self.fingerprint.mean) @ axes.T / self.fingerprint.sigma + self.fingerprint.centre
-        return 8.0 * (key.clamp(0.0, 1.0) - 0.5), coordinates(latents, self.fingerprint)
+        return Start(8.0 * (key.clamp(0.0, 1.0) - 0.5), coordinates(latents, self.fingerprint), images)
 
 
 def _search(space: SearchSpace, settings: LeastSquaresSettings, watch: Watch) -> LeastSquaresDecoder:

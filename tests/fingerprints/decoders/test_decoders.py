@@ -142,7 +142,8 @@ def test_the_inversion_uses_an_encoder_where_there_is_one(network):
     fingerprint, keys, images = marked(generator)
     decoder = build("inversion", generator, network)
     assert isinstance(decoder.start, EncoderStarts)
-    logits, alpha = decoder.start.starts(images)
+    start = decoder.start.starts(images)
+    logits, alpha = start.logits, start.alpha
     assert torch.equal(logits > 0, keys)
     assert float(logits.abs().max()) <= 4.0
     along = (generator.sample_latents(6, seed=2) - fingerprint.mean) @ fingerprint.other_axes.T

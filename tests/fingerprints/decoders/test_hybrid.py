@@ -9,7 +9,7 @@ import torch
 from smooth_generator import BITS, Smooth, smooth_fingerprint
 
 from lightning_modules.common.random_streams import seeded_keys
-from lightning_modules.fingerprints.decoders.base import KeyEstimate
+from lightning_modules.fingerprints.decoders.base import KeyEstimate, Start
 from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, HybridDecoder, consistent, coordinates
 from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder
 from lightning_modules.fingerprints.decoders.losses import make_loss
@@ -25,7 +25,7 @@ class Told:
         self.answer = logits, alpha
 
     def starts(self, images):
-        return self.answer
+        return Start(*self.answer, images)
 
 
 class ToldSearch:
@@ -75,6 +75,22 @@ def test_the_search_mends_a_start_that_errs(scene):
         estimate = hybrid(scene, Told(logits, near), alpha_error=trust).decode(images)
         assert torch.equal(estimate.bits, keys)
         assert torch.allclose(coordinates(estimate.latents, fingerprint), alpha, atol=0.05)
+
+
+def test_an_image_is_searched_as_its_surest_reading_puts_it_back(scene):
+    """The answer stands in that reading's place; the other readings are the network's."""
+    _, _, keys, images, alpha = scene
+    readings = torch.stack([torch.full_like(with_errors(keys), 0.1), with_errors(keys), -with_errors(keys)], dim=1)
+    chosen = torch.ones(8, dtype=torch.int64)
+
+    class PutBack:
+        def starts(self, seen):
+            return Start(with_errors(keys), alpha, seen.flip(-1), readings.clone(), chosen)
+
+    found = hybrid(scene, PutBack()).decode(images.flip(-1))
+    assert torch.equal(found.bits, keys)
+    assert torch.equal(found.readings[:, 1], found.logits)
+    assert torch.equal(found.readings[:, [0, 2]], readings[:, [0, 2]])
 
 
 def test_a_start_that_is_better_is_kept(scene):
@@ -139,9 +155,9 @@ def test_an_encoders_latents_are_read_along_the_key_axes(scene, centred):
     fingerprint = smooth_fingerprint(generator, 1.0, centred=centred)
     marked = fingerprint.embed(generator.sample_latents(8, seed=2), keys)
     encoding = SimpleNamespace(encode=lambda images: marked)
-    logits, found = EncoderStarts(encoding, fingerprint).starts(torch.zeros(8, 3, 16, 16))
-    assert torch.allclose(logits, 8.0 * (keys.float() - 0.5), atol=1e-3)
-    assert torch.allclose(found, alpha, atol=1e-3)
+    start = EncoderStarts(encoding, fingerprint).starts(torch.zeros(8, 3, 16, 16))
+    assert torch.allclose(start.logits, 8.0 * (keys.float() - 0.5), atol=1e-3)
+    assert torch.allclose(start.alpha, alpha, atol=1e-3)
 
 
 def test_a_blurred_image_is_searched_behind_the_blur(scene):

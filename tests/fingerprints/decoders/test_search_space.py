@@ -129,9 +129,9 @@ def test_an_inversion_starts_from_the_encoder_and_improves_on_it(quantising):
     decoder = make_decoder("inversion", DecoderParts(quantising, fingerprint, network, loss), {"iterations": 3})
     assert isinstance(decoder.start, EncoderStarts)
     images = quantising.synthesize(latents(fingerprint, 4)).clamp(0.0, 1.0)
-    logits, alpha = decoder.start.starts(images)
-    start = fingerprint.mean + (alpha * fingerprint.other_deviation) @ fingerprint.other_axes
-    before = loss(quantising.synthesize(fingerprint.embed(start, logits > 0)).clamp(0.0, 1.0), images)
+    begun = decoder.start.starts(images)
+    start = fingerprint.mean + (begun.alpha * fingerprint.other_deviation) @ fingerprint.other_axes
+    before = loss(quantising.synthesize(fingerprint.embed(start, begun.logits > 0)).clamp(0.0, 1.0), images)
     estimate = decoder.decode(images)
     assert bool((estimate.loss <= before + 1e-7).all())
     assert float(estimate.loss.mean()) < 0.9 * float(before.mean())
