@@ -31,7 +31,7 @@ from lightning_modules.evaluation.image_distances import MARKED
 from lightning_modules.evaluation.results import FINGERPRINT
 from lightning_modules.fingerprints.abstention import Abstention
 from lightning_modules.fingerprints.decoders.base import UNWATCHED, KeyDecoder, Watch
-from lightning_modules.fingerprints.decoders.key_network import build_network, calibrate_network, take_network
+from lightning_modules.fingerprints.decoders.networks import build_network, calibrate_network, take_network
 from lightning_modules.fingerprints.decoders.registry import (
     DECODERS,
     build_decoder,
@@ -174,6 +174,7 @@ class LatentFingerprint(pl.LightningModule):
             rank_zero_warn(left)
         bank = self._bank()
         self.fingerprint = (self.fingerprint or self._fitted(bank)).to(self.device)
+        self.network.take_fingerprint(self.fingerprint, anew=not resumed)
         self.training_stream = MarkedImages(self.generator, self.fingerprint, self.stream_seed, bank)
         if self.trainer.is_global_zero:
             self._leave(self.fingerprint, Path(self.trainer.default_root_dir) / "fingerprint.safetensors")
@@ -340,6 +341,7 @@ class LatentFingerprint(pl.LightningModule):
         if self.file is not None and read is None:  # the network was made before its fingerprint was known
             self.network = build_network(self.key, self.training_settings, self.generator, self.fingerprint)
             self.network.to(self.device)
+        self.network.take_fingerprint(self._require_fingerprint(), anew=False)
 
     def _fresh(self) -> MarkedImages:
         """Marked images whose latents are sampled anew."""

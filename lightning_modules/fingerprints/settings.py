@@ -10,6 +10,7 @@ from lightning_modules.common.tables import check_name
 
 LAYOUTS = ("flat", "repeated", "per_channel")
 PRIORS = ("projected", "gaussian")
+ENCODER = "encoder"
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,11 @@ class TrainingSettings:
     """The network that reads keys, and how it is trained.
 
     Attributes:
-        backbone: timm network.
+        backbone: timm network, or ``encoder``: a latent diffusion model's own, which goes on learning.
         stem: ``imagenet``, ``small`` or ``patch``.
         weights: ``none``, ``imagenet`` or a path.
+        corrections: How often the answer is corrected by the image that it makes (latent diffusion alone); 0 for a
+            network of one pass. With `start` they alone are trained, and the network that it names stays as it is.
         start: Checkpoint or run folder of another training, or of one that ships (``stylegan2``): this one begins with
             its network, or with its backbone alone where its keys have another length. None begins anew.
         bank: Train on this many of the latents that the axes are fitted to, each with ever new keys, where sampling
@@ -84,6 +87,7 @@ class TrainingSettings:
     backbone: str = "resnet18"
     stem: str = "patch"
     weights: str = "none"
+    corrections: int = 0
     start: str | None = None
     bank: int = 0
     attack: str | dict[str, Any] = "paper-scaled-mixture"
@@ -94,7 +98,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""
-        for name in ("bank", "curriculum", "alpha_weight", "learning_rate", "weight_decay"):
+        for name in ("corrections", "bank", "curriculum", "alpha_weight", "learning_rate", "weight_decay"):
             _at_least(f"training.{name}", getattr(self, name), 0)
 
 

@@ -27,7 +27,7 @@ from lightning_modules.common.images import eight_bit
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
-from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
+from lightning_modules.fingerprints.decoders.key_network import CalibratedNetwork
 from lightning_modules.fingerprints.degenerate_images import degenerate_images
 from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError
 from lightning_modules.generators.protocol import Generator
@@ -104,7 +104,7 @@ def latent_distance(latents: Tensor, fingerprint: Fingerprint) -> Tensor:
 def make_bank(
     generator: Generator,
     fingerprint: Fingerprint,
-    network: KeyNetwork,
+    network: CalibratedNetwork,
     attack: str | dict[str, Any],
     own_images: int = 1000,
     foreign: Sequence[tuple[str, Tensor]] = (),

@@ -10,7 +10,7 @@ import torch
 from dotted_settings import grouped
 
 from datamodules.sample_numbers import SampleNumbersDataModule
-from lightning_modules.fingerprints.decoders.key_network import take_network
+from lightning_modules.fingerprints.decoders.networks import take_network
 from lightning_modules.fingerprints.fingerprint import FingerprintError, read_fingerprint
 from lightning_modules.fingerprints.marked_images import MarkedImages, runs
 from lightning_modules.generators.checkpoints.own_file import write_generator

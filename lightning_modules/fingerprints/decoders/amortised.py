@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder, Start
-from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
+from lightning_modules.fingerprints.decoders.key_network import CalibratedNetwork
 from lightning_modules.fingerprints.decoders.registrations import MARGIN, certainty, registrations
 
 
@@ -33,7 +33,7 @@ class AmortisedDecoder(NamedDecoder):
     needs_network = True
     searches = False
 
-    def __init__(self, network: KeyNetwork, batch: int = 256, tried: Sequence[str] = ()) -> None:
+    def __init__(self, network: CalibratedNetwork, batch: int = 256, tried: Sequence[str] = ()) -> None:
         self.network, self.batch, self.tried = network.eval(), batch, registrations(tried)
 
     @classmethod

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_modules.common.files import write_bytes
 from lightning_modules.common.images import to_uint8
-from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
+from lightning_modules.fingerprints.decoders.key_network import CalibratedNetwork
 from lightning_modules.fingerprints.decoders.losses import ImageLoss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.generators.protocol import Generator
@@ -108,7 +108,7 @@ class DecoderParts:
 
     generator: Generator  # frozen, as the attributor has it
     fingerprint: Fingerprint  # of that generator, on its device
-    network: KeyNetwork  # trained
+    network: CalibratedNetwork  # trained
     loss: ImageLoss  # ranks restarts and answers
     attack: SimulatedAttack | None = None  # to simulate in a descent, where the attributor knows or guesses it
     watch: Watch = UNWATCHED  # told how far a search is, and able to end it

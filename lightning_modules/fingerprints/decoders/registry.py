@@ -20,7 +20,7 @@ from lightning_modules.fingerprints.decoders.base import (
     KeyDecoder,
     Watch,
 )
-from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
+from lightning_modules.fingerprints.decoders.key_network import CalibratedNetwork
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.settings import DecoderSettings
@@ -87,7 +87,7 @@ def images_at_once(settings: DecoderSettings) -> int:
     return int(kind.images_at_once(decoder_settings(settings.name, settings.options)))
 
 
-def decoder_identity(settings: DecoderSettings, network: KeyNetwork) -> dict[str, Any]:
+def decoder_identity(settings: DecoderSettings, network: CalibratedNetwork) -> dict[str, Any]:
     """What a decoder's answers depend on, beside generator and fingerprint, as plain values."""
     kind = DECODERS.load(settings.name)
     weights = content_hash(network.state_dict()) if kind.needs_network else None
@@ -100,7 +100,7 @@ def build_decoder(
     generator: Any,
     options: Mapping[str, Any] | None,
     fingerprint: Fingerprint,
-    network: KeyNetwork,
+    network: CalibratedNetwork,
     device: torch.device,
     watch: Watch = UNWATCHED,
 ) -> KeyDecoder:
