@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_latent_diffusion import BITS, fingerprint_of, small_latent_diffusion
 from smooth_generator import Smooth, smooth_fingerprint
 
 from lightning_modules.fingerprints.decoders.base import DecoderParts
@@ -12,53 +13,14 @@ from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.registry import make_decoder
 from lightning_modules.fingerprints.decoders.search_space import search_space
-from lightning_modules.fingerprints.fingerprint import Fingerprint, make_fingerprint
-from lightning_modules.fingerprints.layouts import place_key
+from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.generators.latent_diffusion import LatentDiffusionGenerator
 from lightning_modules.generators.latent_diffusion.first_stage import quantise
-
-BITS = 4
-UNET = {
-    "sample_size": 4,
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": [8],
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"],
-    "norm_num_groups": 4,
-}
-STAGE = {
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "block_out_channels": [8, 8],
-    "latent_channels": 3,
-    "norm_num_groups": 4,
-}
-SCHEDULER = {"beta_schedule": "scaled_linear", "clip_sample": False, "num_train_timesteps": 100}
-
-
-def small(kind: str) -> LatentDiffusionGenerator:
-    """Untrained, 8 x 8 pixels from 3 x 4 x 4 latents, with codes as far apart as latents are."""
-    config = STAGE | ({"num_vq_embeddings": 32} if kind == "vq" else {})
-    torch.manual_seed(0)
-    first_stage, unet = {"kind": kind, "config": config}, {"kind": "image", "config": UNET}
-    generator = LatentDiffusionGenerator(first_stage, unet, SCHEDULER, scale_factor=0.5, image_size=8, steps=2)
-    if kind == "vq":
-        torch.nn.init.normal_(generator.first_stage.codebook)
-    return generator.freeze()
-
-
-def fingerprint_of(generator: LatentDiffusionGenerator) -> Fingerprint:
-    scale = 0.5 * torch.linspace(2.0, 0.3, 48)
-    latents = torch.randn(600, 48, generator=torch.Generator().manual_seed(1)) * scale
-    placed = place_key(lambda: latents.split(200), 48, BITS, -BITS)
-    return make_fingerprint(placed, 0.8, -BITS, "flat", "hash", "g")
 
 
 @pytest.fixture(scope="module")
 def quantising() -> LatentDiffusionGenerator:
-    return small("vq")
+    return small_latent_diffusion("vq")
 
 
 def latents(fingerprint: Fingerprint, n: int = 64) -> torch.Tensor:
@@ -68,7 +30,7 @@ def latents(fingerprint: Fingerprint, n: int = 64) -> torch.Tensor:
 
 
 def test_deviations_of_codes_are_those_of_latents_and_of_the_quantisation(quantising):
-    fingerprint = fingerprint_of(quantising)
+    fingerprint = fingerprint_of()
     space = search_space(quantising, fingerprint)
     assert space.synthesize == quantising.synthesize_codes
     assert bool((space.widening > 1.0).all())
@@ -85,7 +47,7 @@ def test_deviations_of_codes_are_those_of_latents_and_of_the_quantisation(quanti
 
 
 def test_images_of_codes_are_those_of_the_latents_they_stand_for(quantising):
-    drawn = latents(fingerprint_of(quantising))
+    drawn = latents(fingerprint_of())
     codes, _ = quantise(drawn.view(-1, 3, 4, 4) / 0.5, quantising.first_stage.codebook)
     shown = quantising.synthesize_codes(codes.flatten(1) * 0.5)
     assert torch.allclose(shown, quantising.synthesize(drawn), atol=1e-5)
@@ -93,7 +55,7 @@ def test_images_of_codes_are_those_of_the_latents_they_stand_for(quantising):
 
 
 def test_codes_have_slopes_where_latents_have_none(quantising):
-    drawn = latents(fingerprint_of(quantising))
+    drawn = latents(fingerprint_of())
     moved = drawn + 1e-3
     by_latent, by_code = (
         (synthesize(moved) - synthesize(drawn)).flatten(1).abs().amax(dim=1)
@@ -104,8 +66,8 @@ def test_codes_have_slopes_where_latents_have_none(quantising):
 
 
 def test_a_stage_without_codes_is_searched_in_its_latents():
-    generator = small("kl")
-    fingerprint = fingerprint_of(generator)
+    generator = small_latent_diffusion("kl")
+    fingerprint = fingerprint_of()
     space = search_space(generator, fingerprint)
     drawn = latents(fingerprint, 8)
     assert torch.equal(space.synthesize(drawn), generator.synthesize(drawn))
@@ -123,7 +85,7 @@ def test_a_generator_without_codes_is_left_alone():
 
 
 def test_an_inversion_starts_from_the_encoder_and_improves_on_it(quantising):
-    fingerprint = fingerprint_of(quantising)
+    fingerprint = fingerprint_of()
     network = KeyNetwork(BITS, 44, backbone="test_resnet", stem="small", image_size=16)
     loss = make_loss("pixels", scales=1)
     decoder = make_decoder("inversion", DecoderParts(quantising, fingerprint, network, loss), {"iterations": 3})
