@@ -44,8 +44,12 @@ def check_secret(key: KeySettings) -> None:
 
 def sample_bank(generator: Any, size: int, seed: int) -> Tensor:
     """The first latents `(size, d)` of those that the axes are fitted to, to train on; empty for none."""
-    latents: Tensor = generator.sample_latents(size, seed + 1) if size else torch.empty(0)
-    return latents
+    parts = []
+    with Progress("sampling latents", size, "latent") as progress:
+        for start in range(0, size, FIT_BATCH):
+            parts.append(generator.sample_latents(min(FIT_BATCH, size - start), seed + 1, start))
+            progress.update(len(parts[-1]))
+    return torch.cat(parts) if parts else torch.empty(0)
 
 
 @torch.no_grad()

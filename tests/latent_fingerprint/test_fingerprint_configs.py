@@ -29,11 +29,11 @@ def check_folder(run, images):
 
 def test_every_config_of_fingerprints_is_run_here():
     assert {path.stem for path in CONFIGS.iterdir()} == {
-        *("stylegan2", "ldm", "stylegan2_64", "ldm64", "stylegan2_paper", "ldm_paper")
+        *("stylegan2", "ldm", "stylegan2_64", "ldm64", "ldm64_emoji", "stylegan2_paper", "ldm_paper")
     }
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("stylegan2_64", "ldm64")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("stylegan2_64", "ldm64", "ldm64_emoji")]
 
 
 @pytest.mark.parametrize("name", ["stylegan2", "ldm", *SLOW])
