@@ -22,7 +22,8 @@ from lightning_modules.common.images import eight_bit, to_uint8
 from lightning_modules.common.random_streams import seeded_keys
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
 from lightning_modules.fingerprints.decoders.base import KeyEstimate
-from lightning_modules.fingerprints.settings import DecoderSettings
+from lightning_modules.fingerprints.decoders.networks import build_network, take_network
+from lightning_modules.fingerprints.settings import DecoderSettings, TrainingSettings
 from lightning_modules.fingerprints.users.verdicts import combine
 from lightning_modules.latent_fingerprint import LatentFingerprint
 from lightning_modules.metrics.evidence import p_values, p_values_of_readings
@@ -94,6 +95,26 @@ def named_by_search(
         found[name] = bits, few, many
         line = f"bits {100 * bits:.1f} %, named among 50 {100 * few:.1f} %, among a million {100 * many:.1f} %"
         print(f"{name}: {line}", flush=True)  # a condition takes minutes
+    return found
+
+
+def before_training(run: Path, keys: int) -> dict[str, tuple[float, float]]:
+    """Bits right in clean images and share named among `MANY`, by networks with corrections that nobody has trained."""
+    module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
+    own, images = marked(module, keys)
+    found = {}
+    for name, settings in {
+        "trained network": TrainingSettings(),
+        "encoder": TrainingSettings(backbone="encoder"),
+        "trained network, corrected": TrainingSettings(corrections=2, start="given"),
+        "encoder, corrected": TrainingSettings(backbone="encoder", corrections=2),
+    }.items():
+        network = build_network(module.key, settings, module.generator, module.fingerprint).eval()
+        if settings.backbone != "encoder":
+            take_network(network, run)
+        network.take_fingerprint(module.fingerprint, anew=True)
+        logits = AmortisedDecoder(network).decode(images).logits
+        found[name] = float(((logits > 0) == own).double().mean()), _named(p_values(logits, own), MANY)
     return found
 
 
@@ -184,6 +205,16 @@ def test_searches_of_registered_images() -> None:
     """The latent diffusion's, read by `hybrid` from the surest of all readings."""
     found = named_by_search(LDM64, CONDITIONS, images=100, decoder=REGISTERED_HYBRID)
     assert found["clean"][2] > 0.9
+
+
+@pytest.mark.benchmark
+@pytest.mark.slow
+def test_networks_before_training() -> None:
+    found = before_training(LDM64, keys=100)
+    for name, (bits, many) in found.items():
+        print(f"{name}: bits {100 * bits:.1f} %, named among a million {100 * many:.1f} %")
+    assert found["encoder, corrected"] > found["encoder"]
+    assert found["trained network, corrected"] > found["trained network"]
 
 
 @pytest.mark.benchmark

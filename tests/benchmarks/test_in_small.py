@@ -176,6 +176,8 @@ def test_named_users_under_two_attacks():
     assert sizes[32] > 0.85
     assert sizes[64] > 0.85
     found = everyday_attacks.named_by_search(everyday_attacks.STYLEGAN2_64, ("clean",), images=4)
+    begun = everyday_attacks.before_training(everyday_attacks.LDM64, keys=4)
+    assert begun["encoder, corrected"] > begun["encoder"]
     registered = {"decoder": everyday_attacks.REGISTERED_HYBRID}
     mirrored = everyday_attacks.named_by_search(everyday_attacks.LDM64, ("flip",), images=2, **registered)
     assert mirrored["flip"] == (1.0, 1.0, 1.0)

@@ -52,7 +52,7 @@ def take_network(network: CalibratedNetwork, checkpoint: Path) -> str | None:
     """Begin with the network of another training of LatentFingerprint, which left the checkpoint.
 
     From one for keys of another length or images of another size the backbone is taken, and the heads begin anew. A
-    network with corrections takes one without them for its first answer.
+    network with corrections takes one without them for its first answer, and one without them takes the first answer's.
 
     Args:
         network: takes the weights.
@@ -73,7 +73,10 @@ def take_network(network: CalibratedNetwork, checkpoint: Path) -> str | None:
         )
     state = read_state_dict(checkpoint, ("network",))
     stored = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
-    if isinstance(network, CorrectedNetwork) and not any(name.startswith("start.") for name in stored):
+    corrected = any(name.startswith("start.") for name in stored)
+    if corrected and not isinstance(network, CorrectedNetwork):
+        stored = {name.removeprefix("start."): value for name, value in stored.items() if name.startswith("start.")}
+    elif isinstance(network, CorrectedNetwork) and not corrected:
         network = network.start  # calibrated, for a first answer has no temperature of its own
         if "log_temperature" in stored and "heads.weight" in stored:
             for name in ("heads.weight", "heads.bias"):

@@ -117,6 +117,10 @@ def test_corrections_alone_learn_where_the_start_is_another_trainings(scene, tmp
     other = build_network(key, settings, generator, fingerprint).eval()
     other.load_state_dict(network.state_dict())
     assert torch.equal(other(images)[0], network.eval()(images)[0])
+    torch.save({"state_dict": {f"network.{name}": value for name, value in other.state_dict().items()}}, tmp_path / "b")
+    without = build_network(key, plain, generator, fingerprint)
+    assert take_network(without, tmp_path / "b") is None
+    assert torch.equal(without.eval()(images)[0], begun[0])
     assert not any("generator" in name or "decoder" in name for name in network.state_dict())
 
 
