@@ -20,8 +20,8 @@ from lightning_modules.fingerprints.fingerprint import Fingerprint
 
 KEY_LOGITS = 3.0
 """Half the distance, in logits, between a bit's two values as an untrained reading of latents states them."""
-WIDTH = 64
-"""Channels between the two convolutions of a correction."""
+WIDTH, BLOCKS, GROUPS = 128, 3, 8
+"""Channels, residual blocks and groups of the normalisation of a correction; they lie on the grid of the latent."""
 FAINT = 1e-6
 """Added to squared residuals: a deviation of 1/1000, a quarter of a grey level."""
 
@@ -129,7 +129,9 @@ class CorrectedNetwork(CalibratedNetwork):
         self.shape = tuple(generator.latent_shape)
         self.space = LatentSpace(start.bits, start.axes, generator.latent_dim)
         self.seen, self.made = Encoder(generator), Encoder(generator)
-        self.steps = nn.ModuleList(_step(self.shape[0]) for _ in range(corrections))
+        self.cell = generator.image_size // self.shape[-1]  # pixels on a side of what a vector of the latent stands for
+        channels = 3 * self.shape[0] + 2 + 2 * 3 * self.cell**2
+        self.steps = nn.ModuleList(_Correction(channels, self.shape[0]) for _ in range(corrections))
         self.heads = nn.Linear(generator.latent_dim, self.bits + self.axes, bias=False)
 
     def train(self, mode: bool = True) -> CorrectedNetwork:
@@ -156,24 +158,51 @@ class CorrectedNetwork(CalibratedNetwork):
         for step in self.steps:
             with torch.no_grad():
                 made = self._generator[0].synthesize_codes(latents.flatten(1)).clamp(0.0, 1.0)
-                left = self._left(images, made)
             difference = seen - self.made(made)
-            gate, more = step(torch.cat([difference, latents, seen, left], dim=1)).chunk(2, dim=1)
+            gate, more = step([difference, latents, seen, *self._cells(images, made)])
             latents = latents + torch.sigmoid(gate) * difference + more
         mended = self.heads((latents - first).flatten(1))
         return logits + mended[:, : self.bits], alpha + mended[:, self.bits :]
 
-    def _left(self, images: Tensor, made: Tensor) -> Tensor:
-        """Logarithm of the residual's deviation, in each cell of the latent and in the image, `(n, 2, h, w)`."""
-        squares = F.adaptive_avg_pool2d((images - made).square().mean(dim=1, keepdim=True), self.shape[1:])
-        both = torch.cat([squares, squares.mean(dim=(2, 3), keepdim=True).expand_as(squares)], dim=1)
-        return 0.5 * (both + FAINT).log() + 3.0
+    def _cells(self, images: Tensor, made: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What belongs to each vector of the latent, `(n, ., h, w)`: pixels, what is left of them, how much that is.
+
+        The last is the logarithm of the residual's deviation, in the cell and in the image. What is left is divided by
+        the image's.
+        """
+        left = F.pixel_unshuffle(images - made, self.cell)
+        squares = left.square().mean(dim=1, keepdim=True)
+        whole = squares.mean(dim=(2, 3), keepdim=True).expand_as(squares)
+        size = 0.5 * (torch.cat([squares, whole], dim=1) + FAINT).log() + 3.0
+        return F.pixel_unshuffle(images, self.cell) - 0.5, left / (whole + FAINT).sqrt(), size
 
 
-def _step(channels: int) -> nn.Sequential:
+class _Correction(nn.Module):
     """How much of the difference, and what beside, goes into the answer; half of it and nothing at first."""
-    last = nn.Conv2d(WIDTH, 2 * channels, 3, padding=1)
-    nn.init.zeros_(last.weight)
-    assert last.bias is not None
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Conv2d(3 * channels + 2, WIDTH, 3, padding=1), nn.SiLU(), last)
+
+    def __init__(self, channels: int, latent_channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, WIDTH, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(GROUPS, WIDTH),
+                nn.SiLU(),
+                nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
+                nn.GroupNorm(GROUPS, WIDTH),
+                nn.SiLU(),
+                nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
+            )
+            for _ in range(BLOCKS)
+        )
+        self.last = nn.Conv2d(WIDTH, 2 * latent_channels, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of the share of the difference, and what is added, both `(n, c, h, w)`."""
+        hidden = self.first(torch.cat(parts, dim=1))
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        gate, more = self.last(F.silu(hidden)).chunk(2, dim=1)
+        return gate, more
