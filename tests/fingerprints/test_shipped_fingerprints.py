@@ -37,6 +37,9 @@ N = 24
                 "flip": 0.9,
             },
         ),
+        pytest.param(
+            "ldm64_emoji", 64, {"identity": 0.95, "jpeg_50": 0.9, "flip": 0.9}, marks=pytest.mark.slow
+        ),  # 56 readings at 64 px
     ],
 )
 def test_it_reads_its_own_keys(name, bits, named):

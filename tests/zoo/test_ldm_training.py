@@ -158,3 +158,16 @@ def test_untrained_network_predicts_velocity_about_one(batches):
     for i in range(6):
         module.unet_update(batches[i % 2]["image"] * 2 - 1)
     assert sum(losses) / 6 == pytest.approx(1.0, abs=0.25)
+
+
+def test_images_of_another_size_are_refused_and_64_px_are_trained_on(batches, tmp_path):
+    with pytest.raises(ValueError, match=r"found images of 32 px, expected 64: set the model's image_size"):
+        train(made(image_size=64), batches, tmp_path, updates=2)
+    with pytest.raises(ValueError, match="found image_size=36, expected a multiple of 8"):
+        made(image_size=36)
+    module = made(image_size=64)
+    large = [{"image": torch.nn.functional.interpolate(each["image"][:4], scale_factor=2)} for each in batches]
+    train(module, large, tmp_path, updates=4)
+    generator = module.average.module
+    assert generator.latent_shape == (3, 16, 16)
+    assert generator.synthesize(generator.sample_latents(1, seed=0)).shape == (1, 3, 64, 64)
