@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from dotted_settings import grouped
+from tiny_fingerprints import write_vq
 
 from datamodules.sample_numbers import SampleNumbersDataModule
 from lightning_modules.fingerprints.decoders.networks import take_network
@@ -220,6 +221,28 @@ def test_a_training_for_longer_keys_begins_with_the_backbone_of_another(generato
     for name, value in first.network.named_parameters():
         own = longer.network.get_parameter(name)
         assert name.startswith("heads.") != (own.shape == value.shape and torch.equal(own, value)), name
+
+
+@pytest.mark.parametrize("backbone", ["encoder", "test_resnet"])
+def test_corrections_are_trained_read_back_and_gone_on_with(backbone, tmp_path):
+    """The fingerprint that gives the first weights is known after the fit, or from the checkpoint."""
+    generator = write_vq(tmp_path / "g.safetensors")
+    asked = SMALL | {"key.sigma": 0.5, "training.backbone": backbone, "training.corrections": 1, "training.bank": 40}
+    module = LatentFingerprint(generator, **grouped(asked))
+    fit(module, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
+    read = LatentFingerprint.load_from_checkpoint(tmp_path / "first.ckpt").eval()
+    assert {name.split(".")[0] for name in read.state_dict()} == {"network"}
+    images = module.training_stream.make(torch.arange(3)).images.clamp(0, 1)
+    logits, alpha = module.eval().network(images)
+    assert torch.equal(read.network(images)[0], logits)
+    assert torch.equal(read.network(images)[1], alpha)
+    estimate = read.key_decoder().decode(images)
+    assert torch.allclose(estimate.logits, logits, atol=1e-5)
+    start = {"training.start": str(tmp_path / "first.ckpt"), "training.learning_rate": 1e-30}
+    more = LatentFingerprint(generator, **grouped(asked | start | {"training.weight_decay": 0.0}))
+    fit(more, tmp_path / "second")
+    for name, value in module.network.named_parameters():
+        assert torch.equal(more.network.get_parameter(name), value), name
 
 
 def test_a_resumed_training_goes_on_with_its_own_network(generator, tmp_path):

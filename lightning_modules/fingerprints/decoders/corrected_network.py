@@ -100,7 +100,7 @@ class EncoderNetwork(CalibratedNetwork):
     def take_fingerprint(self, fingerprint: Fingerprint, anew: bool) -> None:
         """Know where keys lie; `anew` begins with what the axes read off the encoder's latents."""
         self.space.take(fingerprint)
-        if anew:
+        if anew and not self.begun:
             with torch.no_grad():
                 self.heads.weight.copy_(self.space.readings())
                 self.heads.bias.copy_(-self.heads.weight @ self.space.mean)
@@ -143,9 +143,9 @@ class CorrectedNetwork(CalibratedNetwork):
 
     def take_fingerprint(self, fingerprint: Fingerprint, anew: bool) -> None:
         """Know where keys lie; `anew` begins with what the axes read off a correction."""
-        self.start.take_fingerprint(fingerprint, anew)
+        self.start.take_fingerprint(fingerprint, anew and not self.begun)
         self.space.take(fingerprint)
-        if anew:
+        if anew and not self.begun:
             with torch.no_grad():
                 self.heads.weight.copy_(self.space.readings())
 
