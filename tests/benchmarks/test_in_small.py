@@ -24,6 +24,7 @@ from PIL import Image
 from lightning_modules.attacks import make_attack
 from lightning_modules.attacks.codec_table import psnr
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
+from lightning_modules.fingerprints.settings import DecoderSettings
 
 
 @pytest.mark.parametrize("count", [23, 35])
@@ -172,6 +173,8 @@ def test_named_users_under_two_attacks():
     assert found["flip"].as_it_is[0] == 0.0
     assert found["flip"].readings[0] > 0.5  # put back
     assert found["flip"].wrong_few == 0.0
+    colour = everyday_attacks.shares(everyday_attacks.LDM64_EMOJI, ("clean",), keys=1, decoder=DecoderSettings())
+    assert colour["clean"].as_it_is == (1.0, 1.0)
     sizes = everyday_attacks.bits_from_sizes(everyday_attacks.LDM64, (32, 64), keys=2)
     assert sizes[32] > 0.85
     assert sizes[64] > 0.85
