@@ -38,6 +38,7 @@ _WARNED = (
     (r"pytorch_lightning\.callbacks\.model_checkpoint", r"The dirpath has changed from "),  # in a test
     (r"pytorch_lightning\.callbacks\.model_checkpoint", r"Checkpoint directory .* exists and is not empty"),
     (r"pytorch_lightning\.loops\.fit_loop", r"The number of training batches \(\d+\) is smaller than the logging"),
+    (r"pytorch_lightning\.loops\.fit_loop", r"Found \d+ module\(s\) in eval mode at the start"),  # frozen starts
     (r"pytorch_lightning\.trainer\.connectors\.data_connector", r"The '\w+' does not have many workers"),
     (r"lightning_fabric\.loggers\.csv_logs", r"Experiment logs directory .* exists and is not empty"),
     (r"lightning_fabric\.utilities\.cloud_io", r"You are using `torch\.load` with `weights_only=False`"),

@@ -38,21 +38,20 @@ class LatentSpace(nn.Module):
 
     def __init__(self, bits: int, axes: int, latent_dim: int) -> None:
         super().__init__()
-        self.bits = bits
+        self.bits, self.copies = bits, 1
         self.register_buffer("mean", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("axes", torch.zeros(bits + axes, latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(bits + axes), persistent=False)
 
     def take(self, fingerprint: Fingerprint) -> None:
         """Set mean, axes and the size of a step along each; a bit's two values lie at -1 and 1."""
-        copies = len(fingerprint.key_axes)
-        key = fingerprint.key_axes.sum(dim=0) / copies
+        self.copies = len(fingerprint.key_axes)
+        key = fingerprint.key_axes.sum(dim=0) / self.copies
         half = fingerprint.sigma / 2.0
         self.mean.copy_(fingerprint.mean + fingerprint.offset(fingerprint.key_axes.new_full((self.bits,), 0.5)))
         self.axes.copy_(torch.cat([key, fingerprint.other_axes[: len(self.axes) - self.bits]]))
         deviation = fingerprint.other_deviation[: len(self.axes) - self.bits].clamp_min(1e-6)
         self.scale.copy_(torch.cat([deviation.new_full((self.bits,), half), deviation]))
-        self.copies = copies
 
     def latents(self, key: Tensor, alpha: Tensor) -> Tensor:
         """Latents `(n, d)` of key values in [-1, 1] `(n, m)` and alpha in deviations `(n, k)`."""
@@ -72,8 +71,10 @@ class Encoder(nn.Module):
     def __init__(self, generator: Any) -> None:
         super().__init__()
         stage = generator.first_stage
-        self.encoder, self.projection = copy.deepcopy((stage.model.encoder, stage.model.quant_conv))
-        self.requires_grad_(True)
+        self.encoder = copy.deepcopy(stage.model.encoder)
+        projection = stage.model.quant_conv  # an AutoencoderKL may have none
+        self.projection = nn.Identity() if projection is None else copy.deepcopy(projection)
+        self.train().requires_grad_(True)
         self.channels, self.scale = int(stage.channels), float(generator.scale_factor)
 
     def forward(self, images: Tensor) -> Tensor:
