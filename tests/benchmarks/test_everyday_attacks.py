@@ -184,10 +184,11 @@ def test_everyday_attacks() -> None:
 @pytest.mark.benchmark
 @pytest.mark.slow
 @pytest.mark.timeout(14400)
-def test_keys_in_colour() -> None:
-    """At 64 px a reading costs more: all conditions by one reading, three of them by all."""
-    once = shares(LDM64_EMOJI, CONDITIONS, keys=100, decoder=DecoderSettings())
-    registered = shares(LDM64_EMOJI, ("flip", "shift_1", "crop_0.9"), keys=10)
+@pytest.mark.parametrize("run", [TRAINED / "ldm64_corrected", LDM64_EMOJI], ids=lambda run: run.name)
+def test_corrected_answers(run: Path) -> None:
+    """A reading costs more: all conditions by one reading, three of them by all."""
+    once = shares(run, CONDITIONS, keys=100, decoder=DecoderSettings())
+    registered = shares(run, ("flip", "shift_1", "crop_0.9"), keys=10)
     assert once["clean"].as_it_is[1] > 0.9
     assert all(one.wrong_few == 0.0 for one in (*once.values(), *registered.values()))
 

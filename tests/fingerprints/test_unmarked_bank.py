@@ -27,7 +27,7 @@ from lightning_modules.fingerprints.unmarked_bank import (
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 TRAINED = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "trained"
-SHIPPED = ("stylegan2", "stylegan2_64", "ldm", "ldm64", "ldm64_emoji")
+SHIPPED = ("stylegan2", "stylegan2_64", "ldm", "ldm64", "ldm64_corrected", "ldm64_emoji")
 
 
 def load(name):
