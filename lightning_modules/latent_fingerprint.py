@@ -75,7 +75,8 @@ class LatentFingerprint(pl.LightningModule):
             (see ``load_generator``).
         kind: Kind it must be; ``auto`` takes what the file holds.
         options: How the generator samples (``noise``, ``truncation``, ``steps``, ``eta`` ...).
-        fingerprint: File of a fingerprint to go on with; None fits a new one as ``key`` says.
+        fingerprint: File of a fingerprint to go on with, or of one that ships (``ldm64/fingerprint.safetensors``); None
+            fits a new one as ``key`` says.
         key: Where keys lie and how strong they are.
         training: The network that reads keys, and how it is trained.
         decoder: What a test and a prediction read keys with.
@@ -120,6 +121,7 @@ class LatentFingerprint(pl.LightningModule):
         groups = {"key": asdict(self.key), "training": asdict(self.training_settings)}
         groups |= {"decoder": asdict(self.decoder), "test": asdict(self.test_settings)}
         self.save_hyperparameters({**named, **groups, "test_attacks": test_attacks, "stream_seed": stream_seed})
+        fingerprint = None if fingerprint is None else find_trained(fingerprint)
         self.generator_name, self.options, self.file, self.stream_seed = generator, options, fingerprint, stream_seed
         self.given_options = options
         # in a tuple, so that neither checkpoints nor optimisers see a network that is never trained

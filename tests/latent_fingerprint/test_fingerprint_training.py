@@ -223,6 +223,12 @@ def test_a_training_for_longer_keys_begins_with_the_backbone_of_another(generato
         assert name.startswith("heads.") != (own.shape == value.shape and torch.equal(own, value)), name
 
 
+def test_a_fingerprint_that_ships_is_known_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = LatentFingerprint("score-ldm", fingerprint="ldm64/fingerprint.safetensors")
+    assert (module.fingerprint.bits, module.fingerprint.shift) == (64, 36)
+
+
 @pytest.mark.parametrize("backbone", ["encoder", "test_resnet"])
 def test_corrections_are_trained_read_back_and_gone_on_with(backbone, tmp_path):
     """The fingerprint that gives the first weights is known after the fit, or from the checkpoint."""

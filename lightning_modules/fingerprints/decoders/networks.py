@@ -17,6 +17,9 @@ from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.fingerprints.fitting import axes_outside
 from lightning_modules.fingerprints.settings import ENCODER, KeySettings, TrainingSettings
 
+OF_THE_KEY = {"heads", "alpha_error", "log_temperature"}
+"""Parts of networks whose size, or meaning, depends on the key."""
+
 
 def build_network(
     key: KeySettings, training: TrainingSettings, generator: Any, fingerprint: Fingerprint | None
@@ -24,12 +27,17 @@ def build_network(
     """Make the network for a fingerprint, or for the one that the settings ask for.
 
     Raises:
-        ValueError: settings that take a generator with an encoder, and another generator.
+        ValueError: settings that take a generator with an encoder, and another generator; weights for an encoder.
     """
     bits = key.bits if fingerprint is None else fingerprint.bits
     # before a checkpoint brings its fingerprint the settings may ask for more bits than there are axes
     axes = max(0, axes_outside(generator, key, fingerprint))
     by_encoder = training.backbone == ENCODER
+    if by_encoder and training.weights != "none":
+        raise ValueError(
+            f"found training.weights {training.weights} for the backbone {ENCODER}, expected none: its weights are the "
+            "generator's; continue another training with training.start"
+        )
     if (by_encoder or training.corrections) and not hasattr(generator, "first_stage"):
         asked = f"training.backbone {ENCODER}" if by_encoder else f"training.corrections {training.corrections}"
         raise ValueError(
@@ -51,7 +59,7 @@ def build_network(
 def take_network(network: CalibratedNetwork, checkpoint: Path) -> str | None:
     """Begin with the network of another training of LatentFingerprint, which left the checkpoint.
 
-    From one for keys of another length or images of another size the backbone is taken, and the heads begin anew. A
+    From one for keys of another length or images of another size all but the heads is taken, and these begin anew. A
     network with corrections takes one without them for its first answer, and one without them takes the first answer's.
 
     Args:
@@ -63,7 +71,8 @@ def take_network(network: CalibratedNetwork, checkpoint: Path) -> str | None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not readable, no network in it, or one of another backbone.
+        ValueError: not readable, no network in it, or one of another backbone; a network for keys of another length
+            where corrections alone are to be trained.
     """
     if checkpoint.is_dir():
         checkpoint = checkpoint / "checkpoints" / "last.ckpt"
@@ -73,7 +82,7 @@ def take_network(network: CalibratedNetwork, checkpoint: Path) -> str | None:
         )
     state = read_state_dict(checkpoint, ("network",))
     stored = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
-    corrected = any(name.startswith("start.") for name in stored)
+    asked, corrected = network, any(name.startswith("start.") for name in stored)
     if corrected and not isinstance(network, CorrectedNetwork):
         stored = {name.removeprefix("start."): value for name, value in stored.items() if name.startswith("start.")}
     elif isinstance(network, CorrectedNetwork) and not corrected:
@@ -90,7 +99,13 @@ def take_network(network: CalibratedNetwork, checkpoint: Path) -> str | None:
             f"{checkpoint}: found a network for keys of another length or images of another size: its backbone is "
             f"taken, and what reads the {network.bits} bits begins anew"
         )
-        own = {name: value for name, value in own.items() if name.startswith("backbone.")}
+        if isinstance(asked, CorrectedNetwork) and asked.frozen:
+            raise ValueError(
+                f"{checkpoint}: found a network for keys of another length or images of another size, expected one "
+                f"that reads these {network.bits} bits, since with training.start the corrections alone are trained; "
+                "train it first, with training.corrections 0"
+            )
+        own = {name: value for name, value in own.items() if not {*name.split(".")} & OF_THE_KEY}
     for name, value in own.items():
         found = tuple(stored[name].shape) if name in stored else None
         if found != tuple(value.shape):

@@ -26,7 +26,7 @@ def mirrored(images: Tensor) -> Tensor:
 
 
 def warped(down: float = 0.0, right: float = 0.0, zoom: float = 1.0, degrees: float = 0.0) -> Registration:
-    """Move by pixels of a 32 px image, resize about the centre and turn, bicubically; the edge is repeated.
+    """Move by parts of 1/32 of the image's side, resize about the centre and turn, bicubically; the edge is repeated.
 
     A zoom below 1 makes the image smaller, as one that was cropped and enlarged has to be, one above 1 larger, as one
     inside a frame.
@@ -42,6 +42,17 @@ def warped(down: float = 0.0, right: float = 0.0, zoom: float = 1.0, degrees: fl
     return warp
 
 
+def moved(down: int, right: int) -> Registration:
+    """Move by whole pixels, of images of any size; the edge is repeated."""
+
+    def move(images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        room = F.pad(images, (abs(right), abs(right), abs(down), abs(down)), mode="replicate")
+        return room[..., abs(down) - down :, abs(right) - right :][..., :height, :width]
+
+    return move
+
+
 MARGIN = 6.0
 """Nats. Of 100 clean images with 64 bits 32 tries together lose 14 without a margin, 3 with 4 nats, 1 with 8."""
 
@@ -52,7 +63,7 @@ leave 91 to 95 % in most."""
 _AROUND = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 REGISTRATIONS: Mapping[str, list[Registration]] = {
     "flip": [mirrored],
-    "shift": [warped(down=y, right=x) for y, x in _AROUND],
+    "shift": [moved(y, x) for y, x in _AROUND],
     "zoom": [
         warped(down=y * (1 - zoom) * 16, right=x * (1 - zoom) * 16, zoom=zoom)
         for zoom, steps in ((0.95, (-1.0, 0.0, 1.0)), (0.9, (-1.0, -0.5, 0.0, 0.5, 1.0)))

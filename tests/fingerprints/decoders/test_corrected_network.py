@@ -124,6 +124,30 @@ def test_corrections_alone_learn_where_the_start_is_another_trainings(scene, tmp
     assert not any("generator" in name or "decoder" in name for name in network.state_dict())
 
 
+def test_longer_keys_begin_with_all_but_the_heads_and_frozen_starts_must_fit(scene, tmp_path):
+    generator, *_ = scene
+
+    def made(bits, **settings):
+        torch.manual_seed(bits)
+        return build_network(KeySettings(bits=bits, shift=-bits), TrainingSettings(**settings), generator, None)
+
+    first = made(BITS, backbone="encoder")
+    with torch.no_grad():
+        first.encoder.encoder.conv_in.weight.add_(1.0)
+    torch.save({"state_dict": {f"network.{name}": value for name, value in first.state_dict().items()}}, tmp_path / "a")
+    longer = made(6, backbone="encoder")
+    assert "begins anew" in take_network(longer, tmp_path / "a")
+    for name, value in longer.named_parameters():
+        assert name.startswith("heads.") or torch.equal(value, first.get_parameter(name)), name
+    with pytest.raises(ValueError, match="expected one that reads these 6 bits"):
+        take_network(made(6, backbone="encoder", corrections=1, start=str(tmp_path / "a")), tmp_path / "a")
+
+
+def test_an_encoder_takes_no_weights_of_timm(scene):
+    with pytest.raises(ValueError, match=r"found training\.weights imagenet for the backbone encoder, expected none"):
+        build_network(KeySettings(bits=BITS), TrainingSettings(backbone="encoder", weights="imagenet"), scene[0], None)
+
+
 @pytest.mark.parametrize(
     ("settings", "found"),
     [({"backbone": "encoder"}, "training.backbone encoder"), ({"corrections": 2}, "training.corrections 2")],

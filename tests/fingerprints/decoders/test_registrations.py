@@ -13,6 +13,7 @@ from lightning_modules.fingerprints.decoders.registrations import (
     REGISTRATIONS,
     certainty,
     mirrored,
+    moved,
     registrations,
     warped,
 )
@@ -38,6 +39,15 @@ def scene():
     pattern = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 1)
     keys = (torch.arange(32) % 3 == 0).float().expand(4, -1)
     return pattern.expand(4, -1, -1, -1), Template(pattern, keys), keys > 0.5
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_shifts_are_by_whole_pixels_of_images_of_any_size(size):
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    down_left = moved(1, -1)(images)
+    assert torch.equal(down_left[..., 1:, :-1], images[..., :-1, 1:])
+    assert torch.equal(down_left[..., 0, :-1], images[..., 0, 1:])  # the edge is repeated
+    assert torch.equal(moved(-1, 1)(down_left)[..., :-1, 1:], images[..., :-1, 1:])
 
 
 @pytest.mark.parametrize(
