@@ -156,8 +156,9 @@ def test_attackers_on_a_few_images(monkeypatch):
     scene = threats.scene(threats.TRAINED / "ldm64", users=20, victims=2, images=2, fitted=64)
     network = AmortisedDecoder(scene.module.network)
     monkeypatch.setattr(scene.module, "key_decoder", lambda: network)
-    forged = threats.forged(scene, lambda scene, fingerprint: network)
+    forged = threats.read_and_written(scene)
     assert forged["fingerprint and decoder, key read off 4"].endswith("2 of 2 name the victim, 0 another")
+    forged = threats.copied_from_images(scene, lambda scene, fingerprint: network)
     assert forged["principal axes: the victims' own images"] == "2 of 2 name the victim, 0 another"
     assert forged["secret axes: the victims' own images"] == "0 of 2 name the victim, 0 another"  # read by other axes
     removed = threats.removed(scene, network)

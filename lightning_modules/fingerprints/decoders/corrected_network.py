@@ -151,13 +151,18 @@ class CorrectedNetwork(CalibratedNetwork):
                 self.heads.weight.copy_(self.space.readings())
 
     def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """See `CalibratedNetwork`."""
+        """See `CalibratedNetwork`.
+
+        In training no gradient passes through the images that are made: a start learns by its own answer. In evaluation
+        it does, so that an attack by gradients meets the whole network.
+        """
+        through = torch.is_grad_enabled() and not self.training
         logits, alpha = self.start.answer(images)
-        with torch.no_grad():  # a start learns by its own answer, not by what is made of it
+        with torch.set_grad_enabled(through):
             first = self.space.latents(2.0 * torch.sigmoid(logits) - 1.0, alpha).view(-1, *self.shape)
         seen, latents = self.seen(images), first
         for step in self.steps:
-            with torch.no_grad():
+            with torch.set_grad_enabled(through):
                 made = self._generator[0].synthesize_codes(latents.flatten(1)).clamp(0.0, 1.0)
             difference = seen - self.made(made)
             gate, more = step([difference, latents, seen, *self._cells(images, made)])

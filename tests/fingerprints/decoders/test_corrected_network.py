@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from small_latent_diffusion import BITS, fingerprint_of, small_latent_diffusion
@@ -93,6 +95,26 @@ def test_a_correction_goes_by_the_difference_of_encoded_images(scene):
     difference = 0.5 * (generator.encode(images) - generator.encode(made))
     expected = wrong + difference @ fingerprint.key_axes[0].T * 3.0 / (fingerprint.sigma / 2.0)
     assert torch.allclose(logits, expected, atol=1e-3)
+
+
+def test_gradients_of_images_are_those_of_the_whole_network(scene):
+    """An attack by gradients must not pass by the images that corrections make."""
+    generator, fingerprint, _, _, latents = scene
+    images = (0.1 + 0.8 * generator.synthesize(latents).clamp(0.0, 1.0)).double()
+    generator = copy.deepcopy(generator).double()
+    network = CorrectedNetwork(EncoderNetwork(BITS, AXES, generator), 2, generator).double().eval()
+    network.take_fingerprint(fingerprint, anew=True)
+    weights = torch.randn(COUNT, BITS, dtype=torch.double, generator=torch.Generator().manual_seed(5))
+    direction = torch.randn(images.shape, dtype=torch.double, generator=torch.Generator().manual_seed(6))
+
+    def score(step):
+        return (weights * network(images + step * direction)[0]).sum()
+
+    step = torch.zeros((), dtype=torch.double, requires_grad=True)
+    (slope,) = torch.autograd.grad(score(step), step)
+    with torch.no_grad():
+        difference = (score(1e-6) - score(-1e-6)) / 2e-6
+    assert float(slope) == pytest.approx(float(difference), rel=1e-3)
 
 
 def test_corrections_alone_learn_where_the_start_is_another_trainings(scene, tmp_path):
