@@ -91,6 +91,7 @@ class LatentFingerprint(pl.LightningModule):
     CHANGEABLE_ON_RESUME = _COMPARED_BY_CONTENT | {
         *("decoder", "test", "test_attacks"),
         *("training.attack", "training.curriculum", "training.alpha_weight", "training.bank"),
+        "training.unmarked_images",
     }
     """Arguments that may differ from the checkpoint's of a training that goes on (``cli.overrides``)."""
     CHANGEABLE_IN_EVALUATION = CHANGEABLE_ON_RESUME | {

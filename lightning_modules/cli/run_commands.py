@@ -28,6 +28,10 @@ def train(args: list[str]) -> dict[str, float]:
     if cli.trainer.max_epochs == 0:  # a fingerprint without a trained decoder is a run like any other
         cli.trainer.save_checkpoint(cli.run_dir / "checkpoints" / "last.ckpt")
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    if getattr(cli.model, "checkpoint_entry", None) == "fingerprint" and cli.trainer.is_global_zero:
+        from lightning_modules.cli.unmarked_bank import leave_bank
+
+        leave_bank(cli.run_dir, cli.model.decoder.name, cli.model.training_settings.unmarked_images)
     if cli.config["test_after_fit"] and is_overridden("test_step", cli.model):
         trained = _weights_of_forked_processes(cli)
         cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=trained, weights_only=True, verbose=False)

@@ -14,7 +14,7 @@ import yaml
 from lightning_modules.cli.processes import LAUNCHED, is_launched, started_together
 
 _OF_ONE_RUN = ("trainer", "run_dir", "runs_dir", "ckpt_path", "fresh", "config")
-_LAST = Path("checkpoints") / "last.ckpt"
+LAST = Path("checkpoints") / "last.ckpt"
 UNSHARED = (
     "found processes that torchrun or a scheduler has started, or several machines, expected a run folder that all of "
     "them know: name it with --run_dir"
@@ -42,7 +42,7 @@ def experiment_name(config: Path | None) -> str:
 def previous_runs(experiment: str, root: Path) -> list[Path]:
     """Training runs of an experiment that have a last checkpoint, oldest first."""
     folder = root / experiment
-    return sorted(run for run in folder.iterdir() if (run / _LAST).is_file()) if folder.is_dir() else []
+    return sorted(run for run in folder.iterdir() if (run / LAST).is_file()) if folder.is_dir() else []
 
 
 def unfinished_run(root: Path, name: str, settings: Mapping[str, Any], checkpoint_hash: str) -> Path | None:
@@ -110,15 +110,15 @@ def resolve_checkpoint(ckpt_path: str | None, experiment: str, root: Path, run_d
         return None
     if ckpt_path == "last":
         runs = [run_dir] if run_dir is not None else previous_runs(experiment, root)
-        if not runs or not (runs[-1] / _LAST).is_file():
+        if not runs or not (runs[-1] / LAST).is_file():
             looked = run_dir or root / experiment / "*"
             raise FileNotFoundError(
-                f"--ckpt_path last: no {_LAST} in {looked}; train first, or name a checkpoint file or a run folder"
+                f"--ckpt_path last: no {LAST} in {looked}; train first, or name a checkpoint file or a run folder"
             )
-        return (runs[-1] / _LAST).resolve()
+        return (runs[-1] / LAST).resolve()
     path = Path(ckpt_path)
     if path.is_dir():
-        path = path / _LAST
+        path = path / LAST
     if not path.is_file():
         raise FileNotFoundError(f"--ckpt_path {ckpt_path}: no file {path}; name a checkpoint, a run folder, or `last`")
     return path.resolve()

@@ -1,11 +1,12 @@
-"""`evaluate.py users bank RUN`: what a run's decoder answers to images without key, kept beside its fingerprint.
+"""What a run's decoder answers to images without key, kept beside its fingerprint.
 
-The bank (`fingerprints.unmarked_bank`) is what `users create`, `import` and `merge` check keys against, and what
-`predict` abstains by.
+A training leaves it; `evaluate.py users bank RUN` makes it again. The bank (`fingerprints.unmarked_bank`) is what
+`users create`, `import` and `merge` check keys against, and what `predict` abstains by.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from datamodules.real import load_real_set
 from lightning_modules.attacks.codec_table import photographs
 from lightning_modules.cli.checkpoint_file import check_checkpoint
-from lightning_modules.cli.run_folder import resolve_checkpoint, run_folder_of
+from lightning_modules.cli.run_folder import LAST, resolve_checkpoint, run_folder_of
 from lightning_modules.common.files import check_file
 from lightning_modules.common.shipped import find_trained
 from lightning_modules.evaluation.fingerprint import load_other
@@ -28,6 +29,17 @@ FOREIGN = 96
 """Images of each foreign source."""
 TILE = 64
 """Largest side of the squares that are cut out of photographs, in pixels; larger images are enlarged ones."""
+
+
+def leave_bank(run: Path, decoder: str, own_images: int) -> None:
+    """Make the bank of a training that has just ended in the folder `run`.
+
+    There is none without a checkpoint, of a decoder that is not trained, or where no images are asked for.
+    """
+    if not own_images or not (run / LAST).is_file() or not DECODERS.load(decoder).needs_network:
+        return
+    sys.stderr.write(f"decoding images without key into {run / FILE_NAME}\n")
+    build(str(run), own_images)
 
 
 def build(run: str, own_images: int) -> tuple[Path, UnmarkedBank]:

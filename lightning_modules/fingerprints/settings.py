@@ -11,6 +11,8 @@ from lightning_modules.common.tables import check_name
 LAYOUTS = ("flat", "repeated", "per_channel")
 PRIORS = ("projected", "gaussian")
 ENCODER = "encoder"
+FEWEST_OWN_IMAGES = 4
+"""Of the generator, for a bank: two halves of two."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class TrainingSettings:
         alpha_weight: Weight of the squared error of alpha beside the cross-entropy of the bits.
         learning_rate: Peak of AdamW's learning rate.
         weight_decay: AdamW's.
+        unmarked_images: After a training, decode so many of the generator's own images, and a thousand of others, into
+            the bank beside the fingerprint that `users` and `predict` look at (``users bank``); 0 leaves none.
     """
 
     backbone: str = "resnet18"
@@ -95,9 +99,15 @@ class TrainingSettings:
     alpha_weight: float = 0.1
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
+    unmarked_images: int = 1000
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""
+        if self.unmarked_images and self.unmarked_images < FEWEST_OWN_IMAGES:
+            raise ValueError(
+                f"found training.unmarked_images {self.unmarked_images}, expected at least {FEWEST_OWN_IMAGES}, better "
+                "1,000, or 0 for no bank"
+            )
         for name in ("corrections", "bank", "curriculum", "alpha_weight", "learning_rate", "weight_decay"):
             _at_least(f"training.{name}", getattr(self, name), 0)
 

@@ -30,6 +30,7 @@ from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
 from lightning_modules.fingerprints.decoders.key_network import CalibratedNetwork
 from lightning_modules.fingerprints.degenerate_images import degenerate_images
 from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError
+from lightning_modules.fingerprints.settings import FEWEST_OWN_IMAGES
 from lightning_modules.generators.protocol import Generator
 from lightning_modules.metrics.evidence import trusted
 
@@ -120,15 +121,17 @@ def make_bank(
         fingerprint: of the generator, on its device.
         network: trained to read its keys.
         attack: what the network's training images met; see `make_attack`.
-        own_images: latents of the generator, at least 4; at least a thousand for limits worth their name.
+        own_images: latents of the generator, at least `FEWEST_OWN_IMAGES`; a thousand for limits worth their name.
         foreign: names and images float32 `(n, 3, H, W)` in [0, 1] of other sources, real ones among them.
         seed: of latents, keys and attacks.
 
     Raises:
         ValueError: fewer own images.
     """
-    if own_images < 4:
-        raise ValueError(f"found {own_images} of the generator's own images, expected at least 4, better 1,000")
+    if own_images < FEWEST_OWN_IMAGES:
+        raise ValueError(
+            f"found {own_images} of the generator's own images, expected at least {FEWEST_OWN_IMAGES}, better 1,000"
+        )
     decoder, device = AmortisedDecoder(network), fingerprint.mean.device
     named = list(degenerate_images(generator.image_size))
     names, answers = [name for name, _ in named], [_logits(decoder, torch.stack([image for _, image in named]), device)]

@@ -46,8 +46,9 @@ def run(tmp_path_factory):
         StoredGenerator("stylegan2", generator.arguments, generator.state_dict(), {"format": "test"}),
         folder / "g.safetensors",
     )
-    module = {"generator": str(folder / "g.safetensors"), "bits": BITS, "shift": -BITS, "sigma": 3.0}
-    module |= {"fit_latents": 300, "backbone": "test_resnet", "stem": "small", "attack": "identity"}
+    key = {"bits": BITS, "shift": -BITS, "sigma": 3.0, "fit_latents": 300}
+    training = {"backbone": "test_resnet", "stem": "small", "attack": "identity", "unmarked_images": 0}
+    module = {"generator": str(folder / "g.safetensors"), "key": key, "training": training}
     config = {
         "seed_everything": 0,
         "trainer": {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_progress_bar": False},
@@ -266,6 +267,7 @@ def test_a_config_of_another_module_is_refused(run, tmp_path):
 
 def test_a_bank_is_made_used_and_not_taken_for_that_of_another_network(run, tmp_path, capsys):
     shutil.copytree(run / "run", tmp_path / "run")
+    assert not (tmp_path / "run" / FILE_NAME).exists()  # its config asks for none
     evaluate.main(["users", "bank", str(tmp_path / "run"), "--images", "40"])
     file = tmp_path / "run" / FILE_NAME
     told = capsys.readouterr().out.splitlines()

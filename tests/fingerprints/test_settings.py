@@ -62,6 +62,12 @@ def test_configs_of_other_modules_stay_as_they_are():
         (KeySettings, {"secret": "file", "layout": "per_channel"}, "found key.secret with key.layout per_channel"),
         (KeySettings, {"layout": "flatt"}, "found layout 'flatt'; did you mean flat"),
         (KeySettings, {"latent_prior": "gauss"}, "found latent prior 'gauss'; did you mean gaussian"),
+        (
+            TrainingSettings,
+            {"unmarked_images": 3},
+            "found training.unmarked_images 3, expected at least 4, better 1,000",
+        ),
+        (TrainingSettings, {"unmarked_images": -1}, "found training.unmarked_images -1, expected at least 4"),
         (TrainingSettings, {"learning_rate": float("nan")}, "found training.learning_rate nan, expected at least 0"),
     ],
 )

@@ -25,7 +25,11 @@ FINGERPRINT = {
     "data.init_args.negative_images": 16,
     "data.init_args.reals": "fashion_sample",
 }
-FINGERPRINT |= {"model.init_args.key.fit_latents": 700, "model.init_args.training.bank": 0}
+FINGERPRINT |= {
+    "model.init_args.key.fit_latents": 700,
+    "model.init_args.training.bank": 0,
+    "model.init_args.training.unmarked_images": 8,
+}
 FINGERPRINT |= {"model.init_args.training.backbone": "test_resnet"}
 PAPER = {
     "data.init_args.test_images": 1,

@@ -83,6 +83,7 @@ def write_config(folder: Path, generator: str, **changes: Any) -> Path:
         "training.stem": "small",
         "training.attack": "identity",
         "training.learning_rate": 3e-3,
+        "training.unmarked_images": 0,
     }
     module |= {"test_attacks": ["jpeg_50"], "test.other_generator": "gan-dcgan"} | changes
     config = {

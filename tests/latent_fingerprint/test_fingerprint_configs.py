@@ -9,6 +9,8 @@ import yaml
 from tiny_fingerprints import read_metrics, read_rows, write_stylegan2, write_vq
 
 import train
+from lightning_modules.fingerprints.fingerprint import read_fingerprint
+from lightning_modules.fingerprints.unmarked_bank import FILE_NAME, read_bank
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "fingerprint"
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.logger=false"]
@@ -44,7 +46,7 @@ def test_the_config_trains_and_tests(name, tmp_path):
     small = ["--data.init_args.train_images=16", "--data.init_args.val_images=8", "--data.init_args.batch_size=8"]
     small += ["--data.init_args.test_images=8", "--data.init_args.negative_images=16", "--trainer.max_epochs=1"]
     small += ["--data.init_args.reals=fashion_sample", "--model.init_args.test_attacks=[paper-strongest]"]
-    small += ["--model.init_args.key.fit_latents=300"]
+    small += ["--model.init_args.key.fit_latents=300", "--model.init_args.training.unmarked_images=8"]
     if name not in ("stylegan2_64", "ldm64_corrected"):  # which begin with another network
         small += ["--model.init_args.training.backbone=test_resnet"]
     if name.startswith("ldm"):
@@ -52,6 +54,7 @@ def test_the_config_trains_and_tests(name, tmp_path):
     metrics = train.main(["--config", str(CONFIGS / f"{name}.yaml"), "--run_dir", str(run), *QUIET, *small])
     assert {"train/bit_accuracy", "val/clean/bit_accuracy", "val/attacked/bit_accuracy"} <= set(metrics)
     check_folder(run, 8)
+    assert read_bank(run / FILE_NAME, read_fingerprint(run / "fingerprint.safetensors").id).own_images == 8
     found = read_metrics(run)
     assert found["test/paper-strongest-jpeg/bit_accuracy"]["value"] <= 1
     assert found["test/quality/fid_own"]["n"] == 8
