@@ -35,13 +35,20 @@ from lightning_modules.fingerprints.decoders.networks import build_network, cali
 from lightning_modules.fingerprints.decoders.registry import (
     DECODERS,
     build_decoder,
-    check_decoder,
     decoder_identity,
+    decoder_settings,
     images_at_once,
 )
-from lightning_modules.fingerprints.fingerprint import Fingerprint, read_fingerprint, write_fingerprint
+from lightning_modules.fingerprints.fingerprint import (
+    FILE_NAME,
+    Fingerprint,
+    find_fingerprint,
+    read_fingerprint,
+    write_fingerprint,
+)
 from lightning_modules.fingerprints.fitting import (
     check_key,
+    check_same_key,
     check_secret,
     checkpoint_fingerprint,
     fit_fingerprint,
@@ -59,12 +66,19 @@ from lightning_modules.fingerprints.settings import (
 )
 from lightning_modules.fingerprints.unmarked_bank import UnmarkedBank, read_bank
 from lightning_modules.generators import load_generator
+from lightning_modules.metrics.extractors import check_extractor
 from lightning_modules.metrics.intervals import Estimate
 from lightning_modules.networks import warmup_cosine
 from lightning_modules.reporting.runs import flat_settings
 
 PUBLIC = ("bits", "shift", "sigma", "centred", "layout", "latent_prior", "generator_name")  # of a fingerprint
 KEY, TRAINING, DECODER, TEST = KeySettings(), TrainingSettings(), DecoderSettings(), TestSettings()
+
+
+NO_BANK = (
+    "found no bank of decoded images without key beside the checkpoint, so images far from the generator's get a "
+    "verdict; make it with `evaluate.py users bank RUN`"
+)
 
 
 class LatentFingerprint(pl.LightningModule):
@@ -75,8 +89,8 @@ class LatentFingerprint(pl.LightningModule):
             (see ``load_generator``).
         kind: Kind it must be; ``auto`` takes what the file holds.
         options: How the generator samples (``noise``, ``truncation``, ``steps``, ``eta`` ...).
-        fingerprint: File of a fingerprint to go on with, or of one that ships (``ldm64/fingerprint.safetensors``); None
-            fits a new one as ``key`` says.
+        fingerprint: A fingerprint to go on with: a file, a run folder, or the name of one that ships (``ldm64``). None
+            fits a new one as ``key`` says; with one, ``key`` has to say the same or nothing.
         key: Where keys lie and how strong they are.
         training: The network that reads keys, and how it is trained.
         decoder: What a test and a prediction read keys with.
@@ -122,7 +136,7 @@ class LatentFingerprint(pl.LightningModule):
         groups = {"key": asdict(self.key), "training": asdict(self.training_settings)}
         groups |= {"decoder": asdict(self.decoder), "test": asdict(self.test_settings)}
         self.save_hyperparameters({**named, **groups, "test_attacks": test_attacks, "stream_seed": stream_seed})
-        fingerprint = None if fingerprint is None else find_trained(fingerprint)
+        fingerprint = None if fingerprint is None else str(find_fingerprint(fingerprint))
         self.generator_name, self.options, self.file, self.stream_seed = generator, options, fingerprint, stream_seed
         self.given_options = options
         # in a tuple, so that neither checkpoints nor optimisers see a network that is never trained
@@ -132,7 +146,7 @@ class LatentFingerprint(pl.LightningModule):
         self.fingerprint: Fingerprint | None = None
         if fingerprint is not None and Path(fingerprint).exists():  # else a checkpoint has to bring it
             self._require_file()
-        check_decoder(self.decoder.name, self.decoder.options or {})
+        decoder_settings(self.decoder.name, self.decoder.options)
         self.attack = make_attack(self.training_settings.attack)
         self.conditions = make_conditions(test_attacks, stream_seed)  # an unknown name is an error before the training
         self.results: dict[str, Estimate] = {}
@@ -166,7 +180,11 @@ class LatentFingerprint(pl.LightningModule):
         self._require_file()
         if self.fingerprint is None:
             check_secret(self.key)
+        elif self.file is not None and self.trainer.ckpt_path is None:
+            check_same_key(self.key, self.fingerprint, self.file)
         self.generator.to(self.device)
+        if (features := self.test_settings.features) is not None:
+            check_extractor(features)
         check_reals(self._data, self.generator.image_size)  # what the test alone needs is looked at before the training
         other = self.test_settings.other_generator
         if other is not None and "other_generator" in getattr(self._data, "test_parts", list)():
@@ -180,7 +198,7 @@ class LatentFingerprint(pl.LightningModule):
         self.network.take_fingerprint(self.fingerprint, anew=not resumed)
         self.training_stream = MarkedImages(self.generator, self.fingerprint, self.stream_seed, bank)
         if self.trainer.is_global_zero:
-            self._leave(self.fingerprint, Path(self.trainer.default_root_dir) / "fingerprint.safetensors")
+            self._leave(self.fingerprint, Path(self.trainer.default_root_dir) / FILE_NAME)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and half a cosine."""
@@ -322,8 +340,12 @@ class LatentFingerprint(pl.LightningModule):
 
     def _unmarked_bank(self) -> UnmarkedBank | None:
         """The bank beside the checkpoint; None without one, or, with a warning, where it is another network's."""
-        bank = None if self.bank_file is None else read_bank(self.bank_file, self._require_fingerprint().id)
-        if bank is not None and bank.decoder != content_hash(self.network.state_dict()):
+        if self.bank_file is None:
+            if DECODERS.load(self.decoder.name).needs_network:
+                rank_zero_warn(NO_BANK)
+            return None
+        bank = read_bank(self.bank_file, self._require_fingerprint().id)
+        if bank.decoder != content_hash(self.network.state_dict()):
             rank_zero_warn(
                 f"{self.bank_file}: found the answers of another decoder than the checkpoint's, so images that are far "
                 "from the generator's get a verdict; make it again with `evaluate.py users bank RUN`"
@@ -367,7 +389,7 @@ class LatentFingerprint(pl.LightningModule):
 
     def _share_fitted(self) -> None:
         """Fit on the first process, into the run's folder, unless an unfinished test has left the fingerprint there."""
-        file = Path(self.trainer.default_root_dir) / "fingerprint.safetensors"
+        file = Path(self.trainer.default_root_dir) / FILE_NAME
         if self.trainer.is_global_zero and not file.is_file():
             self._leave(self._require_fingerprint(), file)
         self.trainer.strategy.barrier("fingerprint")

@@ -17,7 +17,7 @@ def summarise(rows: Sequence[dict[str, Any]], together: Sequence[dict[str, Any]]
     `rows` has one or more images, `together` the combined row or none; so many images more were `skipped`.
     """
     bits, rate = rows[0]["bits"], rows[0]["false_positive_rate"]
-    enough = f"a user is named from a p-value of {rate / users:.2g} on"
+    enough = f"a user is named by a p-value of {rate / users:.2g} or less"
     if users > (most := most_users(bits, rate)):
         whom = f"can tell {count_of(most, 'user')} apart at most" if most else "can name nobody"
         enough = f"keys of {bits} bits {whom} at this rate"

@@ -68,6 +68,28 @@ class CommandParser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "dict": "a mapping, such as '{name: value}'",
+    "list": "a list, such as '[one, two]'",
+    "str": "text",
+}
+
+
+def _wrong_type(message: str) -> str | None:
+    """One line in place of jsonargparse's tree of attempts, where a value is of the wrong type; else None."""
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    kinds = [kind for kind in re.findall(r"Expected an? <class '(\w+)'>", message) if kind != "NoneType"]
+    values = [value for value in re.findall(r"(?:Got|Given) value: (.*)", message) if not value.startswith("NestedArg")]
+    if not keys or not values or not kinds or not set(kinds) <= set(_KINDS):
+        return None
+    expected = " or ".join(_KINDS[kind] for kind in dict.fromkeys(kinds))
+    null = " or null" if "NoneType" in message.rpartition("Parser key")[2] else ""
+    return f"found {keys[-1]} {values[-1].strip()}, expected {expected}{null}"
+
+
 class Suggesting:
     """Part of a jsonargparse parser: one line for an unknown key, what was found and the nearest valid key."""
 
@@ -90,6 +112,8 @@ class Suggesting:
             message += "; name an experiment with --config, such as configs/quickstart.yaml"
         elif "Expected a <class 'NoneType'>" in message:  # the other half of "a datamodule or null" says nothing
             message = re.sub(r"\s*- Expected a <class 'NoneType'>", "", message)
+        if (plain := _wrong_type(message)) is not None and self.exit_on_error:
+            message = plain
         if not self.exit_on_error:
             super().error(message, ex)  # type: ignore[misc]  # of the parser that this is mixed into
         speak(f"{self.prog}: error: {message} (--help lists the options)")

@@ -15,6 +15,7 @@ from lightning_modules.cli.run_folder import run_folder_of
 from lightning_modules.cli.users import counted
 from lightning_modules.common.files import file_hash
 from lightning_modules.common.shipped import program
+from lightning_modules.fingerprints.fingerprint import FILE_NAME as FINGERPRINT
 from lightning_modules.fingerprints.fitting import stored_fingerprint
 from lightning_modules.fingerprints.unmarked_bank import FILE_NAME
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry
@@ -91,15 +92,15 @@ def plan_prediction(checkpoint: Path, options: Mapping[str, Any]) -> PredictionP
         return PredictionPlan("attributor", list(known["image_size"]), files, **always, as_set=as_set)
     if given := [name for name, default in ATTRIBUTOR_OPTIONS.items() if options[name] != default]:
         raise ValueError(
-            f"found {' and '.join(f'--{name}' for name in given)} with the checkpoint of something else than an "
-            "attributor; expected none of them; --combine true is that of a fingerprint"
+            f"found {' and '.join(f'--{name}' for name in given)}, of attributors alone, with a checkpoint of another "
+            "kind; leave it out; a fingerprint's verdict over all images is --combine true"
         )
     if "fingerprint" not in saved:
         raise ValueError(
             f"{checkpoint}: found neither an attributor nor a fingerprint, expected a checkpoint of one of the two; "
             "train one with train.py"
         )
-    file = run_folder_of(checkpoint) / "fingerprint.safetensors"
+    file = run_folder_of(checkpoint) / FINGERPRINT
     create = f"{program('users')} create users.json NAME --fingerprint {file}"
     if options["registry"] is None:
         raise ValueError(

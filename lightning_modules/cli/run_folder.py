@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lightning_modules.cli.processes import LAUNCHED, is_launched, started_together
+from lightning_modules.common.shipped import trained_hint
 
 _OF_ONE_RUN = ("trainer", "run_dir", "runs_dir", "ckpt_path", "fresh", "config")
 LAST = Path("checkpoints") / "last.ckpt"
@@ -98,10 +99,13 @@ def share_run_folder(folder: Path) -> None:
     os.environ[LAUNCHED] = str(folder)
 
 
-def resolve_checkpoint(ckpt_path: str | None, experiment: str, root: Path, run_dir: Path | None) -> Path | None:
+def resolve_checkpoint(
+    ckpt_path: str | None, experiment: str, root: Path, run_dir: Path | None, option: str = "--ckpt_path"
+) -> Path | None:
     """Path of the checkpoint that ``--ckpt_path`` means: ``last``, a run folder, or a file; None for None.
 
-    ``last`` is that of ``run_dir`` where it is given, else of the experiment's newest run below ``root``.
+    ``option`` is where it was named, for messages. ``last`` is that of ``run_dir`` where it is given, else of the
+    experiment's newest run below ``root``.
 
     Raises:
         FileNotFoundError: There is no such checkpoint; the message says where it was looked for.
@@ -120,7 +124,10 @@ def resolve_checkpoint(ckpt_path: str | None, experiment: str, root: Path, run_d
     if path.is_dir():
         path = path / LAST
     if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path {ckpt_path}: no file {path}; name a checkpoint, a run folder, or `last`")
+        raise FileNotFoundError(
+            f"{option} {ckpt_path}: found no file {path}; name a checkpoint, a run folder, `last`, or a fingerprint "
+            f"that ships: {trained_hint(ckpt_path)}"
+        )
     return path.resolve()
 
 

@@ -21,8 +21,9 @@ from lightning_modules.common.files import check_file
 from lightning_modules.common.shipped import find_trained
 from lightning_modules.evaluation.fingerprint import load_other
 from lightning_modules.fingerprints.decoders.registry import DECODERS
+from lightning_modules.fingerprints.fingerprint import FILE_NAME as FINGERPRINT
 from lightning_modules.fingerprints.fingerprint import FingerprintError, read_fingerprint
-from lightning_modules.fingerprints.unmarked_bank import FILE_NAME, SEED, UnmarkedBank, make_bank, write_bank
+from lightning_modules.fingerprints.unmarked_bank import FILE_NAME, SEED, UnmarkedBank, make_bank, read_bank, write_bank
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
 FOREIGN = 96
@@ -39,21 +40,24 @@ def leave_bank(run: Path, decoder: str, own_images: int) -> None:
     if not own_images or not (run / LAST).is_file() or not DECODERS.load(decoder).needs_network:
         return
     sys.stderr.write(f"decoding images without key into {run / FILE_NAME}\n")
-    build(str(run), own_images)
+    build(str(run), own_images, replace=True)
 
 
-def build(run: str, own_images: int) -> tuple[Path, UnmarkedBank]:
+def build(run: str, own_images: int, replace: bool = False) -> tuple[Path, UnmarkedBank]:
     """Make the bank of a run folder (or of one that ships, by name), write it there, and return its file and it.
 
     Raises:
-        FingerprintError: no run of a fingerprint, or one whose decoder was not trained.
+        FingerprintError: no run of a fingerprint, or one whose decoder was not trained; a smaller bank than the one
+            that is there, unless it is to be replaced.
         OSError: the folder cannot be written to.
     """
-    checkpoint = resolve_checkpoint(find_trained(run), "", Path("runs"), None)
+    checkpoint = resolve_checkpoint(find_trained(run), "", Path("runs"), None, "the run")
     assert checkpoint is not None
     check_checkpoint(checkpoint)
     file = run_folder_of(checkpoint) / FILE_NAME
     check_file(file, "the bank's path")
+    if not replace:
+        _refuse_smaller(file, own_images)
     if "fingerprint" not in torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True):
         raise FingerprintError(f"{checkpoint}: found no fingerprint, expected a run that trained one with train.py")
     module = LatentFingerprint.load_from_checkpoint(checkpoint, map_location="cpu").eval()
@@ -65,7 +69,7 @@ def build(run: str, own_images: int) -> tuple[Path, UnmarkedBank]:
         )
     fingerprint = module.fingerprint
     assert fingerprint is not None
-    beside = file.with_name("fingerprint.safetensors")
+    beside = file.with_name(FINGERPRINT)
     if beside.is_file() and read_fingerprint(beside).id != fingerprint.id:
         raise FingerprintError(
             f"{beside}: found another fingerprint than that of {checkpoint}, expected that one: name the run folder "
@@ -84,6 +88,18 @@ def build(run: str, own_images: int) -> tuple[Path, UnmarkedBank]:
     )
     write_bank(bank, file)
     return file, bank
+
+
+def _refuse_smaller(file: Path, own_images: int) -> None:
+    try:
+        there = read_bank(file).own_images
+    except FingerprintError:  # none, or a damaged one
+        return
+    if own_images < there:
+        raise FingerprintError(
+            f"{file}: found a bank of {there:,} of the generator's own images, expected at least as many for the one "
+            f"that replaces it, not {own_images:,}; or remove it first"
+        )
 
 
 def foreign_images(size: int, other: str | None) -> list[tuple[str, Tensor]]:

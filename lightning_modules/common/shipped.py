@@ -75,6 +75,17 @@ def with_found_configs(args: list[str]) -> list[str]:
     return found
 
 
+def trained_names() -> list[str]:
+    """Fingerprints that ship."""
+    return sorted(path.name for path in TRAINED.iterdir() if path.is_dir())
+
+
+def trained_hint(name: str) -> str:
+    """What to say of a fingerprint that is not there: the shipped names that are like it, or all."""
+    known = trained_names()
+    return did_you_mean(name, known) or f"those that ship are {', '.join(known)}"
+
+
 def find_trained(name: str) -> str:
     """A run folder, checkpoint or fingerprint: the one of that path, else the one that ships under that name: `ldm`."""
     path = Path(name)

@@ -7,10 +7,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -43,9 +41,14 @@ def read_state_dict(
             start = file.read(9)
         safe = start[8:] == b"{" or path.suffix == ".safetensors"
         content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # bytes of another kind fail in torch's reader in many ways
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if "weights_only" in reason:  # torch advises to run what is in it
+            reason = "a file of another kind, or with objects that are no tensors"
         raise ValueError(
-            f"{path}: not readable as tensors alone ({str(error).splitlines()[0]}); "
+            f"{path}: not readable as tensors alone ({reason}); "
             "save it again as safetensors or with torch.save(model.state_dict(), ...)"
         ) from error
     for key in nested:

@@ -144,7 +144,8 @@ class EvaluationFolder:
             if not replace:
                 found = "; ".join(there.differences(evaluation)) or "another evaluation"
                 raise EvaluationError(
-                    f"{folder} holds another evaluation: found {found}; name another folder with --run_dir, or begin "
+                    f"{folder} holds another evaluation: found {found}; name another "
+                    f"{'file with --out' if evaluation.kind == 'prediction' else 'folder with --run_dir'}, or begin "
                     "anew in this one with --fresh true"
                 )
             clear_evaluation(folder)

@@ -16,6 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from lightning_modules.common.files import write_bytes
+from lightning_modules.common.shipped import find_trained, trained_hint
 from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.layouts import PlacedAxes
 from lightning_modules.fingerprints.settings import PRIORS
@@ -198,6 +199,15 @@ def write_fingerprint(fingerprint: Fingerprint, path: Path, private: bool = Fals
     write_bytes(path, to_safetensors(tensors, metadata={"manifest": manifest}), private)
 
 
+FILE_NAME = "fingerprint.safetensors"
+
+
+def find_fingerprint(name: str | Path) -> Path:
+    """The file that a name means: a file, a folder that holds one, or a fingerprint that ships; it may not be there."""
+    path = Path(find_trained(str(name)))
+    return path / FILE_NAME if path.is_dir() else path
+
+
 def read_fingerprint(path: Path, generator: str | None = None) -> Fingerprint:
     """Read a fingerprint that `write_fingerprint` wrote, for the generator of that content hash where one is given.
 
@@ -205,7 +215,10 @@ def read_fingerprint(path: Path, generator: str | None = None) -> Fingerprint:
         FingerprintError: no such file, damaged, of a newer version, or made for another generator.
     """
     if not path.is_file():
-        raise FingerprintError(f"found no file {path}, expected a fingerprint; make one or check the path")
+        raise FingerprintError(
+            f"found no file {path}, expected a fingerprint: the {FILE_NAME} of a training, its run folder, or the name "
+            f"of one that ships; {trained_hint(path.name if path.name != FILE_NAME else path.parent.name)}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             manifest: Any = json.loads((file.metadata() or {}).get("manifest", "null"))

@@ -42,6 +42,31 @@ def check_secret(key: KeySettings) -> None:
         read_secret(Path(key.secret))
 
 
+_OF_A_KEY = ("bits", "shift", "sigma", "centred", "layout", "latent_prior")
+
+
+def check_same_key(key: KeySettings, fingerprint: Fingerprint, file: str) -> None:
+    """Refuse settings of a key that contradict the fingerprint which a training goes on with.
+
+    Settings that are as by default say nothing.
+
+    Raises:
+        ValueError: names those that differ, with what the fingerprint has.
+    """
+    width = fingerprint.latent_dim // (len(fingerprint.key_axes) if fingerprint.layout == "per_channel" else 1)
+    default, differing = KeySettings(), []
+    for name in _OF_A_KEY:
+        asked, there = getattr(key, name), getattr(fingerprint, name)
+        same = (asked - there) % width == 0 if name == "shift" else asked == there
+        if asked != getattr(default, name) and not same:
+            differing.append(f"key.{name} {asked} ({there} in the fingerprint)")
+    if differing:
+        raise ValueError(
+            f"{file}: found {', '.join(differing)}, expected the key of the fingerprint that the training goes on "
+            "with: leave these settings out, or leave out `fingerprint` to fit a new one, which has keys of its own"
+        )
+
+
 def sample_bank(generator: Any, size: int, seed: int) -> Tensor:
     """The first latents `(size, d)` of those that the axes are fitted to, to train on; empty for none."""
     parts = []

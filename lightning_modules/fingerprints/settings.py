@@ -46,13 +46,13 @@ class KeySettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that no generator can honour."""
-        _at_least("key.bits", self.bits, 1)
-        _at_least("key.fit_latents", self.fit_latents, 2)
+        at_least("key.bits", self.bits, 1)
+        at_least("key.fit_latents", self.fit_latents, 2)
         if not self.sigma > 0.0:
             raise ValueError(f"found sigma {self.sigma}, expected a strength above 0")
         check_name("layout", self.layout, LAYOUTS)
         check_name("latent prior", self.latent_prior, PRIORS)
-        _at_least("key.window", self.window, 0)
+        at_least("key.window", self.window, 0)
         if self.secret is None and self.window:
             raise ValueError(
                 f"found key.window {self.window} without key.secret, expected both; the window is what a secret draws "
@@ -109,7 +109,7 @@ class TrainingSettings:
                 "1,000, or 0 for no bank"
             )
         for name in ("corrections", "bank", "curriculum", "alpha_weight", "learning_rate", "weight_decay"):
-            _at_least(f"training.{name}", getattr(self, name), 0)
+            at_least(f"training.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ class TestSettings:
     perceptual: dict[str, Any] | None = None
 
 
-def _at_least(name: str, value: float, least: float) -> None:
+def at_least(name: str, value: float, least: float) -> None:
+    """Refuse, by a ValueError, the value of a setting that is smaller, or not a number."""
     if not value >= least:
         raise ValueError(f"found {name} {value}, expected at least {least}")
 

@@ -87,12 +87,18 @@ def build_extractor(word: str) -> FeatureExtractor:
         ValueError: an unknown word or model, or weights that do not fit.
         FileNotFoundError: no such file, or no network to download over.
     """
+    check_extractor(word)
+    kind, _, rest = word.partition(":")
+    extractor: FeatureExtractor = EXTRACTORS.load(kind)(rest)
+    return extractor
+
+
+def check_extractor(word: str) -> None:
+    """Refuse, by a ValueError, a word of no extractor; whether its weights are at hand is not looked at."""
     kind, colon, rest = word.partition(":")
     if kind not in EXTRACTORS or (colon and not rest):
         found = f"features are {word!r}; {did_you_mean(kind, EXTRACTORS)} expected {WORDS}"
         raise ValueError(found.replace(";  ", "; "))
-    extractor: FeatureExtractor = EXTRACTORS.load(kind)(rest)
-    return extractor
 
 
 def fashion_extractor(rest: str = "") -> FeatureExtractor:

@@ -57,7 +57,7 @@ def test_unknown_key_in_a_file_names_the_nearest(tmp_path, capsys, right, wrong,
 def test_bad_value_says_what_was_given_and_expected(tmp_path, capsys):
     message = complaint(tmp_path, capsys, "--data.init_args.batch_size", "hello")
     assert "batch_size" in message
-    assert "Expected a <class 'int'>. Got value: hello" in message
+    assert "found batch_size hello, expected a whole number" in message
 
 
 def test_override_reaches_the_datamodule_and_the_written_config(tmp_path):
@@ -92,6 +92,26 @@ def test_null_leaves_out_a_group_of_settings(tmp_path):
     assert check_run("train", [*line, "null"]) is not None
     with pytest.raises(SystemExit, match=r"group of settings, expected one of them, such as .*augmentation\.attack"):
         check_run("train", [*line, "jpeg_80"])
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (
+            "--model.init_args.decoder.options=[flip, shift]",
+            "found decoder.options ['flip', 'shift'], expected a mapping",
+        ),
+        ("--model.init_args.training.bank=many", "found training.bank many, expected a whole number"),
+        ("--seed_everything=first", "found seed_everything first, expected true or false or a whole number"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_in_a_line(tmp_path, option, told, capsys):
+    line = ["--ckpt_path", "ldm64", "--run_dir", str(tmp_path / "run"), option]
+    with pytest.raises(SystemExit) as left:
+        FrameworkCLI(check_run("test", line), purpose="test")
+    assert left.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"evaluate.py test: error: {told}")
 
 
 REGISTERED = {"registrations": ["flip", "shift", "zoom", "turn"]}

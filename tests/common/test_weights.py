@@ -79,6 +79,11 @@ def test_a_file_of_a_wrapped_network_is_read_and_the_prefix_told(tmp_path: Path,
             assert set(read_state_dict(path)) == set(small().state_dict())
         assert f"{path}: prefix module._orig_mod. of all 9 tensors: taken off" in caplog.text
     torch.save({"state_dict": print}, tmp_path / "code.pt")
+    for content in (b'{"users": 1}', b"hello", b"", b"\x80\x02}"):
+        (tmp_path / "text.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"text\.json: not readable as tensors alone") as told:
+            read_state_dict(tmp_path / "text.json")
+        assert "arbitrary code" not in str(told.value)
     with pytest.raises(ValueError, match=r"code\.pt: not readable as tensors alone"):
         read_state_dict(tmp_path / "code.pt")
 

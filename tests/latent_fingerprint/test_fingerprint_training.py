@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_a_secret_turns_the_axes_and_the_run_is_its_owners_alone(generator, tmp_
     assert found.fingerprint.id == module.fingerprint.id
     with pytest.raises(ValueError, match=r"found no file .*secret, expected a secret"):
         fit(LatentFingerprint(generator, **grouped(turned)), tmp_path / "c")
-    another = LatentFingerprint(generator, fingerprint=str(file), **grouped(SMALL))
+    another = LatentFingerprint(generator, fingerprint=str(file), **grouped(SMALL | {"key.shift": 2}))
     fit(another, tmp_path / "d")  # another decoder for the same keys is as private
     assert (tmp_path / "d" / "fingerprint.safetensors").stat().st_mode & 0o777 == 0o600
 
@@ -225,15 +226,47 @@ def test_a_training_for_longer_keys_begins_with_the_backbone_of_another(generato
 
 def test_a_fingerprint_that_ships_is_known_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    module = LatentFingerprint("score-ldm", fingerprint="ldm64/fingerprint.safetensors")
-    assert (module.fingerprint.bits, module.fingerprint.shift) == (64, 36)
+    for name in ("ldm64", "ldm64/fingerprint.safetensors"):
+        module = LatentFingerprint("score-ldm", fingerprint=name)
+        assert (module.fingerprint.bits, module.fingerprint.shift) == (64, 36)
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ({"key.bits": 5}, "found key.bits 5 (4 in the fingerprint), expected the key of the fingerprint"),
+        ({"key.sigma": 2.0, "key.centred": True}, "key.sigma 2.0 (3.0 in the fingerprint), key.centred True (False"),
+        ({"key.shift": -6}, "found key.shift -6 (-4 in the fingerprint)"),
+        ({"key.shift": 8, "key.fit_latents": 20}, ""),  # of 12 axes: the same, counted from the other end
+    ],
+)
+def test_settings_of_a_key_that_contradict_a_fingerprint_are_refused(generator, tmp_path, key, told):
+    fit(LatentFingerprint(generator, **grouped(SMALL)), tmp_path / "a")
+    more = LatentFingerprint(generator, fingerprint=str(tmp_path / "a"), **grouped(SMALL | key))
+    if not told:
+        fit(more, tmp_path / "b")
+        return
+    with pytest.raises(ValueError, match=re.escape(told)):
+        fit(more, tmp_path / "b")
+
+
+def test_what_a_test_alone_needs_is_looked_at_before_the_training(generator, tmp_path):
+    module = LatentFingerprint(generator, **grouped(SMALL | {"test.features": "fashoin_cnn"}))
+    with pytest.raises(ValueError, match="features are 'fashoin_cnn'; did you mean fashion_cnn"):
+        fit(module, tmp_path)
+    assert module.fingerprint is None
+    with pytest.raises(ValueError, match="found registration 'flipp'; did you mean flip"):
+        LatentFingerprint(generator, **grouped(SMALL | {"decoder.options": {"registrations": ["flipp"]}}))
 
 
 @pytest.mark.parametrize("backbone", ["encoder", "test_resnet"])
 def test_corrections_are_trained_read_back_and_gone_on_with(backbone, tmp_path):
     """The fingerprint that gives the first weights is known after the fit, or from the checkpoint."""
     generator = write_vq(tmp_path / "g.safetensors")
-    asked = SMALL | {"key.sigma": 0.5, "training.backbone": backbone, "training.corrections": 1, "training.bank": 40}
+    stem = {"training.stem": "patch"} if backbone == "encoder" else {}
+    asked = (
+        SMALL | stem | {"key.sigma": 0.5, "training.backbone": backbone, "training.corrections": 1, "training.bank": 40}
+    )
     module = LatentFingerprint(generator, **grouped(asked))
     fit(module, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
     read = LatentFingerprint.load_from_checkpoint(tmp_path / "first.ckpt").eval()
@@ -269,7 +302,7 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_fitted(generato
     more = LatentFingerprint(
         generator, **grouped(SMALL | {"training.stem": "patch", "training.start": str(tmp_path / "first.ckpt")})
     )
-    with pytest.raises(ValueError, match=r"first\.ckpt: found .* of shape .*, expected .* the same backbone"):
+    with pytest.raises(ValueError, match=r"first\.ckpt: found no tensor for backbone\..* the same backbone, stem"):
         fit(more, tmp_path / "more")
     assert more.fingerprint is None
     with pytest.raises(FileNotFoundError, match="gone"):

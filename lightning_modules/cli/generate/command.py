@@ -169,7 +169,7 @@ def write_fingerprinted_images(
     Args:
         out: Folder of the images.
         n: Number of images.
-        fingerprint: File of the fingerprint, or a run folder that holds its `fingerprint.safetensors`.
+        fingerprint: File of the fingerprint, a run folder that holds it, or the name of one that ships (`ldm64`).
         user: Id of the user whose key the images carry.
         registry: File of users and keys; `evaluate.py users create` makes one.
         generator: The fingerprint's generator: a checkpoint, a bundled source's name, or a repository of the hub; None

@@ -9,15 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.common.shipped import find_trained, program
+from lightning_modules.common.shipped import program
 from lightning_modules.common.weights import content_hash
-from lightning_modules.fingerprints.fingerprint import Fingerprint, read_fingerprint
+from lightning_modules.fingerprints.fingerprint import Fingerprint, find_fingerprint, read_fingerprint
 from lightning_modules.fingerprints.marked_images import MarkedGenerator, take_noise
 from lightning_modules.fingerprints.users.key_registry import read_registry
 from lightning_modules.fingerprints.users.names import shown_name
 from lightning_modules.generators.bundled.load import load_named
-
-FILE_NAME = "fingerprint.safetensors"
 
 
 def load_marked(
@@ -50,19 +48,9 @@ def _fingerprint_file(name: str | None) -> Path:
     if name is None:
         raise ValueError(
             "found `user` or `registry` but no `fingerprint`, which says where keys lie; give --fingerprint FILE, "
-            "or the run folder that holds it"
+            "the run folder that holds it, or the name of one that ships"
         )
-    path = Path(find_trained(name))
-    if not path.exists():
-        raise ValueError(
-            f"found nothing at {path}, expected a fingerprint or a run folder that holds a {FILE_NAME}; check the "
-            f"path, or train one with `{program('train')} --config configs/fingerprint/stylegan2.yaml`"
-        )
-    if path.is_dir():
-        path = path / FILE_NAME
-        if not path.is_file():
-            raise ValueError(f"found no {FILE_NAME} in the folder {path.parent}; name the run folder that holds it")
-    return path
+    return find_fingerprint(name)
 
 
 def _user_and_key(user: str | None, registry: str, fingerprint: Path, carried: Fingerprint) -> tuple[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder, Start
 from lightning_modules.fingerprints.decoders.key_network import CalibratedNetwork
 from lightning_modules.fingerprints.decoders.registrations import MARGIN, certainty, registrations
+from lightning_modules.fingerprints.settings import at_least
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class AmortisedSettings:
 
     batch: int = 256
     registrations: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be run."""
+        at_least("batch", self.batch, 1)
+        registrations(self.registrations)
 
 
 class AmortisedDecoder(NamedDecoder):

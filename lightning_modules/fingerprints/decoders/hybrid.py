@@ -23,6 +23,7 @@ from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, 
 from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder
 from lightning_modules.fingerprints.decoders.losses import ImageLoss, make_loss
 from lightning_modules.fingerprints.decoders.post_processing import FILTERS, Filter, likeliest_filters
+from lightning_modules.fingerprints.decoders.registrations import registrations
 from lightning_modules.fingerprints.decoders.search_settings import LeastSquaresSettings
 from lightning_modules.fingerprints.decoders.search_space import SearchSpace, search_space
 from lightning_modules.fingerprints.fingerprint import Fingerprint
@@ -53,6 +54,11 @@ class HybridSettings(LeastSquaresSettings):
     """
 
     registrations: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be run."""
+        super().__post_init__()
+        registrations(self.registrations)
 
 
 class HybridDecoder(NamedDecoder):

@@ -25,6 +25,7 @@ from lightning_modules.fingerprints.decoders.base import (
 )
 from lightning_modules.fingerprints.decoders.losses import ImageLoss
 from lightning_modules.fingerprints.fingerprint import Fingerprint
+from lightning_modules.fingerprints.settings import at_least
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -64,8 +65,8 @@ class InversionSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be run."""
-        if min(self.starts, self.steps, self.batch, self.draws) < 1:
-            raise ValueError(f"found {self}, expected starts, steps, batch and draws of at least 1")
+        for name in ("starts", "steps", "batch", "draws"):
+            at_least(name, getattr(self, name), 1)
         stages = [(0, self.starts), *self.survivors]
         if any(b[0] <= a[0] or not 1 <= b[1] < a[1] for a, b in pairwise(stages)):
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ def build_network(
     # before a checkpoint brings its fingerprint the settings may ask for more bits than there are axes
     axes = max(0, axes_outside(generator, key, fingerprint))
     by_encoder = training.backbone == ENCODER
+    if by_encoder and training.stem != TrainingSettings.stem:
+        raise ValueError(
+            f"found training.stem {training.stem} for the backbone {ENCODER}, which has one of its own; leave it out"
+        )
     if by_encoder and training.weights != "none":
         raise ValueError(
             f"found training.weights {training.weights} for the backbone {ENCODER}, expected none: its weights are the "
@@ -93,6 +97,8 @@ def take_network(network: CalibratedNetwork, checkpoint: Path) -> str | None:
                 stored[name][: network.bits] /= stored["log_temperature"].exp()
             stored["log_temperature"] = torch.zeros_like(stored["log_temperature"])
     own, told = network.state_dict(), None
+    body = {name: value for name, value in own.items() if not {*name.split(".")} & OF_THE_KEY}
+    _require_same(checkpoint, stored, body)
     heads = [name for name in own if name == "alpha_error" or name.startswith("heads.")]
     if all(name in stored for name in heads) and any(stored[name].shape != own[name].shape for name in heads):
         told = (
@@ -105,17 +111,23 @@ def take_network(network: CalibratedNetwork, checkpoint: Path) -> str | None:
                 f"that reads these {network.bits} bits, since with training.start the corrections alone are trained; "
                 "train it first, with training.corrections 0"
             )
-        own = {name: value for name, value in own.items() if not {*name.split(".")} & OF_THE_KEY}
-    for name, value in own.items():
-        found = tuple(stored[name].shape) if name in stored else None
-        if found != tuple(value.shape):
-            raise ValueError(
-                f"{checkpoint}: found {name} of shape {found}, expected {tuple(value.shape)}; begin with a network of "
-                "the same backbone and stem, or anew with --model.init_args.training.start null"
-            )
+        own = body
+    _require_same(checkpoint, stored, own)
     network.load_state_dict({**network.state_dict(), **{name: stored[name] for name in own}})
     network.begun = told is None
     return told
+
+
+def _require_same(checkpoint: Path, stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse, by a ValueError, stored tensors of other shapes than one's own, or too few."""
+    for name, value in own.items():
+        found = tuple(stored[name].shape) if name in stored else None
+        if found != tuple(value.shape):
+            shape = "no tensor" if found is None else f"a tensor of shape {found}"
+            raise ValueError(
+                f"{checkpoint}: found {shape} for {name}, expected {tuple(value.shape)}; begin with a network of the "
+                "same backbone, stem and corrections, or anew with --model.init_args.training.start null"
+            )
 
 
 def calibrate_network(network: CalibratedNetwork, answers: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:

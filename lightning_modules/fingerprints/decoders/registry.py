@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -44,9 +45,18 @@ def check_decoder(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: either; the message names what is near.
     """
-    known = [field.name for field in fields(DECODERS.load(name).settings_class)]
+    known = _options(name)
     for option in options:
+        if option not in known and (owners := [other for other in DECODERS if option in _options(other)]):
+            raise ValueError(
+                f"found option of the decoder {name} {option!r}, of {' and of '.join(owners)}; expected one of "
+                f"{', '.join(known)}, or another decoder's name beside it"
+            )
         check_name(f"option of the decoder {name}", option, known)
+
+
+def _options(name: str) -> list[str]:
+    return [field.name for field in fields(DECODERS.load(name).settings_class)]
 
 
 def make_decoder(name: str, parts: DecoderParts, options: Mapping[str, Any] | None = None) -> KeyDecoder:
@@ -75,10 +85,36 @@ def decoder_settings(name: str, options: Mapping[str, Any] | None = None) -> Any
     """
     check_decoder(name, options or {})
     kind = DECODERS.load(name)
+    expected = get_type_hints(kind.settings_class)
+    for option, value in (options or {}).items():
+        _check_type(f"option {option} of the decoder {name}", value, expected[option])
     settings = {**kind.preset, **(options or {})}
     if "survivors" in settings:  # lists, where it comes from a command line
-        settings["survivors"] = tuple((int(step), int(starts)) for step, starts in settings["survivors"])
+        settings["survivors"] = tuple((step, starts) for step, starts in settings["survivors"])
     return kind.settings_class(**settings)
+
+
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+
+
+def _check_type(what: str, value: Any, expected: Any) -> None:
+    """Refuse, by a ValueError, a value from a config or a command line that is not of the type of its setting."""
+    kinds = get_args(expected) if isinstance(expected, UnionType) else (expected,)
+    if all(kind in _WORDS for kind in kinds):
+        allowed = (int, float) if float in kinds else kinds
+        fits = type(value) in allowed
+        words = " or ".join(_WORDS[kind] for kind in kinds)
+    elif get_origin(expected) is tuple:
+        fits = isinstance(value, list | tuple) and all(
+            isinstance(pair, list | tuple) and len(pair) == 2 and all(type(number) is int for number in pair)
+            for pair in value
+        )
+        words = "a list of pairs of whole numbers"
+    else:
+        fits = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+        words = "a list of names, such as [flip, shift]"
+    if not fits:
+        raise ValueError(f"found {what} {value!r}, expected {words}")
 
 
 def images_at_once(settings: DecoderSettings) -> int:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+from lightning_modules.fingerprints.settings import at_least
+
 
 @dataclass(frozen=True)
 class LeastSquaresSettings:
@@ -40,10 +42,11 @@ class LeastSquaresSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be run."""
-        counts = min(self.iterations, self.steps, self.batch, self.rows)
-        if counts < 1 or not self.damping > 0.0 or not 0.0 <= self.tolerance < 1.0:
+        for name in ("iterations", "steps", "batch", "rows"):
+            at_least(name, getattr(self, name), 1)
+        if not self.damping > 0.0 or not 0.0 <= self.tolerance < 1.0:
             raise ValueError(
-                f"found {self}, expected iterations, steps, batch and rows of at least 1, damping > 0, tolerance < 1"
+                f"found damping {self.damping} and tolerance {self.tolerance}, expected above 0 and from 0 to below 1"
             )
         if self.directions is not None and self.directions < 0:
             raise ValueError(f"found directions {self.directions}, expected 0 for all, a number of them, or null")

@@ -35,6 +35,7 @@ from lightning_modules.fingerprints.users.names import NameIndex, is_user_id, sh
 FORMAT = "manifold-fingerprints registry"
 VERSION = 3
 WITHOUT_CHECKSUM = 2  # the version before, which goes on being read
+NO_REGISTRY = "found a file that is no registry of users"
 SHOWN_NAMES = 8
 
 
@@ -233,13 +234,19 @@ def _read(path: Path, fingerprint: Fingerprint | None = None, check: bool = True
     """A registry; `check` compares the checksum."""
     if not path.is_file():
         raise FingerprintError(f"found no registry {path}; register a user first")
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise FingerprintError(f"{path}: others can read these keys; make the file yours alone: chmod 600 {path}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_name_once)
+        if not isinstance(content, dict) or "format" not in content:
+            raise FingerprintError("found JSON that is no registry of users; check the name")
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise FingerprintError(f"others can read these keys; make the file yours alone: chmod 600 {path}")
         registry = _parse(content, path, check)
     except FingerprintError as error:
         raise FingerprintError(f"{path}: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FingerprintError(
+            f"{path}: {NO_REGISTRY}, or a damaged one ({error}); check the name, or restore it"
+        ) from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FingerprintError(f"{path}: found a damaged registry ({type(error).__name__}); restore it") from error
     # keys for another fingerprint would be set and searched for without a word, and never be found
@@ -304,6 +311,14 @@ def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _refuse_other_kinds(path: Path) -> None:
+    """Refuse a file that is no JSON object, without reading a large registry."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if not file.read(64).lstrip().startswith(b"{"):
+                raise FingerprintError(f"{path}: {NO_REGISTRY}; check the name")
+
+
 @contextmanager
 def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check: bool = True) -> Iterator[KeyRegistry]:
     """Read a registry, let the caller change it, write it; nothing is written if the caller fails.
@@ -324,6 +339,7 @@ def changing_registry(path: Path, fingerprint: Fingerprint | None = None, check:
         raise FingerprintError(
             f"found no registry {path}; check the name, or begin one for a fingerprint with --fingerprint FILE"
         )
+    _refuse_other_kinds(path)  # they get no lock beside them
     with FileLock(path.with_name(f".{path.name}.lock"), mode=0o600):
         remove_partials(path.parent, path.name)
         if fingerprint is not None and not path.exists():

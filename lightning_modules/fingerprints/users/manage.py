@@ -15,8 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lightning_modules.common.files import write_bytes
-from lightning_modules.common.shipped import find_trained, program
-from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError, read_fingerprint
+from lightning_modules.common.shipped import program
+from lightning_modules.fingerprints.fingerprint import (
+    Fingerprint,
+    FingerprintError,
+    find_fingerprint,
+    read_fingerprint,
+)
 from lightning_modules.fingerprints.unmarked_bank import FILE_NAME, UnmarkedBank
 from lightning_modules.fingerprints.users.key_checks import RATE, KeyCheck, Near, find_bank
 from lightning_modules.fingerprints.users.key_registry import (
@@ -242,8 +247,7 @@ def _bank(registry: KeyRegistry, fingerprint: Path | None = None) -> UnmarkedBan
         FingerprintError: the named folder has one that cannot be used.
     """
     if fingerprint is not None:
-        path = Path(find_trained(str(fingerprint)))
-        registry.home = str((path if path.is_dir() else path.parent).resolve())
+        registry.home = str(find_fingerprint(fingerprint).parent.resolve())
         return find_bank(registry.home, registry.fingerprint)
     try:
         return find_bank(registry.home, registry.fingerprint)
@@ -284,8 +288,7 @@ def _belongs(registry: KeyRegistry) -> str:
 def _read(fingerprint: Path | None) -> Fingerprint | None:
     if fingerprint is None:
         return None
-    path = Path(find_trained(str(fingerprint)))
-    return read_fingerprint(path / "fingerprint.safetensors" if path.is_dir() else path)
+    return read_fingerprint(find_fingerprint(fingerprint))
 
 
 def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:

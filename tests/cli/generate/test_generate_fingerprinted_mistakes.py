@@ -51,9 +51,12 @@ def test_mistakes_are_said_before_anything_is_written(room, known, tmp_path, cap
     assert f"evaluate.py users create {tmp_path / 'no.json'} alice --fingerprint {room / 'run'}" in missing
     assert "found `user` or `registry` but no `fingerprint`" in said(capsys, *generator, *registry, *alice, *out)
     empty = said(capsys, *generator, "--fingerprint", tmp_path, *registry, *alice, *out)
-    assert f"found no fingerprint.safetensors in the folder {tmp_path}" in empty
+    assert f"found no file {tmp_path / 'fingerprint.safetensors'}, expected a fingerprint" in empty
     gone = said(capsys, *generator, "--fingerprint", tmp_path / "gone", *registry, *alice, *out)
-    assert f"found nothing at {tmp_path / 'gone'}" in gone
+    assert f"found no file {tmp_path / 'gone'}, expected a fingerprint" in gone
+    near = said(capsys, *generator, "--fingerprint", "ldm46", *registry, *alice, *out)
+    assert "found no file ldm46" in near
+    assert "did you mean ldm64" in near
     assert "found n=0 and processes=1" in said(capsys, *known, *alice, "--n", 0, "--out", tmp_path / "images")
     assert "found both `generator`" in said(capsys, *known, *alice, "--sources", "[gan-dcgan]", *out)
     assert "found both `fingerprint`" in said(capsys, *fingerprint, *alice, "--sources", "[gan-dcgan]", *out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import pytest
@@ -81,9 +82,13 @@ def test_every_name_gives_a_decoder(name, generator, network):
         (
             "inversion",
             {"starts": 3},
-            "option of the decoder inversion 'starts'; expected one of iterations, survivors, steps, damping",
+            "option of the decoder inversion 'starts', of paper; expected one of iterations, survivors, steps",
         ),
-        ("amortised", {"steps": 3}, "option of the decoder amortised 'steps'; expected one of batch, registrations"),
+        (
+            "amortised",
+            {"steps": 3},
+            "amortised 'steps', of hybrid and of inversion and of paper; expected one of batch",
+        ),
     ],
 )
 def test_unknown_words_are_named_with_what_is_near(name, options, message, generator, network):
@@ -94,8 +99,19 @@ def test_unknown_words_are_named_with_what_is_near(name, options, message, gener
 
 
 def test_settings_that_cannot_be_run_are_refused(generator, network):
-    for name, options in (("hybrid", {"iterations": 0}), ("paper", {"steps": 0})):
-        with pytest.raises(ValueError, match="of at least 1"):
+    for name, options, told in (
+        ("hybrid", {"iterations": 0}, "found iterations 0, expected at least 1"),
+        ("paper", {"steps": 0}, "found steps 0, expected at least 1"),
+        ("amortised", {"batch": -1}, "found batch -1, expected at least 1"),
+        ("amortised", {"batch": "2"}, "found option batch of the decoder amortised '2', expected a whole number"),
+        ("hybrid", {"damping": True}, "found option damping of the decoder hybrid True, expected a number"),
+        ("hybrid", {"directions": 1.5}, "directions of the decoder hybrid 1.5, expected a whole number or null"),
+        ("paper", {"survivors": [[5, 3], 2]}, "expected a list of pairs of whole numbers"),
+        ("amortised", {"registrations": "flip"}, "'flip', expected a list of names, such as [flip, shift]"),
+        ("hybrid", {"registrations": None}, "None, expected a list of names, such as [flip, shift]"),
+        ("hybrid", {"registrations": ["flipp"]}, "found registration 'flipp'; did you mean flip"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(told)):
             build(name, generator, network, options)
 
 

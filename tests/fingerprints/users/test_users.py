@@ -151,11 +151,19 @@ def test_a_table_that_is_none_is_refused(tmp_path, users, capsys):
 
 def test_damaged_registries_end_in_a_message(users, capsys):
     users.write_bytes(b"\xff\xfe")
-    assert "found a damaged registry" in refused(capsys, "list", str(users))
+    assert "found a file that is no registry of users, or a damaged one" in refused(capsys, "list", str(users))
+    users.write_text('{"users": []}')
+    assert "found JSON that is no registry of users" in refused(capsys, "list", str(users))
     users.write_text(json.dumps({"format": "manifold-fingerprints registry", "version": 2, "bits": "x", "users": {}}))
     assert "found a damaged registry" in refused(capsys, "create", str(users), "carol")
     users.chmod(0o644)
     assert "chmod 600" in refused(capsys, "show", str(users), "alice")
+    text = users.with_name("README.md")
+    text.write_text("# not a registry")
+    assert "README.md: found a file that is no registry of users; check the name" in refused(
+        capsys, "create", str(text), "alice"
+    )
+    assert not list(users.parent.glob(".README.md*"))
 
 
 def _create_many(path: str, prefix: str, start) -> None:
