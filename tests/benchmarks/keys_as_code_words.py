@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from test_everyday_attacks import LDM64, RATE, marked
+from test_long_keys import LDM64, RATE, marked
 
 from lightning_modules.attacks import image_seeds, make_attack
 from lightning_modules.latent_fingerprint import LatentFingerprint

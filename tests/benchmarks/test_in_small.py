@@ -11,8 +11,8 @@ import pytest
 import test_artifact_stream as artifact_stream
 import test_attack_speed as attack_speed
 import test_evaluation_fold as evaluation_fold
-import test_everyday_attacks as everyday_attacks
 import test_key_decoders as key_decoders
+import test_long_keys as long_keys
 import test_nearest_neighbour as nearest_neighbour
 import test_pairwise_frechet as pairwise_frechet
 import test_threats as threats
@@ -168,25 +168,25 @@ def test_attackers_on_a_few_images(monkeypatch):
 
 
 def test_named_users_under_two_attacks():
-    found = everyday_attacks.shares(everyday_attacks.LDM64, ("clean", "flip"), keys=2)
+    found = long_keys.shares(long_keys.LDM64, ("clean", "flip"), keys=2)
     assert found["clean"].together == found["flip"].together == 1.0
     assert found["clean"].as_it_is[0] == 1.0
     assert found["flip"].as_it_is[0] == 0.0
     assert found["flip"].readings[0] > 0.5  # put back
     assert found["flip"].wrong_few == 0.0
-    colour = everyday_attacks.shares(everyday_attacks.LDM64_EMOJI, ("clean",), keys=1, decoder=DecoderSettings())
+    colour = long_keys.shares(long_keys.LDM64_EMOJI, ("clean",), keys=1, decoder=DecoderSettings())
     assert colour["clean"].as_it_is == (1.0, 1.0)
-    sizes = everyday_attacks.bits_from_sizes(everyday_attacks.LDM64, (32, 64), keys=2)
+    sizes = long_keys.bits_from_sizes(long_keys.LDM64, (32, 64), keys=2)
     assert sizes[32] > 0.85
     assert sizes[64] > 0.85
-    found = everyday_attacks.named_by_search(everyday_attacks.STYLEGAN2_64, ("clean",), images=4)
-    begun = everyday_attacks.before_training(everyday_attacks.LDM64, keys=4)
+    found = long_keys.named_by_search(long_keys.STYLEGAN2_64, ("clean",), images=4)
+    begun = long_keys.before_training(long_keys.LDM64, keys=4)
     assert begun["encoder, corrected"] > begun["encoder"]
-    registered = {"decoder": everyday_attacks.REGISTERED_HYBRID}
-    mirrored = everyday_attacks.named_by_search(everyday_attacks.LDM64, ("flip",), images=2, **registered)
+    registered = {"decoder": long_keys.REGISTERED_HYBRID}
+    mirrored = long_keys.named_by_search(long_keys.LDM64, ("flip",), images=2, **registered)
     assert mirrored["flip"] == (1.0, 1.0, 1.0)
     assert found["clean"][0] > 0.87  # one pass of the network reads 78 %, and a search in twenty finds another latent
-    frames = everyday_attacks.named_in_frames(everyday_attacks.LDM64, (4,), ("black",), keys=2)
+    frames = long_keys.named_in_frames(long_keys.LDM64, (4,), ("black",), keys=2)
     assert frames["black, 4 px"] > 0.5
 
 

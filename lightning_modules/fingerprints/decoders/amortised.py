@@ -10,7 +10,14 @@ from torch import Tensor
 
 from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder, Start
 from lightning_modules.fingerprints.decoders.key_network import CalibratedNetwork
-from lightning_modules.fingerprints.decoders.registrations import MARGIN, certainty, registrations
+from lightning_modules.fingerprints.decoders.registrations import (
+    FINE,
+    MARGIN,
+    REFINEMENTS,
+    certainty,
+    registrations,
+    resampled,
+)
 from lightning_modules.fingerprints.settings import at_least
 
 
@@ -20,7 +27,8 @@ class AmortisedSettings:
 
     Attributes:
         batch: images that are computed together.
-        registrations: what is tried beside the image as it is, names of `registrations.REGISTRATIONS`.
+        registrations: what is tried beside the image as it is, names of `registrations.REGISTRATIONS`, and
+            `fine`.
     """
 
     batch: int = 256
@@ -41,6 +49,7 @@ class AmortisedDecoder(NamedDecoder):
 
     def __init__(self, network: CalibratedNetwork, batch: int = 256, tried: Sequence[str] = ()) -> None:
         self.network, self.batch, self.tried = network.eval(), batch, registrations(tried)
+        self.refined = REFINEMENTS if FINE in tried else []
 
     @classmethod
     def build(cls, parts: DecoderParts, settings: AmortisedSettings) -> AmortisedDecoder:
@@ -58,26 +67,41 @@ class AmortisedDecoder(NamedDecoder):
         """The surest reading of each of images `(n, 3, H, W)`, and the logits of all."""
         parts = [self._registered(part) for part in torch.split(images, self.batch)]
         logits, alpha, put_back, readings, chosen = (torch.cat(some) for some in zip(*parts, strict=True))
-        if len(self.tried) == 1:
+        if len(self.tried) + len(self.refined) == 1:
             return Start(logits, alpha, images)
         return Start(logits, alpha, put_back, readings, chosen)
 
     def _registered(self, images: Tensor) -> tuple[Tensor, ...]:
         """What `Start` holds, in its order."""
-        logits, alpha = self.network(images)
-        best = [logits, alpha, images]
-        sure, readings = certainty(logits), [logits]
-        chosen = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        for place, register in enumerate(self.tried[1:], start=1):
-            put_back = register(images)
-            found = [*self.network(put_back), put_back]
-            readings.append(found[0])
-            its_certainty = certainty(found[0]) - MARGIN
-            surer = its_certainty > sure
-            sure = torch.where(surer, its_certainty, sure)
-            chosen[surer] = place
-            best = [
-                torch.where(surer.view(-1, *[1] * (old.ndim - 1)), new, old)
-                for old, new in zip(best, found, strict=True)
-            ]
-        return *best, torch.stack(readings, dim=1), chosen
+        read = _Readings(self.network, images)
+        for register in self.tried[1:]:
+            read.add(register(images))
+        if self.refined:
+            size = images.shape[-2:]
+            surest = torch.stack([register.matrix(*size) for register in self.tried])[read.chosen.cpu()]
+            for step in self.refined:
+                read.add(resampled(images, surest @ step.matrix(*size)))
+        return *read.best, torch.stack(read.logits, dim=1), read.chosen
+
+
+class _Readings:
+    """Answers to images as they are and as they are put back, and the surest of each image."""
+
+    def __init__(self, network: CalibratedNetwork, images: Tensor) -> None:
+        self.network = network
+        logits, alpha = network(images)
+        self.best, self.logits, self.sure = [logits, alpha, images], [logits], certainty(logits)
+        self.chosen = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+
+    def add(self, put_back: Tensor) -> None:
+        """Read images that were put back; they are surer where they are so by `MARGIN`."""
+        found = [*self.network(put_back), put_back]
+        sure = certainty(found[0]) - MARGIN
+        surer = sure > self.sure
+        self.sure = torch.where(surer, sure, self.sure)
+        self.chosen[surer] = len(self.logits)
+        self.logits.append(found[0])
+        self.best = [
+            torch.where(surer.view(-1, *[1] * (old.ndim - 1)), new, old)
+            for old, new in zip(self.best, found, strict=True)
+        ]

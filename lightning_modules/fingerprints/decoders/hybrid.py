@@ -49,8 +49,8 @@ class HybridSettings(LeastSquaresSettings):
     """How the search is run, and what the network reads before.
 
     Attributes:
-        registrations: what is tried beside the image as it is, names of `registrations.REGISTRATIONS`. The search goes
-            on from the reading of which the network is surest.
+        registrations: what is tried beside the image as it is, names of `registrations.REGISTRATIONS`, and
+            `fine`. The search goes on from the reading of which the network is surest.
     """
 
     registrations: Sequence[str] = ()

@@ -9,13 +9,15 @@ import torch
 
 from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
 from lightning_modules.fingerprints.decoders.registrations import (
+    FINE,
     MARGIN,
+    MIRRORED,
+    REFINEMENTS,
     REGISTRATIONS,
+    Registration,
     certainty,
-    mirrored,
-    moved,
     registrations,
-    warped,
+    resampled,
 )
 
 
@@ -44,20 +46,33 @@ def scene():
 @pytest.mark.parametrize("size", [32, 64])
 def test_shifts_are_by_whole_pixels_of_images_of_any_size(size):
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    down_left = moved(1, -1)(images)
-    assert torch.equal(down_left[..., 1:, :-1], images[..., :-1, 1:])
-    assert torch.equal(down_left[..., 0, :-1], images[..., 0, 1:])  # the edge is repeated
-    assert torch.equal(moved(-1, 1)(down_left)[..., :-1, 1:], images[..., :-1, 1:])
+    down_left = Registration(down=1, right=-1)(images)
+    assert torch.allclose(down_left[..., 1:, :-1], images[..., :-1, 1:], atol=1e-4)
+    assert torch.allclose(down_left[..., 0, :-1], images[..., 0, 1:], atol=1e-4)  # the edge is repeated
+    back = Registration(down=-1, right=1)(down_left)
+    assert torch.allclose(back[..., :-1, 1:], images[..., :-1, 1:], atol=1e-4)
+
+
+def test_matrices_are_what_registrations_do_and_their_product_one_after_the_other():
+    coarse = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(coarse, size=(48, 48), mode="bicubic").clamp(0, 1)
+    matrix = MIRRORED.matrix(48, 48).expand(2, -1, -1)
+    assert torch.allclose(resampled(images, matrix), images.flip(-1), atol=1e-4)
+    first, second = Registration(part_down=1.0, zoom=0.8), Registration(right=6.0, degrees=2.0)
+    together = resampled(images, (first.matrix(48, 48) @ second.matrix(48, 48)).expand(2, -1, -1))
+    inside = (slice(None), slice(None), slice(8, 40), slice(8, 40))  # apart, the edge is repeated twice
+    assert float((together - second(first(images)))[inside].abs().max()) < 0.03
+    assert float((together - first(second(images)))[inside].abs().max()) > 0.06
 
 
 @pytest.mark.parametrize(
     ("name", "harm"),
     [
-        ("flip", mirrored),
-        ("shift", warped(down=1.0, right=-1.0)),
-        ("zoom", warped(down=1.6, right=1.6, zoom=1 / 0.9)),
-        ("zoom", warped(zoom=1 / 1.06**4)),
-        ("turn", warped(degrees=3.0)),
+        ("flip", MIRRORED),
+        ("shift", Registration(down=1.0, right=-1.0)),
+        ("zoom", Registration(part_down=1.6, part_right=1.6, zoom=1 / 0.9)),
+        ("zoom", Registration(zoom=1 / 1.06**4)),
+        ("turn", Registration(degrees=3.0)),
     ],
 )
 def test_each_kind_is_undone(scene, name, harm):
@@ -68,6 +83,20 @@ def test_each_kind_is_undone(scene, name, harm):
     assert float(certainty(with_it.logits).min()) > float(certainty(AmortisedDecoder(network).decode(met).logits).max())
 
 
+def test_two_changes_are_undone_by_small_steps_on_top_of_the_surest_try(scene):
+    images, network, keys = scene
+    met = Registration(degrees=-1.5)(Registration(zoom=1 / 0.95)(images))
+    coarse = AmortisedDecoder(network, 2, ["zoom", "turn"]).decode(met)
+    found = AmortisedDecoder(network, 2, ["zoom", "turn", FINE]).decode(met)
+    assert found.evidence.shape == (len(images), 1 + 42 + 4 + len(REFINEMENTS), 32)
+    assert torch.equal(found.evidence[:, : coarse.evidence.shape[1]], coarse.evidence)
+    assert torch.equal(found.bits, keys)
+    assert float(certainty(found.logits).min()) > float(certainty(coarse.logits).max()) + 1.0
+    start = AmortisedDecoder(network, 2, ["zoom", "turn", FINE]).starts(met)
+    assert torch.equal(start.readings[torch.arange(len(images)), start.chosen], start.logits)
+    assert torch.equal(network(start.images)[0], start.logits)
+
+
 def test_an_image_as_it_was_made_is_read_as_it_is(scene):
     images, network, _ = scene
     alone = AmortisedDecoder(network).decode(images)
@@ -76,6 +105,8 @@ def test_an_image_as_it_was_made_is_read_as_it_is(scene):
     assert alone.readings is None
     assert torch.equal(alone.evidence, alone.logits[:, None])
     assert found.evidence.shape == (len(images), 56, 32)
+    refined = AmortisedDecoder(network, tried=[*REGISTRATIONS, FINE]).decode(images)
+    assert refined.evidence.shape == (len(images), 76, 32)
     assert torch.equal(found.evidence[:, 0], alone.logits)
     mirrored_ones = AmortisedDecoder(network).decode(images.flip(-1)).logits
     assert torch.equal(found.evidence[:, 1], mirrored_ones)
@@ -113,3 +144,5 @@ def test_certainty_is_the_information_of_the_bits():
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"flop.*flip"):
         registrations(["flop"])
+    with pytest.raises(ValueError, match=r"finer.*fine"):
+        registrations(["finer"])

@@ -28,7 +28,7 @@ from lightning_modules.generators.protocol import Generator
 SOURCES = bundled_sources()
 GREY = [source for source in SOURCES if "/" not in source]
 COLOUR = [source for source in SOURCES if "/" in source]
-LARGE = {"emoji_64/score-ldm"}  # 64 px, of no data set: for keys
+LARGE = {"emoji_64/score-ldm", "emoji_64/gan-stylegan2"}  # 64 px, of no data set: for keys
 FAMILIES = {"gan", "vae", "flow", "score"}
 FIELDS = {
     "family",

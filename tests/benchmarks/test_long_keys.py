@@ -32,7 +32,7 @@ TRAINED = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "tr
 LDM64, LDM64_EMOJI, STYLEGAN2_64 = TRAINED / "ldm64", TRAINED / "ldm64_emoji", TRAINED / "stylegan2_64"
 CONDITIONS = (
     *("clean", "paper-scaled-noise", "paper-scaled-jpeg", "paper-scaled-combination", "flip", "shift_1", "crop_0.9"),
-    *("scaling_0.5", "rotation_2", "webp_50", "social", "blur_1"),
+    *("scaling_0.5", "rotation_2", "webp_50", "social", "blur_1", "life-chain"),
 )
 REGISTERED_HYBRID = DecoderSettings("hybrid", {"registrations": ["flip", "shift", "zoom", "turn"]})
 RATE, FEW, MANY, TOGETHER = 1e-6, 50, 1_000_000, 4
@@ -214,7 +214,7 @@ def test_searches_for_64_bits() -> None:
 @pytest.mark.benchmark
 @pytest.mark.slow
 @pytest.mark.timeout(14400)
-def test_searches_of_registered_images() -> None:
+def test_registered_images() -> None:
     """The latent diffusion's, read by `hybrid` from the surest of all readings."""
     found = named_by_search(LDM64, CONDITIONS, images=100, decoder=REGISTERED_HYBRID)
     assert found["clean"][2] > 0.9
