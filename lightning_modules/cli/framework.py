@@ -232,7 +232,7 @@ class FrameworkCLI(LightningCLI):
 
     def how_to_go_on(self) -> str:
         """What to tell where a training is stopped by a signal: after which epoch it goes on, by which command."""
-        last = self.run_dir / "checkpoints" / "last.ckpt"
+        last = self.run_dir / run_folder.LAST
         if not last.is_file():
             return "stopped before the first checkpoint: nothing is saved yet, and the same command begins anew"
         state = read_training_state(last)

@@ -78,16 +78,38 @@ _KINDS = {
 }
 
 
+_STRUCTURE = (
+    "Parser key",
+    "Does not validate",
+    "Subtypes:",
+    "Errors:",
+    "- Problem with given class_path",
+    "Given value",
+)
+_KIND = re.compile(r"(?:- )?Expected an? <class '(\w+)'>(?:\. Got value: (?P<value>.*))?")
+
+
 def _wrong_type(message: str) -> str | None:
-    """One line in place of jsonargparse's tree of attempts, where a value is of the wrong type; else None."""
-    keys = re.findall(r'Parser key "([^"]+)"', message)
-    kinds = [kind for kind in re.findall(r"Expected an? <class '(\w+)'>", message) if kind != "NoneType"]
-    values = [value for value in re.findall(r"(?:Got|Given) value: (.*)", message) if not value.startswith("NestedArg")]
-    if not keys or not values or not kinds or not set(kinds) <= set(_KINDS):
+    """One line in place of jsonargparse's tree of attempts, where a value is of the wrong type; else None.
+
+    None as well where one of the attempts says more than that it expected a plain type.
+    """
+    lines = [line.strip() for line in message.splitlines()]
+    keys = [(number, line.split('"')[1]) for number, line in enumerate(lines) if line.startswith('Parser key "')]
+    attempts = [found for line in lines if (found := _KIND.fullmatch(line))]
+    structure = sum(line.startswith(_STRUCTURE) for line in lines)
+    if not keys or len(attempts) + structure < len(lines):
         return None
-    expected = " or ".join(_KINDS[kind] for kind in dict.fromkeys(kinds))
-    null = " or null" if "NoneType" in message.rpartition("Parser key")[2] else ""
-    return f"found {keys[-1]} {values[-1].strip()}, expected {expected}{null}"
+    place, key = keys[-1]
+    inner = lines[place + 1 :]
+    kinds = [found[1] for line in inner if (found := _KIND.fullmatch(line))]
+    values = [found["value"] for line in inner if (found := _KIND.fullmatch(line)) and found["value"]]
+    values += [line.removeprefix("Given value: ") for line in inner if line.startswith("Given value: ")]
+    plain = list(dict.fromkeys(kind for kind in kinds if kind != "NoneType"))
+    if not values or not plain or not set(plain) <= set(_KINDS) or inner.count("Errors:") > 1:
+        return None
+    null = " or null" if "NoneType" in kinds or any("'NoneType'" in line for line in inner[:2]) else ""
+    return f"found {key} {values[0]}, expected {' or '.join(_KINDS[kind] for kind in plain)}{null}"
 
 
 class Suggesting:

@@ -14,6 +14,7 @@ from datamodules import ImageFilesDataModule
 from lightning_modules.callbacks.training_record import read_training_state
 from lightning_modules.cli.framework import FrameworkCLI
 from lightning_modules.cli.options import PIXEL_PATH
+from lightning_modules.cli.run_folder import LAST
 from lightning_modules.common.shipped import program
 from lightning_modules.common.tables import check_name
 from lightning_modules.evaluation.blocks import clear_evaluation
@@ -26,16 +27,17 @@ def train(args: list[str]) -> dict[str, float]:
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
     cli.record()  # a training that had no step left is tested with what is asked for now
     if cli.trainer.max_epochs == 0:  # a fingerprint without a trained decoder is a run like any other
-        cli.trainer.save_checkpoint(cli.run_dir / "checkpoints" / "last.ckpt")
+        cli.trainer.save_checkpoint(cli.run_dir / LAST)
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-    if getattr(cli.model, "checkpoint_entry", None) == "fingerprint" and cli.trainer.is_global_zero:
-        from lightning_modules.cli.unmarked_bank import leave_bank
-
-        leave_bank(cli.run_dir, cli.model.decoder.name, cli.model.training_settings.unmarked_images)
     if cli.config["test_after_fit"] and is_overridden("test_step", cli.model):
         trained = _weights_of_forked_processes(cli)
         cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=trained, weights_only=True, verbose=False)
         metrics |= {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    if getattr(cli.model, "checkpoint_entry", None) == "fingerprint" and cli.trainer.is_global_zero:
+        from lightning_modules.cli.unmarked_bank import leave_bank
+
+        # last: other processes wait for nothing any more
+        leave_bank(cli.run_dir, cli.model.training_settings.unmarked_images, cli.trainer.strategy.root_device)
     cli.finish()
     return metrics
 
@@ -47,7 +49,7 @@ def _weights_of_forked_processes(cli: FrameworkCLI) -> Path | None:
     """
     if not isinstance(cli.trainer.strategy.launcher, _MultiProcessingLauncher):
         return None
-    last = cli.run_dir / "checkpoints" / "last.ckpt"
+    last = cli.run_dir / LAST
     if not last.is_file():
         raise SystemExit(
             f"{program('train')}: found no {last} to test what forked processes have trained; leave checkpoints on, or "

@@ -124,9 +124,10 @@ def resolve_checkpoint(
     if path.is_dir():
         path = path / LAST
     if not path.is_file():
+        last = ", `last`" if option == "--ckpt_path" else ""
         raise FileNotFoundError(
-            f"{option} {ckpt_path}: found no file {path}; name a checkpoint, a run folder, `last`, or a fingerprint "
-            f"that ships: {trained_hint(ckpt_path)}"
+            f"{option} {ckpt_path}: found no file {path}; name a checkpoint, a run folder{last}, or a fingerprint that "
+            f"ships: {trained_hint(ckpt_path)}"
         )
     return path.resolve()
 

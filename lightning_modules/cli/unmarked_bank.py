@@ -18,11 +18,12 @@ from lightning_modules.attacks.codec_table import photographs
 from lightning_modules.cli.checkpoint_file import check_checkpoint
 from lightning_modules.cli.run_folder import LAST, resolve_checkpoint, run_folder_of
 from lightning_modules.common.files import check_file
-from lightning_modules.common.shipped import find_trained
+from lightning_modules.common.shipped import find_trained, program
 from lightning_modules.evaluation.fingerprint import load_other
 from lightning_modules.fingerprints.decoders.registry import DECODERS
 from lightning_modules.fingerprints.fingerprint import FILE_NAME as FINGERPRINT
 from lightning_modules.fingerprints.fingerprint import FingerprintError, read_fingerprint
+from lightning_modules.fingerprints.settings import DecoderSettings, as_settings, current_settings
 from lightning_modules.fingerprints.unmarked_bank import FILE_NAME, SEED, UnmarkedBank, make_bank, read_bank, write_bank
 from lightning_modules.latent_fingerprint import LatentFingerprint
 
@@ -32,18 +33,30 @@ TILE = 64
 """Largest side of the squares that are cut out of photographs, in pixels; larger images are enlarged ones."""
 
 
-def leave_bank(run: Path, decoder: str, own_images: int) -> None:
-    """Make the bank of a training that has just ended in the folder `run`.
+def leave_bank(run: Path, own_images: int, device: torch.device) -> None:
+    """Make the bank of a training that has just ended in the folder `run`; what is in the way is told, and no more.
 
     There is none without a checkpoint, of a decoder that is not trained, or where no images are asked for.
     """
-    if not own_images or not (run / LAST).is_file() or not DECODERS.load(decoder).needs_network:
+    if not own_images or not (run / LAST).is_file() or not has_trained_decoder(run / LAST):
         return
     sys.stderr.write(f"decoding images without key into {run / FILE_NAME}\n")
-    build(str(run), own_images, replace=True)
+    try:
+        build(str(run), own_images, device, replace=True)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.stderr.write(f"warning: found no way to make it ({error}); `{program('users')} bank {run}` tries again\n")
 
 
-def build(run: str, own_images: int, replace: bool = False) -> tuple[Path, UnmarkedBank]:
+def has_trained_decoder(checkpoint: Path) -> bool:
+    """Whether the checkpoint of a fingerprint names a decoder that reads with the network that was trained."""
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    decoder = current_settings(saved["hyper_parameters"])["decoder"]
+    return bool(DECODERS.load(as_settings(DecoderSettings, decoder).name).needs_network)
+
+
+def build(
+    run: str, own_images: int, device: torch.device | None = None, replace: bool = False
+) -> tuple[Path, UnmarkedBank]:
     """Make the bank of a run folder (or of one that ships, by name), write it there, and return its file and it.
 
     Raises:
@@ -75,7 +88,7 @@ def build(run: str, own_images: int, replace: bool = False) -> tuple[Path, Unmar
             f"{beside}: found another fingerprint than that of {checkpoint}, expected that one: name the run folder "
             "that both belong to"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device)
     module.generator.to(device)
     bank = make_bank(

@@ -15,7 +15,7 @@ from lightning_modules.common.progress import Progress
 from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.fingerprint import Fingerprint, FingerprintError, make_fingerprint
 from lightning_modules.fingerprints.layouts import REPEATS, check_layout, place_key
-from lightning_modules.fingerprints.secret_axes import check_window, read_secret, turn_axes
+from lightning_modules.fingerprints.secret_axes import check_window, is_private, read_secret, turn_axes
 from lightning_modules.fingerprints.settings import KeySettings
 from lightning_modules.generators.checkpoints.hub import hub_name
 
@@ -60,6 +60,8 @@ def check_same_key(key: KeySettings, fingerprint: Fingerprint, file: str) -> Non
         same = (asked - there) % width == 0 if name == "shift" else asked == there
         if asked != getattr(default, name) and not same:
             differing.append(f"key.{name} {asked} ({there} in the fingerprint)")
+    if (key.secret is not None or key.window) and not is_private(Path(file)):
+        differing.append("key.secret or key.window (public axes in the fingerprint)")
     if differing:
         raise ValueError(
             f"{file}: found {', '.join(differing)}, expected the key of the fingerprint that the training goes on "

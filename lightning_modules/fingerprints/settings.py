@@ -71,7 +71,7 @@ class TrainingSettings:
 
     Attributes:
         backbone: timm network, or ``encoder``: a latent diffusion model's own, which goes on learning.
-        stem: ``imagenet``, ``small`` or ``patch``.
+        stem: ``imagenet``, ``small`` or ``patch``; an encoder has its own.
         weights: ``none``, ``imagenet`` or a path.
         corrections: How often the answer is corrected by the image that it makes (latent diffusion alone); 0 for a
             network of one pass. With `start` they alone are trained, and the network that it names stays as it is.

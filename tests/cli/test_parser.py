@@ -114,7 +114,29 @@ def test_a_value_of_the_wrong_type_is_told_in_a_line(tmp_path, option, told, cap
     assert said.startswith(f"evaluate.py test: error: {told}")
 
 
-REGISTERED = {"registrations": ["flip", "shift", "zoom", "turn"]}
+@pytest.mark.parametrize(
+    ("option", "kept"),
+    [
+        ("--trainer.precision=16mixed", "16-mixed"),
+        ("--trainer.logger.class_path=pytorch_lightning.loggers.TensorBoardLoger", "TensorBoardLoger"),
+        ("--model.init_args.test_attacks=[5]", "5"),
+        (
+            "--trainer.callbacks=[{class_path: pytorch_lightning.callbacks.LearningRateMonitor, "
+            "init_args: {log_momentum: maybe}}]",
+            "maybe",
+        ),
+    ],
+)
+def test_what_only_the_tree_of_attempts_says_is_kept(tmp_path, option, kept, capsys):
+    line = ["--ckpt_path", "ldm64", "--run_dir", str(tmp_path / "run"), option]
+    with pytest.raises(SystemExit):
+        FrameworkCLI(check_run("test", line), purpose="test")
+    said = capsys.readouterr().err
+    assert kept in said.partition("error: ")[2]
+    assert "expected a whole number or null" not in said
+
+
+REGISTERED = {"registrations": ["flip", "shift", "zoom", "turn", "fine"]}
 
 
 def test_decoders_with_registrations_are_those_whose_settings_have_them():

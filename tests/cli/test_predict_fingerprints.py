@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +21,10 @@ from datamodules.images.image_io import decode_image
 from datamodules.images.pixel_path import PixelPath
 from datamodules.images.problems import GMDataError
 from lightning_modules.cli.errors import run_command
+from lightning_modules.cli.unmarked_bank import leave_bank
 from lightning_modules.common.content_ids import content_id, content_id_to_int
 from lightning_modules.common.shipped import TRAINED
+from lightning_modules.evaluation.blocks import Evaluation, EvaluationError, EvaluationFolder
 from lightning_modules.fingerprints.fingerprint import FingerprintError
 from lightning_modules.fingerprints.unmarked_bank import FILE_NAME, read_bank, write_bank
 from lightning_modules.fingerprints.users.key_registry import KeyRegistry, read_registry, write_registry
@@ -114,6 +117,7 @@ def test_the_holder_of_the_decoded_key_is_named_and_others_are_not(run, tmp_path
     assert told[-1] == str(out)
     named = sum(row["verdict"] is not None for row in rows[:3])
     assert f"3 files: {named} attributed, {3 - named} without a match, 0 abstained" in "\n".join(told)
+    assert f"a user is named by a p-value of {RATE / 2:.2g} or less" in "\n".join(told)
     assert key_to_text(bits) not in out.read_text() + "\n".join(told)
     stranger = write_users(tmp_path / "stranger.json", stranger=other)
     rows, _ = predict(
@@ -284,9 +288,46 @@ def test_a_bank_is_made_used_and_not_taken_for_that_of_another_network(run, tmp_
     with pytest.warns(UserWarning, match="found the answers of another decoder than the checkpoint's"):
         rows, _ = predict(tmp_path, "--run_dir", str(tmp_path / "b"), registry=users)
     assert ["reason" in row for row in rows] == [False, False, False, True]
+    with pytest.raises(SystemExit):
+        evaluate.main(["users", "bank", str(tmp_path / "run"), "--images", "39"])
+    assert "found a bank of 40 of the generator's own images, expected at least as many" in capsys.readouterr().err
     write_bank(replace(read_bank(file), fingerprint="another"), file)
     with pytest.raises(FingerprintError, match="found a bank for the fingerprint another"):
         predict(tmp_path, "--run_dir", str(tmp_path / "c"), registry=users)
+
+
+def test_a_training_leaves_its_bank_and_tells_where_it_cannot(run, tmp_path, capsys):
+    again = ["--config", str(run / "config.yaml"), "--run_dir", str(tmp_path / "run")]
+    train.main([*again, "--model.init_args.training.unmarked_images", "8"])
+    file = tmp_path / "run" / FILE_NAME
+    assert read_bank(file).own_images == 8
+    shutil.copytree(run / "images", tmp_path / "images")
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict(tmp_path, "--run_dir", str(tmp_path / "a"), registry=users)
+    with pytest.warns(UserWarning, match="found no bank of decoded images without key beside the checkpoint"):
+        predict(run, "--run_dir", str(tmp_path / "b"), registry=users)
+    file.unlink()
+    file.mkdir()
+    capsys.readouterr()
+    leave_bank(tmp_path / "run", 8, torch.device("cpu"))
+    assert "warning: found no way to make it" in capsys.readouterr().err
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    saved["hyper_parameters"]["decoder"]["name"] = "inversion"
+    torch.save(saved, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    leave_bank(tmp_path / "run", 8, torch.device("cpu"))
+    assert not capsys.readouterr().err
+
+
+def test_other_settings_are_told_to_take_another_file(run, tmp_path):
+    users = write_users(tmp_path / "users.json", someone=torch.arange(BITS) % 3 == 0)
+    out = tmp_path / "named.jsonl"
+    folder = tmp_path / "named.jsonl.blocks"
+    folder.mkdir()
+    EvaluationFolder.begin(folder, Evaluation("prediction", {"of": "others"}, 4, {"predict": 4}, [], {}))
+    with pytest.raises(EvaluationError, match="name another file with --out"):
+        predict(run, "--out", str(out), "--run_dir", str(tmp_path / "r"), registry=users)
 
 
 @pytest.mark.parametrize("mistake", ["nowhere", "untrained", "images"])

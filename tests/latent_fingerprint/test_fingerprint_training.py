@@ -237,6 +237,7 @@ def test_a_fingerprint_that_ships_is_known_by_its_name(tmp_path, monkeypatch):
         ({"key.bits": 5}, "found key.bits 5 (4 in the fingerprint), expected the key of the fingerprint"),
         ({"key.sigma": 2.0, "key.centred": True}, "key.sigma 2.0 (3.0 in the fingerprint), key.centred True (False"),
         ({"key.shift": -6}, "found key.shift -6 (-4 in the fingerprint)"),
+        ({"key.secret": "a file", "key.window": 6}, "found key.secret or key.window (public axes in the fingerprint)"),
         ({"key.shift": 8, "key.fit_latents": 20}, ""),  # of 12 axes: the same, counted from the other end
     ],
 )
@@ -263,10 +264,7 @@ def test_what_a_test_alone_needs_is_looked_at_before_the_training(generator, tmp
 def test_corrections_are_trained_read_back_and_gone_on_with(backbone, tmp_path):
     """The fingerprint that gives the first weights is known after the fit, or from the checkpoint."""
     generator = write_vq(tmp_path / "g.safetensors")
-    stem = {"training.stem": "patch"} if backbone == "encoder" else {}
-    asked = (
-        SMALL | stem | {"key.sigma": 0.5, "training.backbone": backbone, "training.corrections": 1, "training.bank": 40}
-    )
+    asked = SMALL | {"key.sigma": 0.5, "training.backbone": backbone, "training.corrections": 1, "training.bank": 40}
     module = LatentFingerprint(generator, **grouped(asked))
     fit(module, tmp_path / "first").save_checkpoint(tmp_path / "first.ckpt")
     read = LatentFingerprint.load_from_checkpoint(tmp_path / "first.ckpt").eval()

@@ -33,10 +33,6 @@ def build_network(
     # before a checkpoint brings its fingerprint the settings may ask for more bits than there are axes
     axes = max(0, axes_outside(generator, key, fingerprint))
     by_encoder = training.backbone == ENCODER
-    if by_encoder and training.stem != TrainingSettings.stem:
-        raise ValueError(
-            f"found training.stem {training.stem} for the backbone {ENCODER}, which has one of its own; leave it out"
-        )
     if by_encoder and training.weights != "none":
         raise ValueError(
             f"found training.weights {training.weights} for the backbone {ENCODER}, expected none: its weights are the "
@@ -112,7 +108,7 @@ def take_network(network: CalibratedNetwork, checkpoint: Path) -> str | None:
                 "train it first, with training.corrections 0"
             )
         own = body
-    _require_same(checkpoint, stored, own)
+    _require_same(checkpoint, stored, {name: value for name, value in own.items() if name not in body})
     network.load_state_dict({**network.state_dict(), **{name: stored[name] for name in own}})
     network.begun = told is None
     return told
