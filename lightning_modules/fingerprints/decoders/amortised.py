@@ -41,20 +41,29 @@ class AmortisedSettings:
 
 
 class AmortisedDecoder(NamedDecoder):
-    """Decodes keys by a trained network, in evaluation mode; of several registrations all are read."""
+    """Decodes keys by a trained network, in evaluation mode; of several registrations all are read.
+
+    Args:
+        network: the trained network.
+        batch: images that are computed together.
+        tried: names of registrations.
+        ground: what lies outside images that are put back, `(1, 3, H, W)` (`registrations.resampled`).
+    """
 
     settings_class = AmortisedSettings
     needs_network = True
     searches = False
 
-    def __init__(self, network: CalibratedNetwork, batch: int = 256, tried: Sequence[str] = ()) -> None:
-        self.network, self.batch, self.tried = network.eval(), batch, registrations(tried)
+    def __init__(
+        self, network: CalibratedNetwork, batch: int = 256, tried: Sequence[str] = (), ground: Tensor | None = None
+    ) -> None:
+        self.network, self.batch, self.tried, self.ground = network.eval(), batch, registrations(tried), ground
         self.refined = REFINEMENTS if FINE in tried else []
 
     @classmethod
     def build(cls, parts: DecoderParts, settings: AmortisedSettings) -> AmortisedDecoder:
         """See `base.NamedDecoder`."""
-        return cls(parts.network, settings.batch, settings.registrations)
+        return cls(parts.network, settings.batch, settings.registrations, likely_ground(parts, settings.registrations))
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1]; nothing is minimised, so the loss is nan."""
@@ -75,13 +84,19 @@ class AmortisedDecoder(NamedDecoder):
         """What `Start` holds, in its order."""
         read = _Readings(self.network, images)
         for register in self.tried[1:]:
-            read.add(register(images))
+            read.add(register(images, self.ground))
         if self.refined:
             size = images.shape[-2:]
             surest = torch.stack([register.matrix(*size) for register in self.tried])[read.chosen.cpu()]
             for step in self.refined:
-                read.add(resampled(images, surest @ step.matrix(*size)))
+                read.add(resampled(images, surest @ step.matrix(*size), self.ground))
         return *read.best, torch.stack(read.logits, dim=1), read.chosen
+
+
+@torch.no_grad()
+def likely_ground(parts: DecoderParts, tried: Sequence[str]) -> Tensor | None:
+    """The image `(1, 3, H, W)` of the mean latent, where there are registrations: it has a likely edge."""
+    return parts.generator.synthesize(parts.fingerprint.mean[None]).clamp(0.0, 1.0) if tried else None
 
 
 class _Readings:

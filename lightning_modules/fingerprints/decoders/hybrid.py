@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
+from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder, likely_ground
 from lightning_modules.fingerprints.decoders.base import (
     DecoderParts,
     KeyDecoder,
@@ -99,7 +99,8 @@ class HybridDecoder(NamedDecoder):
     @classmethod
     def build(cls, parts: DecoderParts, settings: HybridSettings) -> HybridDecoder:
         """Least squares from the network's answer, which is trusted as far as its validation says."""
-        start = AmortisedDecoder(parts.network, tried=settings.registrations)
+        tried = settings.registrations
+        start = AmortisedDecoder(parts.network, tried=tried, ground=likely_ground(parts, tried))
         return cls.from_start(start, parts, settings, parts.network.alpha_error)
 
     @classmethod

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
+from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder, AmortisedSettings, likely_ground
+from lightning_modules.fingerprints.decoders.base import DecoderParts
 from lightning_modules.fingerprints.decoders.registrations import (
     FINE,
     MARGIN,
@@ -63,6 +65,37 @@ def test_matrices_are_what_registrations_do_and_their_product_one_after_the_othe
     inside = (slice(None), slice(None), slice(8, 40), slice(8, 40))  # apart, the edge is repeated twice
     assert float((together - second(first(images)))[inside].abs().max()) < 0.03
     assert float((together - first(second(images)))[inside].abs().max()) > 0.06
+
+
+def test_what_an_image_does_not_show_is_taken_from_the_ground():
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    ground = torch.linspace(0, 1, 3 * 16 * 16).view(1, 3, 16, 16)
+    put_back = Registration(down=2, right=-1)(images, ground)
+    assert torch.allclose(put_back[..., 2:, :-1], images[..., :-2, 1:], atol=1e-4)
+    assert torch.equal(put_back[..., :2, :], ground[..., :2, :].expand(2, -1, -1, -1))
+    assert torch.equal(put_back[..., -1], ground[..., -1].expand(2, -1, -1))
+    assert torch.equal(MIRRORED(images, ground), images.flip(-1))
+
+
+def test_decoders_put_images_back_onto_the_image_of_the_mean_latent(scene):
+    images, network, _ = scene
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return network(images)
+
+    fingerprint = SimpleNamespace(mean=torch.full((5,), 0.25))
+    generator = SimpleNamespace(synthesize=lambda latents: latents[:, :1, None, None].expand(-1, 3, 32, 32))
+    parts = DecoderParts(generator, fingerprint, Watched(), None)
+    AmortisedDecoder.build(parts, AmortisedSettings(registrations=["shift", FINE])).decode(images)
+    assert len(seen) == 1 + 8 + len(REFINEMENTS)
+    shown = torch.stack(seen)[1:]
+    assert bool(
+        (shown[:16] == 0.25).flatten(1).any(dim=1).all()
+    )  # by a pixel, of both kinds; half of one shows no edge
+    assert likely_ground(parts, []) is None
 
 
 @pytest.mark.parametrize(
