@@ -69,9 +69,15 @@ class Abstention:
             distance, farthest = self.bank.alpha_distance(estimate.alpha), self.bank.farthest_alpha
             found = [reason or _far(float(d), farthest) for reason, d in zip(found, distance, strict=True)]
         if estimate.latents is None and estimate.alpha is not None:  # the log odds are the network's own
-            answers = zip(found, *self.bank.likeness(estimate.logits), strict=True)
             limit, names = self.likeness_limit, self.bank.names
-            found = [reason or (_like(names[int(row)], float(c)) if c > limit else "") for reason, c, row in answers]
+            for logits in (
+                estimate.evidence[:, 0],
+                estimate.logits,
+            ):  # as it is, and as the surest reading puts it back
+                answers = zip(found, *self.bank.likeness(logits), strict=True)
+                found = [
+                    reason or (_like(names[int(row)], float(c)) if c > limit else "") for reason, c, row in answers
+                ]
         return found
 
     @property

@@ -225,7 +225,7 @@ def test_the_summary_counts_images_by_user_and_cuts_a_long_list(tmp_path):
     lines = callback.summary.splitlines()
     assert lines[0] == (
         "13 files: 13 attributed, 0 without a match, 0 abstained (12 users, false-positive rate 1e-05 an image: a user "
-        "is named from a p-value of 8.3e-07 on)"
+        "is named by a p-value of 8.3e-07 or less)"
     )
     assert lines[1] == "  user7: 2"
     assert lines[-1] == "  and 2 more"

@@ -114,3 +114,15 @@ def test_a_network_whose_own_images_come_near_loosens_the_limit(abstention):
 
 def test_an_estimate_without_latent_is_compared_by_content_alone(abstention, marked):
     assert abstention.reasons(marked[:2], KeyEstimate(torch.ones(2, 32), torch.zeros(2))) == ["", ""]
+
+
+def test_an_image_is_told_by_its_reading_as_it_is_as_well(abstention, marked):
+    """Put back onto another ground, an image that shows nothing may show something."""
+    bank = abstention.bank
+    as_it_is = bank.log_odds[400:401].float() / 20
+    surest = torch.randn(1, bank.bits, generator=torch.Generator().manual_seed(0))
+    alpha = bank.alpha_mean[None]
+    estimate = KeyEstimate(surest, torch.zeros(1), alpha=alpha, readings=torch.stack([as_it_is, surest], dim=1))
+    (reason,) = abstention.reasons(marked[:1], estimate)
+    assert "the decoder answers as it does to" in reason
+    assert abstention.reasons(marked[:1], replace(estimate, readings=None)) == [""]
