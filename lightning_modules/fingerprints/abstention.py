@@ -56,8 +56,7 @@ class Abstention:
     def reasons(self, images: Tensor, estimate: KeyEstimate) -> list[str]:
         """Why there is no verdict on each of `(n, 3, H, W)` images in [0, 1] and its estimate; "" where there is one.
 
-        What a search found is compared by its latents, what a network found by its alpha and, where its log odds are
-        the answer, by these.
+        What a search found is compared by its latents, what a network found by its alpha and by its log odds.
         """
         found = without_content(images)
         if self.bank is None:
@@ -68,12 +67,10 @@ class Abstention:
         if estimate.alpha is not None:
             distance, farthest = self.bank.alpha_distance(estimate.alpha), self.bank.farthest_alpha
             found = [reason or _far(float(d), farthest) for reason, d in zip(found, distance, strict=True)]
-        if estimate.latents is None and estimate.alpha is not None:  # the log odds are the network's own
+        if estimate.network is not None:
             limit, names = self.likeness_limit, self.bank.names
-            for logits in (
-                estimate.evidence[:, 0],
-                estimate.logits,
-            ):  # as it is, and as the surest reading puts it back
+            # as it is and, where the answer is the network's, as the surest reading puts it back
+            for logits in (estimate.network, *([estimate.logits] if estimate.latents is None else [])):
                 answers = zip(found, *self.bank.likeness(logits), strict=True)
                 found = [
                     reason or (_like(names[int(row)], float(c)) if c > limit else "") for reason, c, row in answers

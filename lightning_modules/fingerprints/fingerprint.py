@@ -104,6 +104,13 @@ class Fingerprint:
         """What keys `(n, m)`, numbers in [0, 1], add to latents, `(n, d)`; differentiable."""
         return self.sigma * (keys - self.centre) @ self.key_axes.sum(dim=0)
 
+    def latents(self, alpha: Tensor, keys: Tensor) -> Tensor:
+        """Latents `(n, d)` of coordinates outside the key, in deviations `(n, k)`, and of keys `(n, m)` in [0, 1].
+
+        Differentiable in both.
+        """
+        return self.mean + (alpha * self.other_deviation) @ self.other_axes + self.offset(keys)
+
     def gaussian_latents(self, normals: Tensor) -> Tensor:
         """Latents `(n, d)` of the Gaussian prior without key, `alpha ~ N(0, s^2)` along the axes outside the key.
 

@@ -116,13 +116,15 @@ def test_an_estimate_without_latent_is_compared_by_content_alone(abstention, mar
     assert abstention.reasons(marked[:2], KeyEstimate(torch.ones(2, 32), torch.zeros(2))) == ["", ""]
 
 
-def test_an_image_is_told_by_its_reading_as_it_is_as_well(abstention, marked):
+def test_an_image_is_told_by_its_reading_as_it_is_as_well(module, abstention, marked):
     """Put back onto another ground, an image that shows nothing may show something."""
     bank = abstention.bank
     as_it_is = bank.log_odds[400:401].float() / 20
     surest = torch.randn(1, bank.bits, generator=torch.Generator().manual_seed(0))
     alpha = bank.alpha_mean[None]
-    estimate = KeyEstimate(surest, torch.zeros(1), alpha=alpha, readings=torch.stack([as_it_is, surest], dim=1))
+    estimate = KeyEstimate(surest, torch.zeros(1), alpha=alpha, network=as_it_is)
     (reason,) = abstention.reasons(marked[:1], estimate)
     assert "the decoder answers as it does to" in reason
-    assert abstention.reasons(marked[:1], replace(estimate, readings=None)) == [""]
+    assert abstention.reasons(marked[:1], replace(estimate, network=surest)) == [""]
+    searched = replace(estimate, latents=module.fingerprint.mean[None])  # what the network says counts there too
+    assert abstention.reasons(marked[:1], searched) == [reason]

@@ -69,7 +69,7 @@ class AmortisedDecoder(NamedDecoder):
         """Decode images `(n, 3, H, W)` in [0, 1]; nothing is minimised, so the loss is nan."""
         start = self.starts(images)
         nothing = torch.full((len(images),), float("nan"), device=images.device)
-        return KeyEstimate(start.logits, nothing, alpha=start.alpha, readings=start.readings)
+        return KeyEstimate(start.logits, nothing, alpha=start.alpha, network=start.as_it_is, readings=start.readings)
 
     @torch.no_grad()
     def starts(self, images: Tensor) -> Start:

@@ -32,6 +32,7 @@ class KeyEstimate:
     loss: Tensor  # float32 (n,), what the decoder minimised, at its end; nan for a decoder that minimises nothing
     latents: Tensor | None = None  # float32 (n, d), those found, with their keys
     alpha: Tensor | None = None  # float32 (n, k), what the trained network alone says of them, in deviations
+    network: Tensor | None = None  # float32 (n, m), the logits that it alone gives the image as it is
     readings: Tensor | None = None  # float32 (n, r, m), logits of the image as it is and put back in other ways
 
     @property
@@ -67,6 +68,11 @@ class Start:
     images: Tensor  # (n, 3, H, W), those that the answer is to: as they are, or put back
     readings: Tensor | None = None  # (n, r, m), logits of the image as it is and put back in other ways
     chosen: Tensor | None = None  # int64 (n,), the reading that logits, alpha and images are of
+
+    @property
+    def as_it_is(self) -> Tensor:
+        """Logits `(n, m)` of the image as it is."""
+        return (self.logits if self.readings is None else self.readings[:, 0]).clone()
 
 
 class KeyDecoder(Protocol):

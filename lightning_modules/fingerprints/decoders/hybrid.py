@@ -23,6 +23,7 @@ from lightning_modules.fingerprints.decoders.inversion import InversionDecoder, 
 from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder
 from lightning_modules.fingerprints.decoders.losses import ImageLoss, make_loss
 from lightning_modules.fingerprints.decoders.post_processing import FILTERS, Filter, likeliest_filters
+from lightning_modules.fingerprints.decoders.refinement import Refinement, RefinementSettings
 from lightning_modules.fingerprints.decoders.registrations import registrations
 from lightning_modules.fingerprints.decoders.search_settings import LeastSquaresSettings
 from lightning_modules.fingerprints.decoders.search_space import SearchSpace, search_space
@@ -34,6 +35,21 @@ DESCENT = InversionSettings(starts=16, steps=60, learning_rate=0.1, decay=0.008,
 BATCH = 256
 CONTRADICTION = 5.0
 """Standard deviations below the expected log likelihood at which an answer contradicts the start."""
+
+
+class Search(Protocol):
+    """Improves given answers."""
+
+    def refine(
+        self,
+        images: Tensor,
+        alpha: Tensor,
+        logits: Tensor,
+        alpha_error: Tensor | None = None,
+        behind: Filter | None = None,
+    ) -> KeyEstimate:
+        """As `LeastSquaresDecoder.refine`."""
+        ...
 
 
 class StartDecoder(Protocol):
@@ -76,14 +92,14 @@ class HybridDecoder(NamedDecoder):
     that choice, and the answer takes that reading's place among all readings.
     """
 
-    settings_class = HybridSettings
+    settings_class: ClassVar[type] = HybridSettings
     preset: ClassVar[Mapping[str, Any]] = {"iterations": 10, "tolerance": 1e-2, "stop_log_odds": 100.0}
     needs_network = True
 
     def __init__(
         self,
         start: StartDecoder,
-        search: LeastSquaresDecoder,
+        search: Search,
         space: SearchSpace,
         generator: Generator,
         fingerprint: Fingerprint,
@@ -99,8 +115,7 @@ class HybridDecoder(NamedDecoder):
     @classmethod
     def build(cls, parts: DecoderParts, settings: HybridSettings) -> HybridDecoder:
         """Least squares from the network's answer, which is trusted as far as its validation says."""
-        tried = settings.registrations
-        start = AmortisedDecoder(parts.network, tried=tried, ground=likely_ground(parts, tried))
+        start = network_start(parts, settings.registrations)
         return cls.from_start(start, parts, settings, parts.network.alpha_error)
 
     @classmethod
@@ -133,10 +148,20 @@ class HybridDecoder(NamedDecoder):
             mine = (images[some], alpha[some], logits[some], first[some], shown[some])
             for answer, part in zip(answers, self._searched(*mine, behind), strict=True):
                 answer[some] = part
+        trained = self.alpha_error is not None
+        return KeyEstimate(
+            *answers,
+            alpha=alpha if trained else None,
+            network=start.as_it_is if trained else None,
+            readings=self._readings(start, answers[0]),
+        )
+
+    def _readings(self, start: Start, logits: Tensor) -> Tensor | None:
+        """All readings `(n, r, m)`, with the answer `(n, m)` in the place of the one that it improves."""
         readings = start.readings
         if readings is not None and start.chosen is not None:
-            readings[torch.arange(len(readings), device=readings.device), start.chosen] = answers[0]
-        return KeyEstimate(*answers, alpha=None if self.alpha_error is None else alpha, readings=readings)
+            readings[torch.arange(len(readings), device=readings.device), start.chosen] = logits
+        return readings
 
     def _searched(
         self, images: Tensor, alpha: Tensor, logits: Tensor, first: Tensor, shown: Tensor, behind: Filter | None
@@ -157,9 +182,30 @@ class HybridDecoder(NamedDecoder):
         )
 
     def _shown(self, alpha: Tensor, bits: Tensor) -> Tensor:
-        fingerprint = self.fingerprint
-        latents = fingerprint.mean + (alpha * fingerprint.other_deviation) @ fingerprint.other_axes
-        return fingerprint.embed(latents, bits)
+        return self.fingerprint.latents(alpha, bits.float())
+
+
+class RefinedDecoder(HybridDecoder):
+    """The network's answer, improved by a fixed number of conjugate-gradient steps (`refinement`).
+
+    It differs from `HybridDecoder` in how the search goes on, and in what an image costs: tens of syntheses, and the
+    same for each. Blur and resizing are looked for, and answers weighed, as there. With registrations its answer is one
+    reading more, so that it can only add to what the network's say, and that of several images is added up whichever
+    reading of each was the surest.
+    """
+
+    settings_class = RefinementSettings
+    preset: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def build(cls, parts: DecoderParts, settings: Any) -> RefinedDecoder:
+        """Refine the network's answer, which is trusted as far as its validation says."""
+        space, start = search_space(parts.generator, parts.fingerprint), network_start(parts, settings.registrations)
+        search = Refinement(space, settings, parts.watch)
+        return cls(start, search, space, parts.generator, parts.fingerprint, parts.loss, parts.network.alpha_error)
+
+    def _readings(self, start: Start, logits: Tensor) -> Tensor | None:
+        return None if start.readings is None else torch.cat([start.readings, logits[:, None]], dim=1)
 
 
 class RestartedDecoder(NamedDecoder):
@@ -221,6 +267,11 @@ class EncoderStarts:
         axes = self.fingerprint.key_axes.mean(dim=0)  # copies of a bit are averaged
         key = (latents - self.fingerprint.mean) @ axes.T / self.fingerprint.sigma + self.fingerprint.centre
         return Start(8.0 * (key.clamp(0.0, 1.0) - 0.5), coordinates(latents, self.fingerprint), images)
+
+
+def network_start(parts: DecoderParts, tried: Sequence[str]) -> AmortisedDecoder:
+    """The network's surest reading of each image, of registrations by name."""
+    return AmortisedDecoder(parts.network, tried=tried, ground=likely_ground(parts, tried))
 
 
 def _search(space: SearchSpace, settings: LeastSquaresSettings, watch: Watch) -> LeastSquaresDecoder:

@@ -34,6 +34,7 @@ from lightning_modules.fingerprints.decoders.bit_detection import decide
 from lightning_modules.fingerprints.decoders.directions import krylov_directions, orthonormal
 from lightning_modules.fingerprints.decoders.losses import ImageLoss
 from lightning_modules.fingerprints.decoders.search_settings import LeastSquaresSettings
+from lightning_modules.fingerprints.decoders.search_space import leaky
 from lightning_modules.fingerprints.fingerprint import Fingerprint
 
 KEY_CENTRE, KEY_DEVIATION = 0.5, 0.5  # of a fair bit
@@ -45,8 +46,6 @@ MANY_COORDINATES = 256
 """Coordinates from which on a search goes along few directions unless told otherwise."""
 DIRECTIONS = 12
 """Directions of a Krylov space, where the settings name none."""
-LEAK = 0.02
-"""Slope of a pixel beyond black or white: a saved file has none, a search without any would never come back."""
 
 
 Behind = Callable[[Tensor], Tensor]
@@ -319,9 +318,7 @@ class LeastSquaresDecoder:
 
     def _made(self, values: Tensor, behind: Behind) -> Tensor:
         self.watch.check()
-        made = self.synthesize(self._latents(values))
-        shown = made.clamp(0.0, 1.0)
-        return self._features(behind(shown + LEAK * (made - shown)))
+        return self._features(behind(leaky(self.synthesize(self._latents(values)))))
 
     def _features(self, images: Tensor) -> Tensor:
         """Features of images, position by position, `(n, c, p)`."""
@@ -329,10 +326,7 @@ class LeastSquaresDecoder:
         return features.flatten(2)
 
     def _latents(self, values: Tensor) -> Tensor:
-        fingerprint = self.fingerprint
-        alpha, key = values[:, : self.axes], values[:, self.axes :]
-        outside = (alpha * fingerprint.other_deviation) @ fingerprint.other_axes
-        return fingerprint.mean + outside + fingerprint.offset(key)
+        return self.fingerprint.latents(values[:, : self.axes], values[:, self.axes :])
 
 
 def _residual(target: Tensor, made: Tensor, kept: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ DECODERS = Table(
         "hybrid": f"{_HERE}.hybrid:HybridDecoder",
         "inversion": f"{_HERE}.hybrid:RestartedDecoder",
         "paper": f"{_HERE}.inversion:InversionDecoder",
+        "refined": f"{_HERE}.hybrid:RefinedDecoder",
     },
 )
 """Each class has its `settings_class`, its `preset` and `build` (`base.NamedDecoder`)."""

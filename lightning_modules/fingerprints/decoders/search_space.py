@@ -13,6 +13,8 @@ from lightning_modules.fingerprints.fingerprint import Fingerprint
 from lightning_modules.generators.protocol import Generator
 
 DRAWS = 256
+LEAK = 0.02
+"""Slope of a pixel beyond black or white: a saved file has none, a search without any would never come back."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,16 @@ class SearchSpace:
     synthesize: Callable[[Tensor], Tensor]
     fingerprint: Fingerprint
     widening: Tensor
+
+    def shown(self, alpha: Tensor, keys: Tensor) -> Tensor:
+        """Images `(n, 3, H, W)`, in [0, 1] but for `LEAK`, of alpha `(n, k)` in deviations and keys `(n, m)`."""
+        return leaky(self.synthesize(self.fingerprint.latents(alpha, keys)))
+
+
+def leaky(images: Tensor) -> Tensor:
+    """Images clamped to [0, 1] but for a `LEAK`."""
+    shown = images.clamp(0.0, 1.0)
+    return shown + LEAK * (images - shown)
 
 
 @torch.no_grad()

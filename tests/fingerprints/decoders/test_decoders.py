@@ -17,9 +17,10 @@ from lightning_modules.fingerprints.decoders.hybrid import EncoderStarts, Hybrid
 from lightning_modules.fingerprints.decoders.inversion import InversionDecoder
 from lightning_modules.fingerprints.decoders.key_network import KeyNetwork
 from lightning_modules.fingerprints.decoders.losses import LOSSES, ImageLoss, make_loss
+from lightning_modules.fingerprints.decoders.refinement import Refinement
 from lightning_modules.fingerprints.decoders.registry import DECODERS, check_decoder, make_decoder
 
-SHORT = {"amortised": {"batch": 2}, "hybrid": {}, "inversion": {}, "paper": {"starts": 6, "steps": 150}}
+SHORT = {"amortised": {"batch": 2}, "paper": {"starts": 6, "steps": 150}, "refined": {"iterations": 20}}
 
 
 class Encoding(Smooth):
@@ -62,7 +63,7 @@ def build(name, generator, network, options=None, attack=None):
 @pytest.mark.parametrize("name", DECODERS)
 def test_every_name_gives_a_decoder(name, generator, network):
     _, keys, images = marked(generator)
-    estimate = build(name, generator, network, SHORT[name]).decode(images)
+    estimate = build(name, generator, network, SHORT.get(name)).decode(images)
     assert estimate.logits.shape == keys.shape
     assert estimate.loss.shape == (6,)
     assert estimate.logits.isfinite().all()
@@ -76,7 +77,7 @@ def test_every_name_gives_a_decoder(name, generator, network):
     ("name", "options", "message"),
     [
         ("hybird", {}, "found decoder 'hybird'; did you mean hybrid"),
-        ("oracle", {}, "found decoder 'oracle'; expected one of amortised, hybrid, inversion, paper"),
+        ("oracle", {}, "found decoder 'oracle'; expected one of amortised, hybrid, inversion, paper, refined"),
         ("hybrid", {"iteration": 3}, "option of the decoder hybrid 'iteration'; did you mean iterations"),
         ("paper", {"learning-rate": 3}, "option of the decoder paper 'learning-rate'; did you mean learning_rate"),
         (
@@ -87,7 +88,7 @@ def test_every_name_gives_a_decoder(name, generator, network):
         (
             "amortised",
             {"steps": 3},
-            "amortised 'steps', of hybrid and of inversion and of paper; expected one of batch",
+            "amortised 'steps', of hybrid and of inversion and of paper and of refined; expected one of batch",
         ),
     ],
 )
@@ -101,6 +102,8 @@ def test_unknown_words_are_named_with_what_is_near(name, options, message, gener
 def test_settings_that_cannot_be_run_are_refused(generator, network):
     for name, options, told in (
         ("hybrid", {"iterations": 0}, "found iterations 0, expected at least 1"),
+        ("refined", {"steps": 0}, "found steps 0, expected at least 1"),
+        ("refined", {"damping": 0.1}, "of the decoder refined 'damping', of hybrid and of inversion; expected one of"),
         ("paper", {"steps": 0}, "found steps 0, expected at least 1"),
         ("amortised", {"batch": -1}, "found batch -1, expected at least 1"),
         ("amortised", {"batch": "2"}, "found option batch of the decoder amortised '2', expected a whole number"),
@@ -148,6 +151,10 @@ def test_each_starts_from_what_it_says(generator, network):
     assert isinstance(hybrid.start, AmortisedDecoder)
     assert hybrid.start.network is network
     assert torch.equal(hybrid.alpha_error, network.alpha_error)
+    refined = build("refined", generator, network)
+    assert refined.start.network is network
+    assert torch.equal(refined.alpha_error, network.alpha_error)
+    assert isinstance(refined.search, Refinement)
     assert isinstance(inversion, RestartedDecoder)
     assert inversion.descent.settings.whitened
     assert isinstance(build("paper", generator, network), InversionDecoder)
