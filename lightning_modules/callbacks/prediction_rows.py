@@ -362,12 +362,10 @@ class VerdictRows(BlockRows):
     def _compare(self, logits: Tensor, readings: Tensor) -> dict[str, Any]:
         """Verdict on one image's logits `(m,)`, or on those of several that carry one key, `(n, m)`.
 
-        Readings are `(r, m)` or `(n, r, m)`. Those of several images are all put back in one way, or each in the way
-        that the decoder is surest of.
+        Readings are `(r, m)` or `(n, r, m)`. Logits are of the reading that the decoder is surest of, image by image;
+        several images are read like that, or all put back in one way.
         """
-        by_way = readings.movedim(-2, 0)
-        others = by_way[1:] if readings.ndim == 2 or len(by_way) == 1 else torch.cat([by_way[1:], logits[None]])
-        verdict = attribute(by_way[0], self.names, self.keys, self.false_positive_rate, others if len(others) else None)
+        verdict = attribute(logits, self.names, self.keys, self.false_positive_rate, readings.movedim(-2, 0))
         row = verdict_row(verdict)
         total = combine(logits.reshape(-1, logits.shape[-1]))
         row["confidence"] = float(KeyEstimate(total, torch.empty(0)).confidence.mean())
@@ -380,10 +378,10 @@ def _reasons(table: pa.Table) -> list[str]:
 
 
 def _readings(table: pa.Table, bits: int) -> Tensor:
-    """Log odds of a table's images by reading, float64 `(n, r, m)`; the logits alone where there is one."""
-    column = "readings" if "readings" in table.column_names else "logits"
-    found = read_matrix(table, column).double()
-    return found.view(len(found), -1, bits)
+    """Log odds of a table's images by reading, float64 `(n, r, m)`; r is 0 where the answer stands alone."""
+    if "readings" not in table.column_names:
+        return torch.empty(table.num_rows, 0, bits, dtype=torch.float64)
+    return read_matrix(table, "readings").double().view(table.num_rows, -1, bits)
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class FingerprintEvaluation:
             "bits": self.stream.fingerprint.bits,
             "scores": list(self.scores),
             "perceptual": self.perceptual,
-            "p-values": "of log odds",  # blocks without them are of an earlier version
+            "p-values": "of the answer and of its readings",  # blocks without them are of an earlier version
             "extractor": None if extractor is None else {"name": extractor.name, "d": extractor.num_features},
             "other generator": None if self.other is None else content_hash(cast(nn.Module, self.other).state_dict()),
         }
@@ -164,10 +164,13 @@ class FingerprintEvaluation:
         """Answers to attacked images; where an attack has left every pixel as it was, those to the clean image."""
         if not bool(changed.any()):
             return clean
-        logits, evidence = clean.logits.clone(), clean.evidence.clone()
         found = self._decode(attacked[changed], index[changed.to(index.device)], under)
-        logits[changed], evidence[changed] = found.logits, found.evidence
-        return KeyEstimate(logits, clean.loss, readings=evidence)
+        logits = clean.logits.clone()
+        logits[changed] = found.logits
+        readings = None if clean.readings is None else clean.readings.clone()
+        if readings is not None and found.readings is not None:
+            readings[changed] = found.readings
+        return KeyEstimate(logits, clean.loss, readings=readings)
 
     def _features(self, images: Tensor, chosen: Tensor) -> pa.Array:
         chosen = chosen.cpu()

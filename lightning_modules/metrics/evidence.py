@@ -99,19 +99,36 @@ def p_values(logits: Tensor, keys: Tensor) -> Tensor:
     return torch.tensor(found, dtype=torch.float64)
 
 
-FIRST_SHARE = 0.5
-"""Of a false-positive rate, what the image as it is may use up; other readings of it share the rest alike."""
+LEADING_SHARES = (0.5, 0.25)
+"""Of a false-positive rate, what a decoder's answer and the image as it is may use up; other readings share the rest
+alike."""
 
 
 def share_of(reading: int, readings: int) -> float:
     """The share of a false-positive rate that one of several readings of an image is tested at; they add up to 1.
 
     Weighted Bonferroni (Genovese, Roeder and Wasserman 2006): the smallest p-value divided by its share is a p-value,
-    however the readings depend on each other. The image as it is, reading 0, is the likeliest one to be right.
+    however the readings depend on each other. The decoder's answer, reading 0, is the likeliest one to be right: what
+    it makes of the reading that it is surest of, whoever's key that speaks for. Then comes the image as it is.
     """
-    if readings == 1:
-        return 1.0
-    return FIRST_SHARE if reading == 0 else (1.0 - FIRST_SHARE) / (readings - 1)
+    leading = LEADING_SHARES[: readings - 1]
+    if reading < len(leading):
+        return leading[reading]
+    return (1.0 - sum(leading)) / (readings - len(leading))
+
+
+def worth_testing(weights: NDArray[np.int64], against: NDArray[Any]) -> list[int]:
+    """Readings whose exact p-values are taken: the leading ones, and the one that stands best of all others.
+
+    Whichever that is, the least of theirs is no smaller than the least of all, so that it keeps to its rate.
+
+    Args:
+        weights: of r readings, `(r, m)`.
+        against: weight against a key by reading, `(r,)`; each reading may have a key of its own.
+    """
+    leading = min(len(LEADING_SHARES), len(weights))
+    others = standing(weights[leading:], against[leading:])
+    return [*range(leading), *([leading + int(others.argmin())] if len(others) else [])]
 
 
 def standing(weights: NDArray[np.int64], against: NDArray[Any]) -> NDArray[np.float64]:
@@ -130,18 +147,15 @@ def standing(weights: NDArray[np.int64], against: NDArray[Any]) -> NDArray[np.fl
 def p_values_of_readings(readings: Tensor, keys: Tensor) -> Tensor:
     """Of each image, the p-value of its key by several readings of the image (`share_of`); float64 `(n,)`.
 
-    Exact p-values are taken of the image as it is and of the reading that stands best otherwise: whichever that is, the
-    result is no smaller than the least of all of them, so that it keeps to its rate.
-
     Args:
-        readings: log odds by reading, `(n, r, m)`, the image as it is first.
+        readings: log odds by reading, `(n, r, m)`: the decoder's answer, the image as it is, then others.
         keys: the keys to test, bool `(n, m)`.
     """
     found = []
     for odds, key in zip(readings, keys, strict=True):
         weights = bit_weights(trusted(odds))
         against = weight_against(weights, odds > 0, key.expand(len(odds), -1))
-        tried = [0] if len(odds) == 1 else [0, 1 + int(standing(weights[1:], against[1:]).argmin())]
+        tried = worth_testing(weights, against)
         chances = [p_value(weights[one], int(against[one])) / share_of(one, len(odds)) for one in tried]
         found.append(min(1.0, *chances))
     return torch.tensor(found, dtype=torch.float64)

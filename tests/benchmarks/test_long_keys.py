@@ -1,14 +1,15 @@
 """Named users under everyday attacks, the table of docs/keys_of_64_bits.md.
 
 `python -m pytest tests/benchmarks -m benchmark -s -k everyday`: 400 images of 100 keys by `ldm64`, as 8-bit files, read
-as they are, by all registrations that its checkpoint names, and four of one key together. Wrong keys are random ones.
+as they are by one pass of the network and by the decoder that its checkpoint names, by all its registrations, and four
+of one key together. Wrong keys are random ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -38,13 +39,21 @@ REGISTERED_HYBRID = DecoderSettings("hybrid", {"registrations": ["flip", "shift"
 RATE, FEW, MANY, TOGETHER = 1e-6, 50, 1_000_000, 4
 
 
+class Named(NamedTuple):
+    """Bits right, and images that are named among `FEW` and among `MANY` users, all in [0, 1]."""
+
+    bits: float
+    few: float
+    many: float
+
+
 @dataclass(frozen=True)
 class Shares:
-    """Of the images under one condition, all in [0, 1]."""
+    """Of the images under one condition."""
 
-    bits: float  # right as the image is
-    as_it_is: tuple[float, float]  # named among few and many, without other readings
-    readings: tuple[float, float]  # with them
+    network: Named  # by one pass of the network, of the image as it is
+    as_it_is: Named  # by the decoder
+    readings: Named  # by the decoder and all its registrations
     together: float  # named among many by four images of one key
     wrong_few: float  # of random keys, with a p-value that names among few
     wrong: float  # of random keys, at a nominal 0.05
@@ -55,23 +64,29 @@ def shares(run: Path, conditions: tuple[str, ...], keys: int, **changes: Any) ->
     module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt", **changes).eval()
     count, (own, images) = keys * TOGETHER, marked(module, keys)
     others = seeded_keys(count, module.fingerprint.bits, 78, 0)
-    decoder, seeds = module.key_decoder(), image_seeds(0, torch.arange(count))
+    decoder, asked, seeds = module.key_decoder(), module.decoder, image_seeds(0, torch.arange(count))
+    unmoved = None
+    if asked.options.get("registrations"):
+        module.decoder = replace(asked, options={**asked.options, "registrations": []})
+        unmoved = module.key_decoder()
     found = {}
     for name in conditions:
         seen = images if name == "clean" else make_attack(name).real(images, seeds)
         answer = decoder.decode(seen)
-        alone, tried = p_values(answer.evidence[:, 0], own), p_values_of_readings(answer.evidence, own)
+        as_it_is = answer if unmoved is None else unmoved.decode(seen)
         wrong = p_values_of_readings(answer.evidence, others)
         joined = p_values_of_readings(_together(answer), own[::TOGETHER])
+        assert answer.network is not None
         found[name] = one = Shares(
-            float(((answer.evidence[:, 0] > 0) == own).double().mean()),
-            (_named(alone, FEW), _named(alone, MANY)),
-            (_named(tried, FEW), _named(tried, MANY)),
+            _shares_of(KeyEstimate(answer.network, answer.loss), own),
+            _shares_of(as_it_is, own),
+            _shares_of(answer, own),
             _named(joined, MANY),
             _named(wrong, FEW),
             float((wrong <= 0.05).double().mean()),
         )
-        shown = [f"{100 * value:5.1f}" for value in (one.bits, *one.as_it_is, *one.readings, one.together)]
+        values = (*one.network, *one.as_it_is, *one.readings, one.together)
+        shown = [f"{100 * value:5.1f}" for value in values]
         told = f"wrong keys: named {one.wrong_few:.4f}, at 0.05 {one.wrong:.4f}"
         print(f"{name:26s} {' '.join(shown)}   {told}", flush=True)
     return found
@@ -159,16 +174,18 @@ def marked(module: LatentFingerprint, keys: int) -> tuple[Tensor, Tensor]:
         return own, eight_bit(module.generator.synthesize(module.fingerprint.embed(latents, own)))
 
 
+def _shares_of(answer: KeyEstimate, own: Tensor) -> Named:
+    chances = p_values_of_readings(answer.evidence, own)
+    return Named(float((answer.bits == own).double().mean()), _named(chances, FEW), _named(chances, MANY))
+
+
 def _named(chances: Tensor, users: int) -> float:
     return float((chances * users <= RATE).double().mean())
 
 
 def _together(answer: KeyEstimate) -> Tensor:
-    """Evidence of four images each: by reading, and of the reading of each image that the network is surest of."""
+    """Evidence of four images each, answer by answer and reading by reading."""
     evidence = answer.evidence.double().unflatten(0, (-1, TOGETHER)).transpose(1, 2)  # (keys, r, 4, m)
-    if answer.readings is not None:
-        surest = answer.logits.double().unflatten(0, (-1, TOGETHER))
-        evidence = torch.cat([evidence, surest[:, None]], dim=1)
     return torch.stack([torch.stack([combine(four) for four in readings]) for readings in evidence])
 
 
@@ -187,9 +204,10 @@ def test_everyday_attacks() -> None:
 @pytest.mark.parametrize("run", [TRAINED / "ldm64_corrected", LDM64_EMOJI], ids=lambda run: run.name)
 def test_corrected_answers(run: Path) -> None:
     """A reading costs more: all conditions by one reading, three of them by all."""
-    once = shares(run, CONDITIONS, keys=100, decoder=DecoderSettings())
+    once = shares(run, CONDITIONS, keys=100, decoder=DecoderSettings("refined"))
     registered = shares(run, ("flip", "shift_1", "crop_0.9"), keys=10)
-    assert once["clean"].as_it_is[1] > 0.9
+    assert once["clean"].network.many > 0.9
+    assert once["clean"].as_it_is.many > 0.9
     assert all(one.wrong_few == 0.0 for one in (*once.values(), *registered.values()))
 
 

@@ -75,10 +75,10 @@ class AmortisedDecoder(NamedDecoder):
     def starts(self, images: Tensor) -> Start:
         """The surest reading of each of images `(n, 3, H, W)`, and the logits of all."""
         parts = [self._registered(part) for part in torch.split(images, self.batch)]
-        logits, alpha, put_back, readings, chosen = (torch.cat(some) for some in zip(*parts, strict=True))
+        logits, alpha, put_back, readings = (torch.cat(some) for some in zip(*parts, strict=True))
         if len(self.tried) + len(self.refined) == 1:
             return Start(logits, alpha, images)
-        return Start(logits, alpha, put_back, readings, chosen)
+        return Start(logits, alpha, put_back, readings)
 
     def _registered(self, images: Tensor) -> tuple[Tensor, ...]:
         """What `Start` holds, in its order."""
@@ -90,7 +90,7 @@ class AmortisedDecoder(NamedDecoder):
             surest = torch.stack([register.matrix(*size) for register in self.tried])[read.chosen.cpu()]
             for step in self.refined:
                 read.add(resampled(images, surest @ step.matrix(*size), self.ground))
-        return *read.best, torch.stack(read.logits, dim=1), read.chosen
+        return *read.best, torch.stack(read.logits, dim=1)
 
 
 @torch.no_grad()

@@ -33,12 +33,13 @@ class KeyEstimate:
     latents: Tensor | None = None  # float32 (n, d), those found, with their keys
     alpha: Tensor | None = None  # float32 (n, k), what the trained network alone says of them, in deviations
     network: Tensor | None = None  # float32 (n, m), the logits that it alone gives the image as it is
-    readings: Tensor | None = None  # float32 (n, r, m), logits of the image as it is and put back in other ways
+    readings: Tensor | None = None  # float32 (n, r, m), the network's logits of the image as it is, then as put back
 
     @property
     def evidence(self) -> Tensor:
-        """All readings of each image, `(n, r, m)`; the logits alone where there is one."""
-        return self.logits[:, None] if self.readings is None else self.readings
+        """What a verdict tests, `(n, 1 + r, m)`: the answer, then all readings; the answer alone without them."""
+        answer = self.logits[:, None]
+        return answer if self.readings is None else torch.cat([answer, self.readings], dim=1)
 
     @property
     def bits(self) -> Tensor:
@@ -67,7 +68,6 @@ class Start:
     alpha: Tensor  # (n, k), in standard deviations
     images: Tensor  # (n, 3, H, W), those that the answer is to: as they are, or put back
     readings: Tensor | None = None  # (n, r, m), logits of the image as it is and put back in other ways
-    chosen: Tensor | None = None  # int64 (n,), the reading that logits, alpha and images are of
 
     @property
     def as_it_is(self) -> Tensor:

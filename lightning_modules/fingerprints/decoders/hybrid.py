@@ -89,7 +89,7 @@ class HybridDecoder(NamedDecoder):
     is calibrated has a second say: an answer whose bits contradict it more than its own odds allow is not kept.
 
     With registrations the image is searched as the surest reading of the network puts it back. No key has a part in
-    that choice, and the answer takes that reading's place among all readings.
+    that choice. The readings themselves stand beside the answer.
     """
 
     settings_class: ClassVar[type] = HybridSettings
@@ -153,15 +153,8 @@ class HybridDecoder(NamedDecoder):
             *answers,
             alpha=alpha if trained else None,
             network=start.as_it_is if trained else None,
-            readings=self._readings(start, answers[0]),
+            readings=start.readings,
         )
-
-    def _readings(self, start: Start, logits: Tensor) -> Tensor | None:
-        """All readings `(n, r, m)`, with the answer `(n, m)` in the place of the one that it improves."""
-        readings = start.readings
-        if readings is not None and start.chosen is not None:
-            readings[torch.arange(len(readings), device=readings.device), start.chosen] = logits
-        return readings
 
     def _searched(
         self, images: Tensor, alpha: Tensor, logits: Tensor, first: Tensor, shown: Tensor, behind: Filter | None
@@ -189,9 +182,7 @@ class RefinedDecoder(HybridDecoder):
     """The network's answer, improved by a fixed number of conjugate-gradient steps (`refinement`).
 
     It differs from `HybridDecoder` in how the search goes on, and in what an image costs: tens of syntheses, and the
-    same for each. Blur and resizing are looked for, and answers weighed, as there. With registrations its answer is one
-    reading more, so that it can only add to what the network's say, and that of several images is added up whichever
-    reading of each was the surest.
+    same for each. Blur and resizing are looked for, and answers weighed, as there.
     """
 
     settings_class = RefinementSettings
@@ -203,9 +194,6 @@ class RefinedDecoder(HybridDecoder):
         space, start = search_space(parts.generator, parts.fingerprint), network_start(parts, settings.registrations)
         search = Refinement(space, settings, parts.watch)
         return cls(start, search, space, parts.generator, parts.fingerprint, parts.loss, parts.network.alpha_error)
-
-    def _readings(self, start: Start, logits: Tensor) -> Tensor | None:
-        return None if start.readings is None else torch.cat([start.readings, logits[:, None]], dim=1)
 
 
 class RestartedDecoder(NamedDecoder):

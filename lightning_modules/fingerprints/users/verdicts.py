@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_modules.fingerprints.users.keys import Packed, distances, pack_key, packed_bytes, weights_against
-from lightning_modules.metrics.evidence import bit_weights, check_rate, p_value, share_of, standing, trusted
+from lightning_modules.metrics.evidence import bit_weights, check_rate, p_value, share_of, trusted, worth_testing
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def attribute(
     Two users whose keys agree equally well cannot be told apart: there is no verdict then, whatever the p-value.
 
     Args:
-        logits: log odds of a 1 against a 0 in an image, `(m,)`; or in several that carry one key, `(n, m)`.
+        logits: a decoder's log odds of a 1 against a 0 in an image, `(m,)`; or in several that carry one key, `(n, m)`.
         names: the users.
         keys: their keys, packed, uint8 `(users, ceil(m / 8))`.
         false_positive_rate: largest chance, over all users together, of naming anybody for an image without key.
-        others: log odds of the same images read in r other ways, `(r, m)` or `(r, n, m)`; their p-values are corrected
-            for the number of readings (`metrics.evidence.share_of`).
+        others: log odds of the same images read in r other ways, as they are first, `(r, m)` or `(r, n, m)`; p-values
+            are corrected for the number of readings (`metrics.evidence.share_of`).
 
     Raises:
         ValueError: keys of another length, or a rate outside (0, 1).
@@ -70,10 +70,7 @@ def attribute(
         return Verdict(None, None, 0, bits, 1.0, 1.0, false_positive_rate)
     weights, decoded = bit_weights(evidence), evidence > 0
     matches = [_best_match(*reading, keys) for reading in zip(weights, decoded, strict=True)]
-    tried = [0]
-    if len(matches) > 1:
-        stand = standing(weights[1:], np.array([match.against for match in matches[1:]]))
-        tried.append(1 + int(stand.argmin()))
+    tried = worth_testing(weights, np.array([match.against for match in matches]))
     chances = [p_value(weights[one], matches[one].against) / share_of(one, len(matches)) for one in tried]
     reading = tried[int(np.argmin(chances))]
     chance, (place, _, alone) = min(1.0, *chances), matches[reading]

@@ -121,12 +121,12 @@ def test_two_changes_are_undone_by_small_steps_on_top_of_the_surest_try(scene):
     met = Registration(degrees=-1.5)(Registration(zoom=1 / 0.95)(images))
     coarse = AmortisedDecoder(network, 2, ["zoom", "turn"]).decode(met)
     found = AmortisedDecoder(network, 2, ["zoom", "turn", FINE]).decode(met)
-    assert found.evidence.shape == (len(images), 1 + 42 + 4 + len(REFINEMENTS), 32)
-    assert torch.equal(found.evidence[:, : coarse.evidence.shape[1]], coarse.evidence)
+    assert found.readings.shape == (len(images), 1 + 42 + 4 + len(REFINEMENTS), 32)
+    assert torch.equal(found.readings[:, : coarse.readings.shape[1]], coarse.readings)
     assert torch.equal(found.bits, keys)
     assert float(certainty(found.logits).min()) > float(certainty(coarse.logits).max()) + 1.0
     start = AmortisedDecoder(network, 2, ["zoom", "turn", FINE]).starts(met)
-    assert torch.equal(start.readings[torch.arange(len(images)), start.chosen], start.logits)
+    assert (start.readings == start.logits[:, None]).all(dim=2).any(dim=1).all()
     assert torch.equal(network(start.images)[0], start.logits)
 
 
@@ -137,12 +137,13 @@ def test_an_image_as_it_was_made_is_read_as_it_is(scene):
     assert torch.equal(found.logits, alone.logits)
     assert alone.readings is None
     assert torch.equal(alone.evidence, alone.logits[:, None])
-    assert found.evidence.shape == (len(images), 56, 32)
+    assert found.readings.shape == (len(images), 56, 32)
+    assert torch.equal(found.evidence, torch.cat([found.logits[:, None], found.readings], dim=1))
     refined = AmortisedDecoder(network, tried=[*REGISTRATIONS, FINE]).decode(images)
-    assert refined.evidence.shape == (len(images), 76, 32)
-    assert torch.equal(found.evidence[:, 0], alone.logits)
+    assert refined.readings.shape == (len(images), 76, 32)
+    assert torch.equal(found.readings[:, 0], alone.logits)
     mirrored_ones = AmortisedDecoder(network).decode(images.flip(-1)).logits
-    assert torch.equal(found.evidence[:, 1], mirrored_ones)
+    assert torch.equal(found.readings[:, 1], mirrored_ones)
 
 
 def test_a_try_has_to_be_surer_by_the_margin(scene):

@@ -45,18 +45,20 @@ def test_the_right_user_is_named_and_nobody_for_chance():
 def test_other_readings_of_an_image_are_tested_with_a_correction():
     keys = seeded_keys(50, 64, seed=0)
     generator = torch.Generator().manual_seed(1)
-    as_it_is = torch.randn(64, generator=generator)
+    answer = torch.randn(64, generator=generator)
     others = torch.randn(9, 64, generator=generator)
     others[3] = odds_of(keys[7])
-    verdict = attribute(as_it_is, NAMES, pack_keys(keys), others=others)
+    verdict = attribute(answer, NAMES, pack_keys(keys), others=others)
     assert (verdict.user, verdict.matching_bits) == ("user7", 64)
-    assert verdict.p_value == pytest.approx(2.0**-64 * 18)  # half of the rate for nine readings
-    assert attribute(as_it_is, NAMES, pack_keys(keys)).user is None
+    assert verdict.p_value == pytest.approx(2.0**-64 * 32)  # a quarter of the rate for eight readings
+    as_it_is = attribute(answer, NAMES, pack_keys(keys), others=others.roll(-3, 0))
+    assert (as_it_is.user, as_it_is.p_value) == ("user7", pytest.approx(2.0**-64 * 4))
+    assert attribute(answer, NAMES, pack_keys(keys)).user is None
     plain = attribute(odds_of(keys[7]), NAMES, pack_keys(keys), others=others.roll(5, 1))
     assert plain.user == "user7"
     assert plain.p_value == pytest.approx(2.0**-64 * 2)
     several = attribute(
-        as_it_is.expand(4, -1), NAMES, pack_keys(keys), others=odds_of(keys[8], 0.4).expand(2, 4, -1)
+        answer.expand(4, -1), NAMES, pack_keys(keys), others=odds_of(keys[8], 0.4).expand(2, 4, -1)
     )  # four images, all put back in one of two ways
     assert several.user == "user8"
 
