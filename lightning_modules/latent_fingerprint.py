@@ -30,7 +30,7 @@ from lightning_modules.evaluation.fingerprint import FingerprintEvaluation, chec
 from lightning_modules.evaluation.image_distances import MARKED
 from lightning_modules.evaluation.results import FINGERPRINT
 from lightning_modules.fingerprints.abstention import Abstention
-from lightning_modules.fingerprints.decoders.base import UNWATCHED, KeyDecoder, Watch
+from lightning_modules.fingerprints.decoders.base import ANSWERS, UNWATCHED, KeyDecoder, Watch
 from lightning_modules.fingerprints.decoders.networks import build_network, calibrate_network, take_network
 from lightning_modules.fingerprints.decoders.registry import (
     DECODERS,
@@ -434,7 +434,7 @@ class LatentFingerprint(pl.LightningModule):
     def prediction_rows(self, out: Path, plan: Any) -> Callback:
         """What writes the JSON lines of `predict`."""
         decoder = asdict(replace(self.decoder, cache=None))
-        identity = {"checkpoint": plan.checkpoint_hash, "decoder": decoder, "options": self.options}
+        identity = {"checkpoint": plan.checkpoint_hash, "decoder": decoder, "options": self.options, "answers": ANSWERS}
         self.bank_file = plan.bank
         identity["bank"] = None if plan.bank is None else file_hash(plan.bank)  # blocks hold reasons of no verdict
         return VerdictRows(

@@ -42,7 +42,7 @@ MODULES = {
     "lightning_modules.zoo.fashion_classifier.FashionClassifier": "whose features measure Frechet distances",
 }
 """What can be trained, for `train.py --help`."""
-WITH_REGISTRATIONS = ("amortised", "hybrid")
+WITH_REGISTRATIONS = ("amortised", "hybrid", "refined")
 """Decoders that have an option of that name; importing them to ask takes seconds."""
 DATA_MODULES = {
     "datamodules.GMDataModule": "a folder of images for each source (GM data set)",

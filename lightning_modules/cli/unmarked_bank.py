@@ -77,8 +77,8 @@ def build(
     name = module.decoder.name
     if not DECODERS.load(name).needs_network:
         raise FingerprintError(
-            f"{checkpoint}: found the decoder {name}, which is not trained, expected amortised or hybrid: the answers "
-            "of a search to a thousand images take hours, and no bank of them is made"
+            f"{checkpoint}: found the decoder {name}, which is not trained, expected amortised, refined or hybrid: the "
+            "answers of a search to a thousand images take hours, and no bank of them is made"
         )
     fingerprint = module.fingerprint
     assert fingerprint is not None

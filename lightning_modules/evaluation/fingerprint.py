@@ -97,7 +97,7 @@ class FingerprintEvaluation:
             "bits": self.stream.fingerprint.bits,
             "scores": list(self.scores),
             "perceptual": self.perceptual,
-            "p-values": "of the answer and of its readings",  # blocks without them are of an earlier version
+            "p-values": "of the answer and of its readings",  # blocks of an earlier version have none, or other shares
             "extractor": None if extractor is None else {"name": extractor.name, "d": extractor.num_features},
             "other generator": None if self.other is None else content_hash(cast(nn.Module, self.other).state_dict()),
         }

@@ -67,10 +67,9 @@ class Abstention:
         if estimate.alpha is not None:
             distance, farthest = self.bank.alpha_distance(estimate.alpha), self.bank.farthest_alpha
             found = [reason or _far(float(d), farthest) for reason, d in zip(found, distance, strict=True)]
-        if estimate.network is not None:
+        if estimate.network_logits is not None:
             limit, names = self.likeness_limit, self.bank.names
-            # as it is and, where the answer is the network's, as the surest reading puts it back
-            for logits in (estimate.network, *([estimate.logits] if estimate.latents is None else [])):
+            for logits in estimate.network_logits.unbind(dim=1):
                 answers = zip(found, *self.bank.likeness(logits), strict=True)
                 found = [
                     reason or (_like(names[int(row)], float(c)) if c > limit else "") for reason, c, row in answers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -77,8 +77,15 @@ class Fingerprint:
 
     def to(self, device: torch.device | str) -> Fingerprint:
         """The same on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Fingerprint(**{**vars(self), **moved})
+        return self._with(lambda tensor: tensor.to(device))
+
+    def clone(self) -> Fingerprint:
+        """The same with tensors of its own."""
+        return self._with(torch.clone)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Fingerprint:
+        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Fingerprint(**{**vars(self), **changed})
 
     def without_key(self, latents: Tensor) -> Tensor:
         """Replace the part of latents `(n, d)` along the key axes by the mean's; differentiable."""

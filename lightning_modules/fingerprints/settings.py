@@ -117,7 +117,7 @@ class DecoderSettings:
     """What a test and a prediction read keys with.
 
     Attributes:
-        name: ``amortised``, ``hybrid``, ``inversion`` or ``paper`` (``fingerprints.decoders.registry``).
+        name: ``amortised``, ``refined``, ``hybrid``, ``inversion`` or ``paper`` (``fingerprints.decoders.registry``).
         options: Its settings that differ from its preset.
         loss: Distance that ranks a search's answers (``fingerprints.decoders.losses``): a mapping with ``name`` and
             arguments; None for ``pixels``.

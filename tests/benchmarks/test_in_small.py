@@ -161,7 +161,7 @@ def test_attackers_on_a_few_images(monkeypatch):
     forged = threats.copied_from_images(scene, lambda scene, fingerprint: network)
     assert forged["principal axes: the victims' own images"] == "2 of 2 name the victim, 0 another"
     assert forged["secret axes: the victims' own images"] == "0 of 2 name the victim, 0 another"  # read by other axes
-    removed = threats.removed(scene, network)
+    removed = threats.removed(scene, scene.module.network)
     assert removed["untouched"] == "2 of 2 name the victim, 0 another"
     assert removed["key axes overwritten with another image's"].startswith("0 of 2 name the victim, 0 another")
     assert len(removed) == 19

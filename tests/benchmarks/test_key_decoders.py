@@ -50,7 +50,7 @@ CHECKPOINT = Path(fingerprints.__path__[0]) / "trained" / TRAINED / "checkpoints
 FIRST_SAMPLE = 2**52  # beyond the numbers of training, validation and test, and of what presets were chosen on
 USERS = 100  # of the registry, the owners of the images among them
 FALSE_POSITIVE_RATE = 1e-6
-ORDER = ("amortised", "hybrid", "inversion", "paper")
+ORDER = ("amortised", "refined", "hybrid", "inversion", "paper")
 WANTED = {"hybrid": 50.0, "inversion": 5.0}  # times faster than the paper's
 
 

@@ -66,8 +66,8 @@ def shares(run: Path, conditions: tuple[str, ...], keys: int, **changes: Any) ->
     others = seeded_keys(count, module.fingerprint.bits, 78, 0)
     decoder, asked, seeds = module.key_decoder(), module.decoder, image_seeds(0, torch.arange(count))
     unmoved = None
-    if asked.options.get("registrations"):
-        module.decoder = replace(asked, options={**asked.options, "registrations": []})
+    if (asked.options or {}).get("registrations"):
+        module.decoder = replace(asked, options={**(asked.options or {}), "registrations": []})
         unmoved = module.key_decoder()
     found = {}
     for name in conditions:
@@ -76,9 +76,9 @@ def shares(run: Path, conditions: tuple[str, ...], keys: int, **changes: Any) ->
         as_it_is = answer if unmoved is None else unmoved.decode(seen)
         wrong = p_values_of_readings(answer.evidence, others)
         joined = p_values_of_readings(_together(answer), own[::TOGETHER])
-        assert answer.network is not None
+        assert answer.network_logits is not None
         found[name] = one = Shares(
-            _shares_of(KeyEstimate(answer.network, answer.loss), own),
+            _shares_of(KeyEstimate(answer.network_logits[:, 0], answer.loss), own),
             _shares_of(as_it_is, own),
             _shares_of(answer, own),
             _named(joined, MANY),

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from lightning_modules.attacks import image_seeds, make_attack
 from lightning_modules.common.images import eight_bit
-from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
 from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyDecoder
+from lightning_modules.fingerprints.decoders.key_network import CalibratedNetwork
 from lightning_modules.fingerprints.decoders.losses import make_loss
 from lightning_modules.fingerprints.decoders.registry import make_decoder
 from lightning_modules.fingerprints.fingerprint import Fingerprint
@@ -189,17 +189,17 @@ def public_axes(fingerprint: Fingerprint) -> PlacedAxes:
     return PlacedAxes(*(tensor.double() for tensor in (*tensors, *others)))
 
 
-def removed(scene: Scene, surrogate: KeyDecoder | None = None) -> dict[str, str]:
+def removed(scene: Scene, surrogate: CalibratedNetwork | None = None) -> dict[str, str]:
     """Attackers who want nobody named, and the distance of their images to the marked ones."""
-    network = scene.module.key_decoder()
+    decoder, network = scene.module.key_decoder(), scene.module.network
     marked = scene.marked(scene.victims_latents.shape[1])
     images = marked[:, 0]
-    found = {"untouched": scene.verdicts(images, network)}
+    found = {"untouched": scene.verdicts(images, decoder)}
 
     def tell(name: str, made: Tensor) -> None:
         error = (made - images).square().mean(dim=(1, 2, 3))
         quality = float((-10.0 * error.clamp_min(1e-10).log10()).mean())
-        found[name] = f"{scene.verdicts(made, network)}; PSNR {quality:.1f} dB"
+        found[name] = f"{scene.verdicts(made, decoder)}; PSNR {quality:.1f} dB"
 
     seeds = image_seeds(0, torch.arange(len(images)))
     own = scene.module.generator_name
@@ -214,16 +214,16 @@ def removed(scene: Scene, surrogate: KeyDecoder | None = None) -> dict[str, str]
         tell(f"mean of images of {count} users", eight_bit(others))
     if marked.shape[1] >= 4:
         tell("mean of 4 images of one user", eight_bit(marked[:, :4].mean(dim=1)))
-    contenders: dict[str, KeyDecoder] = {"the decoder": network}
+    contenders = {"the network": network}
     if surrogate is not None:
-        contenders["a decoder of one's own"] = surrogate
-    for name, decoder in contenders.items():
+        contenders["another network"] = surrogate
+    for name, attacked in contenders.items():
         for levels in (1, 2, 4, 8):
-            tell(f"gradient of {name}, {levels} levels", pushed(images, decoder, levels))
+            tell(f"gradient of {name}, {levels} levels", pushed(images, attacked, levels))
     other = torch.arange(scene.victims).roll(1)
     for levels in (1, 2, 4, 8):
         made = pushed(images, network, levels, scene.keys[other])
-        found[f"gradient of the decoder towards another's key, {levels} levels"] = scene.verdicts(made, network, other)
+        found[f"gradient of the network towards another's key, {levels} levels"] = scene.verdicts(made, decoder, other)
     return found
 
 
@@ -232,16 +232,15 @@ def copied_back(scene: Scene, latents: Tensor, axes: Tensor) -> Tensor:
     return scene.images(latents + (scene.attackers_latents - latents) @ axes.T @ axes)
 
 
-def pushed(images: Tensor, decoder: KeyDecoder, levels: int, target: Tensor | None = None) -> Tensor:
+def pushed(images: Tensor, network: CalibratedNetwork, levels: int, target: Tensor | None = None) -> Tensor:
     """Projected gradient descent within so many levels of 255: off the bits read, or towards target keys `(n, m)`."""
-    assert isinstance(decoder, AmortisedDecoder)
     with torch.no_grad():
-        read = (decoder.network(images)[0] > 0).float()
+        read = (network(images)[0] > 0).float()
     reach = levels / 255.0
     made = images.clone()
     for _ in range(PUSHES):
         made.requires_grad_(True)
-        logits = decoder.network(made)[0]
+        logits = network(made)[0]
         wanted = 1.0 - read if target is None else target.float()
         (gradient,) = torch.autograd.grad(F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum"), made)
         made = (made - max(reach / 8, 0.5 / 255) * gradient.sign()).detach()
@@ -280,5 +279,5 @@ def test_forged(stage: tuple[str, Scene]) -> None:
 def test_removed(stage: tuple[str, Scene]) -> None:
     name, scene = stage
     other = os.environ.get("THREATS_SURROGATE", SURROGATES.get(name))
-    surrogate = None if other is None else LatentFingerprint.load_from_checkpoint(other).eval().key_decoder()
+    surrogate = None if other is None else LatentFingerprint.load_from_checkpoint(other).eval().network
     shown(f"{name}: images that name nobody", removed(scene, surrogate))

@@ -153,6 +153,7 @@ def test_decoders_with_registrations_are_those_whose_settings_have_them():
         (["--model.init_args.decoder", "{name: inversion}"], None),
         (["--model.init_args.decoder.name=hybrid"], REGISTERED),
         (["--model.init_args.decoder.name=amortised"], REGISTERED),
+        (["--model.init_args.decoder.name=refined"], REGISTERED),
         ([], REGISTERED),
         (["--model.init_args.decoder.name=hybrid", "--model.init_args.decoder.options={steps: 2}"], {"steps": 2}),
     ],

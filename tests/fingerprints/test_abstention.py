@@ -122,9 +122,11 @@ def test_an_image_is_told_by_its_reading_as_it_is_as_well(module, abstention, ma
     as_it_is = bank.log_odds[400:401].float() / 20
     surest = torch.randn(1, bank.bits, generator=torch.Generator().manual_seed(0))
     alpha = bank.alpha_mean[None]
-    estimate = KeyEstimate(surest, torch.zeros(1), alpha=alpha, network=as_it_is)
-    (reason,) = abstention.reasons(marked[:1], estimate)
-    assert "the decoder answers as it does to" in reason
-    assert abstention.reasons(marked[:1], replace(estimate, network=surest)) == [""]
+    estimate = KeyEstimate(surest, torch.zeros(1), alpha=alpha)
+    for answers in ([as_it_is, surest], [surest, as_it_is]):
+        estimate = replace(estimate, network_logits=torch.stack(answers, dim=1))
+        (reason,) = abstention.reasons(marked[:1], estimate)
+        assert "the decoder answers as it does to" in reason
+    assert abstention.reasons(marked[:1], replace(estimate, network_logits=surest[:, None])) == [""]
     searched = replace(estimate, latents=module.fingerprint.mean[None])  # what the network says counts there too
     assert abstention.reasons(marked[:1], searched) == [reason]

@@ -38,9 +38,7 @@ N = 24
             },
         ),
         pytest.param("ldm64_corrected", 64, {"identity": 0.95, "jpeg_50": 0.9, "flip": 0.9}, marks=pytest.mark.slow),
-        pytest.param(
-            "ldm64_emoji", 64, {"identity": 0.95, "jpeg_50": 0.9, "flip": 0.9}, marks=pytest.mark.slow
-        ),  # 56 readings at 64 px
+        pytest.param("ldm64_emoji", 64, {"identity": 0.95, "jpeg_50": 0.9, "flip": 0.9}, marks=pytest.mark.slow),
     ],
 )
 def test_it_reads_its_own_keys(name, bits, named):

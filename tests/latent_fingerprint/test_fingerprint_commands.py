@@ -79,6 +79,7 @@ def test_evaluation_gives_the_runs_own_metrics_to_the_byte(run, tmp_path, capsys
 @pytest.mark.parametrize(
     "decoder",
     [
+        ("refined", {"steps": 2}),
         ("hybrid", {"iterations": 2}),
         ("inversion", {"iterations": 2}),
         ("paper", {"starts": 2, "steps": 3}),

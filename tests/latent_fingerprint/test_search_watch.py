@@ -159,6 +159,7 @@ def test_without_blocks_no_total_is_shown(tmp_path, monkeypatch, capsys):
     [
         ("amortised", {}, 64),
         ("inversion", {}, 1),
+        ("refined", {}, 64),
         ("hybrid", {"batch": 3}, 3),
         ("paper", {}, 1),
         ("paper", {"batch": 70}, 3),

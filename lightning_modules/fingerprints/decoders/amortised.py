@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_modules.fingerprints.decoders.base import DecoderParts, KeyEstimate, NamedDecoder, Start
+from lightning_modules.fingerprints.decoders.base import (
+    UNWATCHED,
+    DecoderParts,
+    KeyEstimate,
+    NamedDecoder,
+    Start,
+    Watch,
+)
 from lightning_modules.fingerprints.decoders.key_network import CalibratedNetwork
 from lightning_modules.fingerprints.decoders.registrations import (
     FINE,
@@ -48,6 +55,7 @@ class AmortisedDecoder(NamedDecoder):
         batch: images that are computed together.
         tried: names of registrations.
         ground: what lies outside images that are put back, `(1, 3, H, W)` (`registrations.resampled`).
+        watch: asked before each pass of the network, where a search follows.
     """
 
     settings_class = AmortisedSettings
@@ -55,9 +63,15 @@ class AmortisedDecoder(NamedDecoder):
     searches = False
 
     def __init__(
-        self, network: CalibratedNetwork, batch: int = 256, tried: Sequence[str] = (), ground: Tensor | None = None
+        self,
+        network: CalibratedNetwork,
+        batch: int = 256,
+        tried: Sequence[str] = (),
+        ground: Tensor | None = None,
+        watch: Watch = UNWATCHED,
     ) -> None:
         self.network, self.batch, self.tried, self.ground = network.eval(), batch, registrations(tried), ground
+        self.watch = watch
         self.refined = REFINEMENTS if FINE in tried else []
 
     @classmethod
@@ -69,7 +83,9 @@ class AmortisedDecoder(NamedDecoder):
         """Decode images `(n, 3, H, W)` in [0, 1]; nothing is minimised, so the loss is nan."""
         start = self.starts(images)
         nothing = torch.full((len(images),), float("nan"), device=images.device)
-        return KeyEstimate(start.logits, nothing, alpha=start.alpha, network=start.as_it_is, readings=start.readings)
+        return KeyEstimate(
+            start.logits, nothing, alpha=start.alpha, network_logits=start.both_logits, readings=start.readings
+        )
 
     @torch.no_grad()
     def starts(self, images: Tensor) -> Start:
@@ -82,7 +98,7 @@ class AmortisedDecoder(NamedDecoder):
 
     def _registered(self, images: Tensor) -> tuple[Tensor, ...]:
         """What `Start` holds, in its order."""
-        read = _Readings(self.network, images)
+        read = _Readings(self.network, images, self.watch)
         for register in self.tried[1:]:
             read.add(register(images, self.ground))
         if self.refined:
@@ -102,14 +118,16 @@ def likely_ground(parts: DecoderParts, tried: Sequence[str]) -> Tensor | None:
 class _Readings:
     """Answers to images as they are and as they are put back, and the surest of each image."""
 
-    def __init__(self, network: CalibratedNetwork, images: Tensor) -> None:
-        self.network = network
+    def __init__(self, network: CalibratedNetwork, images: Tensor, watch: Watch) -> None:
+        self.network, self.watch = network, watch
+        watch.check()
         logits, alpha = network(images)
         self.best, self.logits, self.sure = [logits, alpha, images], [logits], certainty(logits)
         self.chosen = torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
     def add(self, put_back: Tensor) -> None:
         """Read images that were put back; they are surer where they are so by `MARGIN`."""
+        self.watch.check()
         found = [*self.network(put_back), put_back]
         sure = certainty(found[0]) - MARGIN
         surer = sure > self.sure

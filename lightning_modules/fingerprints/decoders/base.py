@@ -24,6 +24,11 @@ SimulatedAttack = Callable[[Tensor, Tensor], Tensor]
 """Images `(n, 3, H, W)` and one seed each `(n,)` to attacked images, differentiable."""
 
 
+ANSWERS = 2
+"""Raised whenever decoders give another answer to the same image, or another kind of one, so that answers which were
+kept before are not taken for today's."""
+
+
 @dataclass(frozen=True)
 class KeyEstimate:
     """Decoded keys of n images."""
@@ -32,7 +37,7 @@ class KeyEstimate:
     loss: Tensor  # float32 (n,), what the decoder minimised, at its end; nan for a decoder that minimises nothing
     latents: Tensor | None = None  # float32 (n, d), those found, with their keys
     alpha: Tensor | None = None  # float32 (n, k), what the trained network alone says of them, in deviations
-    network: Tensor | None = None  # float32 (n, m), the logits that it alone gives the image as it is
+    network_logits: Tensor | None = None  # float32 (n, 2, m), its own of the image as it is, and of its surest reading
     readings: Tensor | None = None  # float32 (n, r, m), the network's logits of the image as it is, then as put back
 
     @property
@@ -70,9 +75,9 @@ class Start:
     readings: Tensor | None = None  # (n, r, m), logits of the image as it is and put back in other ways
 
     @property
-    def as_it_is(self) -> Tensor:
-        """Logits `(n, m)` of the image as it is."""
-        return (self.logits if self.readings is None else self.readings[:, 0]).clone()
+    def both_logits(self) -> Tensor:
+        """Logits `(n, 2, m)` of the image as it is, and of the surest reading."""
+        return torch.stack([self.logits if self.readings is None else self.readings[:, 0], self.logits], dim=1)
 
 
 class KeyDecoder(Protocol):

@@ -48,7 +48,10 @@ class Search(Protocol):
         alpha_error: Tensor | None = None,
         behind: Filter | None = None,
     ) -> KeyEstimate:
-        """As `LeastSquaresDecoder.refine`."""
+        """Answers to images `(n, 3, H, W)`, from alpha `(n, k)` in deviations and log odds of the bits `(n, m)`.
+
+        `alpha_error` `(k,)` is the variance of the error of alpha, where it is known; `behind` what the images met.
+        """
         ...
 
 
@@ -152,7 +155,7 @@ class HybridDecoder(NamedDecoder):
         return KeyEstimate(
             *answers,
             alpha=alpha if trained else None,
-            network=start.as_it_is if trained else None,
+            network_logits=start.both_logits if trained else None,
             readings=start.readings,
         )
 
@@ -259,7 +262,7 @@ class EncoderStarts:
 
 def network_start(parts: DecoderParts, tried: Sequence[str]) -> AmortisedDecoder:
     """The network's surest reading of each image, of registrations by name."""
-    return AmortisedDecoder(parts.network, tried=tried, ground=likely_ground(parts, tried))
+    return AmortisedDecoder(parts.network, tried=tried, ground=likely_ground(parts, tried), watch=parts.watch)
 
 
 def _search(space: SearchSpace, settings: LeastSquaresSettings, watch: Watch) -> LeastSquaresDecoder:

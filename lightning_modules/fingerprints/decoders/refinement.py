@@ -26,15 +26,17 @@ from lightning_modules.fingerprints.decoders.search_space import SearchSpace
 from lightning_modules.fingerprints.settings import at_least
 
 SECANT = 0.01
-"""Length of a secant, root mean square over the coordinates, in standard deviations."""
+"""Length of a secant, root mean square over the coordinates: deviations of the latent, distances of a bit's values."""
 LEAST_NOISE = 1e-5
 """Least variance that a residual is taken for: four fifths of a grey level, for what no latent explains."""
 LEAST_DOUBT = 0.005
 """Least variance of a bit's value, in [0, 1], around the network's answer."""
-MODEL_ERROR, TRUST = 0.05, 0.4
-"""Variance of a bit's value, in [0, 1], that is added to what the curvature says, and what its log odds are multiplied
-by: residuals of neighbouring pixels depend on each other, and the diagonal of the curvature is not all of it. Fitted to
-200 images of `ldm64` under ten attacks by their cross-entropy."""
+MODEL_ERROR = 0.05
+"""Variance of a bit's value, in [0, 1], that is added to what the curvature says of it."""
+TRUST = 0.4
+"""Factor of the log odds: residuals of neighbouring pixels depend on each other, and the diagonal of the curvature, of
+images that met no filter, is not all of it. Fitted with `MODEL_ERROR` by the cross-entropy of 200 images of `ldm64`
+under ten attacks, whose latents and keys no table is made of; other fingerprints take the same values."""
 PROBES = 128
 
 
@@ -103,23 +105,18 @@ class Refinement:
         centre = torch.cat([alpha, chances], dim=1)
         doubt = torch.cat([known.expand_as(alpha), (chances * (1.0 - chances)).clamp_min(LEAST_DOUBT)], dim=1)
         parts = []
-        for first in range(0, len(images), self.settings.batch):
+        for first in range(0, max(1, len(images)), self.settings.batch):
             some = slice(first, first + self.settings.batch)
             parts.append(self._refined(images[some], centre[some], doubt[some], behind))
             self.watch.advance(len(images[some]))
         return KeyEstimate.joined(parts)
 
     def _refined(self, images: Tensor, centre: Tensor, doubt: Tensor, behind: Filter | None) -> KeyEstimate:
-        values, weight = centre, 1.0 / doubt
-        made, pull = self._linearised(values, behind)
-        noise = (images - made).square().mean(dim=(1, 2, 3)).clamp_min(LEAST_NOISE)[:, None]
-        variance = 1.0 / (self.curvature() / noise + weight)
-        for iteration in range(self.settings.iterations):
-            if iteration:
-                made, pull = self._linearised(values, behind)
-            slope = pull(images - made) / noise - weight * (values - centre)
-            precision = self._precision(values, made, pull, noise, weight, behind)
-            values = values + conjugate_gradients(precision, slope, variance, self.settings.steps)
+        values, weight, curvature = centre, 1.0 / doubt, self.curvature()
+        noise = (images - self._made(values, behind)).square().mean(dim=(1, 2, 3)).clamp_min(LEAST_NOISE)[:, None]
+        variance = 1.0 / (curvature / noise + weight)
+        for _ in range(self.settings.iterations):
+            values = values + self._step(images, values, centre, weight, noise, variance, behind)
         bits = self.space.fingerprint.bits
         alpha, key = values[:, :-bits], values[:, -bits:]
         residual = (images - self._made(values, behind)).square().mean(dim=(1, 2, 3))
@@ -128,6 +125,22 @@ class Refinement:
             residual,
             self.space.fingerprint.latents(alpha, key),
         )
+
+    def _step(
+        self,
+        images: Tensor,
+        values: Tensor,
+        centre: Tensor,
+        weight: Tensor,
+        noise: Tensor,
+        variance: Tensor,
+        behind: Filter | None,
+    ) -> Tensor:
+        """Gauss-Newton's step `(n, k + m)` from values; the graph of its linearisation ends with it."""
+        made, pull = self._linearised(values, behind)
+        slope = pull(images - made) / noise - weight * (values - centre)
+        precision = self._precision(values, made, pull, noise, weight, behind)
+        return conjugate_gradients(precision, slope, variance, self.settings.steps)
 
     def _precision(
         self,

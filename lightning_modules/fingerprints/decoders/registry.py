@@ -15,6 +15,7 @@ from lightning_modules.attacks import make_attack
 from lightning_modules.common.tables import Table, check_name
 from lightning_modules.common.weights import content_hash
 from lightning_modules.fingerprints.decoders.base import (
+    ANSWERS,
     UNWATCHED,
     CachedDecoder,
     DecoderParts,
@@ -128,8 +129,11 @@ def decoder_identity(settings: DecoderSettings, network: CalibratedNetwork) -> d
     """What a decoder's answers depend on, beside generator and fingerprint, as plain values."""
     kind = DECODERS.load(settings.name)
     weights = content_hash(network.state_dict()) if kind.needs_network else None
-    preset = {name: value if not isinstance(value, tuple) else list(value) for name, value in kind.preset.items()}
-    return {"weights": weights, "preset": preset, "settings": asdict(replace(settings, cache=None))}
+    options = asdict(decoder_settings(settings.name, settings.options))
+    if "survivors" in options:  # as JSON gives it back
+        options["survivors"] = [list(pair) for pair in options["survivors"]]
+    named = asdict(replace(settings, cache=None))
+    return {"weights": weights, "options": options, "settings": named, "answers": ANSWERS}
 
 
 def build_decoder(
@@ -166,7 +170,8 @@ def build_decoder(
         [
             content_hash(network.state_dict()),
             replace(settings, cache=None),
-            DECODERS.load(settings.name).preset,
+            decoder_settings(settings.name, settings.options),
+            ANSWERS,
             options,  # a StyleGAN2 renders with their noise
             fingerprint.id,
         ]

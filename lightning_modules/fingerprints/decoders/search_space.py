@@ -43,7 +43,21 @@ def leaky(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def search_space(generator: Generator, fingerprint: Fingerprint) -> SearchSpace:
-    """The space to search a generator's keys in."""
+    """The space to search a generator's keys in, with tensors of its own that autograd can work with.
+
+    Raises:
+        ValueError: a generator that draws noise anew for each image, so that no slope can be found.
+    """
+    if not getattr(generator, "reproducible", True):
+        raise ValueError(
+            "found a generator that draws new noise for each image, expected one noise in all images of a search; "
+            "name it with --model.init_args.decoder.noise none or 'fixed(7)', or read keys with the decoder amortised"
+        )
+    with torch.inference_mode(False):  # where tensors of this mode were moved to a device, they cannot be learned from
+        return _space(generator, fingerprint.clone())
+
+
+def _space(generator: Generator, fingerprint: Fingerprint) -> SearchSpace:
     smooth = getattr(generator, "synthesize_codes", None)
     if smooth is None:
         return SearchSpace(generator.synthesize, fingerprint, torch.ones_like(fingerprint.other_deviation))

@@ -90,7 +90,7 @@ def test_an_image_is_searched_as_its_surest_reading_puts_it_back(scene):
     assert torch.equal(found.bits, keys)
     assert torch.equal(found.readings, readings)
     assert torch.equal(found.evidence, torch.cat([found.logits[:, None], readings], dim=1))
-    assert found.network is None  # no network has been trained here
+    assert found.network_logits is None  # no network has been trained here
 
 
 def test_a_start_that_is_better_is_kept(scene):

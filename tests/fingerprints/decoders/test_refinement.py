@@ -138,7 +138,7 @@ def test_images_are_read_behind_the_filter_that_they_met(generator, scene, name)
 
 
 def test_every_image_costs_the_same_and_is_told_of(generator, scene):
-    """Of each linearisation a synthesis, of each step one and a backward pass, and one at the end."""
+    """Of each linearisation and of each step a synthesis and a backward pass; a synthesis before and one after all."""
     fingerprint, _, images, alpha, logits = scene
 
     class Counting(Unwatched):
@@ -160,7 +160,7 @@ def test_every_image_costs_the_same_and_is_told_of(generator, scene):
         return watch.asked
 
     easy, hard = cost(images, alpha, logits), cost(torch.rand_like(images), alpha, logits)
-    assert easy == hard == 2 * (1 + 1 + 2 * 5) + 1
+    assert easy == hard == 1 + 2 * (1 + 1 + 2 * 5) + 1
     assert cost(images, alpha, logits, batch=5) == 3 * easy
 
 
@@ -173,9 +173,16 @@ def test_answers_do_not_depend_on_the_batch(generator, scene):
 def test_it_works_in_inference_mode(generator, scene):
     fingerprint, _, images, alpha, logits = scene
     plain = refinement(generator, fingerprint).refine(images, alpha, logits)
-    with torch.inference_mode():
-        found = refinement(generator, fingerprint).refine(images.clone(), alpha.clone(), logits.clone())
+    with torch.inference_mode():  # as tensors that are moved to a device there
+        reader = refinement(generator, fingerprint.clone())
+        found = reader.refine(images.clone(), alpha.clone(), logits.clone())
     assert torch.equal(found.logits, plain.logits)
+
+
+def test_no_images_have_no_answers(generator, scene):
+    fingerprint, _, images, alpha, logits = scene
+    found = refinement(generator, fingerprint).refine(images[:0], alpha[:0], logits[:0])
+    assert found.logits.shape == (0, BITS)
 
 
 class PutBack:
@@ -199,4 +206,4 @@ def test_the_answer_stands_before_the_network_s_readings(generator, scene):
     found = decoder.decode(images)
     assert torch.equal(found.bits, keys)
     assert torch.equal(found.evidence, torch.cat([found.logits[:, None], start.start.readings], dim=1))
-    assert torch.equal(found.network, start.start.readings[:, 0])
+    assert torch.equal(found.network_logits, torch.stack([start.start.readings[:, 0], logits], dim=1))

@@ -46,6 +46,13 @@ def test_deviations_of_codes_are_those_of_latents_and_of_the_quantisation(quanti
     assert (space.fingerprint.sigma, space.fingerprint.bits) == (0.8, BITS)
 
 
+def test_noise_that_is_drawn_anew_is_refused():
+    generator = Smooth()
+    generator.reproducible = False
+    with pytest.raises(ValueError, match="draws new noise for each image, expected one noise in all images"):
+        search_space(generator, smooth_fingerprint(generator, 1.0))
+
+
 def test_images_of_codes_are_those_of_the_latents_they_stand_for(quantising):
     drawn = latents(fingerprint_of())
     codes, _ = quantise(drawn.view(-1, 3, 4, 4) / 0.5, quantising.first_stage.codebook)
@@ -80,7 +87,7 @@ def test_a_generator_without_codes_is_left_alone():
     fingerprint = smooth_fingerprint(generator, 1.0)
     space = search_space(generator, fingerprint)
     assert space.synthesize == generator.synthesize
-    assert space.fingerprint is fingerprint
+    assert space.fingerprint.id == fingerprint.id
     assert torch.equal(space.widening, torch.ones(10))
 
 
