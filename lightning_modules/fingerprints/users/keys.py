@@ -110,7 +110,8 @@ def unpack_key(key: bytes, bits: int) -> Tensor:
 def weights_against(weights: NDArray[np.int64], decoded: Tensor, table: Packed) -> NDArray[np.int32]:
     """Weight of the bits in which packed keys differ from decoded ones, int32 `(n,)`.
 
-    Each byte of a key has one of 256 values, so what it adds is looked up: a key of 64 bits costs eight look-ups.
+    What a pair of bytes of a key adds is looked up: a key of 64 bits costs four look-ups, one of an odd number of bytes
+    one for each of them.
 
     Args:
         weights: of the bits, `(m,)`; their sum fits into 31 bits.
@@ -125,6 +126,9 @@ def weights_against(weights: NDArray[np.int64], decoded: Tensor, table: Packed) 
     values = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)  # (256, 8)
     differing = values[None] != bits.reshape(width, 1, 8)
     added = (differing * padded.reshape(width, 1, 8)).sum(axis=2).astype(np.int32)  # (width, 256)
+    if width % 2 == 0:  # the first byte of a pair is the low one
+        added = (added[1::2, :, None] + added[0::2, None, :]).reshape(width // 2, -1)
+        table = np.ascontiguousarray(table).view("<u2")
     found = np.empty(len(table), dtype=np.int32)
     for start in range(0, len(table), KEYS_AT_ONCE):
         columns = table[start : start + KEYS_AT_ONCE].T

@@ -122,8 +122,8 @@ def test_an_image_with_log_odds_of_hundreds_does_not_shout_down_the_others():
     assert bool(((right.sum(dim=0) + wrong[0] > 0) != keys[0]).sum() > 20)  # as it would be without
 
 
-@pytest.mark.parametrize("bits", [5, 32, 61, 64])
-def test_look_ups_by_bytes_agree_with_sums_over_bits(bits):
+@pytest.mark.parametrize("bits", [5, 24, 32, 61, 64])
+def test_look_ups_by_bytes_or_pairs_agree_with_sums_over_bits(bits):
     generator = torch.Generator().manual_seed(bits)
     keys = torch.rand(KEYS_AT_ONCE + 3, bits, generator=generator) > 0.5
     logits = torch.randn(1, bits, generator=generator)
