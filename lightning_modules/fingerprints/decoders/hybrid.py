@@ -140,7 +140,11 @@ class HybridDecoder(NamedDecoder):
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
         start = self.start.starts(images)
-        logits, alpha, images = start.logits, start.alpha, start.images
+        with torch.autocast(images.device.type, enabled=False):  # differences of images drown in half precision
+            return self._improved(start)
+
+    def _improved(self, start: Start) -> KeyEstimate:
+        logits, alpha, images = start.logits.float(), start.alpha.float(), start.images
         first = self._shown(alpha, logits > 0)
         shown = synthesised(self.generator, first)
         met = likeliest_filters(shown, images)
@@ -235,7 +239,8 @@ class RestartedDecoder(NamedDecoder):
 
     def decode(self, images: Tensor) -> KeyEstimate:
         """Decode images `(n, 3, H, W)` in [0, 1], as 8-bit files hold them."""
-        return KeyEstimate.joined([self._decoded(some) for some in torch.split(images, self.search.settings.batch)])
+        with torch.autocast(images.device.type, enabled=False):
+            return KeyEstimate.joined([self._decoded(some) for some in torch.split(images, self.search.settings.batch)])
 
     def _decoded(self, images: Tensor) -> KeyEstimate:
         alpha, logits = self.descent.survivors(images)

@@ -179,6 +179,19 @@ def test_it_works_in_inference_mode(generator, scene):
     assert torch.equal(found.logits, plain.logits)
 
 
+def test_mixed_precision_ends_where_images_are_compared(generator, scene):
+    fingerprint, _, images, alpha, logits = scene
+    space = search_space(generator, fingerprint)
+    start = PutBack(logits, alpha, images)
+    decoder = RefinedDecoder(start, Refinement(space), space, generator, fingerprint, make_loss("pixels"))
+    plain = decoder.decode(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert generator.synthesize(fingerprint.mean[None]).dtype == torch.bfloat16
+        found = decoder.decode(images)
+    assert torch.equal(found.logits, plain.logits)
+    assert torch.equal(found.loss, plain.loss)
+
+
 def test_no_images_have_no_answers(generator, scene):
     fingerprint, _, images, alpha, logits = scene
     found = refinement(generator, fingerprint).refine(images[:0], alpha[:0], logits[:0])
