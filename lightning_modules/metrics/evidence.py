@@ -109,7 +109,7 @@ def share_of(reading: int, readings: int) -> float:
 
     Weighted Bonferroni (Genovese, Roeder and Wasserman 2006): the smallest p-value divided by its share is a p-value,
     however the readings depend on each other. The decoder's answer, reading 0, is the likeliest one to be right: what
-    it makes of the reading that it is surest of, whoever's key that speaks for. Then comes the image as it is.
+    it makes of the reading that it is surest of, a choice in which no key has a part. Then comes the image as it is.
     """
     leading = LEADING_SHARES[: readings - 1]
     if reading < len(leading):
@@ -120,7 +120,8 @@ def share_of(reading: int, readings: int) -> float:
 def worth_testing(weights: NDArray[np.int64], against: NDArray[Any]) -> list[int]:
     """Readings whose exact p-values are taken: the leading ones, and the one that stands best of all others.
 
-    Whichever that is, the least of theirs is no smaller than the least of all, so that it keeps to its rate.
+    Whichever that is, the least of theirs is no smaller than the least of all readings', so that a test by it keeps to
+    the rate.
 
     Args:
         weights: of r readings, `(r, m)`.

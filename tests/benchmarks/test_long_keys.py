@@ -101,7 +101,7 @@ def named_by_search(
     """
     module = LatentFingerprint.load_from_checkpoint(run / "checkpoints" / "last.ckpt", **changes).eval()
     own = seeded_keys(images, module.fingerprint.bits, 79, 0)
-    with torch.no_grad():  # other latents than those on which the options of the search were chosen
+    with torch.no_grad():  # other latents than those on which the options of `hybrid` were chosen, not of `refined`
         latents = module.fingerprint.embed(module.generator.sample_latents(images, 99, 20_000), own)
         marked_images = eight_bit(module.generator.synthesize(latents))
     decoder, seeds, found = module.key_decoder(), image_seeds(0, torch.arange(images)), {}

@@ -36,7 +36,8 @@ MODEL_ERROR = 0.05
 TRUST = 0.4
 """Factor of the log odds: residuals of neighbouring pixels depend on each other, and the diagonal of the curvature, of
 images that met no filter, is not all of it. Fitted with `MODEL_ERROR` by the cross-entropy of 200 images of `ldm64`
-under ten attacks, whose latents and keys no table is made of; other fingerprints take the same values."""
+under ten attacks, on which the numbers of steps were chosen too; no table of refined answers is made of these images.
+Other fingerprints take the same values."""
 PROBES = 128
 
 
@@ -112,11 +113,13 @@ class Refinement:
         return KeyEstimate.joined(parts)
 
     def _refined(self, images: Tensor, centre: Tensor, doubt: Tensor, behind: Filter | None) -> KeyEstimate:
-        values, weight, curvature = centre, 1.0 / doubt, self.curvature()
-        noise = (images - self._made(values, behind)).square().mean(dim=(1, 2, 3)).clamp_min(LEAST_NOISE)[:, None]
-        variance = 1.0 / (curvature / noise + weight)
+        values, weight, noise = centre, 1.0 / doubt, None
+        self.curvature()  # whose graph is not to lie in memory beside another
         for _ in range(self.settings.iterations):
-            values = values + self._step(images, values, centre, weight, noise, variance, behind)
+            step, noise = self._step(images, values, centre, weight, noise, behind)
+            values = values + step
+        assert noise is not None
+        variance = self._variance(noise, weight)
         bits = self.space.fingerprint.bits
         alpha, key = values[:, :-bits], values[:, -bits:]
         residual = (images - self._made(values, behind)).square().mean(dim=(1, 2, 3))
@@ -132,15 +135,24 @@ class Refinement:
         values: Tensor,
         centre: Tensor,
         weight: Tensor,
-        noise: Tensor,
-        variance: Tensor,
+        noise: Tensor | None,
         behind: Filter | None,
-    ) -> Tensor:
-        """Gauss-Newton's step `(n, k + m)` from values; the graph of its linearisation ends with it."""
+    ) -> tuple[Tensor, Tensor]:
+        """Gauss-Newton's step `(n, k + m)` from values, and the variance of the noise `(n, 1)`.
+
+        Where that is not given it is what the images of the values leave. The graph of a linearisation ends with it.
+        """
         made, pull = self._linearised(values, behind)
-        slope = pull(images - made) / noise - weight * (values - centre)
+        left = images - made
+        if noise is None:
+            noise = left.square().mean(dim=(1, 2, 3)).clamp_min(LEAST_NOISE)[:, None]
+        slope = pull(left) / noise - weight * (values - centre)
         precision = self._precision(values, made, pull, noise, weight, behind)
-        return conjugate_gradients(precision, slope, variance, self.settings.steps)
+        return conjugate_gradients(precision, slope, self._variance(noise, weight), self.settings.steps), noise
+
+    def _variance(self, noise: Tensor, weight: Tensor) -> Tensor:
+        """Of the values `(n, k + m)`, by the diagonal of the mean curvature."""
+        return 1.0 / (self.curvature() / noise + weight)
 
     def _precision(
         self,
