@@ -24,7 +24,7 @@ SimulatedAttack = Callable[[Tensor, Tensor], Tensor]
 """Images `(n, 3, H, W)` and one seed each `(n,)` to attacked images, differentiable."""
 
 
-ANSWERS = 2
+ANSWERS = 3
 """Raised whenever decoders give another answer to the same image, or another kind of one, so that answers which were
 kept before are not taken for today's."""
 

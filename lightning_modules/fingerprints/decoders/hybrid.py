@@ -266,8 +266,14 @@ class EncoderStarts:
 
 
 def network_start(parts: DecoderParts, tried: Sequence[str]) -> AmortisedDecoder:
-    """The network's surest reading of each image, of registrations by name."""
-    return AmortisedDecoder(parts.network, tried=tried, ground=likely_ground(parts, tried), watch=parts.watch)
+    """The network's best reading of each image, of registrations by name, told by the images that readings make."""
+
+    def show(alpha: Tensor, bits: Tensor) -> Tensor:
+        with torch.autocast(alpha.device.type, enabled=False):
+            return synthesised(parts.generator, parts.fingerprint.latents(alpha.float(), bits.float()))
+
+    ground = likely_ground(parts, tried)
+    return AmortisedDecoder(parts.network, tried=tried, ground=ground, watch=parts.watch, show=show)
 
 
 def _search(space: SearchSpace, settings: LeastSquaresSettings, watch: Watch) -> LeastSquaresDecoder:
