@@ -362,7 +362,7 @@ class VerdictRows(BlockRows):
     def _compare(self, logits: Tensor, readings: Tensor) -> dict[str, Any]:
         """Verdict on one image's logits `(m,)`, or on those of several that carry one key, `(n, m)`.
 
-        Readings are `(r, m)` or `(n, r, m)`. Logits are of the reading that the decoder is surest of, image by image;
+        Readings are `(r, m)` or `(n, r, m)`. Logits are the decoder's answers, each of the reading that it chose;
         several images are read like that, or all put back in one way.
         """
         verdict = attribute(logits, self.names, self.keys, self.false_positive_rate, readings.movedim(-2, 0))

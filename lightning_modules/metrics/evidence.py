@@ -109,7 +109,7 @@ def share_of(reading: int, readings: int) -> float:
 
     Weighted Bonferroni (Genovese, Roeder and Wasserman 2006): the smallest p-value divided by its share is a p-value,
     however the readings depend on each other. The decoder's answer, reading 0, is the likeliest one to be right: what
-    it makes of the reading that it is surest of, a choice in which no key has a part. Then comes the image as it is.
+    it makes of the reading that it chose, a choice in which no key has a part. Then comes the image as it is.
     """
     leading = LEADING_SHARES[: readings - 1]
     if reading < len(leading):

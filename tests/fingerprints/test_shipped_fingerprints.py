@@ -10,12 +10,28 @@ import torch
 from lightning_modules.attacks import image_seeds, make_attack
 from lightning_modules.common.images import eight_bit
 from lightning_modules.common.random_streams import seeded_keys
+from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder
 from lightning_modules.fingerprints.fingerprint import read_fingerprint
 from lightning_modules.latent_fingerprint import LatentFingerprint
 from lightning_modules.metrics.evidence import p_values_of_readings
 
 TRAINED = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "trained"
 N = 24
+
+
+def test_moved_images_are_answered_by_the_reading_that_explains_them():
+    """More bits are right than of the reading that the network is surest of (600 images: 91 to 97 % when mirrored)."""
+    module = LatentFingerprint.load_from_checkpoint(TRAINED / "ldm64" / "checkpoints" / "last.ckpt").eval()
+    keys = seeded_keys(48, module.fingerprint.bits, seed=31)
+    latents = module.fingerprint.embed(module.generator.sample_latents(48, seed=4321), keys)
+    with torch.no_grad():
+        images = eight_bit(module.generator.synthesize(latents).clamp(0.0, 1.0))
+    explained = module.key_decoder().start
+    surest = AmortisedDecoder(module.network, tried=["flip", "shift", "zoom", "turn", "fine"], ground=explained.ground)
+    for attack in ("flip", "crop_0.9"):
+        seen = make_attack(attack)(images, image_seeds(0, torch.arange(48)))
+        right = [((each.starts(seen).logits > 0) == keys).double().mean() for each in (surest, explained)]
+        assert float(right[1]) > float(right[0]) + 0.01, attack
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ class _Readings:
             places = torch.cat([before[:, None], places], dim=1)
         sure = torch.stack([certainty(logits) for logits in self.logits], dim=1).gather(1, places)
         value = sure - MARGIN * (places > 0)
-        if self.decoder.show is not None:
+        if self.decoder.show is not None and places.shape[1] > 1:
             first = value.clone()
             first[:, 0] = torch.inf  # the image as it is, or what was best before, is always looked at
             few = first.topk(min(shown, first.shape[1]), dim=1).indices

@@ -37,7 +37,7 @@ class KeyEstimate:
     loss: Tensor  # float32 (n,), what the decoder minimised, at its end; nan for a decoder that minimises nothing
     latents: Tensor | None = None  # float32 (n, d), those found, with their keys
     alpha: Tensor | None = None  # float32 (n, k), what the trained network alone says of them, in deviations
-    network_logits: Tensor | None = None  # float32 (n, 2, m), its own of the image as it is, and of its surest reading
+    network_logits: Tensor | None = None  # float32 (n, 2, m), its own of the image as it is, and of the chosen reading
     readings: Tensor | None = None  # float32 (n, r, m), the network's logits of the image as it is, then as put back
 
     @property
@@ -76,7 +76,7 @@ class Start:
 
     @property
     def both_logits(self) -> Tensor:
-        """Logits `(n, 2, m)` of the image as it is, and of the surest reading."""
+        """Logits `(n, 2, m)` of the image as it is, and of the chosen reading."""
         return torch.stack([self.logits if self.readings is None else self.readings[:, 0], self.logits], dim=1)
 
 

@@ -69,7 +69,7 @@ class HybridSettings(LeastSquaresSettings):
 
     Attributes:
         registrations: what is tried beside the image as it is, names of `registrations.REGISTRATIONS`, and
-            `fine`. The search goes on from the reading of which the network is surest.
+            `fine`. The search goes on from the likeliest reading, by the network's certainty and the image it makes.
     """
 
     registrations: Sequence[str] = ()
@@ -91,8 +91,8 @@ class HybridDecoder(NamedDecoder):
     first tells which filter the image met (`post_processing`), and the search goes on behind that filter. A start that
     is calibrated has a second say: an answer whose bits contradict it more than its own odds allow is not kept.
 
-    With registrations the image is searched as the surest reading of the network puts it back. No key has a part in
-    that choice. The readings themselves stand beside the answer.
+    With registrations the image is searched as the likeliest reading of the network puts it back, that is one which is
+    sure and whose image explains what was read. No key has a part in that choice. All readings stand beside the answer.
     """
 
     settings_class: ClassVar[type] = HybridSettings

@@ -50,7 +50,7 @@ class RefinementSettings:
         steps: of conjugate gradients, on each linearisation.
         batch: images that are refined together.
         registrations: what is tried beside the image as it is, names of `registrations.REGISTRATIONS`, and
-            `fine`. The reading of which the network is surest is refined.
+            `fine`. The likeliest reading is refined, by the network's certainty and the image that it makes.
     """
 
     iterations: int = 2

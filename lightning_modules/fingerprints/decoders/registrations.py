@@ -1,12 +1,13 @@
 """Putting an image back as it was made: mirrored, shifted, resized or turned images, tried one after the other.
 
-Small steps on top of the surest try (`fine`) find images that were cropped and turned, say. They are resampled from the
+Small steps on top of the best try (`fine`) find images that were cropped and turned, say. They are resampled from the
 image as it is, by both matrices at once.
 
 Verdicts test every try, corrected for their number (`metrics.evidence.share_of`). Where one answer is needed, as for
-the share of bits that are right, it is that of the try in which the decoder is surest of its bits; no key has a part in
-that. A network is too sure of images unlike those of its training, so a try has to be surer than the image as it is by
-`MARGIN`.
+the share of bits that are right, it is that of one try; no key has a part in that choice. The network's `certainty`
+speaks for a try. A network is too sure of images unlike those of its training, so a try has to be surer than the image
+as it is by `MARGIN`; and where a generator is at hand, the image that the answer makes has to explain what was read
+(`plausibility`).
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ REFINEMENTS = [
     *(Registration(zoom=zoom) for zoom in (0.97, 1.03)),
     *(Registration(degrees=degrees) for degrees in (-1.5, 1.5)),
 ]
-"""What `fine` tries on top of the surest of the others, for images to which more than one thing was done."""
+"""What `fine` tries on top of the best of the others, for images to which more than one thing was done."""
 
 
 def registrations(names: Iterable[str]) -> list[Registration]:

@@ -1,4 +1,4 @@
-"""Images that were mirrored, shifted or resized are put back by what the network is surest of; no key is asked."""
+"""Images that were moved are put back by what the network is surest of, or by what explains them; no key is asked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_modules.fingerprints.decoders.amortised import AmortisedDecoder, AmortisedSettings, likely_ground
+from lightning_modules.fingerprints.decoders.amortised import (
+    SHOWN,
+    SHOWN_AROUND,
+    AmortisedDecoder,
+    AmortisedSettings,
+    likely_ground,
+)
 from lightning_modules.fingerprints.decoders.base import DecoderParts
+from lightning_modules.fingerprints.decoders.post_processing import FILTERS
 from lightning_modules.fingerprints.decoders.registrations import (
     FINE,
     MARGIN,
@@ -18,6 +25,7 @@ from lightning_modules.fingerprints.decoders.registrations import (
     REGISTRATIONS,
     Registration,
     certainty,
+    plausibility,
     registrations,
     resampled,
 )
@@ -163,6 +171,78 @@ def test_a_try_has_to_be_surer_by_the_margin(scene):
     network.gain = 5.0
     assert float(AmortisedDecoder(network, tried=["flip"]).decode(images).logits.min()) == 6.0
     assert MARGIN > 0
+
+
+class SurestOfMirrored(torch.nn.Module):
+    """Says of each image whether its left half is brighter, and is far too sure where it is not."""
+
+    def forward(self, seen):
+        left = (seen[:, 0, :, :16].sum(dim=(1, 2)) > seen[:, 0, :, 16:].sum(dim=(1, 2)))[:, None]
+        return torch.where(left, 1.0, -6.0) * torch.ones(len(seen), 32), torch.zeros(len(seen), 3)
+
+
+@pytest.mark.parametrize("blurred", [False, True])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_reading_whose_image_explains_the_given_one_is_the_answer(blurred, mirrored):
+    """Bits of 1 make an image with a bright left half, bits of 0 one that is in no file here."""
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.5
+    images[..., :16] += 0.4
+    other = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    asked = []
+
+    def show(alpha, bits):
+        asked.append(len(bits))
+        return torch.where(bits[:, :1, None, None], images, other)
+
+    seen = FILTERS["blur_1"](images) if blurred else images
+    seen = seen.flip(-1) if mirrored else seen
+    surest = AmortisedDecoder(SurestOfMirrored(), tried=["flip"]).starts(seen)
+    start = AmortisedDecoder(SurestOfMirrored(), tried=["flip"], show=show).starts(seen)
+    assert float(surest.logits.max()) == -6.0
+    assert float(start.logits.min()) == 1.0
+    assert torch.allclose(start.images, FILTERS["blur_1"](images) if blurred else images, atol=1e-5)
+    assert asked == [len(images)] * 2
+
+
+def test_the_images_of_few_readings_are_looked_at(scene):
+    """The surest ones; the image as it is, or the best so far, is always among them."""
+    images, network, _ = scene
+    asked = []
+
+    def show(alpha, bits):
+        asked.append(len(bits))
+        return images
+
+    AmortisedDecoder(network, tried=[*REGISTRATIONS, FINE], show=show).starts(images)
+    assert asked == [len(images)] * (SHOWN + SHOWN_AROUND)
+    AmortisedDecoder(network, show=show).starts(images)
+    assert len(asked) == SHOWN + SHOWN_AROUND  # one reading alone needs none
+
+
+def test_of_all_places_the_right_one_is_the_most_plausible():
+    """A picture that was cropped, mirrored, turned or put into a frame lies where it does, blurred or not."""
+    coarse = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(coarse, size=(48, 32), mode="bicubic").clamp(0, 1)
+    places = registrations(["flip", "shift", "zoom", "turn"])
+    matrices = torch.stack([place.matrix(48, 32) for place in places])
+    for one in (0, 1, 5, 10, 20, 46, 54):
+        undone = torch.linalg.inv(matrices[one]).expand(2, -1, -1)
+        for seen in (resampled(images, undone), FILTERS["blur_0.7"](resampled(images, undone))):
+            found = torch.stack([plausibility(images, seen, matrix.expand(2, -1, -1)) for matrix in matrices])
+            assert found.argmax(dim=0).tolist() == [one, one], places[one]
+
+
+def test_plausibility_counts_what_lies_within_the_picture():
+    """A frame tells nothing; half the residual is worth log 4 for every hundred pixels."""
+    made = torch.full((1, 3, 32, 32), 0.5)
+    matrices = Registration(zoom=2.0).matrix(32, 32)[None]
+    seen = torch.full((1, 3, 32, 32), 0.7)
+    inner = (..., slice(8, 24), slice(8, 24))
+    seen[inner] = 0.5 + 0.2
+    far = plausibility(made, seen, matrices)
+    seen[inner] = 0.5 + 0.1
+    near = plausibility(made, seen, matrices)
+    assert float(near - far) == pytest.approx(1024 / 100 * math.log(0.0401 / 0.0101), rel=1e-4)
 
 
 def test_certainty_is_the_information_of_the_bits():
