@@ -64,7 +64,7 @@ from lightning_modules.fingerprints.settings import (
     as_settings,
     current_settings,
 )
-from lightning_modules.fingerprints.unmarked_bank import UnmarkedBank, read_bank
+from lightning_modules.fingerprints.unmarked_bank import UnmarkedBank, bank_of_decoder
 from lightning_modules.generators import load_generator
 from lightning_modules.metrics.extractors import check_extractor
 from lightning_modules.metrics.intervals import Estimate
@@ -73,12 +73,6 @@ from lightning_modules.reporting.runs import flat_settings
 
 PUBLIC = ("bits", "shift", "sigma", "centred", "layout", "latent_prior", "generator_name")  # of a fingerprint
 KEY, TRAINING, DECODER, TEST = KeySettings(), TrainingSettings(), DecoderSettings(), TestSettings()
-
-
-NO_BANK = (
-    "found no bank of decoded images without key beside the checkpoint, so images far from the generator's get a "
-    "verdict; make it with `evaluate.py users bank RUN`"
-)
 
 
 class LatentFingerprint(pl.LightningModule):
@@ -340,17 +334,9 @@ class LatentFingerprint(pl.LightningModule):
 
     def _unmarked_bank(self) -> UnmarkedBank | None:
         """The bank beside the checkpoint; None without one, or, with a warning, where it is another network's."""
-        if self.bank_file is None:
-            if DECODERS.load(self.decoder.name).needs_network:
-                rank_zero_warn(NO_BANK)
-            return None
-        bank = read_bank(self.bank_file, self._require_fingerprint().id)
-        if bank.decoder != content_hash(self.network.state_dict()):
-            rank_zero_warn(
-                f"{self.bank_file}: found the answers of another decoder than the checkpoint's, so images that are far "
-                "from the generator's get a verdict; make it again with `evaluate.py users bank RUN`"
-            )
-            return None
+        bank, missing = bank_of_decoder(self.bank_file, self._require_fingerprint().id, self.network)
+        if missing and (self.bank_file is not None or DECODERS.load(self.decoder.name).needs_network):
+            rank_zero_warn(missing)
         return bank
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -214,6 +214,26 @@ def write_bank(bank: UnmarkedBank, path: Path) -> None:
     write_bytes(path, to_safetensors(tensors, metadata={"manifest": manifest}))
 
 
+def bank_of_decoder(path: Path | None, fingerprint: str, network: CalibratedNetwork) -> tuple[UnmarkedBank | None, str]:
+    """The bank of a network that reads keys of the fingerprint of that id; without one None, and what to say of it.
+
+    Raises:
+        FingerprintError: see `read_bank`.
+    """
+    if path is None:
+        return None, (
+            "found no bank of decoded images without key beside the checkpoint, so images far from the generator's get "
+            "a verdict; make it with `evaluate.py users bank RUN`"
+        )
+    bank = read_bank(path, fingerprint)
+    if bank.decoder == content_hash(network.state_dict()):
+        return bank, ""
+    return None, (
+        f"{path}: found the answers of another decoder than the checkpoint's, so images that are far from the "
+        "generator's get a verdict; make it again with `evaluate.py users bank RUN`"
+    )
+
+
 def read_bank(path: Path, fingerprint: str | None = None) -> UnmarkedBank:
     """Read a bank that `write_bank` wrote, for the fingerprint of that id where one is given.
 
