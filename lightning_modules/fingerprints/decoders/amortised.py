@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,8 +31,8 @@ from lightning_modules.fingerprints.settings import at_least
 Show = Callable[[Tensor, Tensor], Tensor]
 SHOWN, SHOWN_AROUND = 16, 8
 """Readings of an image, the surest ones, whose images are looked at; and of the small steps around the best of them. A
-synthesis each. With 8 and 8, images of 32 px come out the same, and of 24 cropped ones of 64 px 22 are named among 50
-users in place of all."""
+synthesis each. With 8 and 8 images of 32 px come out the same, and of 24 cropped ones of 64 px 22 are named among 50
+users in place of all (measured once)."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +109,17 @@ class AmortisedDecoder(NamedDecoder):
     def _registered(self, images: Tensor) -> tuple[Tensor, ...]:
         """What `Start` holds, in its order."""
         size = images.shape[-2:]
+        steps = [register.matrix(*size).expand(len(images), -1, -1) for register in self.tried]
         read = _Readings(self, images)
-        for register in self.tried:
-            read.add(register(images, self.ground), register.matrix(*size).expand(len(images), -1, -1))
+        read.add(steps, (register(images, self.ground) for register in self.tried))
         chosen = read.best(range(len(self.tried)), SHOWN)
         if self.refined:
             around = read.matrices(chosen)
-            for step in self.refined:
-                matrices = around @ step.matrix(*size)
-                read.add(resampled(images, matrices, self.ground), matrices)
-            chosen = read.best(range(len(self.tried), len(read.logits)), SHOWN_AROUND, chosen)
-        logits, alpha = read.taken(read.logits, chosen), read.taken(read.alpha, chosen)
-        return logits, alpha, read.put_back(chosen), torch.stack(read.logits, dim=1)
+            steps = [around @ step.matrix(*size) for step in self.refined]
+            read.add(steps, (resampled(images, step, self.ground) for step in steps))
+            chosen = read.best(range(len(self.tried), read.logits.shape[1]), SHOWN_AROUND, chosen)
+        logits, alpha = read.of(chosen)
+        return logits, alpha, read.put_back(chosen), read.logits
 
 
 @torch.no_grad()
@@ -134,25 +133,31 @@ class _Readings:
 
     def __init__(self, decoder: AmortisedDecoder, images: Tensor) -> None:
         self.decoder, self.images = decoder, images
-        self.logits: list[Tensor] = []  # (n, m) each
-        self.alpha: list[Tensor] = []  # (n, k) each
-        self._matrices: list[Tensor] = []  # (n, 3, 3) each
+        self.logits = self._alpha = torch.empty(0)  # (n, r, m) and (n, r, k)
+        self._sure = self._matrices = torch.empty(0)  # float64 (n, r), and (n, r, 3, 3) on the CPU
 
-    def add(self, put_back: Tensor, matrices: Tensor) -> None:
-        """Read images that were put back by matrices `(n, 3, 3)`."""
-        self.decoder.watch.check()
-        logits, alpha = self.decoder.network(put_back)
-        self.logits.append(logits)
-        self.alpha.append(alpha)
-        self._matrices.append(matrices)
+    def add(self, matrices: Sequence[Tensor], put_back: Iterable[Tensor]) -> None:
+        """Read images that were put back by matrices `(n, 3, 3)`, which are on the CPU."""
+        answers = []
+        for images in put_back:
+            self.decoder.watch.check()
+            answers.append(self.decoder.network(images))
+        logits, alpha = (torch.stack(some, dim=1) for some in zip(*answers, strict=True))
+        sure = certainty(logits.flatten(0, 1)).view(logits.shape[:2])
+        new = (logits, alpha, sure, torch.stack(list(matrices), dim=1))
+        if self.logits.numel():
+            old = (self.logits, self._alpha, self._sure, self._matrices)
+            new = tuple(torch.cat(pair, dim=1) for pair in zip(old, new, strict=True))  # type: ignore[assignment]
+        self.logits, self._alpha, self._sure, self._matrices = new
 
-    def taken(self, of: Sequence[Tensor], chosen: Tensor) -> Tensor:
-        """Of each image the chosen one `(n,)` of tensors `(n, ...)`."""
-        return torch.stack(list(of), dim=1)[torch.arange(len(chosen), device=chosen.device), chosen]
+    def of(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(n, m)` and alpha `(n, k)` of the chosen readings `(n,)`."""
+        rows = torch.arange(len(chosen), device=chosen.device)
+        return self.logits[rows, chosen], self._alpha[rows, chosen]
 
     def matrices(self, chosen: Tensor) -> Tensor:
         """Those of the chosen readings `(n,)`, float64 `(n, 3, 3)`."""
-        return self.taken(self._matrices, chosen.cpu())
+        return self._matrices[torch.arange(len(chosen)), chosen.cpu()]
 
     def put_back(self, chosen: Tensor) -> Tensor:
         """The images `(n, 3, H, W)` that the chosen readings `(n,)` are of."""
@@ -164,19 +169,20 @@ class _Readings:
         return found
 
     def best(self, among: Sequence[int], shown: int, before: Tensor | None = None) -> Tensor:
-        """The best of some readings of each image, and of one that was best before `(n,)`: its number `(n,)`."""
-        n, device = len(self.images), self.images.device
-        places = torch.tensor(among, device=device).expand(n, -1)
+        """The best of some readings of each image, and of one that was best before `(n,)`: its number `(n,)`.
+
+        Of `shown` of them, the surest ones, images are made where the decoder has a `show`.
+        """
+        places = torch.tensor(among, device=self.images.device).expand(len(self.images), -1)
         if before is not None:
             places = torch.cat([before[:, None], places], dim=1)
-        sure = torch.stack([certainty(logits) for logits in self.logits], dim=1).gather(1, places)
-        value = sure - MARGIN * (places > 0)
+        value = (self._sure.gather(1, places) - MARGIN * (places > 0)).nan_to_num(nan=-torch.inf)
         if self.decoder.show is not None and places.shape[1] > 1:
             first = value.clone()
             first[:, 0] = torch.inf  # the image as it is, or what was best before, is always looked at
             few = first.topk(min(shown, first.shape[1]), dim=1).indices
             places = places.gather(1, few)
-            value = value.gather(1, few) + self._plausibility(places)
+            value = (value.gather(1, few) + self._plausibility(places)).nan_to_num(nan=-torch.inf)
         return places.gather(1, value.argmax(dim=1, keepdim=True))[:, 0]
 
     def _plausibility(self, places: Tensor) -> Tensor:
@@ -184,7 +190,7 @@ class _Readings:
         assert self.decoder.show is not None
         found = []
         for chosen in places.unbind(dim=1):
+            logits, alpha = self.of(chosen)
             self.decoder.watch.check()
-            made = self.decoder.show(self.taken(self.alpha, chosen), self.taken(self.logits, chosen) > 0)
-            found.append(plausibility(made, self.images, self.matrices(chosen)))
+            found.append(plausibility(self.decoder.show(alpha, logits > 0), self.images, self.matrices(chosen)))
         return torch.stack(found, dim=1)
