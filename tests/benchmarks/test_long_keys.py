@@ -233,7 +233,7 @@ def test_searches_for_64_bits() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(14400)
 def test_registered_images() -> None:
-    """The latent diffusion's, read by `hybrid` from the surest of all readings."""
+    """The latent diffusion's, read by `hybrid` from the likeliest of all readings."""
     found = named_by_search(LDM64, CONDITIONS, images=100, decoder=REGISTERED_HYBRID)
     assert found["clean"][2] > 0.9
 

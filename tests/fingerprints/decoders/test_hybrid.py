@@ -77,7 +77,7 @@ def test_the_search_mends_a_start_that_errs(scene):
         assert torch.allclose(coordinates(estimate.latents, fingerprint), alpha, atol=0.05)
 
 
-def test_an_image_is_searched_as_its_surest_reading_puts_it_back(scene):
+def test_an_image_is_searched_as_the_chosen_reading_puts_it_back(scene):
     """The readings are the network's; the answer stands before them."""
     _, _, keys, images, alpha = scene
     readings = torch.stack([torch.full_like(with_errors(keys), 0.1), with_errors(keys), -with_errors(keys)], dim=1)

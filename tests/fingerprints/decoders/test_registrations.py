@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lightning_modules.fingerprints.decoders import amortised
 from lightning_modules.fingerprints.decoders.amortised import (
     SHOWN,
     SHOWN_AROUND,
@@ -204,19 +205,139 @@ def test_the_reading_whose_image_explains_the_given_one_is_the_answer(blurred, m
     assert asked == [len(images)] * 2
 
 
-def test_the_images_of_few_readings_are_looked_at(scene):
-    """The surest ones; the image as it is, or the best so far, is always among them."""
-    images, network, _ = scene
-    asked = []
+class Numbered(torch.nn.Module):
+    """Reads the same log odds from all images of a pass, those given for its number, which it tells as alpha."""
 
-    def show(alpha, bits):
-        asked.append(len(bits))
-        return images
+    def __init__(self, sizes):
+        super().__init__()
+        self.sizes, self.passes = sizes, 0
 
-    AmortisedDecoder(network, tried=[*REGISTRATIONS, FINE], show=show).starts(images)
-    assert asked == [len(images)] * (SHOWN + SHOWN_AROUND)
-    AmortisedDecoder(network, show=show).starts(images)
-    assert len(asked) == SHOWN + SHOWN_AROUND  # one reading alone needs none
+    def forward(self, seen):
+        size, number = self.sizes[self.passes], self.passes
+        self.passes += 1
+        return torch.full((len(seen), 32), size), torch.full((len(seen), 3), float(number))
+
+
+class Shown:
+    """Makes an image of each reading, by its number, and a grey one where none is given."""
+
+    def __init__(self, images, made):
+        self.images, self.made, self.asked = images, made, []
+
+    def __call__(self, alpha, bits):
+        (number,) = set(alpha[:, 0].int().tolist())
+        self.asked.append(number)
+        return self.made.get(number, torch.full_like(self.images, 0.5))
+
+
+@pytest.fixture
+def lying_still(monkeypatch):
+    """Whatever a registration is, the picture lies where it was made."""
+    monkeypatch.setattr(
+        amortised,
+        "plausibility",
+        lambda made, images, matrices: plausibility(made, images, torch.eye(3).expand(4, 3, 3)),
+    )
+
+
+def chosen(images, sizes, made=None, tried=(*REGISTRATIONS, FINE)):
+    """The number of the reading that is the answer, and the readings whose images were made."""
+    show = Shown(images, made or {})
+    start = AmortisedDecoder(Numbered(sizes), tried=tried, show=show).starts(images)
+    (number,) = set(start.alpha[:, 0].int().tolist())
+    assert float(start.logits[0, 0]) == pytest.approx(sizes[number])
+    return number, show.asked
+
+
+def test_the_images_of_the_surest_readings_are_looked_at(scene, lying_still):
+    """The image as it is, and the best so far, are among them, however unsure."""
+    sizes = [0.1, *torch.linspace(1.0, 2.0, 55).tolist(), *torch.linspace(2.5, 1.5, 20).tolist()]
+    number, asked = chosen(scene[0], sizes)
+    first, around = asked[:SHOWN], asked[SHOWN:]
+    assert sorted(first) == [0, *range(56 - SHOWN + 1, 56)]
+    assert sorted(around) == [55, *range(56, 56 + SHOWN_AROUND - 1)]
+    assert number == 56  # no image explains anything: the surest
+
+
+@pytest.mark.parametrize("best", [0, 3, 55, 60])
+def test_of_readings_as_sure_the_one_that_explains_the_image_is_taken(scene, lying_still, best):
+    sizes = [1.0] * 76
+    sizes[best] += 1e-3  # among those that are looked at
+    assert chosen(scene[0], sizes, {best: scene[0]})[0] == best
+
+
+def test_the_best_so_far_is_kept_where_small_steps_are_worse(scene, lying_still):
+    sizes = [1.0] * 76
+    sizes[10] = 1.5
+    sizes[56:] = [2.0] * 20
+    assert chosen(scene[0], sizes, {10: scene[0]})[0] == 10
+    # where all explain the image, those that are surer
+    assert chosen(scene[0], sizes, dict.fromkeys(range(76), scene[0]))[0] >= 56
+
+
+def test_certainty_and_explanation_both_count(scene, lying_still):
+    """32 certain bits are worth 22 nats: more than an image that is a little off, less than one that is grey."""
+    images = scene[0]
+    near = 0.95 * images + 0.05 * images.mean()
+    still = torch.eye(3).expand(4, 3, 3)
+    lost = [
+        float((plausibility(images, images, still) - plausibility(each, images, still)).max())
+        for each in (near, 0.5 + 0 * near)
+    ]
+    assert 1.0 < lost[0] < 22.0 < lost[1]
+    sizes = [0.0, 0.0, 60.0, *[0.0] * 7]
+    assert chosen(images, sizes, {1: images, 2: near}, ["flip", "shift"])[0] == 2
+    assert chosen(images, sizes, {1: images}, ["flip", "shift"])[0] == 1
+
+
+def test_a_reading_that_is_no_number_is_never_taken(scene, lying_still):
+    assert chosen(scene[0], [1.0, float("nan")], {1: scene[0]}, ["flip"])[0] == 0
+
+
+def test_each_pass_and_each_synthesis_asks_the_watch(scene):
+    """Whoever looks on can end all of them."""
+    images = scene[0]
+
+    class Watch:
+        def __init__(self, most):
+            self.asked, self.most = 0, most
+
+        def check(self):
+            self.asked += 1
+            if self.asked > self.most:
+                raise InterruptedError
+
+        def advance(self, images):
+            raise AssertionError("nothing is searched for here")
+
+    passes = 76 + SHOWN + SHOWN_AROUND
+    for most in (passes, passes - 1, 60):
+        watch, show = Watch(most), Shown(images, {})
+        decoder = AmortisedDecoder(Numbered([1.0] * 76), tried=[*REGISTRATIONS, FINE], watch=watch, show=show)
+        if most == passes:
+            decoder.starts(images)
+            assert watch.asked == passes
+        else:
+            with pytest.raises(InterruptedError):
+                decoder.starts(images)
+            assert len(show.asked) == {passes - 1: SHOWN + SHOWN_AROUND - 1, 60: 4}[most]
+
+
+def test_one_reading_alone_makes_no_image(scene):
+    show = Shown(scene[0], {})
+    AmortisedDecoder(Numbered([1.0]), show=show).starts(scene[0])
+    assert show.asked == []
+
+
+@pytest.mark.parametrize("place", [Registration(zoom=0.9), Registration(degrees=3.0), Registration(part_right=0.7)])
+def test_mixed_precision_moves_no_image(place):
+    coarse = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(0, 1)
+    matrices = place.matrix(64, 64).expand(2, -1, -1)
+    put_back, value = resampled(images, matrices), plausibility(images, images.flip(-1), matrices)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(resampled(images, matrices), put_back)
+        assert torch.equal(plausibility(images, images.flip(-1), matrices), value)
 
 
 def test_of_all_places_the_right_one_is_the_most_plausible():
