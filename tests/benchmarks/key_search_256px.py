@@ -2,7 +2,7 @@
 
 A StyleGAN2 of config-f at 256 px with random weights, 512 latents, a key of 64 bits on the axes of least variance, one
 image. Processor time and memory of the full Jacobian (measured along some of the coordinates, and multiplied), of a
-Jacobian along a Krylov space with its steps, and of one along the key.
+Jacobian along a Krylov space with its steps, of one along the key, and of a whole answer of `refined`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from measuring import peak_memory
 
 from lightning_modules.fingerprints.decoders.least_squares import LeastSquaresDecoder
 from lightning_modules.fingerprints.decoders.losses import make_loss
+from lightning_modules.fingerprints.decoders.refinement import Refinement, RefinementSettings
 from lightning_modules.fingerprints.decoders.search_settings import LeastSquaresSettings
+from lightning_modules.fingerprints.decoders.search_space import SearchSpace
 from lightning_modules.fingerprints.fingerprint import make_fingerprint
 from lightning_modules.fingerprints.layouts import place_key
 from lightning_modules.generators.stylegan2 import StyleGAN2Generator
@@ -74,6 +76,11 @@ def main() -> None:
         given = (values, made, target, torch.full((1,), 1e-2), centre, weight, as_made)
         measured(f"{search.directions} directions and their steps", lambda: search._steps(*given, False))
         measured("key and what is confused with it, and their steps", lambda: search._steps(*given, True))
+    space = SearchSpace(counted, fingerprint, torch.ones_like(fingerprint.other_deviation))
+    refinement = Refinement(space, RefinementSettings(batch=1))
+    measured("curvature of `refined`, once", refinement.curvature)
+    start = torch.zeros(1, search.axes), torch.zeros(1, BITS)
+    measured("a whole answer of `refined`", lambda: refinement.refine(image, *start))
 
 
 if __name__ == "__main__":
