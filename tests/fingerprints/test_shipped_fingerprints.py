@@ -19,19 +19,17 @@ TRAINED = Path(__file__).parents[2] / "lightning_modules" / "fingerprints" / "tr
 N = 24
 
 
-def test_moved_images_are_answered_by_the_reading_that_explains_them():
+def test_mirrored_images_are_answered_by_the_reading_that_explains_them():
     """More bits are right than of the reading that the network is surest of (96 mirrored images: 92.9 and 89.5 %)."""
     module = LatentFingerprint.load_from_checkpoint(TRAINED / "ldm64" / "checkpoints" / "last.ckpt").eval()
-    keys = seeded_keys(48, module.fingerprint.bits, seed=31)
-    latents = module.fingerprint.embed(module.generator.sample_latents(48, seed=4321), keys)
+    keys = seeded_keys(N, module.fingerprint.bits, seed=31)
+    latents = module.fingerprint.embed(module.generator.sample_latents(N, seed=4321), keys)
     with torch.no_grad():
-        images = eight_bit(module.generator.synthesize(latents).clamp(0.0, 1.0))
+        images = eight_bit(module.generator.synthesize(latents).clamp(0.0, 1.0)).flip(-1)
     explained = module.key_decoder().start
     surest = AmortisedDecoder(module.network, tried=["flip", "shift", "zoom", "turn", "fine"], ground=explained.ground)
-    for attack in ("flip", "crop_0.9"):
-        seen = make_attack(attack)(images, image_seeds(0, torch.arange(48)))
-        right = [((each.starts(seen).logits > 0) == keys).double().mean() for each in (surest, explained)]
-        assert float(right[1]) > float(right[0]) + 0.01, attack
+    right = [float(((each.starts(images).logits > 0) == keys).double().mean()) for each in (surest, explained)]
+    assert right[1] > right[0] + 0.01
 
 
 @pytest.mark.parametrize(
