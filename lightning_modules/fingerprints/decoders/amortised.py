@@ -31,8 +31,8 @@ from lightning_modules.fingerprints.settings import at_least
 Show = Callable[[Tensor, Tensor], Tensor]
 SHOWN, SHOWN_AROUND = 16, 8
 """Readings of an image, the surest ones, whose images are looked at; and of the small steps around the best of them. A
-synthesis each. With 8 and 8 images of 32 px come out the same, and of 24 cropped ones of 64 px 22 are named among 50
-users in place of all (measured once)."""
+synthesis each. With 8 for both in place of 16 for both, images of 32 px come out the same, and of 24 cropped ones of
+64 px 22 are named among 50 users in place of all (measured once, before `registrations.SOFTENED`)."""
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,9 @@ def plausibility(made: Tensor, images: Tensor, matrices: Tensor) -> Tensor:
     """How well images that were made, and moved since, explain given ones, in nats but for a constant, float64 `(n,)`.
 
     It is the Gaussian log likelihood of the mean residual within the picture, of a variance that fits it best, as if
-    there were as many pixels in each picture. An image that
-    lies as it was made, or mirrored, may have met any blur or resizing as well (`post_processing.FILTERS`), one that
-    was moved no more than resampling costs (`SOFTENED`): otherwise blurred images are taken for moved ones.
+    there were as many pixels in each picture. An image that lies as it was made, or mirrored, may have met any blur or
+    resizing as well (`post_processing.FILTERS`), one that was moved no more than resampling costs (`SOFTENED`):
+    otherwise blurred images are taken for moved ones.
 
     Args:
         made: images `(n, 3, H, W)` in [0, 1] as a reading shows them.
