@@ -51,7 +51,8 @@ def build_slowly(
 
 
 def left(folder: Path) -> list[Path]:
-    return [path for path in folder.parent.iterdir() if path.name.startswith(f".{folder.name}.")]
+    begun = f".{folder.name}.*.building"  # a new folder has its whole name once it is locked
+    return sorted(folder.parent.glob(begun))
 
 
 def half_built(folder: Path, images: torch.Tensor, embedding: Embedding, number: int = signal.SIGKILL) -> Path:

@@ -28,7 +28,7 @@ def run(trained, tmp_path):
         (["--model.init_args.learning_rate", "3e-4"],
          r"found model.init_args.learning_rate 0.001 in the checkpoint, asked for 0.0003; leave it out"),
         (["--model.init_args.weight_decay", "0.1"], "found model.init_args.weight_decay null"),
-        (["--model.init_args.network", "test_resnet"], "found model.init_args.network resnet10t"),
+        (["--model.init_args.network", "resnet10t"], "found model.init_args.network test_resnet"),
         (["--model.init_args.stem", "small", "--model.init_args.representation", "raw"],
          "representation artifact .*stem patch"),
         (["--model.init_args.controls", "[raw]"], r"controls \['raw', 'random'\] .* asked for \['raw'\]"),
@@ -90,7 +90,7 @@ def test_a_training_goes_on_with_its_own_pictures_wherever_they_lie(run, trained
             ["--model.init_args.representation", "raw"],
             "representation artifact in the checkpoint, asked for raw",
         ),
-        (["--model.init_args.network", "test_resnet"], "network resnet10t .* use what was trained"),
+        (["--model.init_args.network", "resnet10t"], "network test_resnet .* use what was trained"),
         (["--model.init_args.input_size", "64"], "input_size null in the checkpoint, asked for 64"),
         (["--model.init_args.learning_rate", "3e-4"], None),  # has no part in a test
         (["--model.init_args.fdr_halvings", "3"], None),

@@ -139,7 +139,7 @@ def test_a_finished_training_says_how_long_it_was(trained, capsys, tmp_path):
     assert json.loads((tmp_path / "provenance.json").read_text())["training"] == training
     printed = capsys.readouterr().out
     assert "Unfinished" not in printed
-    for told in ("test/fdr: ", "each distance from 5 images, d = 512, 10 halvings; with labels shuffled ",
+    for told in ("test/fdr: ", "each distance from 5 images, d = 96, 10 halvings; with labels shuffled ",
                  "best trivial feature ("):  # fmt: skip
         assert told in printed
 

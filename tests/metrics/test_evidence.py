@@ -190,12 +190,12 @@ def test_the_p_value_of_several_readings_is_that_of_the_best_one_with_its_correc
 
 @pytest.mark.parametrize("alike", [True, False])
 def test_random_keys_keep_the_rate_over_many_readings(alike):
-    """Readings that all agree, or that have nothing to do with each other: 4,000 random keys, rates of 5 and 1 %."""
+    """Readings that all agree, or that have nothing to do with each other: 1,500 random keys, rates of 5 and 1 %."""
     generator = torch.Generator().manual_seed(5)
-    readings = 3.0 * torch.randn(4000, 1 if alike else 9, 20, generator=generator).expand(-1, 9, -1)
-    keys = torch.rand(4000, 20, generator=generator) < 0.5
+    readings = 3.0 * torch.randn(1500, 1 if alike else 9, 20, generator=generator).expand(-1, 9, -1)
+    keys = torch.rand(1500, 20, generator=generator) < 0.5
     found = p_values_of_readings(readings, keys)
     for rate in (0.05, 0.01):
-        assert float((found <= rate).double().mean()) < rate + 3 * (rate / 4000) ** 0.5
+        assert float((found <= rate).double().mean()) < rate + 3 * (rate / 1500) ** 0.5
     if not alike:
         assert float((found <= 0.05).double().mean()) > 0.025  # the correction is no larger than it must be

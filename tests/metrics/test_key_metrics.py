@@ -204,7 +204,7 @@ def test_a_key_too_short_for_a_rate_convinces_nobody():
 
 def test_negatives_keep_the_nominal_rate():
     generator = torch.Generator().manual_seed(0)
-    n = 4000
+    n = 2000
     keys = torch.rand(n, 32, generator=generator) > 0.5
     decoded = torch.linspace(-2.0, 6.0, 32).repeat(n, 1)  # the same answer to every image
     metrics = negative_metrics(32, (5e-2, 1e-3, 1e-6), prefix="test/clean/negatives/")
