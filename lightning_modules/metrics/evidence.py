@@ -102,6 +102,8 @@ def p_values(logits: Tensor, keys: Tensor) -> Tensor:
 LEADING_SHARES = (0.5, 0.25)
 """Of a false-positive rate, what a decoder's answer and the image as it is may use up; other readings share the rest
 alike."""
+MOST_TESTED = len(LEADING_SHARES) + 1
+"""Readings of an image whose exact p-values are taken, at most (`worth_testing`)."""
 
 
 def share_of(reading: int, readings: int) -> float:

@@ -21,6 +21,7 @@ ATTEMPTS = 100_000
 SHORTEST = 8
 """Keys of fewer bits than this may be all zeros or all ones: too few others are left."""
 KEYS_AT_ONCE = 65_536  # keys scored in one step: what a step needs stays in the processor's cache
+KEYS_IN_A_PRODUCT = 2048
 _LETTERS = str.maketrans("0123456789abcdef", "bcdfghjklmnpqrst")  # no number or date to a spreadsheet
 
 
@@ -137,6 +138,28 @@ def weights_against(weights: NDArray[np.int64], decoded: Tensor, table: Packed) 
         for sub_table, column in zip(added[1:], columns[1:], strict=True):
             sums += np.take(sub_table, column, mode="clip")
     return found
+
+
+def least_weights_against(weights: NDArray[np.int64], decoded: NDArray[np.bool_], table: Packed) -> NDArray[np.float32]:
+    """By reading, the least weight of the bits in which any packed key differs from the decoded ones, `(r,)`.
+
+    One product of matrices for all readings together, exact, since float32 holds whole numbers up to 2^24: 110 readings
+    of a million keys take an eighth of the time of as many `weights_against`.
+
+    Args:
+        weights: of the bits by reading, `(r, m)`; those of a reading add up to less than 2^24.
+        decoded: bits, `(r, m)`.
+        table: the keys, at least one.
+    """
+    bits = weights.shape[1]
+    for_ones = np.where(decoded, -weights, weights).astype(np.float32)  # what a 1 in a key adds to those of zeros alone
+    of_zeros = np.where(decoded, weights, 0).sum(axis=1).astype(np.float32)
+    least = np.full(len(weights), np.inf, dtype=np.float32)
+    for start in range(0, len(table), KEYS_IN_A_PRODUCT):
+        keys = np.unpackbits(table[start : start + KEYS_IN_A_PRODUCT], axis=1, count=bits).astype(np.float32)
+        np.minimum(least, (for_ones @ keys.T).min(axis=1), out=least)
+    least += of_zeros
+    return least
 
 
 def key_to_text(key: Tensor) -> str:

@@ -18,8 +18,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.fingerprints.users.keys import Packed, distances, pack_key, packed_bytes, weights_against
-from lightning_modules.metrics.evidence import bit_weights, check_rate, p_value, share_of, trusted, worth_testing
+from lightning_modules.fingerprints.users.keys import (
+    Packed,
+    distances,
+    least_weights_against,
+    pack_key,
+    packed_bytes,
+    weights_against,
+)
+from lightning_modules.metrics.evidence import (
+    MOST_TESTED,
+    bit_weights,
+    check_rate,
+    p_value,
+    share_of,
+    trusted,
+    worth_testing,
+)
 
 
 @dataclass(frozen=True)
@@ -69,11 +84,16 @@ def attribute(
     if not names:
         return Verdict(None, None, 0, bits, 1.0, 1.0, false_positive_rate)
     weights, decoded = bit_weights(evidence), evidence > 0
-    matches = [_best_match(*reading, keys) for reading in zip(weights, decoded, strict=True)]
-    tried = worth_testing(weights, np.array([match.against for match in matches]))
-    chances = [p_value(weights[one], matches[one].against) / share_of(one, len(matches)) for one in tried]
-    reading = tried[int(np.argmin(chances))]
-    chance, (place, _, alone) = min(1.0, *chances), matches[reading]
+    tried = list(range(len(weights)))
+    if len(tried) > MOST_TESTED:
+        tried = worth_testing(weights, least_weights_against(weights, decoded.numpy(), keys))
+    matches = [_best_match(weights[one], decoded[one], keys) for one in tried]
+    chances = [
+        p_value(weights[one], match.against) / share_of(one, len(weights))
+        for one, match in zip(tried, matches, strict=True)
+    ]
+    chosen = int(np.argmin(chances))
+    reading, chance, (place, _, alone) = tried[chosen], min(1.0, *chances), matches[chosen]
     family = family_p_value(chance, len(names))
     matching = bits - int(distances(pack_key(decoded[reading]), keys[place : place + 1])[0])
     best = names[place]

@@ -31,6 +31,9 @@ from lightning_modules.fingerprints.decoders.registrations import (
     resampled,
 )
 
+TRIED, ALL = 90, 110
+"""Readings by all registrations but `fine`, and by `fine` as well."""
+
 
 class Template(torch.nn.Module):
     """Reads 32 bits, and is sure of them where an image lies as it was made."""
@@ -125,6 +128,18 @@ def test_each_kind_is_undone(scene, name, harm):
     assert float(certainty(with_it.logits).min()) > float(certainty(AmortisedDecoder(network).decode(met).logits).max())
 
 
+def test_images_that_were_mirrored_and_cropped_are_put_back(scene):
+    """By `flip` and `zoom` together, wherever the crop was; by neither alone."""
+    images, network, keys = scene
+    for place in ((1.6, 1.6), (0.0, -1.6), (-0.8, 0.8)):
+        met = MIRRORED(Registration(part_down=place[0], part_right=place[1], zoom=1 / 0.9)(images))
+        with_both = AmortisedDecoder(network, 2, ["flip", "zoom"]).decode(met)
+        assert torch.equal(with_both.bits, keys)
+        for name in ("flip", "zoom"):
+            alone = AmortisedDecoder(network, 2, [name]).decode(met)
+            assert float(certainty(with_both.logits).min()) > float(certainty(alone.logits).max()) + 1.0
+
+
 def test_two_changes_are_undone_by_small_steps_on_top_of_the_surest_try(scene):
     images, network, keys = scene
     met = Registration(degrees=-1.5)(Registration(zoom=1 / 0.95)(images))
@@ -146,10 +161,10 @@ def test_an_image_as_it_was_made_is_read_as_it_is(scene):
     assert torch.equal(found.logits, alone.logits)
     assert alone.readings is None
     assert torch.equal(alone.evidence, alone.logits[:, None])
-    assert found.readings.shape == (len(images), 56, 32)
+    assert found.readings.shape == (len(images), TRIED, 32)
     assert torch.equal(found.evidence, torch.cat([found.logits[:, None], found.readings], dim=1))
     refined = AmortisedDecoder(network, tried=[*REGISTRATIONS, FINE]).decode(images)
-    assert refined.readings.shape == (len(images), 76, 32)
+    assert refined.readings.shape == (len(images), ALL, 32)
     assert torch.equal(found.readings[:, 0], alone.logits)
     mirrored_ones = AmortisedDecoder(network).decode(images.flip(-1)).logits
     assert torch.equal(found.readings[:, 1], mirrored_ones)
@@ -251,28 +266,28 @@ def chosen(images, sizes, made=None, tried=(*REGISTRATIONS, FINE)):
 
 def test_the_images_of_the_surest_readings_are_looked_at(scene, lying_still):
     """The image as it is, and the best so far, are among them, however unsure."""
-    sizes = [0.1, *torch.linspace(1.0, 2.0, 55).tolist(), *torch.linspace(2.5, 1.5, 20).tolist()]
+    sizes = [0.1, *torch.linspace(1.0, 2.0, TRIED - 1).tolist(), *torch.linspace(2.5, 1.5, 20).tolist()]
     number, asked = chosen(scene[0], sizes)
     first, around = asked[:SHOWN], asked[SHOWN:]
-    assert sorted(first) == [0, *range(56 - SHOWN + 1, 56)]
-    assert sorted(around) == [55, *range(56, 56 + SHOWN_AROUND - 1)]
-    assert number == 56  # no image explains anything: the surest
+    assert sorted(first) == [0, *range(TRIED - SHOWN + 1, TRIED)]
+    assert sorted(around) == [TRIED - 1, *range(TRIED, TRIED + SHOWN_AROUND - 1)]
+    assert number == TRIED  # no image explains anything: the surest
 
 
-@pytest.mark.parametrize("best", [0, 3, 55, 60])
+@pytest.mark.parametrize("best", [0, 3, TRIED - 1, TRIED + 4])
 def test_of_readings_as_sure_the_one_that_explains_the_image_is_taken(scene, lying_still, best):
-    sizes = [1.0] * 76
+    sizes = [1.0] * ALL
     sizes[best] += 1e-3  # among those that are looked at
     assert chosen(scene[0], sizes, {best: scene[0]})[0] == best
 
 
 def test_the_best_so_far_is_kept_where_small_steps_are_worse(scene, lying_still):
-    sizes = [1.0] * 76
+    sizes = [1.0] * ALL
     sizes[10] = 1.5
-    sizes[56:] = [2.0] * 20
+    sizes[TRIED:] = [2.0] * 20
     assert chosen(scene[0], sizes, {10: scene[0]})[0] == 10
     # where all explain the image, those that are surer
-    assert chosen(scene[0], sizes, dict.fromkeys(range(76), scene[0]))[0] >= 56
+    assert chosen(scene[0], sizes, dict.fromkeys(range(ALL), scene[0]))[0] >= TRIED
 
 
 def test_certainty_and_explanation_both_count(scene, lying_still):
@@ -310,17 +325,17 @@ def test_each_pass_and_each_synthesis_asks_the_watch(scene):
         def advance(self, images):
             raise AssertionError("nothing is searched for here")
 
-    passes = 76 + SHOWN + SHOWN_AROUND
-    for most in (passes, passes - 1, 60):
+    passes = ALL + SHOWN + SHOWN_AROUND
+    for most in (passes, passes - 1, TRIED + 4):
         watch, show = Watch(most), Shown(images, {})
-        decoder = AmortisedDecoder(Numbered([1.0] * 76), tried=[*REGISTRATIONS, FINE], watch=watch, show=show)
+        decoder = AmortisedDecoder(Numbered([1.0] * ALL), tried=[*REGISTRATIONS, FINE], watch=watch, show=show)
         if most == passes:
             decoder.starts(images)
             assert watch.asked == passes
         else:
             with pytest.raises(InterruptedError):
                 decoder.starts(images)
-            assert len(show.asked) == {passes - 1: SHOWN + SHOWN_AROUND - 1, 60: 4}[most]
+            assert len(show.asked) == {passes - 1: SHOWN + SHOWN_AROUND - 1, TRIED + 4: 4}[most]
 
 
 def test_one_reading_alone_makes_no_image(scene):
@@ -346,7 +361,7 @@ def test_of_all_places_the_right_one_is_the_most_plausible():
     images = torch.nn.functional.interpolate(coarse, size=(48, 32), mode="bicubic").clamp(0, 1)
     places = registrations(["flip", "shift", "zoom", "turn"])
     matrices = torch.stack([place.matrix(48, 32) for place in places])
-    for one in (0, 1, 5, 10, 20, 46, 54):
+    for one in (0, 1, 5, 10, 20, 46, 54, 60, 80):
         undone = torch.linalg.inv(matrices[one]).expand(2, -1, -1)
         for seen in (resampled(images, undone), FILTERS["blur_0.7"](resampled(images, undone))):
             found = torch.stack([plausibility(images, seen, matrix.expand(2, -1, -1)) for matrix in matrices])

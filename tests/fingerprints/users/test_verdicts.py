@@ -10,9 +10,15 @@ import torch
 from scipy.stats import binom
 
 from lightning_modules.common.random_streams import seeded_keys
-from lightning_modules.fingerprints.users.keys import KEYS_AT_ONCE, pack_keys, weights_against
+from lightning_modules.fingerprints.users.keys import (
+    KEYS_AT_ONCE,
+    KEYS_IN_A_PRODUCT,
+    least_weights_against,
+    pack_keys,
+    weights_against,
+)
 from lightning_modules.fingerprints.users.verdicts import attribute, combine, family_p_value
-from lightning_modules.metrics.evidence import bit_weights, p_values, trusted
+from lightning_modules.metrics.evidence import bit_weights, p_values, share_of, trusted
 
 NAMES = [f"user{i}" for i in range(50)]
 
@@ -130,6 +136,35 @@ def test_look_ups_by_bytes_or_pairs_agree_with_sums_over_bits(bits):
     weights = bit_weights(trusted(logits))[0]
     found = weights_against(weights, logits[0] > 0, pack_keys(keys))
     assert np.array_equal(found, np.where((keys != (logits > 0)).numpy(), weights, 0).sum(axis=1))
+
+
+@pytest.mark.parametrize("bits", [5, 32, 61, 64, 256])
+def test_the_least_weights_of_many_readings_are_those_of_single_look_ups(bits):
+    """Exact, also where one bit has all the weight."""
+    generator = torch.Generator().manual_seed(bits)
+    table = pack_keys(torch.rand(2 * KEYS_IN_A_PRODUCT + 3, bits, generator=generator) > 0.5)
+    logits = torch.randn(9, bits, generator=generator)
+    logits[7] = 0.0
+    logits[8] *= 1e-9
+    logits[8, 2] = 5.0
+    weights = bit_weights(logits)
+    found = least_weights_against(weights, (logits > 0).numpy(), table)
+    alone = [weights_against(*one, table).min() for one in zip(weights, logits > 0, strict=True)]
+    assert found.tolist() == alone
+
+
+@pytest.mark.parametrize("readings", [2, 3, 4, 12])
+def test_a_verdict_by_many_readings_is_that_of_testing_each(readings):
+    """All users' exact p-values in every reading, at its share."""
+    generator = torch.Generator().manual_seed(readings)
+    keys = seeded_keys(20, 32, seed=6)
+    for owner in range(3):
+        odds = 2.0 * torch.randn(readings, 32, generator=generator)
+        odds[(5 * owner) % readings] = odds_of(keys[owner], 4.0) + 2.0 * torch.randn(32, generator=generator)
+        verdict = attribute(odds[0], NAMES[:20], pack_keys(keys), others=odds[1:])
+        chances = [p_values(row.expand(20, -1), keys) / share_of(i, readings) for i, row in enumerate(odds)]
+        assert verdict.best_user == f"user{owner}"
+        assert verdict.p_value == pytest.approx(float(torch.stack(chances).min()), rel=1e-9)
 
 
 def test_a_large_registry_fits_into_memory():
