@@ -168,12 +168,13 @@ def test_attackers_on_a_few_images(monkeypatch):
 
 
 def test_named_users_under_two_attacks():
-    found = long_keys.shares(long_keys.LDM64, ("clean", "flip"), keys=2)
+    found = long_keys.shares(long_keys.LDM64, ("clean", "flip", "flip + crop_0.9"), keys=2)
     assert found["clean"].together == found["flip"].together == 1.0
     assert found["clean"].network.few == found["clean"].as_it_is.few == 1.0
     assert found["flip"].network.few == 0.0
     assert found["flip"].readings.few > 0.5  # put back
     assert found["flip"].wrong_few == 0.0
+    assert found["flip + crop_0.9"].readings.few > 0.5
     colour = long_keys.shares(long_keys.LDM64_EMOJI, ("clean",), keys=1, decoder=DecoderSettings())
     assert colour["clean"].as_it_is[1:] == (1.0, 1.0)
     sizes = long_keys.bits_from_sizes(long_keys.LDM64, (32, 64), keys=2)
