@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 SHORT = {
     "trainer.max_epochs": 1,
@@ -37,6 +38,7 @@ PAPER = {
     "model.init_args.decoder.options": "{starts: 2, steps: 2}",
     "model.init_args.decoder.loss": "{name: pixels}",  # LPIPS fetches its trunk
 }
+SHIPPED = {path.name for path in Path("lightning_modules/fingerprints/trained").iterdir()}
 GM_FASHION = {"n": 40, "real_images": 80, "manifold_images": 60, "reals": "fashion_sample", "processes": 1}
 
 
@@ -56,7 +58,8 @@ def changes(args: list[str]) -> dict[str, object]:
         return {**SHORT, **FINGERPRINT, **(PAPER if config.endswith("_paper.yaml") else {})}
     if command == "generate":
         return GM_FASHION if config and "gm_fashion" in config else {"n": min(20, int(value_of(args, "--n") or 20))}
-    if command == "test" and "fingerprints" in str(value_of(args, "--ckpt_path")):
+    run = value_of(args, "--ckpt_path") or ""
+    if command == "test" and ("fingerprints" in run or run in SHIPPED):
         return {"data.init_args.test_images": 8, "data.init_args.negative_images": 16}
     return {}
 

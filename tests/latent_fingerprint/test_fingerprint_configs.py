@@ -44,8 +44,8 @@ SLOW = [
 def test_the_config_trains_and_tests(name, tmp_path):
     run = tmp_path / "run"
     small = ["--data.init_args.train_images=16", "--data.init_args.val_images=8", "--data.init_args.batch_size=8"]
-    small += ["--data.init_args.test_images=8", "--data.init_args.negative_images=16", "--trainer.max_epochs=1"]
-    small += ["--data.init_args.reals=fashion_sample", "--model.init_args.test_attacks=[paper-strongest]"]
+    small += ["--data.init_args.test_images=8", "--data.init_args.negative_images=4", "--trainer.max_epochs=1"]
+    small += ["--data.init_args.reals=fashion_sample", "--model.init_args.test_attacks=[paper-strongest-jpeg]"]
     small += ["--model.init_args.key.fit_latents=300", "--model.init_args.training.unmarked_images=8"]
     if name not in ("stylegan2_64", "ldm64_corrected"):  # which begin with another network
         small += ["--model.init_args.training.backbone=test_resnet"]
@@ -62,7 +62,7 @@ def test_the_config_trains_and_tests(name, tmp_path):
     if settings(name)[1]["test"]["other_generator"] is None:
         kinds.remove("other_generator")
     for kind in kinds:
-        assert found[f"test/negatives/{kind}/false_positive_rate_1e-3"]["n"] == 16
+        assert found[f"test/negatives/{kind}/false_positive_rate_1e-3"]["n"] == 4
 
 
 SMALL_PAPER = {"stylegan2_paper": (write_stylegan2, {"key.shift": 12}), "ldm_paper": (write_vq, {"key.shift": 100})}

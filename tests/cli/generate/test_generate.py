@@ -133,8 +133,7 @@ def test_the_command_line_gives_the_same_bytes_on_two_processes(checkpoint, tmp_
     command = [sys.executable, str(Path(evaluate.__file__)), "generate", "--generator", str(checkpoint), "--n", "70"]
     for processes in (1, 2):
         out = ["--out", str(tmp_path / str(processes)), "--processes", str(processes)]
-        done = subprocess.run([*command, *out], check=True, capture_output=True, text=True)
-        assert "70/70" in done.stderr  # the progress bar
+        subprocess.run([*command, *out], check=True, capture_output=True)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
