@@ -81,6 +81,7 @@ class AmortisedDecoder(NamedDecoder):
         show: Show | None = None,
     ) -> None:
         self.network, self.batch, self.tried, self.ground = network.eval(), batch, registrations(tried), ground
+        self.quicker = getattr(network, "quicker", network)
         self.watch, self.show = watch, show
         self.refined = REFINEMENTS if FINE in tried else []
 
@@ -111,7 +112,10 @@ class AmortisedDecoder(NamedDecoder):
         size = images.shape[-2:]
         steps = [register.matrix(*size).expand(len(images), -1, -1) for register in self.tried]
         read = _Readings(self, images)
-        read.add(steps, (register(images, self.ground) for register in self.tried))
+        read.add(steps[:1], [images])
+        read.again(torch.zeros(len(images), 1, dtype=torch.int64, device=images.device))
+        if len(steps) > 1:
+            read.add(steps[1:], (register(images, self.ground) for register in self.tried[1:]))
         chosen = read.best(range(len(self.tried)), SHOWN)
         if self.refined:
             around = read.matrices(chosen)
@@ -129,31 +133,48 @@ def likely_ground(parts: DecoderParts, tried: Sequence[str]) -> Tensor | None:
 
 
 class _Readings:
-    """Answers to images as they are, which come first, and as they are put back."""
+    """Answers to images as they are, which come first, and as they are put back.
+
+    A network that has a quicker one looks through all of them with that, and reads the surest again itself.
+    """
 
     def __init__(self, decoder: AmortisedDecoder, images: Tensor) -> None:
         self.decoder, self.images = decoder, images
         self.logits = self._alpha = torch.empty(0)  # (n, r, m) and (n, r, k)
         self._sure = self._matrices = torch.empty(0)  # float64 (n, r), and (n, r, 3, 3) on the CPU
+        self._read = torch.empty(0, dtype=torch.bool)  # (n, r), whether by the network itself
+        self._rows = torch.arange(len(images), device=images.device)
 
     def add(self, matrices: Sequence[Tensor], put_back: Iterable[Tensor]) -> None:
         """Read images that were put back by matrices `(n, 3, 3)`, which are on the CPU."""
         answers = []
         for images in put_back:
             self.decoder.watch.check()
-            answers.append(self.decoder.network(images))
+            answers.append(self.decoder.quicker(images))
         logits, alpha = (torch.stack(some, dim=1) for some in zip(*answers, strict=True))
         sure = certainty(logits.flatten(0, 1)).view(logits.shape[:2])
-        new = (logits, alpha, sure, torch.stack(list(matrices), dim=1))
+        read = torch.full_like(sure, self.decoder.quicker is self.decoder.network, dtype=torch.bool)
+        new = (logits, alpha, sure, torch.stack(list(matrices), dim=1), read)
         if self.logits.numel():
-            old = (self.logits, self._alpha, self._sure, self._matrices)
+            old = (self.logits, self._alpha, self._sure, self._matrices, self._read)
             new = tuple(torch.cat(pair, dim=1) for pair in zip(old, new, strict=True))  # type: ignore[assignment]
-        self.logits, self._alpha, self._sure, self._matrices = new
+        self.logits, self._alpha, self._sure, self._matrices, self._read = new
+
+    def again(self, places: Tensor) -> None:
+        """Read images as some readings of them `(n, few)` put them back, by the network itself where it has not yet."""
+        for chosen in places.unbind(dim=1):
+            left = ~self._read[self._rows, chosen]
+            if not bool(left.any()):
+                continue
+            self.decoder.watch.check()
+            logits, alpha = self.decoder.network(self.put_back(chosen)[left])
+            where = self._rows[left], chosen[left]
+            self.logits[where], self._alpha[where], self._sure[where] = logits, alpha, certainty(logits)
+            self._read[where] = True
 
     def of(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(n, m)` and alpha `(n, k)` of the chosen readings `(n,)`."""
-        rows = torch.arange(len(chosen), device=chosen.device)
-        return self.logits[rows, chosen], self._alpha[rows, chosen]
+        return self.logits[self._rows, chosen], self._alpha[self._rows, chosen]
 
     def matrices(self, chosen: Tensor) -> Tensor:
         """Those of the chosen readings `(n,)`, float64 `(n, 3, 3)`."""
@@ -171,19 +192,27 @@ class _Readings:
     def best(self, among: Sequence[int], shown: int, before: Tensor | None = None) -> Tensor:
         """The best of some readings of each image, and of one that was best before `(n,)`: its number `(n,)`.
 
-        Of `shown` of them, the surest ones, images are made where the decoder has a `show`.
+        `shown` of them, the surest ones, are read by the network itself, and images are made of them where the decoder
+        has a `show`.
         """
         places = torch.tensor(among, device=self.images.device).expand(len(self.images), -1)
         if before is not None:
             places = torch.cat([before[:, None], places], dim=1)
-        value = (self._sure.gather(1, places) - MARGIN * (places > 0)).nan_to_num(nan=-torch.inf)
-        if self.decoder.show is not None and places.shape[1] > 1:
-            first = value.clone()
+        if places.shape[1] == 1:
+            return places[:, 0]
+        if self.decoder.show is not None or self.decoder.quicker is not self.decoder.network:
+            first = self._certain(places)
             first[:, 0] = torch.inf  # the image as it is, or what was best before, is always looked at
-            few = first.topk(min(shown, first.shape[1]), dim=1).indices
-            places = places.gather(1, few)
-            value = (value.gather(1, few) + self._plausibility(places)).nan_to_num(nan=-torch.inf)
+            places = places.gather(1, first.topk(min(shown, first.shape[1]), dim=1).indices)
+            self.again(places)
+        value = self._certain(places)
+        if self.decoder.show is not None:
+            value = (value + self._plausibility(places)).nan_to_num(nan=-torch.inf)
         return places.gather(1, value.argmax(dim=1, keepdim=True))[:, 0]
+
+    def _certain(self, places: Tensor) -> Tensor:
+        """How sure readings `(n, few)` are, less what the image as it is has ahead, float64 `(n, few)`."""
+        return (self._sure.gather(1, places) - MARGIN * (places > 0)).nan_to_num(nan=-torch.inf)
 
     def _plausibility(self, places: Tensor) -> Tensor:
         """Of readings `(n, few)` of each image, in nats, float64 `(n, few)`."""

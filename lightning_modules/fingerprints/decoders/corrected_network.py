@@ -142,6 +142,15 @@ class CorrectedNetwork(CalibratedNetwork):
             self.start.eval()
         return self
 
+    @property
+    def quicker(self) -> CalibratedNetwork:
+        """What is corrected, where it was trained by itself and calibrated; see `CalibratedNetwork`.
+
+        An encoder that learned together with the corrections is as sure of images that were moved: of 20 cropped images
+        of `ldm64_emoji` 19 name their user if all readings are corrected, none if it chooses which.
+        """
+        return self.start if self.frozen else self
+
     def take_fingerprint(self, fingerprint: Fingerprint, anew: bool) -> None:
         """Know where keys lie; `anew` begins with what the axes read off a correction."""
         self.start.take_fingerprint(fingerprint, anew and not self.begun)

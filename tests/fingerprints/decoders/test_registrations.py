@@ -17,6 +17,7 @@ from lightning_modules.fingerprints.decoders.amortised import (
     likely_ground,
 )
 from lightning_modules.fingerprints.decoders.base import DecoderParts
+from lightning_modules.fingerprints.decoders.corrected_network import CorrectedNetwork
 from lightning_modules.fingerprints.decoders.post_processing import FILTERS
 from lightning_modules.fingerprints.decoders.registrations import (
     FINE,
@@ -303,6 +304,27 @@ def test_certainty_and_explanation_both_count(scene, lying_still):
     sizes = [0.0, 0.0, 60.0, *[0.0] * 7]
     assert chosen(images, sizes, {1: images, 2: near}, ["flip", "shift"])[0] == 2
     assert chosen(images, sizes, {1: images}, ["flip", "shift"])[0] == 1
+
+
+def test_a_quicker_network_looks_through_the_readings_and_the_surest_are_read_again(scene):
+    """By the network itself: the image as it is, the surest 16, and 8 of the small steps; each once."""
+    images, network = scene[0], Numbered([3.0] * (SHOWN + SHOWN_AROUND - 1))
+    network.quicker = Numbered([1.0, *torch.linspace(1.0, 2.0, TRIED - 1).tolist(), *[0.5] * 20])
+    start = AmortisedDecoder(network, tried=[*REGISTRATIONS, FINE]).starts(images)
+    again = (start.readings == 3.0).all(dim=2)[0].nonzero().flatten().tolist()
+    assert again[:SHOWN] == [0, *range(TRIED - SHOWN + 1, TRIED)]
+    assert len(again[SHOWN:]) == SHOWN_AROUND - 1
+    assert min(again[SHOWN:]) >= TRIED
+    assert bool((start.logits == 3.0).all())
+    assert network.passes == len(network.sizes)  # no pass more
+
+
+def test_corrections_of_a_network_that_was_trained_before_have_it_as_the_quicker_one():
+    for frozen in (True, False):
+        network = CorrectedNetwork.__new__(CorrectedNetwork)
+        torch.nn.Module.__init__(network)
+        network.start, network.frozen = torch.nn.Identity(), frozen
+        assert network.quicker is (network.start if frozen else network)
 
 
 def test_a_reading_that_is_no_number_is_never_taken(scene, lying_still):
