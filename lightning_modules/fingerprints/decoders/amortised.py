@@ -169,7 +169,8 @@ class _Readings:
             self.decoder.watch.check()
             logits, alpha = self.decoder.network(self.put_back(chosen)[left])
             where = self._rows[left], chosen[left]
-            self.logits[where], self._alpha[where], self._sure[where] = logits, alpha, certainty(logits)
+            self.logits[where], self._alpha[where] = logits.to(self.logits.dtype), alpha.to(self._alpha.dtype)
+            self._sure[where] = certainty(logits)
             self._read[where] = True
 
     def of(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
