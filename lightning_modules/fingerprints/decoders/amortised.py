@@ -81,7 +81,6 @@ class AmortisedDecoder(NamedDecoder):
         show: Show | None = None,
     ) -> None:
         self.network, self.batch, self.tried, self.ground = network.eval(), batch, registrations(tried), ground
-        self.quicker = getattr(network, "quicker", network)
         self.watch, self.show = watch, show
         self.refined = REFINEMENTS if FINE in tried else []
 
@@ -112,15 +111,15 @@ class AmortisedDecoder(NamedDecoder):
         size = images.shape[-2:]
         steps = [register.matrix(*size).expand(len(images), -1, -1) for register in self.tried]
         read = _Readings(self, images)
-        read.add(steps[:1], [images])
-        read.again(torch.zeros(len(images), 1, dtype=torch.int64, device=images.device))
+        read.add(steps[:1], [images], self.network)
         if len(steps) > 1:
-            read.add(steps[1:], (register(images, self.ground) for register in self.tried[1:]))
+            put_back = (register(images, self.ground) for register in self.tried[1:])
+            read.add(steps[1:], put_back, self.network.quicker)
         chosen = read.best(range(len(self.tried)), SHOWN)
         if self.refined:
             around = read.matrices(chosen)
             steps = [around @ step.matrix(*size) for step in self.refined]
-            read.add(steps, (resampled(images, step, self.ground) for step in steps))
+            read.add(steps, (resampled(images, step, self.ground) for step in steps), self.network.quicker)
             chosen = read.best(range(len(self.tried), read.logits.shape[1]), SHOWN_AROUND, chosen)
         logits, alpha = read.of(chosen)
         return logits, alpha, read.put_back(chosen), read.logits
@@ -145,15 +144,15 @@ class _Readings:
         self._read = torch.empty(0, dtype=torch.bool)  # (n, r), whether by the network itself
         self._rows = torch.arange(len(images), device=images.device)
 
-    def add(self, matrices: Sequence[Tensor], put_back: Iterable[Tensor]) -> None:
-        """Read images that were put back by matrices `(n, 3, 3)`, which are on the CPU."""
+    def add(self, matrices: Sequence[Tensor], put_back: Iterable[Tensor], network: CalibratedNetwork) -> None:
+        """Read images that were put back by matrices `(n, 3, 3)`, which are on the CPU, with a network."""
         answers = []
         for images in put_back:
             self.decoder.watch.check()
-            answers.append(self.decoder.quicker(images))
+            answers.append(network(images))
         logits, alpha = (torch.stack(some, dim=1) for some in zip(*answers, strict=True))
         sure = certainty(logits.flatten(0, 1)).view(logits.shape[:2])
-        read = torch.full_like(sure, self.decoder.quicker is self.decoder.network, dtype=torch.bool)
+        read = torch.full_like(sure, network is self.decoder.network, dtype=torch.bool)
         new = (logits, alpha, sure, torch.stack(list(matrices), dim=1), read)
         if self.logits.numel():
             old = (self.logits, self._alpha, self._sure, self._matrices, self._read)
@@ -201,7 +200,7 @@ class _Readings:
             places = torch.cat([before[:, None], places], dim=1)
         if places.shape[1] == 1:
             return places[:, 0]
-        if self.decoder.show is not None or self.decoder.quicker is not self.decoder.network:
+        if self.decoder.show is not None or self.decoder.network.quicker is not self.decoder.network:
             first = self._certain(places)
             first[:, 0] = torch.inf  # the image as it is, or what was best before, is always looked at
             places = places.gather(1, first.topk(min(shown, first.shape[1]), dim=1).indices)

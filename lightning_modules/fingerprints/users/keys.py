@@ -21,7 +21,7 @@ ATTEMPTS = 100_000
 SHORTEST = 8
 """Keys of fewer bits than this may be all zeros or all ones: too few others are left."""
 KEYS_AT_ONCE = 65_536  # keys scored in one step: what a step needs stays in the processor's cache
-KEYS_IN_A_PRODUCT = 2048
+KEYS_IN_A_PRODUCT = 2048  # the same, where all readings are scored in one step
 _LETTERS = str.maketrans("0123456789abcdef", "bcdfghjklmnpqrst")  # no number or date to a spreadsheet
 
 
@@ -144,7 +144,7 @@ def least_weights_against(weights: NDArray[np.int64], decoded: NDArray[np.bool_]
     """By reading, the least weight of the bits in which any packed key differs from the decoded ones, `(r,)`.
 
     One product of matrices for all readings together, exact, since float32 holds whole numbers up to 2^24: 110 readings
-    of a million keys take an eighth of the time of as many `weights_against`.
+    of a million keys take a quarter of the time of as many `weights_against`.
 
     Args:
         weights: of the bits by reading, `(r, m)`; those of a reading add up to less than 2^24.

@@ -63,6 +63,15 @@ def test_key_and_alpha_are_coordinates_of_marked_latents(centred, layout):
     assert torch.allclose(read[:, BITS:], alpha, atol=1e-4)
 
 
+def test_a_start_that_was_trained_before_looks_through_readings_in_place_of_its_corrections(scene):
+    generator, _, keys, alpha, _ = scene
+    told = Told(sure(keys), alpha)
+    assert CorrectedNetwork(told, 1, generator, frozen=True).quicker is told
+    together = CorrectedNetwork(told, 1, generator)
+    assert together.quicker is together
+    assert told.quicker is told
+
+
 def test_an_encoder_begins_as_a_linear_reading_of_its_latents(scene):
     generator, fingerprint, _, _, latents = scene
     images = generator.synthesize(latents).clamp(0.0, 1.0)
